@@ -1,0 +1,126 @@
+"""One error tree. An `Error` says what happened, on whose side, and whether trying again makes sense.
+
+`OSError` is translated here, by `from_os`, at the socket and nowhere else. `STATUS` maps each kind to the HTTP status that a
+downstream HTTP peer sees. Configuration errors carry all their problems at once, each with where, what was seen and what is allowed.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Literal
+
+import msgspec
+
+Side = Literal["downstream", "upstream", "carrier"]
+Retry = Literal["no", "yes", "if_reused"]
+
+STATUS: dict[str, int] = {
+    "protocol-error": 400,
+    "config": 400,
+    "bind": 400,
+    "unauthorized": 401,
+    "forbidden": 403,
+    "no-route": 404,
+    "not-found": 404,
+    "request-timeout": 408,
+    "conflict": 409,
+    "body-too-large": 413,
+    "uri-too-long": 414,
+    "unsupported-media-type": 415,
+    "expectation": 417,
+    "too-many-requests": 429,
+    "headers-too-large": 431,
+    "internal": 500,
+    "not-implemented": 501,
+    "bad-answer": 502,
+    "reset": 502,
+    "closed": 502,
+    "no-endpoint": 503,
+    "refused": 503,
+    "unreachable": 503,
+    "dns": 503,
+    "overload": 503,
+    "killed": 503,
+    "drain": 503,
+    "timeout": 504,
+    "version": 505,
+}
+"""Kind of an error -> HTTP status (RFC 9110 section 15)."""
+
+
+class Error(Exception):
+    """Why a session, a connection or a call failed.
+
+    kind: a key of STATUS. side: whose fault. retry: "yes" (nothing reached the upstream), "if_reused" (a kept-alive
+    connection died before it answered: safe requests may be sent again), "no". detail: one sentence for a person.
+    """
+
+    def __init__(self, kind: str, detail: str = "", side: Side = "carrier", retry: Retry = "no") -> None:
+        super().__init__(detail or kind)
+        self.kind = kind
+        self.detail = detail or kind
+        self.side: Side = side
+        self.retry: Retry = retry
+
+    @property
+    def status(self) -> int:
+        return STATUS.get(self.kind, 500)
+
+    def __repr__(self) -> str:
+        return f"Error({self.kind!r}, {self.detail!r}, side={self.side!r}, retry={self.retry!r})"
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One thing wrong with a configuration: where (path; line and column from 1, if a file), what was seen, what is allowed."""
+
+    message: str
+    path: str = ""
+    line: int = 0
+    column: int = 0
+    seen: str = ""
+    allowed: str = ""
+    hint: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.path}: {self.message}" if self.path else self.message
+        if self.allowed:
+            text += f" (allowed: {self.allowed})"
+        return f"{text}; {self.hint}" if self.hint else text
+
+
+class ConfigError(Error):
+    """A configuration that was refused as a whole; `problems` has every reason."""
+
+    def __init__(self, *problems: Problem, kind: str = "config") -> None:
+        super().__init__(kind, "; ".join(map(str, problems)), "carrier", "no")
+        self.problems = problems
+
+
+_KINDS = {
+    errno.ECONNREFUSED: "refused",
+    errno.ENOENT: "refused",
+    errno.ENETUNREACH: "unreachable",
+    errno.EHOSTUNREACH: "unreachable",
+    errno.EHOSTDOWN: "unreachable",
+    errno.ENETDOWN: "unreachable",
+    errno.EADDRNOTAVAIL: "unreachable",
+    errno.EACCES: "unreachable",
+    errno.EPERM: "unreachable",
+    errno.ETIMEDOUT: "timeout",
+    errno.ECONNRESET: "reset",
+    errno.EPIPE: "reset",
+    errno.EADDRINUSE: "bind",
+    errno.EMFILE: "overload",
+    errno.ENFILE: "overload",
+    errno.ENOBUFS: "overload",
+    errno.ENOMEM: "overload",
+}
+
+
+def from_os(exc: OSError, side: Side, where: str = "", retry: Retry = "no") -> Error:
+    """Translate what the operating system said; `where` names the address, so that a person knows which one."""
+    kind = _KINDS.get(exc.errno or 0)
+    if kind is None:
+        kind = "timeout" if isinstance(exc, TimeoutError) else "unreachable" if retry == "yes" else "reset"
+    reason = exc.strerror or str(exc) or type(exc).__name__
+    return Error(kind, f"{where}: {reason}" if where else reason, side, retry)
