@@ -1,0 +1,174 @@
+"""What every protocol's cluster shares: endpoints, their choice, and the two ways to a destination.
+
+A protocol file subclasses `Cluster` and gives `ready()` (a destination that is there at once: a virtual stream, an idle pooled
+connection) or `open()` (a destination that must be connected). The class attributes say what it carries. A running cluster lives
+on while its spec is unchanged; `update()` takes new endpoints and policy, and keeps what is known of the endpoints that stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from carrier import config
+from carrier.balance import KEYED, Balancer
+from carrier.errors import Error, Problem
+from carrier.match import get_at
+from carrier.resolve import Resolver
+from carrier.stream import Socket, Stream
+
+if TYPE_CHECKING:
+    from carrier.session import Session
+
+Kind = Literal["byte", "datagram", "message"]
+
+
+class Env:
+    """What the running parts are handed at the start: no part reaches back to ask, and nothing is global."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.resolver = Resolver()
+        self.on_close: list[Callable[[Session], None]] = []
+        """Called with each session that ends: access log, metrics."""
+        self.api: Any = None
+        """The REST API, for the one cluster that leads into it."""
+        self.insecure_admin = False
+
+
+class Endpoint:
+    """One address of a cluster, and what is known of it."""
+
+    __slots__ = ("active", "address", "down_until", "failed", "host", "idle", "name", "port", "total", "up", "weight")
+
+    def __init__(self, name: str, host: str, port: int, weight: float) -> None:
+        self.name = name
+        self.host = host
+        self.port = port
+        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}" if port else host
+        self.weight = weight
+        self.up = True
+        self.active = 0
+        """Sessions at this moment."""
+        self.total = 0
+        self.failed = 0
+        """Sessions ever, and attempts that failed before an answer."""
+        self.down_until = 0.0
+        self.idle: list[Any] = []
+        """Idle upstream connections, last in first out."""
+
+
+class Cluster:
+    """A running cluster. `name`, `spec` and the policy come from its frozen `config.Cluster`."""
+
+    protocol: ClassVar[str] = ""
+    kind: ClassVar[Kind] = "byte"
+    virtual: ClassVar[bool] = False
+    """Has no endpoints: the stream is played here."""
+    default_policy: ClassVar[str] = "Trivial"
+    admin: ClassVar[bool] = False
+    """Leads into the REST API: a listener that routes here binds loopback only."""
+    fields: ClassVar[Mapping[str, str]] = {}
+    """Fields of the spec -> what is allowed, in words; anything else is an unknown field in a strict check."""
+    failover: ClassVar[bool] = True
+    """An endpoint that cannot be connected to is replaced by another of the cluster, before any retry."""
+
+    def __init__(self, conf: config.Cluster, env: Env) -> None:
+        self.env = env
+        self.name = conf.name
+        self.sessions_total = 0
+        self.endpoints: list[Endpoint] = []
+        self.conf = conf
+        self.update(conf)
+
+    @classmethod
+    def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
+        """Everything wrong with a spec, by the strict standard (files, PUT, POST /config)."""
+        found = [
+            Problem(f"unknown field {name!r}", f"{path}.{name}", seen=repr(spec[name]), allowed=", ".join(["protocol", *cls.fields]))
+            for name in spec
+            if name != "protocol" and name not in cls.fields
+        ]
+        if "port" in cls.fields:
+            found += check_port(spec, path, required=True)
+        return found
+
+    def update(self, conf: config.Cluster) -> None:
+        """Take new endpoints and a new policy; sessions and idle connections of endpoints that stay are kept."""
+        known = {(e.name, e.address): e for e in self.endpoints}
+        self.conf = conf
+        self.spec = conf.spec
+        port = conf.spec.get("port")
+        self.endpoints = []
+        for e in conf.endpoints:
+            own = e.spec.get("port", port)
+            new = Endpoint(e.name, str(e.spec.get("address", "")), own if isinstance(own, int) else 0, e.weight)
+            old = known.pop((new.name, new.address), None)
+            if old is not None:
+                old.weight = new.weight
+                new = old
+            self.endpoints.append(new)
+        for gone in known.values():
+            self.discard(gone)
+        self.policy = conf.loadbalancer.policy
+        self.key = conf.loadbalancer.key
+        self.balancer = Balancer(self.policy, self.endpoints)
+        only = self.endpoints[0] if len(self.endpoints) == 1 and self.policy != "None" else None
+        self.only = only
+
+    def discard(self, endpoint: Endpoint) -> None:
+        """An endpoint is gone: close its idle connections."""
+        for idle in endpoint.idle:
+            idle.close()
+        endpoint.idle = []
+
+    def close(self) -> None:
+        """The cluster is gone from the configuration; sessions through it live on."""
+        for endpoint in self.endpoints:
+            self.discard(endpoint)
+
+    def choose(self, session: Session, tried: Collection[str] = ()) -> Endpoint:
+        """An endpoint for the session by the cluster's policy. Raises Error("no-endpoint")."""
+        if self.only is not None and not tried:
+            return self.only
+        key = None
+        if self.key and self.policy in KEYED:
+            value = get_at(session.metadata, self.key)
+            key = None if value is None else str(value)
+        found = self.balancer.choose(self.endpoints, key, tried)
+        if found is None:
+            raise Error("no-endpoint", f"Not Found: No endpoint in cluster {self.name!r}", "upstream", "yes")
+        return found
+
+    def ready(self, session: Session, endpoint: Endpoint | None) -> Stream | None:
+        """A destination that is there at once, or None: then `open` must be awaited. Virtual clusters are always ready."""
+        return None
+
+    async def open(self, session: Session, endpoint: Endpoint) -> Socket:
+        """Connect; the socket starts paused. Raises Error (retry "yes": nothing was sent on)."""
+        raise NotImplementedError
+
+    def tick(self, now: float) -> None:
+        """Once a second: idle connections and upstream deadlines."""
+
+
+def check_port(spec: Mapping[str, Any], path: str, required: bool, least: int = 1) -> list[Problem]:
+    """Is `spec.port` a port?"""
+    port = spec.get("port")
+    if port is None:
+        return [Problem("needs 'port'", path, seen="nothing", allowed=f"a number {least}..65535")] if required else []
+    if not isinstance(port, int) or isinstance(port, bool) or not least <= port <= 65535:
+        return [Problem(f"expected a port {least}..65535, got {port!r}", f"{path}.port", seen=repr(port), allowed=f"{least}..65535")]
+    return []
+
+
+async def first_that_connects(addresses: list[Any], connect: Callable[[Any], Any]) -> Any:
+    """Try the resolved addresses in order; the last failure is raised."""
+    failure: Error | None = None
+    for address in addresses:
+        try:
+            return await connect(address)
+        except Error as exc:
+            failure = exc
+    raise failure or Error("dns", "the name has no address", "upstream", "yes")

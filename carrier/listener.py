@@ -1,0 +1,177 @@
+"""What every protocol's listener shares: a bound address, the routing table in force, its sessions, those it still remembers.
+
+A protocol file subclasses `Listener`, binds in `bind()` (which must fail cleanly: nothing is accepted before `start()`), makes a
+`Session` for each stream and calls `session.begin(self.table.decide(metadata))`. The table is swapped at every change; a session
+keeps the decision it began with.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from carrier import config
+from carrier.cluster import Env, Kind, check_port
+from carrier.errors import Error, Problem, from_os
+from carrier.resolve import literal
+
+if TYPE_CHECKING:
+    from carrier.session import Session
+    from carrier.table import Table
+
+BACKLOG = 4096
+TRACKED = 10_000
+"""Ended sessions that one listener remembers at most (`options.track`)."""
+
+Key = tuple[str, str, int]
+"""What a listener occupies: transport, host or file, port. Two listeners of one key are refused."""
+
+
+class Listener:
+    """A running listener. name, spec, options: from its frozen `config.Listener`."""
+
+    protocol: ClassVar[str] = ""
+    kind: ClassVar[Kind] = "byte"
+    fields: ClassVar[Mapping[str, str]] = {}
+    """Fields of the spec -> what is allowed, in words; anything else is an unknown field in a strict check."""
+
+    def __init__(self, conf: config.Listener, env: Env) -> None:
+        self.conf = conf
+        self.env = env
+        self.name = conf.name
+        self.spec: Mapping[str, Any] = conf.spec
+        self.options: Mapping[str, Any] = conf.options
+        self.table: Table
+        self.counter = 0
+        """Sessions ever; each gets the next number."""
+        self.failed = 0
+        self.live: set[Session] = set()
+        track = conf.options.get("track", 0)
+        self.track = float(track) if isinstance(track, (int, float)) else 0.0
+        self.tracked: deque[Session] = deque(maxlen=TRACKED)
+        self.bound: list[socket.socket] = []
+        self.loopback = False
+        """Bind loopback only, whatever the spec says: this listener leads into the API."""
+
+    # ------------------------------------------------------------------ configuration
+
+    @classmethod
+    def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
+        """Everything wrong with a spec, by the strict standard (files, PUT, POST /config)."""
+        found = [
+            Problem(f"unknown field {name!r}", f"{path}.{name}", seen=repr(spec[name]), allowed=", ".join(["protocol", *cls.fields]))
+            for name in spec
+            if name != "protocol" and name not in cls.fields
+        ]
+        if "port" in cls.fields:
+            found += check_port(spec, path, required=True, least=0)
+        address = spec.get("address")
+        if "address" in cls.fields and address is not None and (not isinstance(address, str) or literal(address, 0) is None):
+            found.append(Problem(f"expected an IP address, got {address!r}", f"{path}.address", seen=repr(address), allowed="IPv4 or IPv6"))
+        return found
+
+    def key(self) -> Key | None:
+        """What this listener occupies, or None."""
+        return None
+
+    # ------------------------------------------------------------------ life
+
+    async def bind(self) -> None:
+        """Take the address, accept nothing yet. Raises Error("bind")."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Begin to accept."""
+
+    def take_over(self, old: Listener) -> bool:
+        """Use the bound sockets of the listener that this one replaces; False when they do not fit."""
+        if old.key() is None or old.key() != self.key() or old.loopback != self.loopback:
+            return False
+        self.bound = [sock.dup() for sock in old.bound]
+        return True
+
+    def stop(self) -> None:
+        """Accept no more and give the address back; live sessions go on."""
+        for sock in self.bound:
+            sock.close()
+        self.bound = []
+
+    def tick(self, now: float) -> None:
+        """Once a second (monotonic seconds): deadlines, tracked sessions that are due."""
+        while self.tracked and self.tracked[0].ended_at + self.track <= now:
+            self.tracked.popleft()
+
+    # ------------------------------------------------------------------ sessions
+
+    def sessions(self) -> Iterable[Session]:
+        """Live sessions, then those that are only remembered."""
+        yield from list(self.live)
+        yield from list(self.tracked)
+
+    def session_name(self, session: Session) -> str:
+        raise NotImplementedError
+
+    def metadata(self, session: Session) -> dict[str, Any]:
+        """The metadata tree of a session, without its name and before rewrites."""
+        raise NotImplementedError
+
+    def ended(self, session: Session) -> None:
+        """Called by `Session.close`, once."""
+        self.live.discard(session)
+        if session.error is not None:
+            self.failed += 1
+        if self.track:
+            self.tracked.append(session)
+        for observer in self.env.on_close:
+            observer(session)
+
+
+def plain(host: str) -> str:
+    """An address as people write it: a mapped IPv4 address without its prefix."""
+    return host[7:] if host.startswith("::ffff:") and "." in host else host
+
+
+def bind_stream(name: str, host: str | None, port: int) -> list[socket.socket]:
+    """Listening TCP sockets. host None: every address, IPv6 and IPv4 on one socket where the kernel can. Raises Error("bind")."""
+    address = literal(host if host is not None else "::", port)
+    if address is None:
+        raise Error("bind", f'"{name}": expected an IP address to bind to, got {host!r}')
+    try:
+        return [_bind(address[0], address[1], dual=host is None)]
+    except OSError as exc:
+        if host is None and not socket.has_ipv6 or _no_ipv6(exc):
+            return bind_stream(name, "0.0.0.0", port)
+        raise bind_error(name, host or "::", port, exc) from None
+
+
+def _no_ipv6(exc: OSError) -> bool:
+    import errno
+
+    return exc.errno in (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
+
+
+def bind_error(name: str, host: str, port: int, exc: OSError) -> Error:
+    error = from_os(exc, "carrier")
+    return Error("bind", f'"{name}": Could not bind to {host}:{port}: {error.detail}')
+
+
+def _bind(family: int, address: Any, dual: bool) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dual else 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def wall(monotonic: float) -> float:
+    """Seconds since 1970 of a moment of the monotonic clock."""
+    return monotonic + time.time() - time.monotonic()

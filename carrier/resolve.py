@@ -1,0 +1,85 @@
+"""Names of endpoints to addresses: asynchronous, remembered for a few seconds, asked again after that.
+
+A literal address costs nothing. An answer is kept for `ttl` seconds; when asking again fails, the last answer serves for
+`stale` seconds more, because a name server that hiccups must not take a service down. Concurrent questions share one look-up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from typing import Any
+
+from carrier.errors import Error
+
+Address = tuple[socket.AddressFamily, Any]
+"""An address family and a socket address of that family."""
+
+CAP = 4096
+
+
+def literal(host: str, port: int) -> Address | None:
+    """The address of a literal IPv4 or IPv6 host (with or without brackets, with or without a zone), or None for a name."""
+    if host[:1] == "[" and host[-1:] == "]":
+        host = host[1:-1]
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    if ip.version == 4:
+        return socket.AF_INET, (host, port)
+    scope = socket.if_nametoindex(ip.scope_id) if isinstance(ip, ipaddress.IPv6Address) and ip.scope_id else 0
+    return socket.AF_INET6, (host, port, 0, scope)
+
+
+class Resolver:
+    """Looks endpoint names up. ttl, stale: seconds."""
+
+    def __init__(self, ttl: float = 5.0, stale: float = 300.0) -> None:
+        self.ttl = ttl
+        self.stale = stale
+        self.known: dict[str, tuple[float, float, list[tuple[socket.AddressFamily, str]]]] = {}  # fresh until, stale until
+        self.asking: dict[str, asyncio.Future[list[tuple[socket.AddressFamily, str]]]] = {}
+
+    async def resolve(self, host: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> list[Address]:
+        """Addresses of `host`, in the order of preference. Raises Error("dns")."""
+        found = literal(host, port)
+        if found is not None:
+            return [found]
+        now = asyncio.get_running_loop().time()
+        known = self.known.get(host)
+        if known is not None and now < known[0]:
+            hosts = known[2]
+        else:
+            hosts = await self._ask(host, kind)
+        return [(family, (ip, port) if family == socket.AF_INET else (ip, port, 0, 0)) for family, ip in hosts]
+
+    async def _ask(self, host: str, kind: socket.SocketKind) -> list[tuple[socket.AddressFamily, str]]:
+        pending = self.asking.get(host)
+        if pending is None:
+            pending = self.asking[host] = asyncio.ensure_future(self._look_up(host, kind))
+            pending.add_done_callback(lambda _: self.asking.pop(host, None))
+        return await asyncio.shield(pending)
+
+    async def _look_up(self, host: str, kind: socket.SocketKind) -> list[tuple[socket.AddressFamily, str]]:
+        loop = asyncio.get_running_loop()
+        try:
+            infos = await loop.getaddrinfo(host, None, type=kind)
+        except (OSError, UnicodeError) as exc:
+            known = self.known.get(host)
+            if known is not None and loop.time() < known[1]:
+                return known[2]
+            raise Error("dns", f"{host}: {getattr(exc, 'strerror', None) or exc}", "upstream", "yes") from None
+        hosts = list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in infos))
+        if len(self.known) >= CAP:
+            self.known.clear()
+        now = loop.time()
+        self.known[host] = (now + self.ttl, now + self.ttl + self.stale, hosts)
+        return hosts
+
+    def forget(self, host: str) -> None:
+        """A connection to the known address failed: ask again at the next one, keep the answer as a stale one."""
+        known = self.known.get(host)
+        if known is not None:
+            self.known[host] = (0.0, known[1], known[2])

@@ -1,0 +1,229 @@
+"""The routing of one listener at one revision, compiled: metadata in, `Decision` out.
+
+A table is immutable but for its counters. It follows `apply` jumps (a jump never returns: contract, section 3) and knows, for every
+rule, where its route leads, or which error a session gets that hits it: names bind late, so a rule may name a route or a cluster
+that is not there. Tables are rebuilt for each revision; a listener whose part of the configuration did not change keeps its old
+one, and with it whatever was memoised on top. Matchers are shared between revisions (`Matchers`).
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from carrier import config
+from carrier.errors import Error
+from carrier.match import Matcher, Needs
+
+if TYPE_CHECKING:
+    from carrier.cluster import Cluster
+
+NO_RETRY = "never"
+ON_SETUP = ("connect-failure", "always")
+ON_DISCONNECT = ("disconnect", "always")
+JUMPS = 64
+"""More jumps than that is a rule list that applies itself; one such is found when configured, this bound is for the rest."""
+
+
+class Retry:
+    """A route's retry policy (contract, section 4). timeout: seconds, between attempts and for each to connect."""
+
+    __slots__ = ("attempts", "num_retries", "on_disconnect", "on_setup", "timeout")
+
+    def __init__(self, retry: Mapping[str, Any], default_timeout: float) -> None:
+        on = retry.get("retry_on", NO_RETRY)
+        number = retry.get("num_retries", 1)
+        self.num_retries = number if isinstance(number, int) and number >= 0 else 1
+        self.on_setup = on in ON_SETUP
+        self.on_disconnect = on in ON_DISCONNECT
+        self.attempts = 1 + (self.num_retries if self.on_setup else 0)
+        milliseconds = retry.get("timeout")
+        self.timeout = milliseconds / 1000 if isinstance(milliseconds, (int, float)) and milliseconds > 0 else default_timeout
+
+
+class Hits:
+    """How often a rule decided, and when it last did (time.time() of the tick); kept across revisions by the rule's name."""
+
+    __slots__ = ("count", "last")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.last = 0.0
+
+
+class Decision:
+    """What one rule means: rewrites and the resolved route, or the error of a session that hits it.
+
+    `plain`: no transforms and no reconnect, so that a ready destination may be linked at once.
+    """
+
+    __slots__ = (
+        "cluster",
+        "egress",
+        "error",
+        "fallback",
+        "hits",
+        "ingress",
+        "jump",
+        "options",
+        "plain",
+        "reason",
+        "retry",
+        "rewrite",
+        "route",
+        "rule",
+        "rulelist",
+    )
+
+    def __init__(self, rule: str, rulelist: str, hits: Hits) -> None:
+        self.rule = rule
+        self.rulelist = rulelist
+        self.hits = hits
+        self.reason = f"rule {rule}"
+        self.rewrite: tuple[config.Rewrite, ...] = ()
+        self.jump: str | None = None
+        self.route = ""
+        self.cluster: Cluster | None = None
+        self.ingress: tuple[Cluster, ...] = ()
+        self.egress: tuple[Cluster, ...] = ()
+        self.fallback: Cluster | None = None
+        self.retry: Retry = NEVER
+        self.options: Mapping[str, Any] = {}
+        self.error: Error | None = None
+        self.plain = False
+
+
+NEVER = Retry({}, 3.0)
+DEFAULT_CONNECT_TIMEOUT = 3.0
+
+
+class Matchers:
+    """Compiled rule lists by name, shared between revisions: an unchanged list is not compiled again."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, tuple[object, Matcher]] = {}
+
+    def get(self, conf: config.Config, name: str) -> Matcher:
+        rulelist = conf.rulelists[name]
+        rules = tuple(conf.rules.get(rule) for rule in rulelist.rules)
+        key = (rulelist, rules)
+        known = self.known.get(name)
+        if known is not None and known[0] == key:
+            return known[1]
+        # A dangling name that is met before a match fails the session: it compiles to a rule that takes everything.
+        matcher = Matcher([(n, rule.match if rule else None) for n, rule in zip(rulelist.rules, rules, strict=True)], order=rulelist.order)
+        self.known[name] = (key, matcher)
+        return matcher
+
+    def forget_all_but(self, conf: config.Config) -> None:
+        for name in [name for name in self.known if name not in conf.rulelists]:
+            del self.known[name]
+
+
+class Table:
+    """Decides the sessions of one listener."""
+
+    def __init__(
+        self, conf: config.Config, rulelist: str, clusters: Mapping[str, Cluster], matchers: Matchers, hits: dict[str, Hits]
+    ) -> None:
+        self.revision = conf.revision
+        self.rulelist = rulelist
+        self.lists: dict[str, tuple[Matcher, list[Decision]]] = {}
+        seen: list[object] = [rulelist]
+        waiting = [rulelist]
+        while waiting:
+            name = waiting.pop()
+            if name in self.lists or name not in conf.rulelists:
+                continue
+            matcher = matchers.get(conf, name)
+            seen.append(conf.rulelists[name])
+            decisions = []
+            for rule in conf.rulelists[name].rules:
+                decision = _decide(conf, name, rule, clusters, hits, seen)
+                decisions.append(decision)
+                if decision.jump is not None:
+                    waiting.append(decision.jump)
+            self.lists[name] = matcher, decisions
+        self.signature = tuple(seen)
+        """Everything this table was made of; equal signatures mean an equal table."""
+        self.needs = functools.reduce(operator.or_, (matcher.needs for matcher, _ in self.lists.values()), Needs())
+        self.start = self.lists.get(rulelist)
+
+    def decide(self, meta: Mapping[str, Any]) -> Decision:
+        """The decision for a session with this metadata; one whose `error` is set when there is no way to go."""
+        found = self.start
+        name = self.rulelist
+        for _ in range(JUMPS):
+            if found is None:
+                return _failure(name, Error("no-route", f'Cannot find RuleList "{name}"'))
+            matcher, decisions = found
+            i = matcher.first(meta)
+            if i is None:
+                return _failure(name, Error("no-route", 'No route for session "{session}"'))
+            decision = decisions[i]
+            if decision.jump is None:
+                return decision
+            name = decision.jump
+            found = self.lists.get(name)
+        return _failure(name, Error("no-route", f'RuleList "{self.rulelist}" applies itself'))
+
+
+def _failure(rulelist: str, error: Error) -> Decision:
+    decision = Decision("", rulelist, Hits())
+    decision.reason = error.detail if error.kind != "no-route" or "{" not in error.detail else f"no rule of {rulelist} matched"
+    decision.error = error
+    return decision
+
+
+def _decide(
+    conf: config.Config, rulelist: str, name: str, clusters: Mapping[str, Cluster], hits: dict[str, Hits], seen: list[object]
+) -> Decision:
+    decision = Decision(name, rulelist, hits.setdefault(name, Hits()))
+    rule = conf.rules.get(name)
+    seen.append(rule)
+    if rule is None:
+        decision.error = Error("no-route", f'Cannot find named rule "{name}" in RuleList "{rulelist}"')
+        return decision
+    if rule.action.apply is not None:  # a jump: rewrite and route of the same action are ignored (contract, section 3)
+        decision.jump = rule.action.apply
+        return decision
+    decision.rewrite = rule.action.rewrite
+    if rule.action.route is None:
+        decision.error = Error("no-route", "Invalid route for session")
+        return decision
+    decision.route = rule.action.route
+    route = conf.routes.get(rule.action.route)
+    seen.append(route)
+    if route is None:
+        decision.error = Error("no-route", f'Cannot find Route "{rule.action.route}" for session')
+        return decision
+    _resolve(decision, route, clusters, seen)
+    return decision
+
+
+def _resolve(decision: Decision, route: config.Route, clusters: Mapping[str, Cluster], seen: list[object]) -> None:
+    def find(name: str) -> Cluster | None:
+        found = clusters.get(name)
+        seen.append(found or name)
+        if found is None and decision.error is None:
+            detail = f'Pipeline setup failed for session "{{session}}": Not Found: Cannot find cluster "{name}"'
+            decision.error = Error("no-route", detail)
+        return found
+
+    decision.cluster = find(route.destination)
+    decision.ingress = tuple(found for name in route.ingress if (found := find(name)) is not None)
+    decision.egress = tuple(found for name in route.egress if (found := find(name)) is not None)
+    if route.fallback is not None:
+        decision.fallback = clusters.get(route.fallback)
+        seen.append(decision.fallback or route.fallback)
+    decision.options = route.options
+    decision.retry = Retry(route.retry, DEFAULT_CONNECT_TIMEOUT)
+    decision.plain = not decision.ingress and not decision.egress and not decision.retry.on_disconnect
+
+
+def now_coarse() -> float:
+    """Wall time for `Hits.last`."""
+    return time.time()

@@ -1,0 +1,55 @@
+"""Pseudo clusters that are a hop and nothing else: Echo and Discard."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from carrier.cluster import Cluster, Endpoint
+from carrier.session import Session
+from carrier.stream import Stream
+
+
+class EchoStream(Stream):
+    """What comes goes back, as a message of the source's own kind: a request's head is not an answer's, so heads are not echoed."""
+
+    __slots__ = ()
+
+    def head(self, head: Any, last: bool = False) -> None:
+        if last:
+            self.to.end()
+
+
+class DiscardStream(Stream):
+    """Swallows everything; the end comes back, so that a downstream that has finished is not left waiting."""
+
+    __slots__ = ()
+
+    def head(self, head: Any, last: bool = False) -> None:
+        if last:
+            self.to.end()
+
+    def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
+        if last:
+            self.to.end()
+
+    def flush(self) -> None: ...
+
+
+class EchoCluster(Cluster):
+    """`spec: {protocol: Echo}`."""
+
+    protocol = "Echo"
+    virtual = True
+
+    def ready(self, session: Session, endpoint: Endpoint | None) -> Stream:
+        return EchoStream()
+
+
+class DiscardCluster(Cluster):
+    """`spec: {protocol: Discard}`."""
+
+    protocol = "Discard"
+    virtual = True
+
+    def ready(self, session: Session, endpoint: Endpoint | None) -> Stream:
+        return DiscardStream()
