@@ -1,0 +1,90 @@
+"""Is a peer doing the job before it is timed? Each of these raises `WrongRoute` with what was asked, wanted and seen."""
+
+import http.client
+import socket
+
+from benchmarks import frames
+from benchmarks.peers import Job
+
+TRIES = 5
+SECONDS = 2.0
+
+
+class WrongRoute(RuntimeError):
+    """A peer answered from the wrong place, or not at all."""
+
+
+def check(job: Job, routes: bool) -> None:
+    """Ask every question that the job answers; of a relay that does not route, only what its default answers."""
+    if job.protocol == "websocket":
+        check_websocket(job)
+    elif job.parses_http:
+        check_http(job, routes)
+    elif job.protocol == "tcp":
+        check_tcp(job.port)
+    elif job.protocol == "udp":
+        check_udp(job.port)
+
+
+def questions(job: Job) -> list[tuple[str, dict[str, str], str]]:
+    """(path, headers, backend that must answer) for each rule, for what misses each rule, and for two rules at once (the first wins)."""
+    asked = [("/", {job.header: value}, name) for value, name in job.users.items()]
+    asked += [(job.prefix + "x", {job.header: value}, name) for value, name in job.users.items()]
+    asked += [(job.prefix + "x", {}, job.prefix_to), ("/", {}, job.default), ("/other", {job.header: "carol"}, job.default)]
+    return asked
+
+
+def check_http(job: Job, routes: bool) -> None:
+    """One request each, all on one keep-alive connection."""
+    connection = http.client.HTTPConnection("127.0.0.1", job.port, timeout=SECONDS)
+    try:
+        for path, headers, wanted in questions(job) if routes else [("/", {}, job.default)]:
+            connection.request("GET", path, headers=headers)
+            answer = connection.getresponse()
+            answer.read()
+            seen = answer.headers.get("x-backend")
+            if answer.status != 200 or seen != wanted:
+                raise WrongRoute(f"GET {path} {headers}: wanted 200 from {wanted}, got {answer.status} from {seen}")
+    except (OSError, http.client.HTTPException) as error:
+        raise WrongRoute(f"no HTTP answer: {error!r}") from error
+    finally:
+        connection.close()
+
+
+def check_websocket(job: Job) -> None:
+    """A handshake, and one message that comes back."""
+    head, accept = frames.request(f"127.0.0.1:{job.port}", "/ws")
+    with socket.create_connection(("127.0.0.1", job.port), SECONDS) as sock:
+        sock.sendall(head)
+        answer = sock.recv(4096)
+        if b" 101 " not in answer[:16] or accept not in answer:
+            raise WrongRoute(f"WebSocket handshake: got {answer[:60]!r}")
+        sock.sendall(frames.build(b"hello", mask=b"abcd"))
+        seen, _ = frames.split(sock.recv(4096))
+    if seen != [(frames.BINARY, b"hello")]:
+        raise WrongRoute(f"WebSocket echo: sent hello, got {seen}")
+
+
+def check_tcp(port: int) -> None:
+    """One message that comes back."""
+    with socket.create_connection(("127.0.0.1", port), SECONDS) as sock:
+        sock.sendall(b"hello")
+        seen = sock.recv(64)
+    if seen != b"hello":
+        raise WrongRoute(f"TCP echo: sent hello, got {seen!r}")
+
+
+def check_udp(port: int) -> None:
+    """One datagram that comes back. UDP does not say when its listener is up: a few tries."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(SECONDS / TRIES)
+        sock.connect(("127.0.0.1", port))
+        for _ in range(TRIES):
+            try:
+                sock.send(b"hello")
+                seen = sock.recv(64)
+            except OSError:  # refused or silent: not up yet
+                continue
+            if seen == b"hello":
+                return
+    raise WrongRoute("UDP echo: sent hello, no echo")

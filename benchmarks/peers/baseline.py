@@ -1,0 +1,24 @@
+"""A yardstick that is no proxy: `ceiling`, a uvloop relay that parses nothing."""
+
+import sys
+from pathlib import Path
+
+from benchmarks.peers import Command, Job
+
+
+class Ceiling:
+    """benchmarks/ceiling.py. What it relays it does not read, so it leads everything to the default."""
+
+    name = "ceiling"
+    routes = False
+    protocols = ("http", "websocket", "tcp", "bulk", "udp")
+    version_command = (sys.executable, "--version")
+
+    def missing(self, protocol: str) -> str | None:
+        """See `Peer`."""
+        return None
+
+    def prepare(self, job: Job, directory: Path) -> Command:
+        """See `Peer`."""
+        kind = "udp" if job.protocol == "udp" else "tcp"
+        return Command([sys.executable, "-m", "benchmarks.ceiling", kind, str(job.port), str(job.backends[job.default])])

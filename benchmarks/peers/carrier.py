@@ -1,0 +1,84 @@
+"""Ours: `carrier run -c FILE` with the same job in our own YAML, and variants of it.
+
+`carrier-ws` ends WebSocket itself (listener and cluster) where `carrier` passes the Upgrade on; `carrier-100` and `carrier-1000` have so
+many rules more.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.peers import PROTOCOLS, Command, Job
+from benchmarks.processes import free_ports
+
+SPELLING = {"rules": "HTTP", "http": "HTTP", "tcp": "TCP", "bulk": "TCP", "udp": "UDP", "websocket": "WebSocket"}
+START = "import sys; from carrier.cli import main; sys.exit(main())"  # the command of this tree, installed or not
+
+
+class Carrier:
+    """Carrier2 of this tree."""
+
+    routes = True
+    version_command = (sys.executable, "--version")
+
+    def __init__(self, name: str = "carrier", protocols: Sequence[str] = PROTOCOLS, rules: int = 0):
+        self.name = name
+        self.protocols = protocols
+        self.rules = rules  # exact header rules that no request meets, before the others
+
+    def missing(self, protocol: str) -> str | None:
+        """See `Peer`."""
+        if importlib.util.find_spec("carrier.cli") is None:
+            return "carrier.cli is not there yet"
+        return _no_websocket() if self.name == "carrier-ws" else None
+
+    def prepare(self, job: Job, directory: Path) -> Command:
+        """See `Peer`."""
+        file = directory / "carrier.yaml"
+        protocol = "http" if job.protocol == "websocket" and self.name == "carrier" else job.protocol
+        users = {f"nobody-{number}": job.default for number in range(self.rules)} | dict(job.users)
+        file.write_text(yaml.safe_dump(config(replace(job, users=users), protocol, free_ports(1)[0]), sort_keys=False))
+        return Command([sys.executable, "-c", START, "run", "-c", str(file), "-l", "error"])
+
+
+def _no_websocket() -> str | None:
+    found = importlib.util.find_spec("listeners.websocket") and importlib.util.find_spec("clusters.websocket")
+    return None if found else "no WebSocket listener and cluster yet"
+
+
+def config(job: Job, protocol: str, admin_port: int) -> dict[str, Any]:
+    """The configuration for `job`; `protocol` is a key of `SPELLING`. The API gets a port of its own, so that several can run at once."""
+    spelled = SPELLING[protocol]
+    front = {"protocol": spelled, "port": job.port, "address": "127.0.0.1"}
+    rules = _rules(job) if job.parses_http else []
+    rules.append({"name": "default", "action": {"route": {"destination": job.default}}})
+    clusters = [
+        {"name": name, "spec": {"protocol": spelled, "port": port}, "endpoints": [{"spec": {"address": "127.0.0.1"}}]}
+        for name, port in job.backends.items()
+    ]
+    controller = {"name": "controller", "spec": {"protocol": "L7mpController"}}
+    admin = {
+        "name": "admin",
+        "spec": {"protocol": "HTTP", "port": admin_port, "address": "127.0.0.1"},
+        "rules": [{"name": "to-api", "action": {"route": {"destination": "controller"}}}],
+    }
+    return {"listeners": [{"name": "front", "spec": front, "rules": rules}, admin], "clusters": [*clusters, controller]}
+
+
+def _rules(job: Job) -> list[dict[str, Any]]:
+    rules: list[dict[str, Any]] = [
+        {
+            "name": f"user-{value}",
+            "match": {"matchHeader": {"name": job.header, "value": value}},
+            "action": {"route": {"destination": name}},
+        }
+        for value, name in job.users.items()
+    ]
+    by_path = {"matchPath": {"path": job.prefix, "type": "prefix"}}
+    rules.append({"name": "svc", "match": by_path, "action": {"route": {"destination": job.prefix_to}}})
+    return rules

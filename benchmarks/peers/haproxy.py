@@ -1,0 +1,52 @@
+"""haproxy: one thread, idle upstream connections reused by all. It carries no UDP."""
+
+import shutil
+from pathlib import Path
+
+from benchmarks.peers import Command, Job
+
+
+class Haproxy:
+    """haproxy as installed."""
+
+    name = "haproxy"
+    routes = True
+    protocols = ("http", "websocket", "tcp", "bulk")
+    version_command = ("haproxy", "-v")
+
+    def missing(self, protocol: str) -> str | None:
+        """See `Peer`."""
+        return None if shutil.which("haproxy") else "haproxy is not installed"
+
+    def prepare(self, job: Job, directory: Path) -> Command:
+        """See `Peer`."""
+        file = directory / "haproxy.cfg"
+        file.write_text(config(job))
+        return Command(["haproxy", "-db", "-q", "-f", str(file)])
+
+
+def config(job: Job) -> str:
+    """haproxy.cfg for `job`."""
+    mode = "http" if job.parses_http else "tcp"
+    reuse = "  http-reuse always\n" if mode == "http" else ""
+    backends = "\n".join(f"backend {name}\n{reuse}  server s 127.0.0.1:{port}" for name, port in job.backends.items())
+    rules = _rules(job) if mode == "http" else ""
+    return f"""global
+  nbthread 1
+  maxconn 8192
+defaults
+  mode {mode}
+  timeout connect 3s
+  timeout client 300s
+  timeout server 300s
+  timeout tunnel 300s
+frontend front
+  bind 127.0.0.1:{job.port} backlog 4096
+{rules}  default_backend {job.default}
+{backends}
+"""
+
+
+def _rules(job: Job) -> str:
+    users = "".join(f"  use_backend {name} if {{ req.hdr({job.header}) -m str {value} }}\n" for value, name in job.users.items())
+    return f"{users}  use_backend {job.prefix_to} if {{ path_beg {job.prefix} }}\n"

@@ -1,0 +1,106 @@
+"""nginx: one worker, keep-alive to the upstreams, no access log. `nginx-tuned` differs in the buffers of its TCP relay only.
+
+The routing job is a `map` on the header and a prefix location; TCP and UDP need the stream module, which distributions ship on its own.
+"""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from benchmarks.peers import Command, Job
+
+STREAM_MODULE_PATHS = ("/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/share/nginx/modules", "/etc/nginx/modules")
+BUFFERS = {"nginx": "", "nginx-tuned": "proxy_buffer_size 256k; tcp_nodelay on;"}
+
+
+class Nginx:
+    """nginx as installed, or with larger stream buffers."""
+
+    routes = True
+    version_command = ("nginx", "-v")
+
+    def __init__(self, name: str = "nginx"):
+        self.name = name
+        self.protocols = ("http", "websocket", "tcp", "bulk", "udp") if name == "nginx" else ("bulk",)
+
+    def missing(self, protocol: str) -> str | None:
+        """See `Peer`."""
+        if not shutil.which("nginx"):
+            return "nginx is not installed"
+        if protocol in ("tcp", "udp", "bulk") and stream_module() is None:
+            return "nginx has no stream module (Debian: libnginx-mod-stream)"
+        return None
+
+    def prepare(self, job: Job, directory: Path) -> Command:
+        """See `Peer`."""
+        file = directory / "nginx.conf"
+        file.write_text(config(job, directory, stream_module() or "", BUFFERS[self.name]))
+        return Command(["nginx", "-p", str(directory), "-c", str(file), "-e", str(directory / "error.log")])
+
+
+def stream_module() -> str | None:
+    """The line that loads the stream module: empty when it is built in, None when there is none."""
+    built = subprocess.run(["nginx", "-V"], capture_output=True, text=True, check=False).stderr
+    if "--with-stream " in built or built.rstrip().endswith("--with-stream"):
+        return ""
+    for directory in STREAM_MODULE_PATHS:
+        if os.path.exists(f"{directory}/ngx_stream_module.so"):
+            return f"load_module {directory}/ngx_stream_module.so;"
+    return None
+
+
+def config(job: Job, directory: Path, module: str = "", buffers: str = "") -> str:
+    """nginx.conf for `job`."""
+    body = _http(job, directory) if job.parses_http else _stream(job, buffers)
+    load = "" if job.parses_http else module
+    return f"""{load}
+daemon off;
+worker_processes 1;
+pid {directory}/nginx.pid;
+error_log {directory}/error.log crit;
+worker_rlimit_nofile 20000;
+events {{ worker_connections 8192; }}
+{body}
+"""
+
+
+def _http(job: Job, directory: Path) -> str:
+    upstreams = "\n".join(
+        f"  upstream {name} {{ server 127.0.0.1:{port}; keepalive 1024; keepalive_requests 1000000000; }}"
+        for name, port in job.backends.items()
+    )
+    users = "".join(f" {value} {name};" for value, name in job.users.items())
+    header = job.header.replace("-", "_")
+    temporary = "\n".join(f"  {kind}_temp_path {directory}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    return f"""http {{
+  access_log off;
+{temporary}
+  keepalive_requests 1000000000;
+  tcp_nodelay on;
+{upstreams}
+  map $http_{header} $chosen {{ default {job.default};{users} }}
+  map $chosen $chosen_by_path {{ default $chosen; {job.default} {job.prefix_to}; }}
+  map $http_upgrade $connection_up {{ default upgrade; '' ''; }}
+  server {{
+    listen 127.0.0.1:{job.port} backlog=4096;
+    proxy_http_version 1.1;
+    proxy_set_header Host $http_host;
+    proxy_set_header Connection $connection_up;
+    proxy_set_header Upgrade $http_upgrade;
+    client_max_body_size 0;
+    location {job.prefix} {{ proxy_pass http://$chosen_by_path; }}
+    location / {{ proxy_pass http://$chosen; }}
+  }}
+}}"""
+
+
+def _stream(job: Job, buffers: str) -> str:
+    datagrams = " udp reuseport" if job.protocol == "udp" else " backlog=4096"
+    return f"""stream {{
+  server {{
+    listen 127.0.0.1:{job.port}{datagrams};
+    {buffers}
+    proxy_pass 127.0.0.1:{job.backends[job.default]};
+  }}
+}}"""

@@ -1,0 +1,25 @@
+"""All peers by name, in the order of the tables."""
+
+from benchmarks.peers import Peer
+from benchmarks.peers.baseline import Ceiling
+from benchmarks.peers.carrier import Carrier
+from benchmarks.peers.envoy import Envoy
+from benchmarks.peers.haproxy import Haproxy
+from benchmarks.peers.nginx import Nginx
+from benchmarks.peers.node import Node
+
+OURS = "carrier"
+DIRECT = "direct"  # no proxy at all: measured where a scenario asks how much of the bare figure is left
+
+PEERS: tuple[Peer, ...] = (
+    Carrier(),
+    Carrier("carrier-100", ("rules",), 100),
+    Carrier("carrier-1000", ("rules",), 1000),
+    Carrier("carrier-ws", ("websocket",)),
+    Nginx(),
+    Nginx("nginx-tuned"),
+    Haproxy(),
+    Envoy(),
+    Node(),
+    Ceiling(),
+)
