@@ -279,16 +279,18 @@ class Draft:
         options = _mapping("listener", obj, "options")
         rules = obj["rules"]
         if isinstance(rules, list):
-            rules = self._inline_rulelist(f"listener/{name}", name, rules)
-        elif not isinstance(rules, str):
+            rules = {"rules": rules}
+        if isinstance(rules, Mapping) and "rules" in rules:
+            rules = self._inline_rulelist(name, rules)
+        if not isinstance(rules, str):
             raise refused("Cannot add listener: Property rules is invalid")
         self.listeners[name] = Listener(name, spec, rules, options)
         return name
 
-    def _inline_rulelist(self, owner: str, stem: str, rules: list[Any]) -> str:
-        name = self._new_name("rulelist", stem)
-        self._set_rulelist(name, {"rules": rules}, owner)
-        return name
+    def _inline_rulelist(self, listener: str, obj: Raw) -> str:
+        """The rules of a listener: l7mp's array, or (ours) a whole RuleList, which may have a name and an order."""
+        name = self._fresh("rulelist", obj["name"]) if obj.get("name") is not None else self._new_name("rulelist", listener)
+        return self._set_rulelist(name, obj, f"listener/{listener}")
 
     # -- rule lists and rules ----------------------------------------------------------------------------------------------------
 
