@@ -60,7 +60,8 @@ class Head:
     `keep_alive`: the connection it came on may be used again (after a CLOSE body never). `expect`: the client waits for 100 (Continue).
     `upgrade`: the protocols asked for or switched to, lower case, if Connection names the upgrade. `named`: the request came with a
     request id. `key`: equal keys have equal values in every field that rules look at (Forwarding.interesting), whatever the target;
-    None if that is not known.
+    None if that is not known. `simple`: a request without body, Upgrade and CONNECT, after which the connection stays: its reader need not
+    know of it.
     """
 
     __slots__ = (
@@ -77,6 +78,7 @@ class Head:
         "named",
         "raw",
         "reason",
+        "simple",
         "status",
         "target",
         "upgrade",
@@ -118,6 +120,7 @@ class Head:
         self.named = named
         self.key = key
         self._fields = fields
+        self.simple = body == NONE and keep_alive and upgrade is None and method != b"CONNECT"
         self.decision: object | None = None
 
     @property
@@ -198,7 +201,7 @@ class Head:
         }
 
     def _like(self, **changed: Any) -> Head:
-        values = {name: getattr(self, name) for name in self.__slots__ if name not in ("_fields", "decision")}
+        values = {name: getattr(self, name) for name in self.__slots__ if name not in ("_fields", "decision", "simple")}
         return Head(**{**values, "fields": self._fields, **changed})
 
     def __repr__(self) -> str:

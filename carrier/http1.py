@@ -421,7 +421,8 @@ def _ask_h11(role: type, raw: bytes, limits: Limits, side: Side) -> None:
 
 # --- the memos --------------------------------------------------------------------------------------------------------------------
 
-_TABLE = 4096  # entries of a table, lines or heads
+_TABLE = 4096  # entries of a table: lines or heads
+_PLANS = 1024
 _MEMO_BYTES = 2 * 1024 * 1024  # of raw heads in one memo; their wire forms take as much again
 _HEAD_MAX = 4096  # bytes of a head that is kept
 _LINE_MAX = 256  # bytes of a line that is kept
@@ -509,7 +510,7 @@ class _Memo:
                 else:
                     plan.cut_ids = tuple(n for n, pair in zip(numbers, pairs, strict=True) if pair[0] in plan.cut)
                     plan.length_id = self._length_id if self._length_id in numbers and plan.body == LENGTH else 0
-        if len(self._plans) >= _TABLE:
+        if len(self._plans) >= _PLANS:
             self._plans.clear()
         self._plans[key] = plan
         return plan
@@ -880,11 +881,15 @@ class RequestReader(_Reader):
 
     @property
     def idle(self) -> bool:
-        """Between requests with nothing begun and nothing held: the next read may be looked up in `memo.heads` as it is."""
+        """Between requests, nothing begun and nothing held: when the next read is, as a whole, in `memo.heads`, and that head is `simple`,
+        it may be served without telling this reader."""
         return self._state == _HEAD and not self._buffer and not self.held
 
     def feed(self, data: bytes) -> None:
-        """Read on. Raises Error (side downstream) when the bytes are no request that we serve; the connection is then to be closed."""
+        """Read on; not to be called from within a call to the target.
+
+        Raises Error (side downstream) when the bytes are no request that we serve; the connection is then to be closed.
+        """
         if self._buffer:
             data, self._buffer = self._buffer + data, b""
         self._run(data)
@@ -926,9 +931,6 @@ class RequestReader(_Reader):
             raise Error("protocol-error", "the connection ended inside a request", "downstream")
 
     def _run(self, data: bytes) -> None:
-        if self._busy:  # a call back fed us: the outer call goes on with it
-            self._buffer = data
-            return
         self._busy = True
         try:
             i, n = 0, len(data)
@@ -937,8 +939,6 @@ class RequestReader(_Reader):
                     i = self._hold(data, i) if self.held else self._request(data, i)
                 else:
                     i = self._body(data, i)
-                if i == n and self._buffer and self._state != _HEAD:
-                    data, i, n, self._buffer = self._buffer, 0, len(self._buffer), b""
         except BaseException:
             self._fail()
             raise
@@ -971,7 +971,7 @@ class RequestReader(_Reader):
         if head.upgrade is not None or head.method == b"CONNECT":
             self.held = True
         self.target.on_head(head)
-        if head.body == NONE:
+        if head.body == NONE and self._state != _OVER:
             self._end(())
         return end
 
@@ -1107,6 +1107,8 @@ class AnswerReader(_Reader):
         if self._method == b"HEAD" and head.body != NONE:
             head = head.without_body()
         elif self._method == b"CONNECT" and head.status < 300:
+            if head.body in (LENGTH, CHUNKED):
+                raise _refuse("upstream", "an answer to CONNECT with content")
             self._state, self._keep = _TUNNEL, False
             self.target.on_head(head.without_body())
             return end
@@ -1119,7 +1121,7 @@ class AnswerReader(_Reader):
         if head.body == CHUNKED:
             return self._first_chunks(head, data, end)
         self.target.on_head(head)
-        if head.body == NONE:
+        if head.body == NONE and self._state != _OVER:
             self._end(())
         return end
 
