@@ -1201,18 +1201,6 @@ class Finding(msgspec.Struct, frozen=True):
         return self.text
 
 
-def _wider(leaf: Leaf) -> Iterator[tuple[Source, str]]:
-    """The (source, text) pairs that a text equality or prefix also says something about: itself, and other views of the same field."""
-    want = cast(str, leaf.want)
-    yield leaf.source, want
-    reads = leaf.source.reads
-    if leaf.source.kind == "value" and len(reads) == 1:
-        if reads[0][:2] == _HEADERS and len(reads[0]) == 3:
-            yield _header_source(reads[0][2]), want
-        if reads[0] == _RAW_PATH and leaf.op == "test" and (normal := normal_path(want)) is not None:
-            yield Source("path", "", (_RAW_PATH,)), normal
-
-
 def _implies(a: Leaf, e: Leaf) -> bool:
     """Whether every session that satisfies `a` satisfies `e`. True is certain; False may also mean "cannot tell"."""
     if a.key == e.key:
@@ -1222,9 +1210,9 @@ def _implies(a: Leaf, e: Leaf) -> bool:
     if a.op == "test" and not a.fold and a.source.kind in ("value", "address") and a.source.reads and e.source.reads == a.source.reads:
         # The one field that `e` reads is known to the letter: ask it.
         return e.held(set_at({}, a.source.name, a.want))
-    same = a.source == e.source or (
-        isinstance(a.want, str) and a.op in ("test", "starts") and any(source == e.source for source, _ in islice(_wider(a), 2))
-    )
+    # matchHeader sees all that a predicate on that header sees, and the members of a list besides.
+    wider = a.op == "starts" and (a.source.kind, e.source.kind) == ("value", "header") and a.source.reads == e.source.reads
+    same = a.source == e.source or wider
     return same and not e.absent and _value_implies(a, e)
 
 
@@ -1280,27 +1268,41 @@ class _Seen:
         self.equal: dict[tuple[Source, object], list[_Entry]] = {}
         self.starts: dict[Source, dict[str, list[_Entry]]] = {}
         self.rest: list[_Entry] = []
+        self.readers: dict[tuple[tuple[str, ...], ...], dict[Source, Callable[[object], Sequence[object]]]] = {}
 
     def add(self, entry: _Entry) -> None:
         pivot = _pivot(entry.conjunction)
         if pivot is None:
             self.rest.append(entry)
-        elif pivot.op == "test":
+            return
+        self.readers.setdefault(pivot.source.reads, {})[pivot.source] = pivot.read
+        if pivot.op == "test":
             self.equal.setdefault((pivot.source, pivot.want), []).append(entry)
         else:
             self.starts.setdefault(pivot.source, {}).setdefault(cast(str, pivot.want), []).append(entry)
 
     def candidates(self, conjunction: Conjunction) -> Iterator[_Entry]:
+        """Every earlier alternative that might cover this one, and few others."""
         yield from self.rest
         for leaf in conjunction:
-            if not isinstance(leaf, Leaf) or leaf.op not in ("test", "starts") or not isinstance(leaf.want, str | int | float):
-                continue
-            for source, want in _wider(leaf) if isinstance(leaf.want, str) else [(leaf.source, leaf.want)]:
-                yield from self.equal.get((source, want), ())
-                prefixes = self.starts.get(source)
-                if prefixes and isinstance(want, str):
-                    for length in range(min(len(want), max(map(len, prefixes))) + 1):
-                        yield from prefixes.get(want[:length], ())
+            if isinstance(leaf, Leaf) and leaf.op in ("test", "starts"):
+                for source, value in self.views(leaf):
+                    yield from self.equal.get((source, value), ()) if value.__class__ in _HASHED else ()
+                    if isinstance(value, str) and source in self.starts:
+                        prefixes = self.starts[source]
+                        for length in range(len(value) + 1):
+                            yield from prefixes.get(value[:length], ())
+
+    def views(self, leaf: Leaf) -> Iterator[tuple[Source, object]]:
+        """What earlier rules' sources would read where this condition holds."""
+        if leaf.op == "test" and leaf.source.kind in ("value", "address"):
+            tree = set_at({}, leaf.source.name, leaf.want)
+            for source, read in self.readers.get(leaf.source.reads, {}).items():
+                yield from ((source, value) for value in read(tree))
+            return
+        yield leaf.source, leaf.want
+        if leaf.source.kind == "value" and leaf.source.reads[0][:2] == _HEADERS:
+            yield from ((source, leaf.want) for source in self.readers.get(leaf.source.reads, ()) if source.kind == "header")
 
     def covering(self, entry: _Entry) -> _Entry | None:
         """The first earlier alternative of another rule that takes all of this one's sessions."""
