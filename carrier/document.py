@@ -39,6 +39,8 @@ class Inspector:
     def __init__(self, protocols: Protocols = registry) -> None:
         self.protocols = protocols
         self.problems: list[Problem] = []
+        self.references: list[tuple[str, str, str]] = []
+        """(kind, name, path) of every name that refers to another object."""
 
     # -- words -------------------------------------------------------------------------------------------------------------------
 
@@ -118,37 +120,57 @@ class Inspector:
 
         return checked
 
-    def name_or(self, check: Check) -> Check:
-        """A reference by name, or the object itself."""
+    def reference(self, kind: str) -> Check:
+        """The name of another object."""
 
-        def checked(value: Any, path: str) -> None:
-            (self.name if isinstance(value, str) else check)(value, path)
+        def check(value: Any, path: str) -> None:
+            self.name(value, path)
+            if isinstance(value, str):
+                self.references.append((kind, value, path))
 
-        return checked
+        return check
+
+    def name_or(self, kind: str) -> Check:
+        """The name of an object of this kind, or the object itself."""
+
+        def check(value: Any, path: str) -> None:
+            (self.reference(kind) if isinstance(value, str) else getattr(self, kind))(value, path)
+
+        return check
 
     # -- objects -----------------------------------------------------------------------------------------------------------------
 
     def listener(self, value: Any, path: str) -> None:
-        options = {"track": self.number(0, 86_400, whole=False)}
-        cls = self._class("listener", value)
-        options |= dict.fromkeys(getattr(cls, "option_fields", ()), self.anything)
         checks: dict[str, Check] = {
             "name": self.name,
             "spec": self._spec("listener"),
             "rules": self._rules,
-            "options": self.an("listener options", options),
+            "options": self._options(self._class("listener", value), {"track": self.number(0, 86_400, whole=False)}),
         }
         self.members(value, path, "a listener", checks, ("name", "spec", "rules"))
+
+    def _options(self, cls: Any, plain: Mapping[str, Check] | None) -> Check:
+        """The options of a protocol: its class checks them if it has `check_options`; else `plain`, or anything."""
+
+        def check(value: Any, path: str) -> None:
+            if hasattr(cls, "check_options") and isinstance(value, dict):
+                self.problems += cls.check_options(value, path)
+            elif plain is not None:
+                self.members(value, path, "options", plain)
+            else:
+                self.mapping(value, path)
+
+        return check
 
     def _rules(self, value: Any, path: str) -> None:
         if isinstance(value, Mapping):
             self.rulelist(value, path)
         elif isinstance(value, list):
-            self.each("rules", self.name_or(self.rule))(value, path)
+            self.each("rules", self.name_or("rule"))(value, path)
         elif not isinstance(value, str):
             self.wrong(path, value, "the name of a rule list, or a list of rules")
         else:
-            self.name(value, path)
+            self.reference("rulelist")(value, path)
 
     def cluster(self, value: Any, path: str) -> None:
         cls = self._class("cluster", value)
@@ -157,7 +179,7 @@ class Inspector:
             "spec": self._spec("cluster"),
             "endpoints": self._endpoints(cls),
             "loadbalancer": self._loadbalancer,
-            "options": self.mapping,
+            "options": self._options(cls, None),
         }
         self.members(value, path, "a cluster", checks, ("spec",))
 
@@ -196,7 +218,7 @@ class Inspector:
     def rulelist(self, value: Any, path: str) -> None:
         checks: dict[str, Check] = {
             "name": self.name,
-            "rules": self.each("rules", self.name_or(self.rule)),
+            "rules": self.each("rules", self.name_or("rule")),
             "order": self.choice("first", "specific"),
         }
         self.members(value, path, "a rule list", checks, ("rules",))
@@ -205,8 +227,8 @@ class Inspector:
         rewrite: dict[str, Check] = {"path": self.text, "value": self.anything}
         action: dict[str, Check] = {
             "rewrite": self.each("rewrites", self.an("a rewrite", rewrite, "path", "value")),
-            "route": self.name_or(self.route),
-            "apply": self.name,
+            "route": self.name_or("route"),
+            "apply": self.reference("rulelist"),
         }
         checks: dict[str, Check] = {
             "name": self.name,
@@ -227,7 +249,7 @@ class Inspector:
             "num_retries": self.number(0, 100),
             "timeout": self.number(1, 3_600_000, whole=False),
         }
-        cluster = self.name_or(self.cluster)
+        cluster = self.name_or("cluster")
         checks: dict[str, Check] = {
             "name": self.name,
             "destination": cluster,
@@ -324,12 +346,12 @@ def from_document(
         )
     builder = _Builder(document, protocols)
     builder.build()
-    found = findings(builder.config, Matchers(), protocols, builder.declared)
-    fatal = [f for f in found if f.code == "loop" or (f.code == "dangling" and not allow_dangling)]
-    builder.problems += map(builder.problem, fatal)
+    dangling = list(builder.dangling())
+    found = [f for f in findings(builder.config, Matchers(), protocols) if f.code != "dangling"]
+    builder.problems += [builder.problem(f) for f in found if f.code == "loop"] + ([] if allow_dangling else dangling)
     if builder.problems:
         raise ConfigError(*builder.problems)
-    return _rebased(builder.config, base), tuple(builder.problem(f) for f in found if f not in fatal)
+    return _rebased(builder.config, base), (*dangling, *map(builder.problem, found))
 
 
 class _Builder:
@@ -342,7 +364,7 @@ class _Builder:
         self.problems = self.inspector.problems
         self.places: dict[tuple[str, str], str] = {}
         self.declared: set[tuple[str, str]] = set()
-        """Names of objects that could not be built: a reference to one of them is not dangling."""
+        """(kind, name) of objects that could not be built: a reference to one of them is not dangling."""
         self.old_style: set[tuple[str, str]] = set()
         """Routes that say `cluster` for `destination`."""
 
@@ -355,6 +377,14 @@ class _Builder:
         place = self.places.get((finding.kind, finding.name), "$")
         at = ".cluster" if finding.at == ".destination" and (finding.kind, finding.name) in self.old_style else finding.at
         return Problem(finding.text, place + at, hint=finding.hint)
+
+    def dangling(self) -> Iterable[Problem]:
+        """Names that lead nowhere, also those in objects that could not be built."""
+        for kind, name, path in self.inspector.references:
+            table = getattr(self.draft, kind + "s")
+            if name not in table and (kind, name) not in self.declared:
+                noun = "rule list" if kind == "rulelist" else kind
+                yield Problem(f"{noun} {name!r} is not defined", path, seen=shown(name), hint=did_you_mean(name, table))
 
     def build(self) -> None:
         checks: dict[str, Check] = dict.fromkeys(_KNOWN, self.inspector.anything)

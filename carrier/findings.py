@@ -13,7 +13,7 @@ an invalid match; carrier/document.py decides that.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import msgspec
@@ -39,12 +39,10 @@ class Finding(msgspec.Struct, frozen=True):
         return f"{self.text} ({self.hint})" if self.hint else self.text
 
 
-def findings(
-    config: Config, matchers: Matchers, protocols: Protocols = registry, known: Collection[tuple[str, str]] = ()
-) -> tuple[Finding, ...]:
-    """Everything odd. matchers: the compiled rule lists, shared with the proxy. known: (kind, name) pairs that count as defined."""
+def findings(config: Config, matchers: Matchers, protocols: Protocols = registry) -> tuple[Finding, ...]:
+    """Everything odd. matchers: the compiled rule lists, shared with the proxy."""
     return (
-        *_dangling(config, set(known)),
+        *_dangling(config),
         *_loops(config),
         *_useless(config, matchers),
         *_datagrams(config, protocols),
@@ -59,10 +57,10 @@ def warnings(config: Config, matchers: Matchers | None = None, protocols: Protoc
 # -- names ------------------------------------------------------------------------------------------------------------------------------
 
 
-def _dangling(config: Config, known: set[tuple[str, str]]) -> Iterator[Finding]:
+def _dangling(config: Config) -> Iterator[Finding]:
     for holder, name, at, kind, wanted in _references(config):
         table = getattr(config, kind + "s")
-        if wanted not in table and (kind, wanted) not in known:
+        if wanted not in table:
             near = difflib.get_close_matches(wanted, table, 1, 0.6)
             noun = {"rulelist": "rule list"}.get(kind, kind)
             text = f"{_noun(holder)} {name!r} refers to {noun} {wanted!r}, which is not defined"
