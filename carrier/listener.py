@@ -83,6 +83,10 @@ class Listener:
         """Take the address, accept nothing yet. Raises Error("bind")."""
         raise NotImplementedError
 
+    def use(self, table: Table) -> None:
+        """Route new sessions by this table."""
+        self.table = table
+
     def start(self) -> None:
         """Begin to accept."""
 
@@ -142,7 +146,7 @@ def bind_stream(name: str, host: str | None, port: int) -> list[socket.socket]:
     try:
         return [_bind(address[0], address[1], dual=host is None)]
     except OSError as exc:
-        if host is None and not socket.has_ipv6 or _no_ipv6(exc):
+        if host is None and (not socket.has_ipv6 or _no_ipv6(exc)):
             return bind_stream(name, "0.0.0.0", port)
         raise bind_error(name, host or "::", port, exc) from None
 

@@ -130,7 +130,7 @@ class Proxy:
                 raise ConfigError(Problem(f"unknown protocol {conf.spec.get('protocol')!r}", f"listeners[{name}].spec.protocol"))
             new = kind(conf, self.env)
             new.loopback = leads
-            new.table = build.tables[name]
+            new.use(build.tables[name])
             replaced = [*([old] if old else []), *leaving.values(), *([self.admin] if self.admin else [])]
             taken = next((one for one in self.listeners.values() if one.key() == new.key() and one not in replaced), None)
             if taken is not None and new.key() is not None and new.key()[2:] != (0,):  # type: ignore[index]
@@ -157,7 +157,7 @@ class Proxy:
             return None
         clusters = {"api": controller(conf.clusters["api"], self.env)}
         listener = http(cfg.Listener("(admin)", {"protocol": "HTTP", "port": port, "address": host}, "api"), self.env)
-        listener.table = Table(conf, "api", clusters, Matchers(), {})
+        listener.use(Table(conf, "api", clusters, Matchers(), {}))
         leaving = next((old for old in self.listeners.values() if old.key() == ("tcp", host, port)), None)
         if leaving is None or not listener.take_over(leaving):
             try:
@@ -179,7 +179,8 @@ class Proxy:
         self.tables = build.tables
         for name, listener in self.listeners.items():
             listener.conf = config.listeners[name]
-            listener.table = build.tables[name]
+            if listener.table is not build.tables[name]:
+                listener.use(build.tables[name])
         self.matchers.forget_all_but(config)
         for name in [name for name in self.hits if name not in config.rules]:
             del self.hits[name]

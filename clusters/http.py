@@ -1,0 +1,343 @@
+"""HTTP/1.1 cluster: a true reverse proxy's upstream side, with idle connections kept per endpoint.
+
+An `HttpUpstream` carries one request at a time. Its answer is read strictly (carrier/http1.py): what is wrong before the first byte went
+on becomes a 502, later a cut that can be seen, and the connection is never used again. A kept-alive connection that dies before it
+answered breaks with retry "if_reused": the session repeats a safe request once. Sources that know no HTTP (TCP, UDP) become the
+body of a request made for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, cast
+
+from carrier import config, http1, pool
+from carrier.cluster import Cluster, Endpoint, Env, first_that_connects
+from carrier.errors import Error, from_os
+from carrier.http import CHUNKED, Fields, Head, request_head
+from carrier.resolve import Address
+from carrier.session import Session
+from carrier.stream import HIGH, NOWHERE, Socket, Stream
+
+MAX_IDLE = 256
+"""Idle connections kept per endpoint."""
+OPTIONS: Mapping[str, float] = {"max_idle": MAX_IDLE, "idle_timeout": 55, "answer_timeout": 60}
+
+
+class HttpCluster(Cluster):
+    """`spec: {protocol: HTTP, port}`. `options`: max_idle, idle_timeout (s: idle upstream connections), answer_timeout (s to the head)."""
+
+    protocol = "HTTP"
+    kind = "message"
+    fields = {"port": "1..65535", "bind": "{address, port}"}
+
+    def __init__(self, conf: config.Cluster, env: Env) -> None:
+        self.memo = http1.AnswerMemo()
+        self.limits = http1.Limits()
+        self.busy: set[HttpUpstream] = set()
+        self.now = env.loop.time()
+
+        def number(name: str) -> float:
+            value = conf.options.get(name)
+            return value if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0 else OPTIONS[name]
+
+        self.max_idle = int(number("max_idle"))
+        self.idle_timeout = number("idle_timeout")
+        self.answer_timeout = number("answer_timeout")
+        super().__init__(conf, env)
+
+    def ready(self, session: Session, endpoint: Endpoint | None) -> Stream | None:
+        assert endpoint is not None
+        idle = endpoint.idle
+        while idle:
+            found: HttpUpstream = idle.pop()
+            if found.usable:
+                found.session = session
+                return found
+        return None
+
+    async def open(self, session: Session, endpoint: Endpoint) -> Socket:
+        if not 0 < endpoint.port < 65536:
+            raise Error("no-endpoint", f"{endpoint.name}: {self.spec.get('port')!r} is not a port", "upstream", "yes")
+        addresses = await self.env.resolver.resolve(endpoint.host, endpoint.port)
+        bind = self.spec.get("bind")
+        local = (str(bind.get("address", "")), int(bind.get("port", 0))) if isinstance(bind, dict) else None
+
+        async def one(address: Address) -> HttpUpstream:
+            try:
+                _, upstream = await self.env.loop.create_connection(
+                    lambda: HttpUpstream(self, endpoint), *address[1][:2], family=address[0], local_addr=local
+                )
+            except OSError as exc:
+                raise from_os(exc, "upstream", endpoint.address, "yes") from None
+            return upstream
+
+        try:
+            upstream = cast(HttpUpstream, await first_that_connects(addresses, one))
+        except Error:
+            self.env.resolver.forget(endpoint.host)
+            raise
+        upstream.session = session
+        return upstream
+
+    def tick(self, now: float) -> None:
+        self.now = now
+        for endpoint in self.endpoints:
+            if endpoint.idle:
+                pool.expire(endpoint, now - self.idle_timeout)
+        for upstream in list(self.busy):
+            upstream.tick(now)
+
+
+class HttpUpstream(Socket, asyncio.Protocol):
+    """One upstream connection: idle in its endpoint's pool, or the destination of a session.
+
+    used: it has carried a request before. usable: nothing has happened to it while idle. begun, request_done, waiting: how far
+    the present exchange is: its head was sent, all of it was, the answer's head has not come. plain: the source knows no HTTP.
+    """
+
+    __slots__ = (
+        "begun",
+        "chunked",
+        "cluster",
+        "endpoint",
+        "out",
+        "paused",
+        "plain",
+        "reader",
+        "request_done",
+        "since",
+        "transport",
+        "tunnel",
+        "usable",
+        "used",
+        "waiting",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, cluster: HttpCluster, endpoint: Endpoint) -> None:
+        super().__init__()
+        self.cluster = cluster
+        self.endpoint = endpoint
+        self.reader = http1.AnswerReader(cluster.memo, cluster.limits, self)
+        self.out: list[bytes] = []
+        self.used = self.chunked = self.paused = self.tunnel = self.begun = self.plain = False
+        self.request_done = True
+        self.usable = True
+        self.waiting = False
+        self.since = cluster.now
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(HIGH)
+        self.cluster.busy.add(self)
+
+    # ------------------------------------------------------------------ the request
+
+    def head(self, head: Head, last: bool = False) -> None:
+        session = self.session
+        if session is None or self.transport.is_closing():
+            self._broken(Error("closed", f"{self.endpoint.address}: the connection was closed", "upstream", "if_reused"))
+            return
+        self.since = self.cluster.now
+        self.waiting = self.begun = True
+        self.reader.expect(head.method, head.upgrade)
+        self.request_done = last
+        wire = head.wire[:-2] + session.fields
+        if last:
+            self.bytes_out += len(wire)
+            self.transport.write(wire)
+            return
+        self.chunked = head.body == CHUNKED
+        self.out.append(wire)
+
+    def _make_head(self) -> None:
+        """The source knows no HTTP: its bytes become the body of a request of our own."""
+        self.plain = True
+        where = self.endpoint.address.encode("latin-1", "replace")
+        fields = [(b"host", where), (b"content-type", b"application/octet-stream")]
+        self.head(request_head(b"POST", b"/", fields, body=CHUNKED))
+
+    def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
+        if self.tunnel:
+            self._write(data)
+            return
+        if not self.begun:
+            self._make_head()
+        elif self.request_done:
+            return
+        if data:
+            self.out.append(http1.chunk(data) if self.chunked else data)
+        if last:
+            self.end()
+
+    def end(self, trailer: Any = None) -> None:
+        if self.tunnel:
+            self.flush()
+            if self.transport.can_write_eof() and not self.transport.is_closing():
+                self.transport.write_eof()
+            return
+        if not self.begun:
+            self._make_head()
+        if self.request_done:
+            return
+        self.request_done = True
+        self.since = self.cluster.now
+        if self.chunked:
+            self.out.append(http1.last_chunk(trailer or ()))
+        self.flush()
+
+    def flush(self) -> None:
+        if self.out:
+            out, self.out = self.out, []
+            self._write(out[0] if len(out) == 1 else b"".join(out))
+
+    def _write(self, data: bytes) -> None:
+        if not self.transport.is_closing():
+            self.bytes_out += len(data)
+            self.transport.write(data)
+
+    # ------------------------------------------------------------------ the answer
+
+    def data_received(self, data: bytes) -> None:
+        session = self.session
+        if session is None:  # bytes that nobody asked for
+            self.usable = False
+            self.transport.abort()
+            return
+        self.bytes_in += len(data)
+        try:
+            self.reader.feed(data)
+        except Error as error:
+            error.detail = f"{self.endpoint.address}: {error.detail}"
+            self._broken(error)
+            return
+        if self.session is session:
+            self.to.flush()
+
+    def on_head(self, head: Head) -> None:
+        if head.status < 200:
+            if head.status == 101:
+                self.waiting = False
+                self.tunnel = True
+                self.cluster.busy.discard(self)
+            self.to.head(head)
+            return
+        self.waiting = False
+        if self.plain:
+            return
+        if self.reader.tunnel:
+            self.tunnel = True
+        self.to.head(head)
+
+    def on_data(self, data: bytes) -> None:
+        self.to.data(data)
+
+    def on_end(self, trailers: Fields) -> None:
+        """The answer is complete: first free the connection, then pass the end on, so that a next request may take it."""
+        to, back = self.to, self.back
+        if self.tunnel:
+            to.end()
+            return
+        done = self.request_done
+        self.session = None
+        self.to = self.back = NOWHERE
+        self.used = True
+        self.begun = self.plain = False
+        if not done or not self.reader.reusable or self.transport.is_closing() or not pool.put(self.endpoint, self, self.cluster.max_idle):
+            self.close()
+            if not done:
+                back.stop()
+        else:
+            self.since = self.cluster.now
+            if self.paused:
+                self.resume()
+        to.end(trailers or None)
+
+    def eof_received(self) -> bool:
+        """The upstream sends no more."""
+        if self.session is None:
+            self.usable = False
+            return False
+        try:
+            self.reader.finish()
+        except Error as error:
+            error.detail = f"{self.endpoint.address}: {error.detail}"
+            self._broken(error)
+            return False
+        return self.tunnel
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.usable = False
+        self.cluster.busy.discard(self)
+        if self.session is None:
+            return
+        if isinstance(exc, OSError):
+            error = from_os(exc, "upstream", self.endpoint.address)
+        else:
+            error = Error("closed", f"{self.endpoint.address}: the connection was closed", "upstream")
+        if self.waiting and self.used:
+            error.retry = "if_reused"
+        self._broken(error)
+
+    def _broken(self, error: Error) -> None:
+        """The exchange failed: both neighbours hear of it, and the connection is gone."""
+        if not self.used and error.retry == "if_reused":
+            error.retry = "no"
+        session = self.session
+        to, back = self.to, self.back
+        self.close()
+        if session is not None:
+            to.reset(error)
+            back.stop(error)
+
+    # ------------------------------------------------------------------ ends
+
+    def reset(self, error: Error) -> None:
+        """The source is gone."""
+        self.close()
+
+    def stop(self, error: Error | None = None) -> None:
+        if error is not None:
+            self.close()
+
+    def close(self) -> None:
+        """Never to be used again. Idempotent."""
+        self.usable = False
+        self.session = None
+        self.to = self.back = NOWHERE
+        self.out.clear()
+        self.reader.stop()
+        self.cluster.busy.discard(self)
+        if not self.transport.is_closing():
+            self.transport.abort()
+
+    def tick(self, now: float) -> None:
+        """Deadlines, once a second: the answer's head."""
+        timeout = self.cluster.answer_timeout
+        if self.waiting and self.request_done and timeout and now - self.since > timeout:
+            self._broken(Error("timeout", f"{self.endpoint.address}: no answer within {timeout:g} s", "upstream"))
+
+    # ------------------------------------------------------------------ flow
+
+    def pause(self) -> None:
+        if not self.paused and not self.transport.is_closing():
+            self.paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self.paused:
+            self.paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        self.back.pause()
+
+    def resume_writing(self) -> None:
+        self.back.resume()
+
+    def status(self) -> str:
+        return "END" if self.transport.is_closing() else "READY"

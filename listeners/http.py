@@ -1,0 +1,734 @@
+"""HTTP/1.1 listener: each request is a session; the connection is its source.
+
+The hot path: one read that is exactly one known head without a body (the memo) becomes a session with a memoised decision, and goes to an
+idle upstream connection, all in this wake-up: no task, no future, no timer. Everything else goes through the codec
+(carrier/http1.py), which calls `on_head`, `on_data`, `on_end`. Requests of one connection are served in order: what comes early waits, bounded.
+An answer's pieces of one wake-up leave in one write. Deadlines are looked at once a second (`HttpListener.tick`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Any, cast
+
+from carrier import config, http1
+from carrier.cluster import Env
+from carrier.errors import Error, Problem
+from carrier.http import CHUNKED, CLOSE, NONE, REASONS, Fields, Forwarding, Head, answer_head, make_id, rewrite, trusts
+from carrier.listener import Key, Listener, bind_stream, plain
+from carrier.match import set_at
+from carrier.session import DESTROYED, Session
+from carrier.stream import HIGH, NOWHERE, Socket
+from carrier.table import Decision, Table
+
+MISSES = 8
+"""Straight misses of the memo after which a connection does not ask it again: its heads differ every time."""
+DISCARD = 256 * 1024
+"""Bytes of a request body that are read and dropped after an early answer, to keep the connection."""
+LINGER = 2.0
+"""Seconds to let a client read its answer when its request will not be read to the end."""
+DECISIONS = 8192
+"""Decisions remembered per listener for heads that are not."""
+OK = answer_head(200, framing=CLOSE)
+"""What a destination that knows no HTTP answers with (contract, section 4)."""
+OPTIONS: Mapping[str, float] = {
+    "track": 0,
+    "header_timeout": 10,
+    "keepalive_timeout": 75,
+    "idle_timeout": 300,
+    "body_min_rate": 240,
+    "body_grace": 10,
+    "max_connections": 4096,
+    "max_head": 32 * 1024,
+    "max_fields": 100,
+    "max_line": 8 * 1024,
+    "max_body": 0,
+}
+"""Limits (bytes, seconds, bytes per second, numbers) and their defaults (DESIGN section 7); 0 means none."""
+
+
+class HttpListener(Listener):
+    """`spec: {protocol: HTTP, port, address}`. `options`: see OPTIONS, and `trusted`: CIDRs whose x-forwarded-* are believed,
+    `via`: our pseudonym, `forwarded`: send RFC 7239 Forwarded."""
+
+    protocol = "HTTP"
+    kind = "message"
+    fields = {"port": "0..65535", "address": "IP address to bind to", "path": "ignored (l7mp)"}
+
+    def __init__(self, conf: config.Listener, env: Env) -> None:
+        super().__init__(conf, env)
+        given = conf.options
+
+        def number(name: str) -> float:
+            value = given.get(name)
+            return value if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0 else OPTIONS[name]
+
+        self.limits = http1.Limits(
+            head=int(number("max_head")), fields=int(number("max_fields")), line=int(number("max_line")), body=int(number("max_body"))
+        )
+        self.header_timeout = number("header_timeout")
+        self.keepalive_timeout = number("keepalive_timeout")
+        self.idle_timeout = number("idle_timeout")
+        self.body_min_rate = number("body_min_rate")
+        self.body_grace = number("body_grace")
+        self.max_connections = number("max_connections")
+        self.networks = _networks(given.get("trusted"))
+        self.connections: set[HttpConnection] = set()
+        self.server: asyncio.Server | None = None
+        self.stopped = False
+        self.now = env.loop.time()
+        """The monotonic time of the last tick: good enough for deadlines, free to read."""
+        self.limited: dict[str, int] = {}
+        """Requests and connections refused, by the limit that did it."""
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], path: str = "") -> list[Problem]:
+        """Everything wrong with the options, by the strict standard."""
+        allowed = [*OPTIONS, "trusted", "via", "forwarded", "insecure"]
+        found = [
+            Problem(f"unknown option {n!r}", f"{path}.{n}", seen=repr(options[n]), allowed=", ".join(allowed))
+            for n in options
+            if n not in allowed
+        ]
+        for name in OPTIONS:
+            value = options.get(name, 0)
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0:
+                found.append(Problem(f"expected a number, got {value!r}", f"{path}.{name}", seen=repr(value), allowed="0 or more"))
+        try:
+            _networks(options.get("trusted"))
+        except (ValueError, TypeError) as exc:
+            found.append(Problem(str(exc), f"{path}.trusted", seen=repr(options.get("trusted")), allowed="a list of CIDRs"))
+        return found
+
+    # ------------------------------------------------------------------ life
+
+    @property
+    def port(self) -> int:
+        """The bound port (the kernel's choice for port 0)."""
+        return int(self.bound[0].getsockname()[1])
+
+    def key(self) -> Key:
+        return "tcp", "127.0.0.1" if self.loopback else str(self.spec.get("address") or "*"), int(self.spec["port"])
+
+    async def bind(self) -> None:
+        address = self.spec.get("address")
+        host = "127.0.0.1" if self.loopback else address if isinstance(address, str) else None
+        self.bound = bind_stream(self.name, host, self.spec["port"])
+
+    def use(self, table: Table) -> None:
+        """A new routing table: what was memoised under the old one is not asked any more, also on connections that are there."""
+        super().use(table)
+        needs = table.needs
+        names = None if needs.headers is None else frozenset(name.encode("latin-1") for name in needs.headers)
+        common: dict[str, Any] = {
+            "interesting": names,
+            "via": str(self.options.get("via") or "").encode(),
+            "forwarded": bool(self.options.get("forwarded")),
+        }
+        self.profile = Forwarding(**common)
+        self.memo = http1.RequestMemo(self.limits, self.profile)
+        self.trusting = Forwarding(**common, trusted=True)
+        self.trusted_memo = http1.RequestMemo(self.limits, self.trusting)
+        self.by_peer = needs.peer or needs.other
+        self.by_url = needs.url
+        self.decisions: dict[tuple[bytes, bytes, object], Decision] = {}
+        for connection in self.connections:
+            connection.learn()
+
+    def start(self) -> None:
+        self.serving = self.env.loop.create_task(self._serve())
+
+    async def _serve(self) -> None:
+        self.server = await self.env.loop.create_server(lambda: HttpConnection(self), sock=self.bound[0], backlog=4096)
+        if self.stopped:
+            self.server.close()
+
+    def stop(self) -> None:
+        """Accept no more; idle connections close, the others after the answer that they are owed."""
+        self.stopped = True
+        if self.server is not None:
+            self.server.close()
+        else:
+            super().stop()
+        self.bound = []
+        for connection in list(self.connections):
+            connection.leave()
+
+    def tick(self, now: float) -> None:
+        super().tick(now)
+        self.now = now
+        for connection in list(self.connections):
+            connection.tick(now)
+
+    def hit(self, limit: str) -> None:
+        """A limit refused something: count it by its name."""
+        self.limited[limit] = self.limited.get(limit, 0) + 1
+
+    # ------------------------------------------------------------------ routing
+
+    def route(self, connection: HttpConnection, head: Head) -> tuple[Decision, Head]:
+        """The decision for a request, and the head to send on, rewritten as the rule wants it; remembered with the head where it may be."""
+        if self.by_peer:
+            decision = self.table.decide(connection.metadata(head))
+            return decision, rewritten(head, decision)
+        decided: Decision | None = None
+        key = None
+        if head.key is not None:
+            key = (head.method, head.target if self.by_url else b"", head.key)
+            decided = self.decisions.get(key)
+        if decided is None:
+            decided = self.table.decide(connection.metadata(head))
+            if key is not None:
+                if len(self.decisions) >= DECISIONS:
+                    self.decisions.clear()
+                self.decisions[key] = decided
+        found = decided, rewritten(head, decided)
+        head.decision = found
+        return found
+
+    def session_name(self, session: Session) -> str:
+        source = cast(HttpConnection, session.source)
+        return f"HTTP:{source.peer[0]}:{source.peer[1]}-{source.local[0]}:{source.local[1]}-{session.number}"
+
+    def metadata(self, session: Session) -> dict[str, Any]:
+        return cast(HttpConnection, session.source).metadata(session.request)
+
+
+def _networks(value: object) -> list[IPv4Network | IPv6Network]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise TypeError(f"expected a list of CIDRs, got {value!r}")
+    return [ip_network(str(item), strict=False) for item in value]
+
+
+def rewritten(head: Head, decision: Decision) -> Head:
+    """The head with the rule's rewrites of /HTTP/method, /HTTP/url/path and /HTTP/headers applied to what is sent on."""
+    if not any(rewrite.path.strip("/").startswith("HTTP") for rewrite in decision.rewrite):
+        return head
+    before: dict[str, Any] = {"HTTP": head.metadata()}
+    after = before
+    for change in decision.rewrite:
+        after = set_at(after, change.path, change.value)
+    old, new = before["HTTP"], after.get("HTTP") if isinstance(after, dict) else None
+    if not isinstance(new, dict):
+        return head
+    headers, wanted = old["headers"], new.get("headers")
+    fields: dict[bytes, bytes | None] = {}
+    if isinstance(wanted, dict):
+        fields = {_bytes(n).lower(): _bytes(v) for n, v in wanted.items() if headers.get(n) != v}
+        fields.update({_bytes(n): None for n in headers if n not in wanted})
+    url = new.get("url")
+    path = url.get("path") if isinstance(url, dict) else None
+    target = _bytes(path) if path is not None and path != old["url"]["path"] else None
+    method = _bytes(new.get("method")) if new.get("method") != old["method"] else None
+    try:
+        return rewrite(head, method=method, target=target, fields=fields) if fields or target or method else head
+    except Error:
+        return head  # what cannot be written is not sent on; `carrier check` says which rewrites those are
+
+
+def _bytes(value: object) -> bytes:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.encode("latin-1", "replace")
+
+
+class HttpConnection(Socket, asyncio.Protocol):
+    """One downstream connection. Between requests `session` is None.
+
+    sent: the answer's final head was written or waits in `out`. chunked: the answer's body is framed in chunks. body_done: the
+    request was read to its end. closing: no further request will be served. since: monotonic seconds (coarse) at which the present
+    state began: accepted, idle, reading a head, reading a body, waiting for the answer.
+    """
+
+    __slots__ = (
+        "body_bytes",
+        "body_done",
+        "chunked",
+        "closing",
+        "discard",
+        "fields",
+        "heads",
+        "id",
+        "listener",
+        "local",
+        "misses",
+        "number",
+        "out",
+        "paused",
+        "peer",
+        "reader",
+        "refusal",
+        "request",
+        "seen",
+        "sent",
+        "since",
+        "transport",
+        "trusted",
+        "tunnel",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, listener: HttpListener) -> None:
+        super().__init__()
+        self.listener = listener
+        self.request: Head | None = None
+        self.out: list[bytes] = []
+        self.sent = self.chunked = self.closing = self.paused = self.tunnel = self.trusted = False
+        self.body_done = True
+        self.discard = 0
+        self.body_bytes = 0
+        self.misses = 0
+        self.number = 0
+        self.refusal: Error | None = None
+        self.since = listener.now
+        self.seen = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        listener = self.listener
+        peer, local = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+        self.peer = (plain(peer[0]), peer[1]) if isinstance(peer, tuple) else ("", 0)
+        self.local = (plain(local[0]), local[1]) if isinstance(local, tuple) else (str(local), 0)
+        self.trusted = bool(listener.networks) and trusts(listener.networks, self.peer[0])
+        self.fields = b"x-forwarded-for: " + self.peer[0].encode() + b"\r\n" if self.peer[0] else b""
+        self.id = make_id()[:24]
+        self.reader = http1.RequestReader(listener.memo, listener.limits, self)
+        self.learn()
+        self.transport.set_write_buffer_limits(HIGH)
+        listener.connections.add(self)
+        if listener.max_connections and len(listener.connections) > listener.max_connections:
+            listener.hit("max_connections")
+            self._refuse(Error("overload", f"more than {listener.max_connections:g} connections (options.max_connections)"))
+
+    def learn(self) -> None:
+        """The listener's routing has changed: from the next request on, ask the new memo."""
+        listener = self.listener
+        self.reader.memo = listener.trusted_memo if self.trusted else listener.memo
+        self.heads = self.reader.memo.heads
+
+    # ------------------------------------------------------------------ what the downstream sends
+
+    def data_received(self, data: bytes) -> None:
+        self.bytes_in += len(data)
+        reader = self.reader
+        if self.misses < MISSES and reader.idle and self.session is None and not self.closing:
+            head = self.heads.get(data)
+            if head is not None and head.simple:
+                self.misses = 0
+                reader.held = True
+                self._begin(head, True)
+                return
+            self.misses += 1
+        if self.session is None and not reader.pending:
+            self.since = self.listener.now
+        try:
+            reader.feed(data)
+        except Error as error:
+            self._refuse(error)
+            return
+        if reader.held and reader.pending:
+            self.pause()
+        if self.session is not None:
+            self.to.flush()
+
+    def on_head(self, head: Head) -> None:
+        """The codec has read a request's head."""
+        reader = self.reader
+        reader.held = True
+        self.body_done = head.body == NONE
+        self.body_bytes = 0
+        self._begin(head, self.body_done)
+
+    def _begin(self, head: Head, last: bool) -> None:
+        """Start the session of a request."""
+        listener = self.listener
+        self.since = listener.now
+        self.messages_in += 1
+        self.request = head
+        self.sent = False
+        session = Session(listener, self)
+        listener.live.add(session)
+        session.request = head
+        found = head.decision
+        decision, onward = cast(tuple[Decision, Head], found) if found is not None else listener.route(self, head)
+        if self.trusted:
+            session.fields = listener.trusting.extra(head, self.peer[0].encode(), self._make_id()) + b"\r\n"
+        elif head.named:
+            session.fields = self.fields + b"\r\n"
+        else:
+            self.number += 1
+            session.fields = b"%bx-request-id: %b%08x\r\n\r\n" % (self.fields, self.id, self.number)
+        session.begin(decision, onward, last)
+
+    def _make_id(self) -> bytes:
+        self.number += 1
+        return b"%b%08x" % (self.id, self.number)
+
+    def on_data(self, data: bytes) -> None:
+        """The codec has read a piece of the request's body, or of a tunnel."""
+        if self.session is not None:
+            self.body_bytes += len(data)
+            self.to.data(data)
+        elif self.discard:
+            self.discard -= len(data)
+            if self.discard <= 0:
+                self._linger()
+
+    def on_end(self, trailers: Fields) -> None:
+        """The codec has read the request to its end."""
+        if self.tunnel:
+            self._ended()
+            return
+        if self.body_done:
+            return
+        self.body_done = True
+        self.since = self.listener.now
+        if self.session is not None:
+            self.session.source_done = True
+            self.to.end(trailers or None)
+        elif not self.closing:
+            self.discard = 0
+            self.reader.held = False
+
+    def eof_received(self) -> bool:
+        """The downstream has half-closed: what it asked for is still served (RFC 9112 section 9.6)."""
+        try:
+            self.reader.finish()
+        except Error:
+            return False
+        if self.session is None:
+            return False
+        self.closing = True
+        return True
+
+    def _ended(self) -> None:
+        """A tunnel's downstream sends no more."""
+        session = self.session
+        if session is not None:
+            session.source_done = True
+            self.to.end()
+            if self.closing:
+                self._close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.listener.connections.discard(self)
+        session = self.session
+        if session is not None:
+            error = Error("reset", "the downstream closed the connection", "downstream")
+            self.session = None
+            to, self.to, self.back = self.to, NOWHERE, NOWHERE
+            session.close(error)
+            to.reset(error)
+
+    # ------------------------------------------------------------------ what the upstream answers
+
+    def head(self, head: Head, last: bool = False) -> None:
+        request = self.request
+        if request is None or self.sent:
+            return
+        status = head.status
+        if status < 200:
+            self._interim(head)
+            return
+        self.sent = True
+        wire = head.wire
+        chunked = False
+        if head.body >= CHUNKED:
+            if request.method == b"HEAD":
+                last = True
+            elif request.minor:
+                chunked = True
+                if head.body == CLOSE:
+                    wire = wire[:-2] + b"transfer-encoding: chunked\r\n\r\n"
+            else:
+                wire = head.wire_without_chunked
+                self.closing = True
+        self.chunked = chunked
+        session = self.session
+        if session is not None and session.fallback is not None:
+            wire = b"%bx-carrier-fallback: %b\r\n\r\n" % (wire[:-2], session.fallback.encode())
+        if not request.keep_alive or self.closing:
+            self.closing = True
+            wire = wire[:-2] + b"connection: close\r\n\r\n"
+        elif not request.minor:
+            wire = wire[:-2] + b"connection: keep-alive\r\n\r\n"
+        if last:
+            if chunked:
+                wire += http1.LAST_CHUNK
+            self._finish(wire)
+        else:
+            self.out.append(wire)
+
+    def _interim(self, head: Head) -> None:
+        request = self.request
+        assert request is not None
+        if head.status == 101:
+            self._write(head.wire)
+            self.sent = self.tunnel = True
+            if self.session is not None:
+                self.session.event("UPGRADE", (head.upgrade or b"").decode("latin-1"))
+            self.reader.tunnel()
+        elif request.minor:
+            self._write(head.wire)
+
+    def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
+        if self.request is None:
+            return
+        if not self.sent:
+            self.head(OK)
+        if self.tunnel:
+            self._write(data)
+            return
+        if self.request.method == b"HEAD":
+            if last:
+                self.end()
+            return
+        if data:
+            if self.chunked:
+                data = http1.chunk(data)
+            if last:
+                if self.chunked:
+                    data += http1.LAST_CHUNK
+                out = self.out
+                if out:
+                    out.append(data)
+                    data = b"".join(out)
+                    self.out = []
+                self._finish(data)
+            else:
+                self.out.append(data)
+        elif last:
+            self.end()
+
+    def end(self, trailer: Any = None) -> None:
+        if self.request is None:
+            return
+        if self.tunnel:
+            self.flush()
+            if self.transport.can_write_eof() and not self.transport.is_closing():
+                self.transport.write_eof()
+            if self.session is not None and self.session.source_done:
+                self._close()
+            else:
+                self.closing = True
+            return
+        if not self.sent:
+            self.head(OK, False)
+        if self.chunked:
+            self.out.append(http1.last_chunk(trailer or ()))
+        out, self.out = self.out, []
+        self._finish(b"".join(out))
+
+    def flush(self) -> None:
+        if self.out:
+            out, self.out = self.out, []
+            self._write(out[0] if len(out) == 1 else b"".join(out))
+
+    def _write(self, data: bytes) -> None:
+        transport = self.transport
+        if not transport.is_closing():
+            self.bytes_out += len(data)
+            transport.write(data)
+
+    def _finish(self, data: bytes) -> None:
+        """The last bytes of an answer: the session ends, and the next request may begin."""
+        transport = self.transport
+        if data and not transport.is_closing():
+            self.bytes_out += len(data)
+            transport.write(data)
+        self.messages_out += 1
+        session = self.session
+        self.session = None
+        self.request = None
+        self.to = self.back = NOWHERE
+        if session is not None:
+            session.close()
+        self.since = self.listener.now
+        if self.refusal is not None:
+            self._refuse(self.refusal)
+            return
+        if not self.body_done:
+            self._early()
+            return
+        if self.closing:
+            self._close()
+            return
+        reader = self.reader
+        reader.held = False
+        if self.paused:
+            self.resume()
+        if reader.pending:
+            try:
+                reader.resume()
+            except Error as error:
+                self._refuse(error)
+
+    def _early(self) -> None:
+        """The answer is out before the request was read: drop the rest of the request, or close if that is too much of it."""
+        if self.closing:
+            self._linger()
+            return
+        self.discard = DISCARD
+        if self.paused:
+            self.resume()
+
+    # ------------------------------------------------------------------ ends
+
+    def reset(self, error: Error) -> None:
+        """The session failed: say so in HTTP if nothing was said yet, else cut, so that no half of an answer passes as a whole."""
+        if self.request is None:
+            return
+        if self.sent:
+            self.session, session = None, self.session
+            self.out.clear()
+            if session is not None:
+                session.close(error)
+            self.transport.abort()
+            return
+        head, body = error_answer(error, self.session)
+        self.head(head)
+        if self.request is not None:
+            self.data(body, None, True)
+
+    def stop(self, error: Error | None = None) -> None:
+        """The destination takes no more of the request; what it has answered, or will, still counts."""
+        if error is not None and not self.sent:
+            self.reset(error)
+
+    def _refuse(self, error: Error) -> None:
+        """A request that the codec will not take, or a connection beyond a limit: answer in turn, and close."""
+        if self.tunnel or self.transport.is_closing():
+            self.transport.abort()
+            return
+        if self.session is not None and not self.body_done:
+            self.closing = True  # the request that is being served is itself broken
+            self.refusal = None
+            self.body_done = True
+            to, session = self.to, self.session
+            if self.sent:
+                self.reset(error)
+            else:
+                self.session = None
+                self.to = self.back = NOWHERE
+                session.close(error)
+                to.reset(error)
+                self._say(error)
+            return
+        if self.session is not None:
+            self.refusal = error
+            return
+        self._say(error)
+
+    def _say(self, error: Error) -> None:
+        self.refusal = None
+        self.closing = True
+        self.reader.stop()
+        self.listener.hit(error.kind)
+        head, body = error_answer(error, None)
+        self.out.clear()
+        self._write(head.wire[:-2] + b"connection: close\r\n\r\n" + body)
+        self.request = None
+        self._linger()
+
+    def leave(self) -> None:
+        """The listener is gone: close now if idle, else after the present answer."""
+        self.closing = True
+        if self.session is None and not self.reader.pending:
+            self._close()
+
+    def _linger(self) -> None:
+        """Close without losing the answer: a client that is still sending would see a reset before it reads it (RFC 9112 section 9.6)."""
+        self.closing = True
+        self.reader.stop()
+        self.discard = 0
+        if self.paused:
+            self.resume()
+        if self.transport.can_write_eof() and not self.transport.is_closing():
+            self.transport.write_eof()
+            self.listener.env.loop.call_later(LINGER, self._close)
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        session = self.session
+        if session is not None and session.status != DESTROYED:
+            self.session = None
+            session.close()
+        if not self.transport.is_closing():
+            self.transport.close()
+
+    def tick(self, now: float) -> None:
+        """Deadlines, once a second."""
+        listener = self.listener
+        waited = now - self.since
+        if self.tunnel:
+            return
+        if self.session is None:
+            if self.reader.pending or not self.messages_in:
+                if waited >= listener.header_timeout:
+                    listener.hit("header_timeout")
+                    self._refuse(Error("request-timeout", f"no whole head within {listener.header_timeout:g} s", "downstream"))
+            elif self.discard or waited >= listener.keepalive_timeout:
+                self._close()
+        elif not self.body_done:
+            late = waited - listener.body_grace
+            if late > 0 and self.body_bytes < late * listener.body_min_rate and not self.paused:
+                listener.hit("body_min_rate")
+                self._refuse(Error("request-timeout", f"the body comes slower than {listener.body_min_rate:g} B/s", "downstream"))
+        else:
+            moved = self.bytes_in + self.bytes_out
+            if moved != self.seen:
+                self.seen = moved
+                self.since = now
+            elif waited >= listener.idle_timeout:
+                listener.hit("idle_timeout")
+                error = Error("timeout", f"nothing moved for {listener.idle_timeout:g} s")
+                to = self.to
+                self.reset(error)
+                to.reset(error)
+
+    # ------------------------------------------------------------------ flow
+
+    def pause(self) -> None:
+        if not self.paused and not self.transport.is_closing():
+            self.paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self.paused:
+            self.paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        self.back.pause()
+
+    def resume_writing(self) -> None:
+        self.back.resume()
+
+    def status(self) -> str:
+        return "END" if self.transport.is_closing() else "READY"
+
+    def metadata(self, head: Head | None) -> dict[str, Any]:
+        """The session's metadata as l7mp lays it out, without its name."""
+        return {
+            "IP": {"src_addr": self.peer[0], "dst_addr": self.local[0]},
+            "TCP": {"src_port": self.peer[1], "dst_port": self.local[1]},
+            "HTTP": head.metadata() if head is not None else {},
+        }
+
+
+def error_answer(error: Error, session: Session | None) -> tuple[Head, bytes]:
+    """An error as HTTP says it: l7mp's JSON (contract, section 3), and when to come back if that may help."""
+    status = error.status
+    message = REASONS.get(status, b"").decode()
+    body = json.dumps({"status": status, "message": message, "content": error.detail}, indent=4).encode()
+    fields = [(b"content-type", b"application/json"), (b"x-carrier-error", error.kind.encode())]
+    if status == 503:
+        fields.append((b"retry-after", b"1"))
+    return answer_head(status, fields, body), body
