@@ -322,14 +322,14 @@ class Draft:
         obj = _object("rule", raw, "name", "action")
         return self._set_rule(self._fresh("rule", obj["name"]), obj)
 
-    def insert_rule(self, rulelist: str, position: int | str, raw: object) -> str:
-        """Put a rule (an object or a name) before `position` of a list, 0 to its length."""
+    def insert_rule(self, rulelist: str, before: int | str, raw: object) -> str:
+        """Put a rule (an object or a name) before position `before` of a list, 0 to its length."""
         found = self.rulelists.get(rulelist)
         if found is None:
             raise refused("Bad Request")
-        at = _position(position)
+        at = position(before)
         if at is None or not 0 <= at <= len(found.rules):
-            raise refused(f"Cannot insert rule at position {position} into rulelist")
+            raise refused(f"Cannot insert rule at position {before} into rulelist")
         rules = list(found.rules)
         rules.insert(at, self._rule_of(rulelist, raw))
         self.rulelists[rulelist] = msgspec.structs.replace(found, rules=tuple(rules))
@@ -481,7 +481,7 @@ class Draft:
         found = self.rulelists.get(rulelist)
         if found is None:
             raise refused(f"No such rule list: {rulelist}")
-        at = _position(which)
+        at = position(which)
         if at is None:
             if which not in found.rules:
                 raise refused(f"No rule {which} on rulelist {rulelist}")
@@ -687,7 +687,7 @@ def _rewrite(raw: object) -> Rewrite:
     return Rewrite(raw["path"], raw.get("value"))
 
 
-def _position(raw: int | str) -> int | None:
+def position(raw: int | str) -> int | None:
     """A position in a rule list, or None if it is not a whole number."""
     text = str(raw)
     return int(text) if re.fullmatch(r"-?[0-9]{1,9}", text) else None

@@ -24,6 +24,7 @@ STATUS: dict[str, int] = {
     "not-found": 404,
     "request-timeout": 408,
     "conflict": 409,
+    "precondition-failed": 412,
     "body-too-large": 413,
     "uri-too-long": 414,
     "unsupported-media-type": 415,

@@ -92,7 +92,7 @@ def loads(
     if decoded.value is None:
         raise ConfigError(Problem("the configuration is empty", "$", 1, 1))
     try:
-        config, found = from_document(_native(decoded.value), base=base, allow_dangling=allow_dangling, protocols=protocols)
+        config, found = from_document(native(decoded.value), base=base, allow_dangling=allow_dangling, protocols=protocols)
     except ConfigError as error:
         raise ConfigError(*sorted([*decoded.problems, *map(decoded.placed, error.problems)], key=_order)) from None
     if decoded.problems:
@@ -104,7 +104,8 @@ def _order(problem: Problem) -> Place:
     return problem.line, problem.column
 
 
-def _native(document: Any) -> Any:
+def native(document: Any) -> Any:
+    """The document in our own format, whichever it was written in."""
     if isinstance(document, Mapping):
         for key, reader in FORMATS.items():
             if key in document:

@@ -1,0 +1,510 @@
+"""The REST API: `Api.call(method, path, query, headers, body) -> Answer`, and a table of operations. It knows no sockets.
+
+A read shows the configuration in force. A write makes a new one: decode, edit a `Draft`, hand the whole to `Proxy.apply`, which puts
+all of it in force or nothing; one writer at a time. Two standards: l7mp's own calls take what l7mp takes, and say what is odd in a
+`carrier-warning` header; PUT, `POST /config`, `/validate` and bridges refuse it, with every reason. With `strict` (l7mp's `-s`) calls are
+checked against l7mp's schema first and answered with its 422 lists.
+
+Paths, bodies and texts are l7mp's (contract, sections 1 and 12). Where it is wrong we are not: 415, 413 and 501 are answered as such, no
+stack trace is shown, `GET /endpoints/{name}` works. Answers have the configuration's revision as ETag; a write whose If-Match does
+not name it is refused (412). `?dryRun=true` does all but put the change in force.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from http import HTTPStatus
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, unquote
+
+import msgspec
+
+from carrier import dump, openapi, registry
+from carrier.config import Config, Draft, Protocols, position, refused
+from carrier.document import SECTIONS, from_document, inspect, to_document
+from carrier.errors import ConfigError, Error, Problem
+from carrier.findings import Finding, findings
+from carrier.source import Decoded, Syntax, decode, native
+from carrier.table import Matchers
+
+log = logging.getLogger("carrier.api")
+
+PREFIX = ("api", "v1")
+MAX_BODY = 1024 * 1024
+MAX_WARNING = 2048
+"""Bytes of a `carrier-warning` header; what does not fit is counted."""
+
+SYNTAXES: dict[str, Syntax] = {
+    f"{top}/{x}{name}": "json" if name == "json" else "yaml"
+    for top in ("application", "text")
+    for x in ("", "x-")
+    for name in ("json", "yaml")
+}
+"""Content type, without its parameters -> syntax of the body."""
+
+UNPROCESSABLE = "Unprocessable Entity: Input JSON schema validation failed"
+
+
+class Answer(msgspec.Struct):
+    """What a call is answered with."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Call(msgspec.Struct):
+    """A call on its way. names: the path's variable parts, percent-decoded. decoded: the body, if the operation takes one."""
+
+    names: list[str]
+    query: dict[str, str]
+    headers: dict[str, str]
+    decoded: Decoded | None = None
+
+    @property
+    def body(self) -> Any:
+        return self.decoded.value if self.decoded is not None else None
+
+    def flag(self, name: str) -> bool:
+        """A boolean query parameter; only the literal `true` counts, as in l7mp."""
+        return self.query.get(name) == "true"
+
+    def wrapped(self, kind: str) -> Any:
+        """The object of a body `{kind: object}`; None when there is none."""
+        return self.body.get(kind) if isinstance(self.body, Mapping) else None
+
+
+Read = Callable[["Api", Call], Any]
+Edit = Callable[[Draft, Call], object]
+Replace = Callable[["Api", Call, Config], tuple[Config, Iterable[str]]]
+Act = Callable[["Api", Call], Any]
+
+
+class Operation(NamedTuple):
+    """One line of the table; exactly one of read, edit, replace and act is given.
+
+    query: parameters that l7mp knows. body: the kind of object that the body wraps, for l7mp's schema. strict: our own standard.
+    """
+
+    read: Read | None = None
+    edit: Edit | None = None
+    replace: Replace | None = None
+    act: Act | None = None
+    query: tuple[str, ...] = ()
+    body: str | None = None
+    strict: bool = False
+    takes_body: bool = False
+
+
+class Api:
+    """The API of one proxy: it needs `config`, `async apply(config)`, `sessions()`, `find_session(name)`, `strict`.
+
+    bridges: what serves `/bridges` (carrier/bridge.py): `put(config, name, body) -> Config`, `delete(config, name) -> Config`,
+    `dump(config, name=None)`; without it they are unknown operations.
+    """
+
+    def __init__(self, proxy: Any, protocols: Protocols = registry, bridges: Any = None) -> None:
+        self.proxy = proxy
+        self.protocols = protocols
+        self.bridges = bridges
+        self.matchers: Matchers = getattr(proxy, "matchers", None) or Matchers()
+        self.lock: asyncio.Lock = getattr(proxy, "lock", None) or asyncio.Lock()
+        self.schemas = openapi.bodies(protocols)
+        self._known: tuple[Config, frozenset[Finding]] = (Config(), frozenset())
+
+    @property
+    def config(self) -> Config:
+        config: Config = self.proxy.config
+        return config
+
+    async def call(self, method: str, path: str, query: str = "", headers: Mapping[str, str] | None = None, body: bytes = b"") -> Answer:
+        """Serve one call. path: as it came, percent-encoded, without the query. Never raises."""
+        try:
+            return await self._call(method, path, query, {k.lower(): v for k, v in (headers or {}).items()}, body)
+        except Error as error:
+            return failure(error.status, error.detail)
+        except Exception as exc:
+            log.exception("%s %s failed", method, path[:200])
+            return failure(500, f"internal error: {type(exc).__name__}")
+
+    async def _call(self, method: str, path: str, query: str, headers: dict[str, str], body: bytes) -> Answer:
+        operation, names = self._resolve(method, path)
+        if operation is None:
+            return failure(404, "Unknown API operation")
+        call = Call(names, dict(parse_qsl(query, keep_blank_values=True)), headers)
+        if operation.takes_body:
+            syntax = SYNTAXES.get(headers.get("content-type", "").partition(";")[0].strip().lower())
+            if syntax is None:
+                return failure(415, f"Content-Type must be one of {', '.join(SYNTAXES)}")
+            try:
+                call.decoded = _decode(body, syntax)
+            except ConfigError as error:
+                return failure(error.status, f"Invalid {syntax.upper()} format in request: {error.detail}")
+        if self.proxy.strict and not operation.strict:
+            faults = self._faults(operation, call)
+            if faults:
+                return failure(422, faults, UNPROCESSABLE)
+        try:
+            return await self._serve(operation, call)
+        except ConfigError as error:
+            return failure(error.status, _listed(error, call) if operation.strict else error.detail)
+
+    def _resolve(self, method: str, path: str) -> tuple[Operation | None, list[str]]:
+        """The operation, and the variable parts of the path: every second one after the prefix."""
+        parts = [part for part in path.split("/") if part]
+        if tuple(parts[:2]) != PREFIX:
+            return None, []
+        parts = parts[2:]
+        names = [unquote(part) for part in parts[1::2]]
+        template = "/".join("*" if i % 2 else part for i, part in enumerate(parts))
+        operation = OPERATIONS.get((method, template))
+        if operation is not None and template.startswith("bridges") and self.bridges is None:
+            operation = None
+        return operation, names
+
+    def _faults(self, operation: Operation, call: Call) -> list[openapi.Fault]:
+        """What l7mp's strict mode finds in a call."""
+        ours = ("dryRun",) if operation.edit is not None else ()
+        at = call.names[1] if operation is OPERATIONS["GET", "rulelists/*/rules/*"] or operation.body == "inserted rule" else None
+        schema = self.schemas[operation.body] if operation.body else None
+        return openapi.validate_call(call.query, openapi.query_schema(*operation.query, *ours), at, schema, call.body)
+
+    async def _serve(self, operation: Operation, call: Call) -> Answer:
+        if operation.read is not None:
+            shown = operation.read(self, call)
+            text = dump.dumps(shown, call.query.get("format", "plain"))
+            return self._answer(text)
+        if operation.act is not None:
+            return self._answer(dump.dumps(operation.act(self, call)))
+        async with self.lock:
+            return await self._write(operation, call)
+
+    def _answer(self, text: str, warnings: Iterable[str] = ()) -> Answer:
+        headers = {"content-type": "application/json", "etag": f'"{self.config.revision}"'}
+        if header := _warning(warnings):
+            headers["carrier-warning"] = header
+        return Answer(200, headers, text.encode())
+
+    # -- writes ------------------------------------------------------------------------------------------------------------------
+
+    async def _write(self, operation: Operation, call: Call) -> Answer:
+        """Make the next configuration and put it in force. The lock is held from reading the old one on."""
+        old = self.config
+        self._check_revision(call, old)
+        new, said = self._edited(operation, call, old) if operation.edit else operation.replace(self, call, old)  # type: ignore[misc]
+        warnings = [*said, *self._news(old, new, operation)]
+        if call.flag("dryRun"):
+            return self._answer(OK, warnings)
+        if new is not old:
+            warnings += await self.proxy.apply(new)
+            if call.flag("recursive"):
+                asyncio.get_running_loop().call_soon(self._end_sessions, old, self.config)
+        return self._answer(OK, warnings)
+
+    def _check_revision(self, call: Call, config: Config) -> None:
+        wanted = call.headers.get("if-match")
+        if wanted is not None and not {"*", f'"{config.revision}"'} & {tag.strip() for tag in wanted.split(",")}:
+            raise Error("precondition-failed", f'the configuration is at revision "{config.revision}", not at {wanted[:80]}')
+
+    def _edited(self, operation: Operation, call: Call, old: Config) -> tuple[Config, Iterable[str]]:
+        """Run an edit. By the strict standard everything odd about the object refuses it; else it becomes a warning."""
+        problems: list[Problem] = []
+        if call.decoded is not None and operation.body is not None:
+            kind = "rule" if operation.body == "inserted rule" else operation.body
+            raw = call.wrapped(kind)
+            problems = list(call.decoded.problems)
+            if not isinstance(raw, str) or operation.strict:
+                problems += inspect(kind, raw, f"$.{kind}", self.protocols)
+            if operation.strict and isinstance(call.body, Mapping):
+                problems += [Problem(f"unknown field {name!r}", f"$.{name}", allowed=kind) for name in call.body if name != kind]
+        if problems and operation.strict:
+            raise ConfigError(*problems)
+        draft = Draft(old, self.protocols)
+        operation.edit(draft, call)  # type: ignore[misc]
+        return draft.done(), map(str, problems)
+
+    def _news(self, old: Config, new: Config, operation: Operation) -> list[str]:
+        """What is odd about the new configuration and was not about the old one; a new loop refuses a strict call."""
+        before = self._findings(old)
+        after = findings(new, self.matchers, self.protocols)
+        self._known = (new, frozenset(after))
+        fresh = [finding for finding in after if finding not in before]
+        loops = [Problem(f.text) for f in fresh if f.code == "loop"]
+        if loops and operation.strict:
+            raise ConfigError(*loops)
+        return [str(f) for f in fresh if operation.edit is not None and f.code != "invalid"]
+
+    def _findings(self, config: Config) -> frozenset[Finding]:
+        known = self._known
+        if known[0] is not config and msgspec.structs.replace(known[0], revision=config.revision) != config:
+            known = (config, frozenset(findings(config, self.matchers, self.protocols)))
+        return known[1]
+
+    def _end_sessions(self, old: Config, new: Config) -> None:
+        """A recursive delete ends the sessions of the listeners, clusters and endpoints that went; after the answer is written."""
+        listeners = set(old.listeners) - set(new.listeners)
+        clusters = set(old.clusters) - set(new.clusters)
+        endpoints = _endpoint_names(old) - _endpoint_names(new)
+        for session in list(self.proxy.sessions()):
+            shown = session.dump()
+            to = shown["destination"]
+            through = {to.get("origin"), *(stage["origin"] for stage in (*shown["ingress"], *shown["egress"]))}
+            endpoint = to.get("endpoint")
+            ends = shown["source"]["origin"] in listeners or through & clusters
+            if ends or (isinstance(endpoint, Mapping) and endpoint.get("name") in endpoints):
+                session.kill()
+
+
+OK = dump.dumps({"status": 200, "message": "OK"})
+
+
+def failure(status: int, content: object, message: str | None = None) -> Answer:
+    """An error, as l7mp writes it: real status, JSON indented by four."""
+    reason = message or HTTPStatus(status).phrase
+    text = json.dumps({"status": status, "message": reason, "content": content}, ensure_ascii=False, indent=4)
+    return Answer(status, {"content-type": "application/json"}, text.encode("utf-8", "backslashreplace"))
+
+
+def _decode(body: bytes, syntax: Syntax) -> Decoded:
+    if not body.strip() and syntax == "json":
+        raise ConfigError(Problem("the body is empty"))
+    return decode(body, syntax, MAX_BODY)
+
+
+def _listed(error: ConfigError, call: Call) -> list[Any]:
+    """Every problem, as JSON, with its place in the body."""
+    problems = map(call.decoded.placed, error.problems) if call.decoded is not None else error.problems
+    return [msgspec.to_builtins(problem) for problem in problems]
+
+
+def _warning(warnings: Iterable[str]) -> str:
+    """A header value: printable ASCII, bounded, warnings separated by semicolons."""
+    said = ["".join(c if 31 < ord(c) < 127 else "?" for c in w.replace("→", "->")) for w in dict.fromkeys(warnings)]
+    kept: list[str] = []
+    size = 0
+    for text in said:
+        size += len(text) + 2
+        if size > MAX_WARNING:
+            break
+        kept.append(text)
+    if len(kept) < len(said):
+        kept.append(f"and {len(said) - len(kept)} more")
+    return "; ".join(kept)
+
+
+def _endpoint_names(config: Config) -> set[str]:
+    return {endpoint.name for cluster in config.clusters.values() for endpoint in cluster.endpoints}
+
+
+# -- reads -------------------------------------------------------------------------------------------------------------------------------
+
+
+def _view(api: Api, call: Call) -> dump.View:
+    return dump.View(api.config, call.flag("recursive"), api.protocols)
+
+
+def _all(kind: str) -> Read:
+    return lambda api, call: _view(api, call).all(kind)
+
+
+def _one(kind: str) -> Read:
+    def read(api: Api, call: Call) -> Any:
+        if call.names[0] not in getattr(api.config, kind + "s"):
+            raise refused("Not Found")
+        return _view(api, call).show(kind, call.names[0])
+
+    return read
+
+
+def _config(api: Api, call: Call) -> Any:
+    """l7mp's dump; with `document=true` one that POST /config takes."""
+    if call.flag("document"):
+        return to_document(api.config)
+    return dump.whole(api.config, _sessions(api, call), api.protocols)
+
+
+def _admin(api: Api, call: Call) -> Any:
+    return dump.admin(api.config.admin)
+
+
+def _endpoints(api: Api, call: Call) -> Any:
+    cluster = api.config.clusters.get(call.names[0])
+    if cluster is None:
+        raise refused(f"No such cluster: {call.names[0]}")
+    return [dump.endpoint(e) for e in cluster.endpoints]
+
+
+def _endpoint(api: Api, call: Call) -> Any:
+    found = api.config.find_endpoint(call.names[0])
+    if found is None:
+        raise refused("Not Found")
+    return dump.endpoint(found[1])
+
+
+def _rule_at(api: Api, call: Call) -> Any:
+    name, which = call.names
+    rulelist = api.config.rulelists.get(name)
+    if rulelist is None:
+        raise refused(f"No such rule list: {name}")
+    at = position(which)
+    if at is None:
+        raise refused("Not Found")
+    if not 0 <= at < len(rulelist.rules):
+        raise refused(f'No rule at position {at} in RuleList "{name}"')
+    if rulelist.rules[at] not in api.config.rules:
+        raise refused("Not Found")
+    return _view(api, call).show("rule", rulelist.rules[at])
+
+
+def _sessions(api: Api, call: Call) -> list[Any]:
+    return [session.dump() for session in api.proxy.sessions()]
+
+
+def _session_named(api: Api, call: Call) -> Any:
+    session = api.proxy.find_session(call.names[0])
+    if session is None:
+        raise refused("No such session")
+    return session
+
+
+def _session(api: Api, call: Call) -> Any:
+    return _session_named(api, call).dump()
+
+
+def _bridges(api: Api, call: Call) -> Any:
+    return api.bridges.dump(api.config, *call.names)
+
+
+def _no_admin(api: Api, call: Call) -> Any:
+    raise Error("not-implemented", "settings cannot be changed while the proxy runs")
+
+
+def _validate(api: Api, call: Call) -> Any:
+    """POST /validate: what POST /config would say and change; nothing is."""
+    assert call.decoded is not None
+    try:
+        new, warnings = _whole(api, call, api.config)
+    except ConfigError as error:
+        return {"valid": False, "problems": _listed(error, call), "warnings": [], "changes": {}}
+    return {"valid": True, "problems": [], "warnings": list(warnings), "changes": _changes(api.config, new)}
+
+
+def _changes(old: Config, new: Config) -> dict[str, Any]:
+    """Section -> names that would be added, changed and removed; sections without any are left out."""
+    changes = {}
+    for section in SECTIONS:
+        before, after = getattr(old, section), getattr(new, section)
+        change = {
+            "added": [name for name in after if name not in before],
+            "changed": [name for name in after if name in before and after[name] != before[name]],
+            "removed": [name for name in before if name not in after],
+        }
+        if any(change.values()):
+            changes[section] = {what: names for what, names in change.items() if names}
+    return changes
+
+
+# -- writes ------------------------------------------------------------------------------------------------------------------------------
+
+
+def _add(kind: str) -> Edit:
+    return lambda draft, call: getattr(draft, f"add_{kind}")(call.wrapped(kind))
+
+
+def _put(kind: str) -> Edit:
+    return lambda draft, call: draft.replace(kind, call.names[0], call.wrapped(kind))
+
+
+def _delete(kind: str) -> Edit:
+    return lambda draft, call: draft.delete(kind, call.names[0], call.flag("recursive"))
+
+
+def _add_endpoint(draft: Draft, call: Call) -> object:
+    return draft.add_endpoint(call.names[0], call.wrapped("endpoint"))
+
+
+def _insert_rule(draft: Draft, call: Call) -> object:
+    return draft.insert_rule(call.names[0], call.names[1], call.wrapped("rule"))
+
+
+def _delete_rule_from(draft: Draft, call: Call) -> None:
+    draft.delete_rule_from(call.names[0], call.names[1], call.flag("recursive"))
+
+
+def _end_session(api: Api, call: Call) -> Any:
+    _session_named(api, call).kill()
+    return {"status": 200, "message": "OK"}
+
+
+def _whole(api: Api, call: Call, old: Config) -> tuple[Config, Iterable[str]]:
+    """POST /config: the body is the whole configuration. Bridges belong to the old one and go with it."""
+    assert call.decoded is not None
+    document = native(call.body)
+    if isinstance(document, Mapping) and not any(section in document for section in SECTIONS):
+        allowed = ", ".join(SECTIONS)
+        raise ConfigError(Problem("the configuration has no section; to remove everything, say listeners: []", "$", allowed=allowed))
+    try:
+        new, warnings = from_document(document, base=old, allow_dangling=call.flag("allowDangling"), protocols=api.protocols)
+    except ConfigError as error:
+        raise ConfigError(*call.decoded.problems, *error.problems) from None
+    if call.decoded.problems:
+        raise ConfigError(*call.decoded.problems)
+    dropped = [f"bridge {name!r} is gone: it was no part of the configuration" for name in old.bridges if new is not old]
+    return new, [*map(str, warnings), *dropped]
+
+
+def _put_bridge(api: Api, call: Call, old: Config) -> tuple[Config, Iterable[str]]:
+    assert call.decoded is not None
+    if call.decoded.problems:
+        raise ConfigError(*call.decoded.problems)
+    return api.bridges.put(old, call.names[0], call.body), ()
+
+
+def _delete_bridge(api: Api, call: Call, old: Config) -> tuple[Config, Iterable[str]]:
+    return api.bridges.delete(old, call.names[0]), ()
+
+
+# -- the table ---------------------------------------------------------------------------------------------------------------------------
+
+_SHOWN = ("recursive", "format")
+
+
+def _operations() -> dict[tuple[str, str], Operation]:
+    table = {
+        ("GET", "config"): Operation(read=_config, query=("format", "document")),
+        ("POST", "config"): Operation(replace=_whole, strict=True, takes_body=True),
+        ("POST", "validate"): Operation(act=_validate, strict=True, takes_body=True),
+        ("GET", "admin"): Operation(read=_admin, query=("format",)),
+        ("POST", "admin"): Operation(act=_no_admin, body="admin", takes_body=True),
+        ("GET", "clusters/*/endpoints"): Operation(read=_endpoints, query=("format",)),
+        ("POST", "clusters/*/endpoints"): Operation(edit=_add_endpoint, body="endpoint", takes_body=True),
+        ("GET", "endpoints/*"): Operation(read=_endpoint, query=("format",)),
+        ("PUT", "endpoints/*"): Operation(edit=_put("endpoint"), body="endpoint", strict=True, takes_body=True),
+        ("DELETE", "endpoints/*"): Operation(edit=_delete("endpoint"), query=("recursive",)),
+        ("GET", "rulelists/*/rules/*"): Operation(read=_rule_at, query=_SHOWN),
+        ("POST", "rulelists/*/rules/*"): Operation(edit=_insert_rule, body="inserted rule", takes_body=True),
+        ("DELETE", "rulelists/*/rules/*"): Operation(edit=_delete_rule_from, query=("recursive",)),
+        ("GET", "sessions"): Operation(read=_sessions, query=("format",)),
+        ("GET", "sessions/*"): Operation(read=_session, query=("format",)),
+        ("DELETE", "sessions/*"): Operation(act=_end_session),
+        ("GET", "bridges"): Operation(read=_bridges, query=("format",), strict=True),
+        ("GET", "bridges/*"): Operation(read=_bridges, query=("format",), strict=True),
+        ("PUT", "bridges/*"): Operation(replace=_put_bridge, strict=True, takes_body=True),
+        ("DELETE", "bridges/*"): Operation(replace=_delete_bridge, strict=True),
+    }
+    for section, kind in SECTIONS.items():
+        table |= {
+            ("GET", section): Operation(read=_all(kind), query=_SHOWN),
+            ("POST", section): Operation(edit=_add(kind), body=kind, takes_body=True),
+            ("GET", f"{section}/*"): Operation(read=_one(kind), query=_SHOWN),
+            ("PUT", f"{section}/*"): Operation(edit=_put(kind), body=kind, strict=True, takes_body=True),
+            ("DELETE", f"{section}/*"): Operation(edit=_delete(kind), query=("recursive",)),
+        }
+    return table
+
+
+OPERATIONS = _operations()
+"""(method, path after /api/v1 with `*` for names) -> operation."""
