@@ -51,7 +51,7 @@ class Relay(asyncio.Protocol):
 
 
 class Front(Relay):
-    """The downstream end: opens its upstream. Early bytes wait (uvloop starts to read after `connection_made`, whatever was paused there)."""
+    """The downstream end: opens its upstream. Early bytes wait (uvloop reads after `connection_made`, paused or not)."""
 
     def __init__(self, backend: int):
         super().__init__()

@@ -1,13 +1,16 @@
 """Is a peer doing the job before it is timed? Each of these raises `WrongRoute` with what was asked, wanted and seen."""
 
+import contextlib
 import http.client
 import socket
+import time
 
 from benchmarks import frames
 from benchmarks.peers import Job
 
-TRIES = 5
 SECONDS = 2.0
+UDP_SECONDS = 5.0
+UDP_TRY_SECONDS = 0.1
 
 
 class WrongRoute(RuntimeError):
@@ -75,16 +78,44 @@ def check_tcp(port: int) -> None:
 
 
 def check_udp(port: int) -> None:
-    """One datagram that comes back. UDP does not say when its listener is up: a few tries."""
+    """One datagram that comes back. UDP does not say when its listener is up, so it is tried again until then."""
+    limit = time.monotonic() + UDP_SECONDS
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(SECONDS / TRIES)
+        sock.settimeout(UDP_TRY_SECONDS)
         sock.connect(("127.0.0.1", port))
-        for _ in range(TRIES):
+        while time.monotonic() < limit:
             try:
                 sock.send(b"hello")
                 seen = sock.recv(64)
-            except OSError:  # refused or silent: not up yet
+            except TimeoutError:
+                continue
+            except ConnectionRefusedError:
+                time.sleep(UDP_TRY_SECONDS)
                 continue
             if seen == b"hello":
                 return
     raise WrongRoute("UDP echo: sent hello, no echo")
+
+
+def wait_for_sink(port: int, sink: int) -> None:
+    """A datagram to `port` arrives at the sink: one way is all there is to check."""
+    limit = time.monotonic() + UDP_SECONDS
+    ask(sink)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect(("127.0.0.1", port))
+        while time.monotonic() < limit:
+            with contextlib.suppress(ConnectionRefusedError):
+                sock.send(b"hello")
+            time.sleep(UDP_TRY_SECONDS)
+            if ask(sink):
+                return
+    raise WrongRoute("UDP one way: sent hello, it did not arrive")
+
+
+def ask(sink: int) -> int:
+    """How many datagrams the sink has counted since it was last asked. Raises TimeoutError when it says nothing."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect(("127.0.0.1", sink))
+        sock.settimeout(SECONDS)
+        sock.send(b"stats?")
+        return int(sock.recv(64))

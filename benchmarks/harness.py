@@ -22,7 +22,7 @@ from benchmarks.http import HTTP, RULES
 from benchmarks.measure import LOAD_CORE, PROXY_CORE, core_busy, tree_cpu, tree_rss
 from benchmarks.peers import Job, Peer, usual_job, version
 from benchmarks.peers.registry import DIRECT, OURS, PEERS
-from benchmarks.processes import Child, Children, StartError, free_ports, wait_for_port
+from benchmarks.processes import Child, Children, StartError, free_ports, start_backend, wait_for_port
 from benchmarks.report import Result, Sample
 from benchmarks.scenario import Scenario, Target
 from benchmarks.tcp import TCP
@@ -54,16 +54,6 @@ class Standing:
         return Sample(load.operations, load.seconds, used if pid else None, load.p50, load.p99, load.errors, rss, others)
 
 
-def start_backend(children: Children) -> dict[str, int]:
-    """The backend's ports by name (see backend.py)."""
-    child = children.start("backend", [sys.executable, "-m", "benchmarks.backend", "A", "B", "D"], LOAD_CORE, pipe=True)
-    assert child.process.stdout
-    line = child.process.stdout.readline()
-    if not line:
-        raise StartError(f"the backend did not start: {child.said()}")
-    return {name: int(port) for name, port in json.loads(line).items()}
-
-
 def start_peer(children: Children, peer: Peer, scenario: Scenario, ports: dict[str, int]) -> Standing:
     """Start and check one peer. Raises `StartError` or `WrongRoute`."""
     kind = socket.SOCK_DGRAM if scenario.protocol == "udp" else socket.SOCK_STREAM
@@ -75,7 +65,9 @@ def start_peer(children: Children, peer: Peer, scenario: Scenario, ports: dict[s
     child = children.start(peer.name, command.arguments, PROXY_CORE, command.env)
     if kind == socket.SOCK_STREAM:
         wait_for_port(job.port, child)
-    if scenario.backend != "sink":
+    if scenario.backend == "sink":
+        check.wait_for_sink(job.port, ports["sink"])
+    else:
         check.check(job, peer.routes)
     return Standing(peer.name, Target(job.port, ports["sink"]), child)
 
@@ -91,7 +83,7 @@ def run_scenario(scenario: Scenario, peers: Sequence[Peer], rounds: int, seconds
     """Start all peers that can, time them in turns, end them."""
     result = Result(scenario.name, scenario.unit, "")
     with Children() as children:
-        ports = start_backend(children)
+        ports = start_backend(children, ("A", "B", "D"))
         standing = list(_start_all(children, scenario, peers, ports, result))
         for each in standing:
             each.measure(scenario, WARM_UP_SECONDS)

@@ -32,10 +32,10 @@ TRACED = BROWSER + b"traceparent: 00-4bf92f3577b34da6" + TRACE + b"-00f067aa0ba9
 POST = 16 * 1024
 
 
-def request(method: bytes, path: bytes, headers: bytes, body: bytes = b"") -> bytes:
+def request(method: bytes, path: bytes, headers: bytes, body: bytes = b"", host: bytes = b"app.example") -> bytes:
     """One request as it goes over the wire."""
     length = b"Content-Length: %d\r\n" % len(body) if body else b""
-    return b"%b %b HTTP/1.1\r\nHost: app.example\r\n%b%b\r\n%b" % (method, path, headers, length, body)
+    return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b\r\n%b" % (method, path, host, headers, length, body)
 
 
 REPEATING = [request(b"GET", path, b"Accept: */*\r\n" + user) for path, user in WHO]
@@ -59,8 +59,8 @@ def load_of(requests: Sequence[bytes], connections: int) -> Callable[[Target, fl
 HTTP = (
     Scenario("http repeating heads", "http", "request", load_of(REPEATING, 64)),
     Scenario("http unique heads", "http", "request", load_of(UNIQUE, 64)),
-    Scenario("http 64 KiB answers", "http", "request", load_of(LARGE_ANSWERS, 64)),
-    Scenario("http 16 KiB posts", "http", "request", load_of(POSTS, 64)),
+    Scenario("http 64 KiB answers", "large", "request", load_of(LARGE_ANSWERS, 64)),
+    Scenario("http 16 KiB posts", "large", "request", load_of(POSTS, 64)),
     Scenario("http 512 connections", "http", "request", load_of(REPEATING, 512), short=False),
 )
 RULES = (

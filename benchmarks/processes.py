@@ -5,17 +5,21 @@ kernel to be killed when its parent dies, for the case that the harness itself i
 """
 
 import ctypes
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO
+
+from benchmarks.measure import LOAD_CORE
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 STOP_SECONDS = 2.0  # what a child has to end after SIGTERM
@@ -115,6 +119,16 @@ def _settle(core: int) -> Callable[[], None]:
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
     return settle
+
+
+def start_backend(children: Children, names: Sequence[str]) -> dict[str, int]:
+    """The servers of backend.py, HTTP ones with these names; their ports by name."""
+    child = children.start("backend", [sys.executable, "-m", "benchmarks.backend", *names], LOAD_CORE, pipe=True)
+    assert child.process.stdout
+    line = child.process.stdout.readline()
+    if not line:
+        raise StartError(f"the backend did not start: {child.said()}")
+    return {name: int(port) for name, port in json.loads(line).items()}
 
 
 def free_ports(count: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> list[int]:

@@ -10,7 +10,7 @@ from collections import deque
 from time import perf_counter
 
 from benchmarks.load.flow import Run, User, answerer
-from benchmarks.mmsg import Batch
+from benchmarks.mmsg import Batch, Outbox
 
 BUFFER_BYTES = 1024 * 1024
 
@@ -25,6 +25,7 @@ class UdpFlow:
         self.slot_of = {message: slot for slot, message in enumerate(self.messages)}
         self.sent_at = [0.0] * run.in_flight  # 0.0: the slot is free
         self.due_at: deque[float] = deque()
+        self.outbox = Outbox(self.messages)
         self.batch = Batch(run.in_flight, 65535 if len(user.request) > 1900 else 2048)
         self.socket = socket.socket(socket.AF_INET6 if ":" in user.host else socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.setblocking(False)
@@ -42,7 +43,7 @@ class UdpFlow:
         for slot in slots:
             self.sent_at[slot] = at
         try:
-            self.batch.send(self.socket, [self.messages[slot] for slot in slots])
+            self.outbox.send(self.socket, slots)
         except OSError as error:
             self.run.tally.errors[f"send: {error.strerror}"] += 1
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-# What a peer may be asked to carry: websocket is HTTP with an Upgrade, bulk is TCP with large streams, rules is HTTP with many rules.
-PROTOCOLS = ("http", "rules", "websocket", "tcp", "bulk", "udp")
+# What a peer may be asked to carry: websocket is HTTP with an Upgrade, large is HTTP with large bodies, bulk TCP with large streams,
+# rules is HTTP with many rules.
+PROTOCOLS = ("http", "large", "rules", "websocket", "tcp", "bulk", "udp")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Job:
     @property
     def parses_http(self) -> bool:
         """Whether requests are routed one by one; otherwise whole connections or datagram flows are relayed."""
-        return self.protocol in ("http", "rules", "websocket")
+        return self.protocol in ("http", "large", "rules", "websocket")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ class Ceiling:
 
     name = "ceiling"
     routes = False
-    protocols = ("http", "websocket", "tcp", "bulk", "udp")
+    protocols = ("http", "large", "websocket", "tcp", "bulk", "udp")
     version_command = (sys.executable, "--version")
 
     def missing(self, protocol: str) -> str | None:

@@ -16,7 +16,7 @@ import yaml
 from benchmarks.peers import PROTOCOLS, Command, Job
 from benchmarks.processes import free_ports
 
-SPELLING = {"rules": "HTTP", "http": "HTTP", "tcp": "TCP", "bulk": "TCP", "udp": "UDP", "websocket": "WebSocket"}
+SPELLING = {"rules": "HTTP", "large": "HTTP", "http": "HTTP", "tcp": "TCP", "bulk": "TCP", "udp": "UDP", "websocket": "WebSocket"}
 START = "import sys; from carrier.cli import main; sys.exit(main())"  # the command of this tree, installed or not
 
 

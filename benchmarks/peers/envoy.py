@@ -15,7 +15,7 @@ class Envoy:
 
     name = "envoy"
     routes = True
-    protocols = ("http", "websocket", "tcp", "bulk", "udp")
+    protocols = ("http", "large", "websocket", "tcp", "bulk", "udp")
 
     @property
     def version_command(self) -> Sequence[str]:

@@ -11,7 +11,7 @@ class Haproxy:
 
     name = "haproxy"
     routes = True
-    protocols = ("http", "websocket", "tcp", "bulk")
+    protocols = ("http", "large", "websocket", "tcp", "bulk")
     version_command = ("haproxy", "-v")
 
     def missing(self, protocol: str) -> str | None:

@@ -30,7 +30,7 @@ class Node:
 
     name = "node"
     routes = True
-    protocols = ("http", "websocket")
+    protocols = ("http", "large", "websocket")
     version_command = ("node", "--version")
 
     def missing(self, protocol: str) -> str | None:
