@@ -53,7 +53,7 @@ class Limits:
     fields: int = 100
     line: int = 8 * 1024
     body: int = 0
-    pipelined: int = 1024 * 1024
+    pipelined: int = 512 * 1024
     extensions: int = 16 * 1024
     interim: int = 32
     strict_target: bool = True
@@ -354,7 +354,7 @@ def parse_request(raw: bytes, limits: Limits | None = None, profile: Forwarding 
         plan.expect,
         plan.upgrade,
         plan.named,
-        _key(pairs, profile),
+        _key(pairs, minor, profile),
         tuple(fields),
     )
 
@@ -363,9 +363,9 @@ def _kept(fields: Iterable[tuple[bytes, bytes]], plan: _Plan) -> bytes:
     return join_fields((name, value) for name, value in fields if name.lower() not in plan.cut)
 
 
-def _key(pairs: Pairs, profile: Forwarding) -> object:
+def _key(pairs: Pairs, minor: int, profile: Forwarding) -> object:
     names = profile.interesting
-    return None if names is None else tuple(pair for pair in pairs if pair[0] in names)
+    return None if names is None else (minor, *(pair for pair in pairs if pair[0] in names))
 
 
 def parse_answer(raw: bytes, method: bytes = b"GET", limits: Limits | None = None, profile: Forwarding | None = None) -> Head:
@@ -695,7 +695,7 @@ class Chunked:
     What is cut by the end of a read (a size line, the trailers) is kept, bounded, and joined with the next one; payload never is.
     """
 
-    __slots__ = ("_extensions", "_inside", "_left", "_rest", "_trailing", "limits", "side", "size")
+    __slots__ = ("_extensions", "_inside", "_left", "_rest", "_scanned", "_trailing", "limits", "side", "size")
 
     def __init__(self, limits: Limits | None = None, side: Side = "downstream") -> None:
         self.limits, self.side = limits or Limits(), side
@@ -704,6 +704,7 @@ class Chunked:
         self._inside = False  # a chunk came: CRLF stands before the next size
         self._trailing = False  # the last chunk came
         self._rest = b""
+        self._scanned = 0  # bytes of unfinished trailers in which they do not end
         self._extensions = 0
 
     def feed(self, data: bytes, i: int = 0) -> tuple[bytes, int, Fields]:
@@ -780,13 +781,13 @@ class Chunked:
         """The trailer section (RFC 9112 7.1.2). Fields that would change what has been decided are refused."""
         if data.startswith(b"\r\n", i):
             return i + 2, ()
-        end = data.find(b"\r\n\r\n", i)
+        end = data.find(b"\r\n\r\n", i + self._scanned)
         if end < 0:
             if len(data) - i > self.limits.head:
                 raise _large(self.side, f"trailers of more than {self.limits.head} bytes")
-            if match := _ILL.search(data, i):
+            if match := _ILL.search(data, i + self._scanned):
                 raise _refuse(self.side, f"byte {match[0]!r} in the trailers")
-            self._rest = data[i:]
+            self._rest, self._scanned = data[i:], max(0, len(data) - i - 3)
             return -1, ()
         lines = _lines(b"0\r\n" + data[i : end + 4], self.limits, self.side)  # the last chunk is their start line
         fields = _split(lines[1:], self.side)
@@ -814,13 +815,14 @@ class _Reader:
     Errors leave the reader over: what comes later is dropped.
     """
 
-    __slots__ = ("_buffer", "_busy", "_chunked", "_left", "_scanned", "_state", "limits", "misses", "target")
+    __slots__ = ("_at", "_buffer", "_busy", "_chunked", "_left", "_scanned", "_state", "limits", "misses", "target")
     side: Side
 
     def __init__(self, limits: Limits, target: Target) -> None:
         self.limits, self.target = limits, target
         self.misses = 0
         self._buffer = b""
+        self._at = 0  # where what waits in the buffer begins: many held requests are not copied for each of them
         self._busy = False
         self._state = _HEAD
         self._scanned = 0  # bytes of the buffer in which no head ends
@@ -830,7 +832,14 @@ class _Reader:
     @property
     def pending(self) -> int:
         """Bytes that were fed and not yet read: of a head that is not whole, or held."""
-        return len(self._buffer)
+        return len(self._buffer) - self._at
+
+    def _join(self, data: bytes) -> bytes:
+        """What waits, and `data` behind it."""
+        if self._buffer:
+            data = self._buffer[self._at :] + data if self._at else self._buffer + data
+            self._buffer, self._at = b"", 0
+        return data
 
     def _find_head(self, data: bytes, i: int) -> int:
         """Where the head that starts at i ends, or -1: it is not whole yet, and kept. Raises Error once it cannot become good."""
@@ -843,7 +852,7 @@ class _Reader:
             raise _refuse(self.side, f"byte {match[0]!r} in the head")
         first = rest.find(b"\r\n", 0, self.limits.line + 2)
         _check_sizes(len(rest) if first < 0 else first, len(rest), self.limits, self.side)
-        self._buffer, self._scanned = rest, max(0, len(rest) - 3)
+        self._buffer, self._at, self._scanned = rest, 0, max(0, len(rest) - 3)
         return -1
 
     def _start_body(self, head: Head) -> None:
@@ -857,7 +866,7 @@ class _Reader:
             self._state = _CLOSE_BODY
 
     def _fail(self) -> None:
-        self._state, self._buffer = _OVER, b""
+        self._state, self._buffer, self._at = _OVER, b"", 0
 
 
 class RequestReader(_Reader):
@@ -890,9 +899,7 @@ class RequestReader(_Reader):
 
         Raises Error (side downstream) when the bytes are no request that we serve; the connection is then to be closed.
         """
-        if self._buffer:
-            data, self._buffer = self._buffer + data, b""
-        self._run(data)
+        self._run(self._join(data), 0)
 
     def pause(self) -> None:
         """Start no further request until resume()."""
@@ -902,8 +909,8 @@ class RequestReader(_Reader):
         """Go on with what waits. Raises as feed() does. May be called from within on_head, on_data and on_end: feed() goes on then."""
         self.held = False
         if not self._busy:
-            data, self._buffer = self._buffer, b""
-            self._run(data)
+            data, at, self._buffer, self._at = self._buffer, self._at, b"", 0
+            self._run(data, at)
             if self._ended:
                 self._check_end()
 
@@ -914,7 +921,7 @@ class RequestReader(_Reader):
 
     def stop(self) -> None:
         """Read nothing more: later bytes are dropped."""
-        self._state, self._buffer = _OVER, b""
+        self._fail()
 
     def finish(self) -> None:
         """The peer sends no more. Raises Error if that cuts a request; a tunnel gets on_end."""
@@ -926,14 +933,14 @@ class RequestReader(_Reader):
         if self._state == _TUNNEL:
             self._state = _OVER
             self.target.on_end(())
-        elif self._state in (_LENGTH_BODY, _CHUNKED_BODY) or (self._state == _HEAD and self._buffer.strip(b"\r\n")):
+        elif self._state in (_LENGTH_BODY, _CHUNKED_BODY) or (self._state == _HEAD and self._buffer[self._at :].strip(b"\r\n")):
             self._fail()
             raise Error("protocol-error", "the connection ended inside a request", "downstream")
 
-    def _run(self, data: bytes) -> None:
+    def _run(self, data: bytes, i: int) -> None:
         self._busy = True
         try:
-            i, n = 0, len(data)
+            n = len(data)
             while i < n:
                 if self._state == _HEAD:
                     i = self._hold(data, i) if self.held else self._request(data, i)
@@ -948,7 +955,7 @@ class RequestReader(_Reader):
     def _hold(self, data: bytes, i: int) -> int:
         if len(data) - i > self.limits.pipelined:
             raise _large("downstream", f"more than {self.limits.pipelined} bytes of pipelined requests")
-        self._buffer = data[i:]
+        self._buffer, self._at = data, i
         return len(data)
 
     def _request(self, data: bytes, i: int) -> int:
@@ -1050,8 +1057,7 @@ class AnswerReader(_Reader):
 
     def feed(self, data: bytes) -> None:
         """Read on. Raises Error("bad-answer", side upstream); the connection is then to be closed."""
-        if self._buffer:
-            data, self._buffer = self._buffer + data, b""
+        data = self._join(data)
         self._begun = True
         try:
             i, n = 0, len(data)
