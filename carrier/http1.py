@@ -911,7 +911,7 @@ class RequestReader(_Reader):
         if not self._busy:
             data, at, self._buffer, self._at = self._buffer, self._at, b"", 0
             self._run(data, at)
-            if self._ended:
+            if self._ended and not self.held:
                 self._check_end()
 
     def tunnel(self) -> None:
@@ -926,7 +926,7 @@ class RequestReader(_Reader):
     def finish(self) -> None:
         """The peer sends no more. Raises Error if that cuts a request; a tunnel gets on_end."""
         self._ended = True
-        if not self.held:
+        if not self.held or self._state != _HEAD:
             self._check_end()
 
     def _check_end(self) -> None:
