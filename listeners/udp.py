@@ -51,7 +51,7 @@ class UdpListener(Listener):
         if self.singleton and not both:
             raise Error(
                 "config",
-                "Singleton mode requested but either connect.address or connect.port is not defined (or neither): no remote",
+                "Singleton mode requested but either connect.address or connect.port is not defined (or neither): no remote to connect to",
             )
         self.max_sessions = int(self.options.get("max_sessions", 4096))
         self.idle_timeout = float(self.options.get("idle_timeout", 60))

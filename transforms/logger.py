@@ -25,6 +25,7 @@ class LoggerCluster(Cluster):
     protocol = "Logger"
     virtual = True
     default_policy = "None"
+    defaults = {"log_file": "-", "log_prefix": ""}
     fields = {"log_file": 'a path, or "-" for standard output', "log_prefix": "text"}
 
     def __init__(self, conf: config.Cluster, env: Env) -> None:
