@@ -1,0 +1,500 @@
+"""User bridges: one user's requests of a port go to her laptop, everybody else's stay where they were.
+
+A bridge is an ordinary rule of the port's rule list, with a route and a cluster of its own, placed before the fallback rule (the first one
+that takes everything). Its route's fallback is the shadow, the destination of that fallback rule, unless the bridge says "error".
+Everything it stands on is named `bridge/NAME`; the rule is owned by the bridge, so DELETE and expiry take all of it away.
+
+    PUT /api/v1/bridges/john   {"port": 8080, "user": "john", "match": {"matchHeader": {"name": "x-user", "value": "john"}},
+                                "endpoint": "10.0.0.9:8000", "expires": 3600}
+
+What would not work is refused with the reason (status 409, kind "conflict"): a rule whose requests another one takes all, or one that would
+take all of another's; a rule that takes everybody's is refused too (400). `Bridges` is pure: a `Config` in, a `Config` out.
+`Leases` takes bridges away when their time is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from carrier import registry
+from carrier.config import Bridge, Config, Draft, Listener, Protocols, RuleList, refused
+from carrier.document import did_you_mean, inspect, shown
+from carrier.errors import ConfigError, Error, Problem
+from carrier.match import Condition, Finding, Matcher, compile_match
+
+if TYPE_CHECKING:
+    from carrier.log import Log
+    from carrier.proxy import Proxy
+
+FIELDS = ("port", "listener", "user", "match", "rules", "endpoint", "expires", "fallback", "options")
+_READ_ONLY = ("name", "status")
+LONGEST = 366 * 86_400.0
+"""Seconds that a bridge may live at most, when it says how long."""
+TICK = 1.0
+"""Seconds between two looks at the leases."""
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """A body that was found good. alternatives: the match of each rule; expires: seconds since 1970, or None."""
+
+    user: str
+    alternatives: tuple[Any, ...]
+    condition: Condition
+    endpoint: Any
+    fallback: Literal["shadow", "error"] | None
+    options: dict[str, Any]
+    expires: float | None
+    spec: dict[str, Any]
+
+    @property
+    def match(self) -> Any:
+        """One match for all: a rule holds when any of its alternatives does."""
+        return self.alternatives[0] if len(self.alternatives) == 1 else {"any": list(self.alternatives)}
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a bridge's rule goes: a rule list, the position in it, and the cluster that serves everybody else there."""
+
+    listener: Listener
+    rulelist: RuleList
+    at: int
+    shadow: str | None
+
+
+class Bridges:
+    """Edits of a configuration's user bridges. clock: seconds since 1970."""
+
+    def __init__(self, protocols: Protocols = registry, clock: Callable[[], float] = time.time) -> None:
+        self.protocols = protocols
+        self.clock = clock
+
+    def put(self, config: Config, name: str, body: object) -> Config:
+        """Make or replace bridge `name`. Raises ConfigError (bad body), Error("not-found") (no such port), Error("conflict")."""
+        if not re.fullmatch(r"[^\s\x00-\x1f\x7f]{1,200}", name):
+            raise ConfigError(Problem(f"expected a name of 1 to 200 characters without spaces, got {shown(name)}", "$.name"))
+        listener = self._listener(config, body)
+        wanted = self._read(name, listener, body)
+        old = config.bridges.get(name)
+        if old is not None and old.user != wanted.user:
+            raise Error("conflict", f"bridge {name!r} belongs to user {old.user}: choose another name, or let {old.user} delete it first")
+        without = _without(config, name, self.protocols) if old is not None else config
+        place = self._place(without, listener, wanted, _kept_position(config, old, listener))
+        _check_conflicts(without, name, wanted, place)
+        return self._insert(without, name, wanted, place, config.revision)
+
+    def delete(self, config: Config, name: str) -> Config:
+        """Take a bridge away. Raises Error("not-found")."""
+        if name not in config.bridges:
+            raise _unknown(config, name)
+        return msgspec.structs.replace(_without(config, name, self.protocols), revision=config.revision + 1)
+
+    def expire(self, config: Config, now: float) -> Config:
+        """Take away the bridges whose time is over at `now` (seconds since 1970); the same configuration when there are none."""
+        due = [bridge.name for bridge in config.bridges.values() if bridge.expires is not None and bridge.expires <= now]
+        new = config
+        for name in due:
+            new = _without(new, name, self.protocols)
+        return msgspec.structs.replace(new, revision=config.revision + 1) if due else config
+
+    def dump(self, config: Config, name: str | None = None) -> Any:
+        """A bridge, or all of them in a list, as PUT takes them, with `status` beside. Raises Error("not-found")."""
+        if name is None:
+            return [_dump(config, bridge) for bridge in config.bridges.values()]
+        if name not in config.bridges:
+            raise _unknown(config, name)
+        return _dump(config, config.bridges[name])
+
+    # -- what was asked for ------------------------------------------------------------------------------------------------------
+
+    def _listener(self, config: Config, body: object) -> Listener:
+        """The listener that `port` or `listener` means."""
+        if not isinstance(body, Mapping):
+            raise ConfigError(Problem(f"expected a bridge, an object, got {shown(body)}", "$", seen=shown(body), allowed=", ".join(FIELDS)))
+        port, name = body.get("port"), body.get("listener")
+        if port is None and name is None:
+            raise ConfigError(Problem("a bridge needs 'port' (or 'listener')", "$", allowed=_ports(config)))
+        if port is not None and (not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= 65_535):
+            raise ConfigError(Problem(f"expected a port 1..65535, got {shown(port)}", "$.port", seen=shown(port), allowed=_ports(config)))
+        found = [
+            listener
+            for listener in config.listeners.values()
+            if (port is None or listener.spec.get("port") == port) and (name is None or listener.name == name)
+        ]
+        if not found:
+            what = f"port {port}" if name is None else f"listener {shown(name)}" + (f" on port {port}" if port is not None else "")
+            raise Error("not-found", f"there is no {what}; there is {_ports(config)}")
+        if len(found) > 1:
+            names = ", ".join(f"{x.name} ({x.spec.get('protocol')})" for x in found)
+            raise ConfigError(Problem(f"port {port} has several listeners: say which in 'listener'", "$.port", allowed=names))
+        return found[0]
+
+    def _read(self, name: str, listener: Listener, raw: object) -> Wanted:
+        """The body, checked. Raises ConfigError with everything that is wrong with it."""
+        assert isinstance(raw, Mapping)
+        body = {key: value for key, value in raw.items() if key not in _READ_ONLY and value is not None}
+        problems = [
+            Problem(
+                f"unknown field {shown(key)}", f"$.{key}", seen=shown(key), allowed=", ".join(FIELDS), hint=did_you_mean(str(key), FIELDS)
+            )
+            for key in body
+            if key not in FIELDS
+        ]
+        if raw.get("name", name) != name:
+            problems.append(Problem(f"the address says {name!r}", "$.name", seen=shown(raw["name"])))
+        user = body.get("user")
+        if not isinstance(user, str) or not user.strip() or not user.isprintable() or len(user) > 200:
+            problems.append(Problem("a bridge needs 'user': whose it is, as text", "$.user", seen=shown(user)))
+        fallback = body.get("fallback")
+        if fallback not in (None, "shadow", "error"):
+            problems.append(Problem("unknown fallback", "$.fallback", seen=shown(fallback), allowed="shadow, error"))
+        options = body.get("options", {})
+        if not isinstance(options, dict):
+            problems.append(Problem(f"expected an object, got {shown(options)}", "$.options", seen=shown(options)))
+        expires = _expiry(body.get("expires"), self.clock(), problems)
+        endpoint = self._endpoint(listener, body.get("endpoint"), problems)
+        alternatives = _alternatives(body, problems)
+        condition = self._condition(listener, alternatives, problems)
+        if problems or condition is None:
+            raise ConfigError(*problems)
+        spec = {key: value for key, value in body.items() if key != "expires"}
+        return Wanted(str(user), tuple(match for match, _ in alternatives), condition, endpoint, fallback, options, expires, spec)
+
+    def _endpoint(self, listener: Listener, raw: Any, problems: list[Problem]) -> Any:
+        """The cluster object that leads to the endpoint, in the listener's own protocol."""
+        protocol = listener.spec.get("protocol", "")
+        cls = self.protocols.cluster(protocol)
+        if cls is None or cls.virtual:
+            problems.append(Problem(f"listener {listener.name!r} speaks {protocol}, for which there is no cluster to bridge to", "$.port"))
+            return None
+        address: Any = raw
+        more: dict[str, Any] = {}
+        if isinstance(raw, str) and "port" in cls.fields:
+            host, _, port = raw.rpartition(":")
+            bare = host[1:-1] if host[:1] == "[" and host[-1:] == "]" else host
+            if not bare or not port.isascii() or not port.isdigit() or not 1 <= int(port[:6]) <= 65_535 or (":" in host and bare == host):
+                text = f"expected HOST:PORT, got {shown(raw)}"
+                problems.append(Problem(text, "$.endpoint", seen=shown(raw), allowed='"10.0.0.9:8000", "[2001:db8::9]:8000", "name:8000"'))
+                return None
+            address, more = bare, {"port": int(port)}
+        elif isinstance(raw, Mapping):
+            address, more = raw.get("address"), {key: value for key, value in raw.items() if key != "address"}
+        if not isinstance(address, str) or not address or not re.fullmatch(r"[^\s\x00-\x1f\x7f]{1,253}", address):
+            problems.append(Problem("a bridge needs 'endpoint': where the user's container listens", "$.endpoint", seen=shown(raw)))
+            return None
+        cluster = {"spec": {**more, "protocol": protocol}, "endpoints": [{"spec": {"address": address}}]}
+        problems += inspect("cluster", cluster, "$.endpoint", self.protocols)
+        return cluster
+
+    def _condition(self, listener: Listener, alternatives: Sequence[tuple[Any, str]], problems: list[Problem]) -> Condition | None:
+        """All alternatives compiled; a problem for each one that is invalid, that takes everything, or that this listener cannot meet."""
+        protocol = listener.spec.get("protocol", "")
+        cls = self.protocols.listener(protocol)
+        for match, path in alternatives:
+            try:
+                condition = compile_match(match, path=path)
+            except ConfigError as error:
+                problems += error.problems
+                continue
+            needs = condition.needs
+            if cls is not None and cls.kind != "message" and (needs.headers is None or needs.headers or needs.method or needs.url):
+                text = f"{condition.text}: listener {listener.name!r} speaks {protocol}, which has no headers, methods or paths"
+                problems.append(Problem(text, path, allowed="conditions on addresses, such as matchSource"))
+            elif _takes_all(condition):
+                text = f"{condition.text} takes every session of listener {listener.name!r}, also everybody else's"
+                problems.append(Problem(text, path, hint="name a header, a path or an address that only your requests have"))
+        return compile_match({"any": [match for match, _ in alternatives]}) if alternatives and not problems else None
+
+    # -- where it goes -----------------------------------------------------------------------------------------------------------
+
+    def _place(self, config: Config, listener: Listener, wanted: Wanted, kept: int | None) -> Place:
+        rulelist = config.rulelists.get(listener.rules)
+        if rulelist is None:
+            raise refused(f"listener {listener.name!r} has no rules: its rule list {listener.rules!r} is not defined")
+        shadow = _shadow(config, rulelist.name)
+        serving = self.protocols.cluster(config.clusters[shadow].spec.get("protocol", "")) if shadow in config.clusters else None
+        if serving is not None and serving.admin:
+            raise refused(f"listener {listener.name!r} leads into the REST API; it cannot be bridged")
+        if wanted.fallback == "shadow" and shadow is None:
+            text = f"listener {listener.name!r} has no rule that takes everything: there is no shadow to fall back to"
+            raise ConfigError(Problem(text, "$.fallback", seen="shadow", allowed="error"))
+        end = _first_wildcard(config, rulelist)
+        limit = len(rulelist.rules) if end is None else end
+        return Place(listener, rulelist, limit if kept is None else min(kept, limit), shadow if wanted.fallback != "error" else None)
+
+    def _insert(self, config: Config, name: str, wanted: Wanted, place: Place, revision: int) -> Config:
+        """The configuration with the bridge's rule, route, cluster and record."""
+        own = f"bridge/{name}"
+        endpoints = [{"name": own, **wanted.endpoint["endpoints"][0]}]
+        route: dict[str, Any] = {"name": own, "destination": {"name": own, "spec": wanted.endpoint["spec"], "endpoints": endpoints}}
+        if place.shadow is not None:
+            route["fallback"] = place.shadow
+        if wanted.options:
+            route["options"] = wanted.options
+        draft = Draft(config, self.protocols)
+        try:
+            draft.insert_rule(place.rulelist.name, place.at, {"name": own, "match": wanted.match, "action": {"route": route}})
+        except Error as error:  # somebody gave an object of his own that name
+            raise Error("conflict", f"bridge {name!r} cannot be made: {error.detail}") from None
+        draft.rules[own] = msgspec.structs.replace(draft.rules[own], owner=own, bridge=name)
+        draft.bridges[name] = Bridge(name, wanted.user, wanted.spec, place.listener.name, (own,), own, wanted.expires)
+        return msgspec.structs.replace(draft.done(), revision=revision + 1)
+
+
+# -- reading ------------------------------------------------------------------------------------------------------------------------------
+
+
+def _alternatives(body: Mapping[str, Any], problems: list[Problem]) -> list[tuple[Any, str]]:
+    """(match, path) of each alternative of `match` or `rules`."""
+    rules = body.get("rules")
+    if ("match" in body) == (rules is not None):
+        problems.append(Problem("a bridge needs either 'match' or 'rules': which requests are its user's", "$"))
+        return []
+    if rules is None:
+        match = body["match"]
+        if isinstance(match, Mapping) and set(match) == {"any"} and isinstance(match["any"], list) and match["any"]:
+            return [(one, f"$.match.any[{i}]") for i, one in enumerate(match["any"])]
+        return [(match, "$.match")]
+    if not isinstance(rules, list) or not rules or not all(isinstance(rule, Mapping) and set(rule) == {"match"} for rule in rules):
+        problems.append(Problem("expected a list of {match: [...]}", "$.rules", seen=shown(rules), allowed="at least one rule"))
+        return []
+    return [(rule["match"], f"$.rules[{i}].match") for i, rule in enumerate(rules)]
+
+
+def _expiry(raw: Any, now: float, problems: list[Problem]) -> float | None:
+    """`expires`: seconds from now, or a moment in ISO 8601 (without a zone: UTC)."""
+    if raw is None:
+        return None
+    at = math.nan
+    if isinstance(raw, int | float) and not isinstance(raw, bool):
+        at = now + raw
+    elif isinstance(raw, str) and re.fullmatch(r"[0-9]{4}-[0-9T:.,Z+ -]{4,40}", raw):
+        try:
+            moment = datetime.fromisoformat(raw)
+            at = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError):
+            pass
+    if not now < at <= now + LONGEST:
+        what = "is over already" if at <= now else "is no moment within a year from now"
+        problems.append(Problem(f"{shown(raw)} {what}", "$.expires", seen=shown(raw), allowed='seconds, or "2027-01-31T18:00:00Z"'))
+        return None
+    return at
+
+
+# Sessions that have nothing in common but what every session has; whatever takes all of them takes everybody's.
+_STRANGERS: tuple[dict[str, Any], ...] = tuple(
+    {
+        "IP": {"src_addr": source, "dst_addr": "198.51.100.1"},
+        **{protocol: {"src_port": port, "dst_port": 8080} for protocol in ("TCP", "UDP")},
+        "HTTP": {
+            "version": version,
+            "method": method,
+            "url": {"url": path, "href": f"http://{host}{path}", "protocol": "http", "host": host, "port": 80, "path": path, "query": ""},
+            "headers": {"host": host, **headers},
+        },
+    }
+    for source, port, method, path, host, version, headers in (
+        ("192.0.2.7", 40001, "GET", "/q7/one", "one.invalid", "1.1", {"accept": "*/*"}),
+        ("203.0.113.90", 50011, "POST", "/Zu/two.html?x=1", "two.test", "1.0", {"content-length": "5"}),
+        ("2001:db8::5", 33333, "DELETE", "/", "[2001:db8::1]", "1.1", {"cookie": "a=b"}),
+        ("10.9.8.7", 60123, "OPTIONS", "/3", "four.example", "1.1", {"x-one": "1", "accept": "*/*"}),
+    )
+)
+
+
+def _takes_all(condition: Condition) -> bool:
+    return condition.always or all(condition.holds(stranger) for stranger in _STRANGERS)
+
+
+def _ports(config: Config) -> str:
+    """The ports that can be bridged, for a message."""
+    ports = [f"port {x.spec['port']} ({x.spec.get('protocol')}, listener {x.name})" for x in config.listeners.values() if "port" in x.spec]
+    return ", ".join(ports) or "no port at all"
+
+
+# -- placing ------------------------------------------------------------------------------------------------------------------------------
+
+
+def _kept_position(config: Config, old: Bridge | None, listener: Listener) -> int | None:
+    """Where the bridge's rule stands now: replaced, it stays there, so that the same PUT twice changes nothing."""
+    rulelist = config.rulelists.get(listener.rules)
+    if old is None or rulelist is None:
+        return None
+    return next((i for i, rule in enumerate(rulelist.rules) if rule in old.rules), None)
+
+
+def _first_wildcard(config: Config, rulelist: RuleList) -> int | None:
+    """The position of the first rule that takes everything; a name that leads nowhere does too."""
+    for i, name in enumerate(rulelist.rules):
+        rule = config.rules.get(name)
+        if rule is None:
+            return i
+        try:
+            if compile_match(rule.match, strict=False).always:
+                return i
+        except ConfigError:
+            continue  # it never matches
+    return None
+
+
+def _shadow(config: Config, rulelist: str) -> str | None:
+    """The cluster that serves whatever no other rule of the list takes, through jumps."""
+    seen: set[str] = set()
+    while rulelist in config.rulelists and rulelist not in seen:
+        seen.add(rulelist)
+        at = _first_wildcard(config, config.rulelists[rulelist])
+        rule = config.rules.get(config.rulelists[rulelist].rules[at]) if at is not None else None
+        if rule is None:
+            return None
+        if rule.action.apply is None:
+            route = config.routes.get(rule.action.route or "")
+            return route.destination if route is not None else None
+        rulelist = rule.action.apply
+    return None
+
+
+def _check_conflicts(config: Config, name: str, wanted: Wanted, place: Place) -> None:
+    """Raise Error("conflict") when the rule could never fire, or would keep another bridge's from ever firing."""
+    own = f"bridge/{name}"
+    rulelist = place.rulelist
+    others = [(rule, config.rules[rule].match if rule in config.rules else None) for rule in rulelist.rules]
+    for match in wanted.alternatives:
+        found = _finding(others, place.at, (own, match), rulelist, lambda f: f.index == place.at)
+        if found is not None:
+            raise Error("conflict", _why(config, name, wanted.user, match, found))
+    dead = {finding.rule for finding in Matcher(others, rulelist.order).findings}
+    found = _finding(others, place.at, (own, wanted.match), rulelist, lambda f: f.other == place.at and f.rule not in dead)
+    if found is not None:
+        text = f"bridge {name!r} of user {wanted.user} would take every request that {_who(config, found.rule)} gets"
+        raise Error("conflict", f"{text} ({wanted.condition.text}): make its match narrower")
+
+
+def _finding(
+    others: list[tuple[str, Any]], at: int, new: tuple[str, Any], rulelist: RuleList, which: Callable[[Finding], bool]
+) -> Finding | None:
+    return next(filter(which, Matcher([*others[:at], new, *others[at:]], rulelist.order).findings), None)
+
+
+def _why(config: Config, name: str, user: str, match: Any, found: Finding) -> str:
+    asked = compile_match(match).text
+    if found.other is None:
+        return f"bridge {name!r} of user {user} can never fire: {found.text}"
+    who = _who(config, found.other_rule)
+    if found.kind == "duplicate":
+        return f"bridge {name!r} of user {user} can never fire: {who} has the same rule already ({asked}); choose another condition"
+    rule = config.rules.get(found.other_rule)
+    theirs = compile_match(rule.match, strict=False).text if rule is not None else "anything"
+    return f"bridge {name!r} of user {user} ({asked}) can never fire: {who} ({theirs}) comes first and takes all its requests"
+
+
+def _who(config: Config, rule: str) -> str:
+    """The bridge that a rule belongs to, or the rule."""
+    found = config.rules.get(rule)
+    bridge = config.bridges.get(found.bridge) if found is not None and found.bridge is not None else None
+    return f"bridge {bridge.name!r} of user {bridge.user}" if bridge is not None else f"rule {rule!r}"
+
+
+# -- taking away and showing --------------------------------------------------------------------------------------------------------------
+
+
+def _without(config: Config, name: str, protocols: Protocols) -> Config:
+    """The configuration without the bridge and what it stands on; what somebody else's route uses by now stays, and is nobody's."""
+    bridge = config.bridges[name]
+    draft = Draft(config, protocols)
+    del draft.bridges[name]
+    for rulelist in config.rulelists.values():
+        for rule in bridge.rules:
+            if rule in rulelist.rules:
+                draft.delete_rule_from(rulelist.name, rule)
+    for rule in bridge.rules:
+        if rule in draft.rules:
+            draft.delete("rule", rule, recursive=True)
+    for kind in ("route", "cluster"):  # left behind when somebody deleted the rule without what it owned
+        if bridge.cluster in getattr(draft, f"{kind}s") and not _used(draft, kind, bridge.cluster):
+            draft.delete(kind, bridge.cluster, recursive=True)
+    return draft.done()
+
+
+def _used(draft: Draft, kind: str, name: str) -> bool:
+    if kind == "route":
+        return any(rule.action.route == name for rule in draft.rules.values())
+    return any(name in (r.destination, *r.ingress, *r.egress, r.fallback) for r in draft.routes.values())
+
+
+def _dump(config: Config, bridge: Bridge) -> dict[str, Any]:
+    listener = config.listeners.get(bridge.listener)
+    in_force = listener is not None and any(
+        rule in config.rulelists[listener.rules].rules and rule in config.rules
+        for rule in bridge.rules
+        if listener.rules in config.rulelists
+    )
+    route = config.routes.get(bridge.cluster)
+    status: dict[str, Any] = {"state": "in force" if in_force else "its listener or its rule is gone", "listener": bridge.listener}
+    status |= {"rule": bridge.rules[0] if bridge.rules else None, "cluster": bridge.cluster}
+    status["fallback"] = route.fallback if route is not None else None
+    shown = {"name": bridge.name, **bridge.spec}
+    if bridge.expires is not None:
+        shown["expires"] = _iso(bridge.expires)
+    return {**shown, "status": status}
+
+
+def _iso(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _unknown(config: Config, name: str) -> Error:
+    hint = did_you_mean(name, config.bridges)
+    return Error("not-found", f"there is no bridge {name!r}" + (f"; {hint}" if hint else ""))
+
+
+# -- leases -------------------------------------------------------------------------------------------------------------------------------
+
+
+class Leases:
+    """Takes bridges away when their time is over: one coarse timer, which costs nothing while no bridge expires."""
+
+    def __init__(self, proxy: Proxy, bridges: Bridges, log: Log) -> None:
+        self.proxy = proxy
+        self.bridges = bridges
+        self.log = log
+        self.timer: asyncio.TimerHandle | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to look, once a second, or sooner when a bridge is due sooner."""
+        loop = self.proxy.env.loop
+        now = self.bridges.clock()
+        soonest = min((b.expires for b in self.proxy.config.bridges.values() if b.expires is not None), default=math.inf)
+        if soonest <= now and self.task is None:
+            self.task = loop.create_task(self._expire())
+        self.timer = loop.call_later(min(TICK, max(0.02, soonest - now)), self.start)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        if self.task is not None:
+            self.task.cancel()
+
+    async def _expire(self) -> None:
+        try:
+            async with self.proxy.lock:
+                before = self.proxy.config
+                after = self.bridges.expire(before, self.bridges.clock())
+                if after is not before:
+                    await self.proxy.apply(after)
+        except Error as error:  # a bridge whose going breaks the configuration stays, and is tried again
+            self.log.error("a bridge that is over cannot be taken away", reason=error.detail)
+        else:
+            for name in before.bridges.keys() - after.bridges.keys():
+                self.log.notice("bridge is over", bridge=name, user=before.bridges[name].user)
+        finally:
+            self.task = None

@@ -1,0 +1,233 @@
+"""The `carrier` command: run, check, demo.
+
+    carrier run -c FILE [-l LEVEL] [-s] [--allow-dangling] [--insecure-admin] [--admin HOST:PORT|off] [--drain SECONDS]
+    carrier check FILE [--allow-dangling]
+    carrier demo [--once]
+
+Exit status: 0 fine; 1 it failed; 2 bad usage or configuration; 3 an address is in use. `carrier -c FILE` is `carrier run -c FILE`, and
+l7mp's options -o and -i are taken with a warning, so that its command lines go on working. Only argparse is imported here; what a
+command needs is imported when it runs, because `carrier --help` should not wait for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from carrier.errors import ConfigError
+    from carrier.log import Log
+    from carrier.source import Loaded
+
+OK, FAILED, USAGE, IN_USE = 0, 1, 2, 3
+LEVELS = ("silly", "verbose", "debug", "info", "notice", "warn", "error", "silent")
+DEFAULT_ADMIN = ("127.0.0.1", 1234)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with these arguments (sys.argv without it) and return its exit status. Usage errors raise SystemExit(2)."""
+    began = time.monotonic()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version"):
+        arguments.insert(0, "run")  # as l7mp-proxy.js is called
+    options = parser().parse_args(arguments)
+    try:
+        if options.command == "run":
+            return _run(options, began)
+        if options.command == "check":
+            return _check(options)
+        return _demo(options)
+    except KeyboardInterrupt:
+        return FAILED
+    except BrokenPipeError:  # the reader of our output is gone: nobody to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; also what a man page and completion are made from."""
+    top = argparse.ArgumentParser(
+        prog="carrier",
+        description="Carrier2, a Layer-7 multiprotocol proxy.",
+        epilog="Exit status: 0 fine, 1 failed, 2 bad usage or configuration, 3 an address is in use.",
+    )
+    top.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_run(commands.add_parser("run", help="run the proxy", description="Run the proxy until SIGTERM or SIGINT."))
+    check = commands.add_parser("check", help="check a configuration file", description="Tell everything that is wrong with a file.")
+    check.add_argument("file", metavar="FILE", help="YAML or JSON")
+    _add_dangling(check)
+    demo = commands.add_parser(
+        "demo", help="see it work", description="Two laptops, a shadow and Carrier2, in one process, on real sockets."
+    )
+    demo.add_argument("--once", action="store_true", help="play the story, check every claim, exit 0 or 1")
+    return top
+
+
+def _add_run(run: argparse.ArgumentParser) -> None:
+    run.add_argument("-c", "--config", metavar="FILE", required=True, help="configuration, YAML or JSON")
+    run.add_argument("-l", "--log-level", metavar="LEVEL", choices=LEVELS, help=f"one of {', '.join(LEVELS)}; else as the file says")
+    run.add_argument("-s", "--strict", action="store_true", help="check REST calls against the schema (l7mp's strict mode)")
+    _add_dangling(run)
+    run.add_argument("--admin", metavar="HOST:PORT", type=_address, default=DEFAULT_ADMIN, help="where the REST API listens, or 'off'")
+    run.add_argument("--insecure-admin", action="store_true", help="let the REST API be reached from other machines, without any check")
+    run.add_argument(
+        "--drain", metavar="SECONDS", type=_seconds, default=10.0, help="let what is in flight finish for so long (default 10)"
+    )
+    run.add_argument("-o", "--offload", metavar="MODE", help=argparse.SUPPRESS)
+    run.add_argument("-i", "--offload-ifs", metavar="IFS", help=argparse.SUPPRESS)
+
+
+def _add_dangling(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--allow-dangling", action="store_true", help="names that lead nowhere are warnings, not errors")
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f"carrier {version('carrier2')}")
+        parser.exit()
+
+
+def _address(text: str) -> tuple[str, int] | None:
+    """HOST:PORT, a port alone (on loopback), or "off"."""
+    if text == "off":
+        return None
+    host, colon, port = text.rpartition(":")
+    if not port.isascii() or not port.isdigit() or int(port) > 65535 or (colon and not host):
+        raise argparse.ArgumentTypeError(f"expected HOST:PORT or 'off', got {text!r}")
+    return host.strip("[]") or DEFAULT_ADMIN[0], int(port)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"expected seconds, 0..86400, got {text!r}")
+    return seconds
+
+
+# ---------------------------------------------------------------------------------------------------------------- carrier check
+
+
+def _check(options: argparse.Namespace) -> int:
+    """Every error and every warning of a file."""
+    from carrier.errors import ConfigError
+    from carrier.source import render
+
+    try:
+        loaded = _load(options.file, options.allow_dangling)
+    except ConfigError as error:
+        return _refuse(error, options.file)
+    if loaded.warnings:
+        print(render(loaded.warnings, loaded.text, options.file, "warning"))
+    config = loaded.config
+    counts = ", ".join(f"{len(getattr(config, kind))} {kind}" for kind in ("listeners", "clusters", "rules"))
+    print(f"{options.file}: fine ({counts}; {_number(len(loaded.warnings), 'warning')})")
+    return OK
+
+
+def _load(file: str, allow_dangling: bool) -> Loaded:
+    from carrier.source import load
+
+    return load("/dev/stdin" if file == "-" else file, allow_dangling=allow_dangling)
+
+
+def _refuse(error: ConfigError, file: str) -> int:
+    """Show what is wrong with a file, with the lines in question."""
+    from carrier.source import render
+
+    text = ""
+    if any(problem.line for problem in error.problems):
+        with contextlib.suppress(OSError), open(file, encoding="utf-8-sig", errors="replace") as source:
+            text = source.read()
+    print(render(error.problems, text, file), file=sys.stderr)
+    print(f"{file}: refused ({_number(len(error.problems), 'error')})", file=sys.stderr)
+    return USAGE
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+# ---------------------------------------------------------------------------------------------------------------- carrier run
+
+
+def _run(options: argparse.Namespace, began: float) -> int:
+    """Load, open the log, serve."""
+    import msgspec
+
+    from carrier.errors import ConfigError, Error
+    from carrier.log import open_log
+
+    if not options.insecure_admin and options.admin is not None and not _is_loopback(options.admin[0]):
+        print(f"carrier run: --admin {options.admin[0]} is open to other machines and the REST API has no lock; ", end="", file=sys.stderr)
+        print("give a loopback address, or say --insecure-admin", file=sys.stderr)
+        return USAGE
+    try:
+        loaded = _load(options.config, options.allow_dangling)
+        admin = loaded.config.admin
+        admin = msgspec.structs.replace(admin, log_level=options.log_level or admin.log_level, strict=options.strict or admin.strict)
+        config = msgspec.structs.replace(loaded.config, admin=admin)
+        log = open_log(admin.log_level, admin.log_file)
+    except ConfigError as error:
+        return _refuse(error, options.config)
+    _warn(log, options, loaded)
+
+    from carrier.serve import Settings, run
+
+    try:
+        return run(config, log, Settings(options.admin, options.insecure_admin, options.drain), began)
+    except ConfigError as error:
+        return _refuse(error, options.config)
+    except Error as error:
+        print(f"carrier run: {error.detail}", file=sys.stderr)
+        return IN_USE if _in_use(error) else FAILED
+
+
+def _warn(log: Log, options: argparse.Namespace, loaded: Loaded) -> None:
+    """Say what was taken and has no effect, or an odd one."""
+    admin = loaded.config.admin
+    for problem in loaded.warnings:
+        log.warn(problem.message, line=problem.line or None, hint=problem.hint or None)
+    if options.offload is not None or options.offload_ifs is not None or admin.offload not in (None, False, "disable"):
+        log.warn("kernel offload is not there yet: sessions are carried in user space", options="-o -i admin.offload")
+    if admin.access_log_path is not None:
+        log.warn("the access log is not there yet: admin.access_log_path has no effect", path=admin.access_log_path)
+    if options.insecure_admin:
+        log.warn("--insecure-admin: whoever reaches the REST API's address commands this proxy")
+
+
+def _is_loopback(host: str) -> bool:
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _in_use(error: Exception) -> bool:
+    """Is it an address that somebody has already? A bind error says in words which errno it was."""
+    import errno
+
+    return getattr(error, "kind", "") == "bind" and (os.strerror(errno.EADDRINUSE) in str(error) or "has it already" in str(error))
+
+
+# ---------------------------------------------------------------------------------------------------------------- carrier demo
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from carrier.demo import main as demo
+
+    return demo(once=options.once)

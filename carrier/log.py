@@ -1,0 +1,127 @@
+"""The log of the process: one line per event, in l7mp's levels, to stderr or a file.
+
+    2026-11-21T08:00:21.123Z info  listening listener=web protocol=HTTP address=127.0.0.1:8080
+
+A `Log` has one function per level (`log.info("listening", listener="web")`); a level that is off is a function that does nothing, and
+whoever would have to build something costly asks `log.shows("verbose")` first. Values that would break the line or forge a second
+one (spaces, quotes, control characters) are written as JSON text. Writing is one `write` to the file descriptor: nothing is
+buffered, a reader that is gone or full costs the line, not the process. `silent` writes nothing. The access log is another thing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Protocol
+
+from carrier.errors import ConfigError, Problem
+
+LEVELS = ("silly", "verbose", "debug", "info", "notice", "warn", "error", "silent")
+"""From the most talkative; each shows itself and what follows it."""
+
+_BARE = re.compile(r"[^\s\"=\\\x00-\x1f\x7f-\x9f]+").fullmatch
+
+
+class Line(Protocol):
+    """Writes one event: what happened, and what it happened to."""
+
+    def __call__(self, event: str, /, **values: object) -> None: ...
+
+
+class Log:
+    """Lines of `level` and above go to `write`. clock: seconds since 1970.
+
+    Raises ConfigError when the level is none of LEVELS.
+    """
+
+    silly: Line
+    verbose: Line
+    debug: Line
+    info: Line
+    notice: Line
+    warn: Line
+    error: Line
+
+    def __init__(
+        self, level: str = "info", write: Callable[[str], object] = lambda line: None, clock: Callable[[], float] = time.time
+    ) -> None:
+        if level not in LEVELS:
+            raise ConfigError(Problem(f"unknown log level {level!r}", "$.admin.log_level", seen=repr(level), allowed=", ".join(LEVELS)))
+        self.write = write
+        self.clock = clock
+        self.set_level(level)
+
+    def set_level(self, level: str) -> None:
+        """Show lines of `level` and above from now on."""
+        self.level = level
+        for name in LEVELS[:-1]:
+            setattr(self, name, self._writer(name) if self.shows(name) else _off)
+
+    def shows(self, level: str) -> bool:
+        """Is a line of this level written?"""
+        return LEVELS.index(level) >= LEVELS.index(self.level)
+
+    def _writer(self, level: str) -> Line:
+        def write(event: str, /, **values: object) -> None:
+            self.write(line(self.clock(), level, event, values))
+
+        return write
+
+
+def _off(event: str, /, **values: object) -> None: ...
+
+
+def line(at: float, level: str, event: str, values: dict[str, object]) -> str:
+    """One line of the log, its newline included. at: seconds since 1970."""
+    stamp = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    text = "".join(f" {name}={shown(value)}" for name, value in values.items() if value is not None)
+    return f"{stamp} {level:<7} {_plain(event)}{text}\n"
+
+
+def shown(value: object) -> str:
+    """A value as it stands in a line: bare when that is safe, else as JSON text."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+    return text if _BARE(text) else json.dumps(text)
+
+
+def _plain(event: str) -> str:
+    return event if event.isprintable() else json.dumps(event)
+
+
+def to_descriptor(descriptor: int) -> Callable[[str], None]:
+    """Write lines to an open file descriptor. A reader that is gone or full (EPIPE, EAGAIN, ENOSPC) costs the line."""
+
+    def write(text: str) -> None:
+        try:
+            os.write(descriptor, text.encode("utf-8", "backslashreplace"))
+        except OSError:
+            pass  # there is no other place to say so
+
+    return write
+
+
+def open_log(level: str, file: str | None = None) -> Log:
+    """The log of a process. file: None, "stderr", "stdout" or a path, which is appended to.
+
+    Raises ConfigError when the file cannot be written or the level is unknown.
+    """
+    if file in (None, "stderr", "-"):
+        return Log(level, to_descriptor(sys.stderr.fileno()))
+    if file == "stdout":
+        return Log(level, to_descriptor(sys.stdout.fileno()))
+    assert file is not None
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as exc:
+        text = f"cannot write the log file {file!r}: {exc.strerror or exc}"
+        raise ConfigError(
+            Problem(text, "$.admin.log_file", seen=repr(file), allowed="stdout, stderr or a file that can be written")
+        ) from None
+    return Log(level, to_descriptor(descriptor))
