@@ -142,7 +142,7 @@ class Api:
             try:
                 call.decoded = _decode(body, syntax)
             except ConfigError as error:
-                return failure(error.status, f"Invalid {syntax.upper()} format in request: {error.detail}")
+                return failure(error.status, f"Invalid {syntax.upper()} format in request: {_unreadable(error.problems[0])}")
         if self.proxy.strict and not operation.strict:
             faults = self._faults(operation, call)
             if faults:
@@ -272,6 +272,10 @@ def _decode(body: bytes, syntax: Syntax) -> Decoded:
     if not body.strip() and syntax == "json":
         raise ConfigError(Problem("the body is empty"))
     return decode(body, syntax, MAX_BODY)
+
+
+def _unreadable(problem: Problem) -> str:
+    return f"{problem.message} (line {problem.line}, column {problem.column})" if problem.line else problem.message
 
 
 def _listed(error: ConfigError, call: Call) -> list[Any]:
