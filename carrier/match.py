@@ -1268,12 +1268,19 @@ class _Seen:
         self.equal: dict[tuple[Source, object], list[_Entry]] = {}
         self.starts: dict[Source, dict[str, list[_Entry]]] = {}
         self.rest: list[_Entry] = []
+        # A regular expression follows only from itself, found by its key, or from known values, found by what both read.
+        self.regexes: dict[object, list[_Entry]] = {}
         self.readers: dict[tuple[tuple[str, ...], ...], dict[Source, Callable[[object], Sequence[object]]]] = {}
 
     def add(self, entry: _Entry) -> None:
         pivot = _pivot(entry.conjunction)
         if pivot is None:
-            self.rest.append(entry)
+            regex = next((part for part in entry.conjunction if isinstance(part, Leaf) and part.op == "matches"), None)
+            if regex is None:
+                self.rest.append(entry)
+            else:
+                self.regexes.setdefault(regex.key, []).append(entry)
+                self.regexes.setdefault(regex.source.reads, []).append(entry)
             return
         self.readers.setdefault(pivot.source.reads, {})[pivot.source] = pivot.read
         if pivot.op == "test":
@@ -1285,6 +1292,8 @@ class _Seen:
         """Every earlier alternative that might cover this one, and few others."""
         yield from self.rest
         for leaf in conjunction:
+            if isinstance(leaf, Leaf):
+                yield from self.regexes.get(leaf.source.reads if leaf.op in ("test", "in") else leaf.key, ())
             if isinstance(leaf, Leaf) and leaf.op in ("test", "starts"):
                 for source, value in self.views(leaf):
                     yield from self.equal.get((source, value), ()) if value.__class__ in _HASHED else ()
