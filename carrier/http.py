@@ -61,7 +61,7 @@ class Head:
     `upgrade`: the protocols asked for or switched to, lower case, if Connection names the upgrade. `named`: the request came with a
     request id. `key`: equal keys have equal values in every field that rules look at (Forwarding.interesting), whatever the target;
     None if that is not known. `simple`: a request without body, Upgrade and CONNECT, after which the connection stays: its reader need not
-    know of it.
+    know of it. `whole`: a final answer of known length, after which the connection stays.
     """
 
     __slots__ = (
@@ -82,6 +82,7 @@ class Head:
         "status",
         "target",
         "upgrade",
+        "whole",
         "wire",
     )
 
@@ -121,6 +122,7 @@ class Head:
         self.key = key
         self._fields = fields
         self.simple = body == NONE and keep_alive and upgrade is None and method != b"CONNECT"
+        self.whole = status >= 200 and keep_alive and body <= LENGTH
         self.decision: object | None = None
 
     @property
@@ -201,7 +203,7 @@ class Head:
         }
 
     def _like(self, **changed: Any) -> Head:
-        values = {name: getattr(self, name) for name in self.__slots__ if name not in ("_fields", "decision", "simple")}
+        values = {name: getattr(self, name) for name in self.__slots__ if name not in ("_fields", "decision", "simple", "whole")}
         return Head(**{**values, "fields": self._fields, **changed})
 
     def __repr__(self) -> str:

@@ -137,21 +137,26 @@ class Session(Stream):
 
     def _try_ready(self, cluster: Cluster, head: Any, last: bool) -> None:
         """Link a destination that is there at once, or start the task that makes one."""
-        endpoint = None if cluster.virtual else cluster.choose(self, self.tried)
+        endpoint = cluster.only
+        if endpoint is None and not cluster.virtual:
+            endpoint = cluster.choose(self, self.tried)
         destination = cluster.ready(self, endpoint)
         if destination is None:
             self._hold()
             self.cluster = cluster
             self.task = self.listener.env.loop.create_task(self._reach(cluster, endpoint))
             return
-        self._enter(cluster, endpoint)
-        self.destination = destination
+        self.cluster = cluster
+        cluster.sessions_total += 1
+        if endpoint is not None:
+            self.endpoint = endpoint
+            endpoint.active += 1
+            endpoint.total += 1
         source = self.source
-        source.to = self.back = destination
+        source.to = self.back = self.destination = destination
         destination.back = source
-        destination.to = self
+        destination.to = source.back = self
         self.to = source
-        source.back = self
         self.status = CONNECTED
         self.connected_at = self.started
         if head is not None:

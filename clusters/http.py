@@ -102,10 +102,12 @@ class HttpUpstream(Socket, asyncio.Protocol):
         "chunked",
         "cluster",
         "endpoint",
+        "heads",
         "out",
         "paused",
         "plain",
         "reader",
+        "request",
         "request_done",
         "since",
         "transport",
@@ -122,6 +124,8 @@ class HttpUpstream(Socket, asyncio.Protocol):
         self.cluster = cluster
         self.endpoint = endpoint
         self.reader = http1.AnswerReader(cluster.memo, cluster.limits, self)
+        self.heads = cluster.memo.heads
+        self.request: Head | None = None
         self.out: list[bytes] = []
         self.used = self.chunked = self.paused = self.tunnel = self.begun = self.plain = False
         self.request_done = True
@@ -143,7 +147,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
             return
         self.since = self.cluster.now
         self.waiting = self.begun = True
-        self.reader.expect(head.method, head.upgrade)
+        self.request = head
         self.request_done = last
         wire = head.wire[:-2] + session.fields
         if last:
@@ -208,6 +212,15 @@ class HttpUpstream(Socket, asyncio.Protocol):
             self.transport.abort()
             return
         self.bytes_in += len(data)
+        request = self.request
+        if request is not None:
+            if self.request_done and request.method != b"HEAD":  # most often one read is one whole answer with a known head
+                i = data.find(b"\r\n\r\n") + 4
+                head = self.heads.get(data[:i])
+                if head is not None and head.whole and len(data) == i + head.length:
+                    self._whole(head, data[i:])
+                    return
+            self._expect(request)
         try:
             self.reader.feed(data)
         except Error as error:
@@ -216,6 +229,38 @@ class HttpUpstream(Socket, asyncio.Protocol):
             return
         if self.session is session:
             self.to.flush()
+
+    def _expect(self, request: Head) -> None:
+        """The codec takes over: tell it what was asked."""
+        self.request = None
+        self.reader.expect(request.method, request.upgrade)
+
+    def _whole(self, head: Head, body: bytes) -> None:
+        """A whole answer: free the connection before the end is passed on, so that a next request may take it."""
+        self.request = None
+        self.waiting = False
+        if self.plain:
+            self.on_data(body)
+            self.on_end(())
+            return
+        if body:
+            self.to.head(head)
+            if self.session is None:  # the source went away meanwhile, and with it this connection
+                return
+        to = self.to
+        self.session = None
+        self.to = self.back = NOWHERE
+        self.begun = False
+        self.used = True
+        self.since = self.cluster.now
+        if not pool.put(self.endpoint, self, self.cluster.max_idle):
+            self.close()
+        elif self.paused:
+            self.resume()
+        if body:
+            to.data(body, None, True)
+        else:
+            to.head(head, True)
 
     def on_head(self, head: Head) -> None:
         if head.status < 200:
@@ -261,6 +306,8 @@ class HttpUpstream(Socket, asyncio.Protocol):
         if self.session is None:
             self.usable = False
             return False
+        if self.request is not None:
+            self._expect(self.request)
         try:
             self.reader.finish()
         except Error as error:
@@ -291,7 +338,8 @@ class HttpUpstream(Socket, asyncio.Protocol):
         self.close()
         if session is not None:
             to.reset(error)
-            back.stop(error)
+            if back.to is self:  # else the session has replaced this end: the hop behind has another one to write to
+                back.stop(error)
 
     # ------------------------------------------------------------------ ends
 

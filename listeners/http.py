@@ -251,6 +251,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         "closing",
         "discard",
         "fields",
+        "fields_and_id",
         "heads",
         "id",
         "listener",
@@ -260,6 +261,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         "out",
         "paused",
         "peer",
+        "quiet",
         "reader",
         "refusal",
         "request",
@@ -279,7 +281,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         self.request: Head | None = None
         self.out: list[bytes] = []
         self.sent = self.chunked = self.closing = self.paused = self.tunnel = self.trusted = False
-        self.body_done = True
+        self.body_done = self.quiet = True
         self.discard = 0
         self.body_bytes = 0
         self.misses = 0
@@ -297,6 +299,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         self.trusted = bool(listener.networks) and trusts(listener.networks, self.peer[0])
         self.fields = b"x-forwarded-for: " + self.peer[0].encode() + b"\r\n" if self.peer[0] else b""
         self.id = make_id()[:24]
+        self.fields_and_id = self.fields + b"x-request-id: " + self.id
         self.reader = http1.RequestReader(listener.memo, listener.limits, self)
         self.learn()
         self.transport.set_write_buffer_limits(HIGH)
@@ -316,7 +319,7 @@ class HttpConnection(Socket, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.bytes_in += len(data)
         reader = self.reader
-        if self.misses < MISSES and reader.idle and self.session is None and not self.closing:
+        if self.quiet and self.misses < MISSES:
             head = self.heads.get(data)
             if head is not None and head.simple:
                 self.misses = 0
@@ -331,10 +334,12 @@ class HttpConnection(Socket, asyncio.Protocol):
         except Error as error:
             self._refuse(error)
             return
-        if reader.held and reader.pending:
-            self.pause()
         if self.session is not None:
+            if reader.held and reader.pending:
+                self.pause()
             self.to.flush()
+        else:
+            self.quiet = reader.idle and not self.closing
 
     def on_head(self, head: Head) -> None:
         """The codec has read a request's head."""
@@ -350,7 +355,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         self.since = listener.now
         self.messages_in += 1
         self.request = head
-        self.sent = False
+        self.sent = self.quiet = False
         session = Session(listener, self)
         listener.live.add(session)
         session.request = head
@@ -362,12 +367,12 @@ class HttpConnection(Socket, asyncio.Protocol):
             session.fields = self.fields + b"\r\n"
         else:
             self.number += 1
-            session.fields = b"%bx-request-id: %b%08x\r\n\r\n" % (self.fields, self.id, self.number)
+            session.fields = b"%b%x\r\n\r\n" % (self.fields_and_id, self.number)
         session.begin(decision, onward, last)
 
     def _make_id(self) -> bytes:
         self.number += 1
-        return b"%b%08x" % (self.id, self.number)
+        return b"%b%x" % (self.id, self.number)
 
     def on_data(self, data: bytes) -> None:
         """The codec has read a piece of the request's body, or of a tunnel."""
@@ -394,6 +399,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         elif not self.closing:
             self.discard = 0
             self.reader.held = False
+            self.quiet = not self.reader.pending
 
     def eof_received(self) -> bool:
         """The downstream has half-closed: what it asked for is still served (RFC 9112 section 9.6)."""
@@ -567,6 +573,7 @@ class HttpConnection(Socket, asyncio.Protocol):
                 reader.resume()
             except Error as error:
                 self._refuse(error)
+        self.quiet = self.session is None and not reader.pending and not self.closing
 
     def _early(self) -> None:
         """The answer is out before the request was read: drop the rest of the request, or close if that is too much of it."""
