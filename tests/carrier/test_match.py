@@ -760,6 +760,9 @@ def test_a_rule_that_an_earlier_one_covers_never_fires(earlier: object, later: o
         (header("john"), header("jane")),
         (header("john"), header("john", name="x-other")),
         ([header("john"), path("/a")], header("john")),
+        ({"op": "starts", "path": "/HTTP/headers/x-user", "value": "jo"}, header("john", "prefix")),
+        ({"op": "undefined", "path": "/HTTP/headers/x-user"}, {"op": "contains", "path": "/HTTP/headers/x-user", "value": "j"}),
+        ({"op": "undefined", "path": "/l"}, header("john")),
         (PREDICATE, header("john")),  # the predicate does not see the members of a list
         ({"op": "test", "path": "/l", "value": "john"}, {"op": "test", "path": "/l", "value": "john", "ignore_case": True}),
         ({"matchHost": {"host": ".org", "type": "suffix"}}, {"matchHost": {"host": "org"}}),
