@@ -18,15 +18,26 @@ POLICIES = ("Trivial", "None", "HashRing", "ConsistentHash", "round_robin", "ran
 
 KEYED = ("HashRing", "ConsistentHash", "sticky")
 POINTS = 100
+MAX_POINTS = 1 << 16
+"""Points of one ring: heavier ones are scaled down, because a weight is only a proportion."""
 
 
-class Candidate(Protocol):
+class Weighted(Protocol):
+    """What the ring is made of."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def weight(self) -> float: ...
+
+
+class Candidate(Weighted, Protocol):
     """What a policy sees of an endpoint."""
 
-    name: str
-    weight: float
-    active: int
-    up: bool
+    @property
+    def active(self) -> int: ...
+    @property
+    def up(self) -> bool: ...
 
 
 E = TypeVar("E", bound=Candidate)
@@ -42,12 +53,14 @@ class Balancer:
     State: `credit` of smooth weighted round robin (nginx's algorithm: no bursts to the heaviest), and the hash ring.
     """
 
-    def __init__(self, policy: str, endpoints: Sequence[Candidate]) -> None:
+    def __init__(self, policy: str, endpoints: Sequence[Weighted]) -> None:
         self.policy = "HashRing" if policy in KEYED else policy
         self.credit: dict[str, float] = {}
         self.points: list[tuple[int, str]] = []
         if self.policy == "HashRing":
-            self.points = sorted((_hash(f"{e.name}#{i}"), e.name) for e in endpoints for i in range(max(1, round(e.weight * POINTS))))
+            total = sum(e.weight for e in endpoints)
+            scale = min(POINTS, MAX_POINTS / total) if total > 0 else POINTS
+            self.points = sorted((_hash(f"{e.name}#{i}"), e.name) for e in endpoints for i in range(max(1, round(e.weight * scale))))
 
     def choose(self, endpoints: Sequence[E], key: str | None = None, tried: Collection[str] = ()) -> E | None:
         """One of the endpoints not in `tried` (names), or None when there is none to choose."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from carrier import config
 from carrier.balance import KEYED, Balancer
-from carrier.errors import Error, Problem
+from carrier.errors import ConfigError, Error, Problem
 from carrier.match import get_at
 from carrier.resolve import Resolver
 from carrier.stream import Socket, Stream
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from carrier.session import Session
 
 Kind = Literal["byte", "datagram", "message"]
+MAX_WEIGHT = 1e9
 
 
 class Env:
@@ -35,6 +36,24 @@ class Env:
         self.api: Any = None
         """The REST API, for the one cluster that leads into it."""
         self.insecure_admin = False
+        self.clusters: Mapping[str, Cluster] = {}
+        """The clusters in force, for a session that looks its route's names up again."""
+
+    def guard(self, what: str, call: Callable[..., object], *args: Any) -> None:
+        """Call somebody else's code where its failure may not stop ours: it is reported to the loop's exception handler."""
+        try:
+            call(*args)
+        except Exception as exc:
+            self.loop.call_exception_handler({"message": f"{what} failed: {exc}", "exception": exc})
+
+
+class Plan(NamedTuple):
+    """A cluster's next configuration, checked and ready, so that putting it in force cannot fail."""
+
+    conf: config.Cluster
+    endpoints: list[tuple[Endpoint, float]]
+    """With their weights: an endpoint that stays gets its new one when the plan is carried out."""
+    balancer: Balancer
 
 
 class Endpoint:
@@ -95,33 +114,49 @@ class Cluster:
         return found
 
     def update(self, conf: config.Cluster) -> None:
-        """Take new endpoints and a new policy; sessions and idle connections of endpoints that stay are kept."""
+        """Take new endpoints and a new policy; sessions and idle connections of endpoints that stay are kept. Raises ConfigError."""
+        self.adopt(self.plan(conf))
+
+    def plan(self, conf: config.Cluster) -> Plan:
+        """Everything of an update that can fail; changes nothing. Raises ConfigError."""
+        problems = []
+        if self.virtual and conf.endpoints:
+            problems.append(Problem(f"a cluster of protocol {self.protocol} has no endpoints", f"clusters[{conf.name}].endpoints"))
         known = {(e.name, e.address): e for e in self.endpoints}
-        self.conf = conf
-        self.spec = conf.spec
         port = conf.spec.get("port")
-        self.endpoints = []
-        for e in conf.endpoints:
+        endpoints = []
+        for i, e in enumerate(conf.endpoints):
+            if isinstance(e.weight, bool) or not isinstance(e.weight, (int, float)) or not 0 <= e.weight < MAX_WEIGHT:
+                path = f"clusters[{conf.name}].endpoints[{i}].weight"
+                problems.append(Problem(f"expected a number, got {e.weight!r}", path, seen=repr(e.weight), allowed="0 or more"))
             own = e.spec.get("port", port)
             new = Endpoint(e.name, str(e.spec.get("address", "")), own if isinstance(own, int) else 0, e.weight)
-            old = known.pop((new.name, new.address), None)
-            if old is not None:
-                old.weight = new.weight
-                new = old
-            self.endpoints.append(new)
-        for gone in known.values():
+            endpoints.append((known.pop((new.name, new.address), new), e.weight))
+        if problems:
+            raise ConfigError(*problems)
+        return Plan(conf, endpoints, Balancer(conf.loadbalancer.policy, conf.endpoints))
+
+    def adopt(self, plan: Plan) -> None:
+        """Put a plan in force."""
+        self.conf = conf = plan.conf
+        self.spec = conf.spec
+        old = self.endpoints
+        self.endpoints = []
+        for endpoint, weight in plan.endpoints:
+            endpoint.weight = weight
+            self.endpoints.append(endpoint)
+        for gone in set(old).difference(self.endpoints):
             self.discard(gone)
         self.policy = conf.loadbalancer.policy
         self.key = conf.loadbalancer.key
-        self.balancer = Balancer(self.policy, self.endpoints)
-        only = self.endpoints[0] if len(self.endpoints) == 1 and self.policy != "None" else None
-        self.only = only
+        self.balancer = plan.balancer
+        self.only = self.endpoints[0] if len(self.endpoints) == 1 and self.policy != "None" else None
 
     def discard(self, endpoint: Endpoint) -> None:
         """An endpoint is gone: close its idle connections."""
-        for idle in endpoint.idle:
-            idle.close()
-        endpoint.idle = []
+        idle, endpoint.idle = endpoint.idle, []
+        for connection in idle:
+            self.env.guard(f"closing an idle connection of {endpoint.name}", connection.close)
 
     def close(self) -> None:
         """The cluster is gone from the configuration; sessions through it live on."""

@@ -7,6 +7,8 @@ keeps the decision it began with.
 
 from __future__ import annotations
 
+import errno
+import ipaddress
 import socket
 import time
 from collections import deque
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
     from carrier.table import Table
 
 BACKLOG = 4096
+NO_IPV6 = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EADDRNOTAVAIL)
+"""What binding to "::" says on a machine without IPv6: not built in, or switched off."""
+WANTED = ("killed", "drain")
+"""Errors that somebody here wanted: a session that ends so has not failed."""
 TRACKED = 10_000
 """Ended sessions that one listener remembers at most (`options.track`)."""
 
@@ -50,11 +56,13 @@ class Listener:
         self.failed = 0
         self.live: set[Session] = set()
         track = conf.options.get("track", 0)
-        self.track = float(track) if isinstance(track, (int, float)) else 0.0
+        self.track = float(track) if isinstance(track, (int, float)) and not isinstance(track, bool) else 0.0
         self.tracked: deque[Session] = deque(maxlen=TRACKED)
         self.bound: list[socket.socket] = []
         self.loopback = False
         """Bind loopback only, whatever the spec says: this listener leads into the API."""
+        self.listed = True
+        """Its sessions are shown; those of the API's own listener are not."""
 
     # ------------------------------------------------------------------ configuration
 
@@ -77,6 +85,11 @@ class Listener:
         """What this listener occupies, or None."""
         return None
 
+    def local(self) -> bool:
+        """Can only this machine reach it?"""
+        address = self.spec.get("address")
+        return self.loopback or (isinstance(address, str) and is_loopback(address))
+
     # ------------------------------------------------------------------ life
 
     async def bind(self) -> None:
@@ -92,7 +105,7 @@ class Listener:
 
     def take_over(self, old: Listener) -> bool:
         """Use the bound sockets of the listener that this one replaces; False when they do not fit."""
-        if old.key() is None or old.key() != self.key() or old.loopback != self.loopback:
+        if old.key() is None or old.key() != self.key():
             return False
         self.bound = [sock.dup() for sock in old.bound]
         return True
@@ -125,17 +138,25 @@ class Listener:
     def ended(self, session: Session) -> None:
         """Called by `Session.close`, once."""
         self.live.discard(session)
-        if session.error is not None:
+        if session.error is not None and session.error.kind not in WANTED:
             self.failed += 1
-        if self.track:
+        if self.track > 0:
             self.tracked.append(session)
         for observer in self.env.on_close:
-            observer(session)
+            self.env.guard(f"an observer of the end of {session.name}", observer, session)
 
 
 def plain(host: str) -> str:
     """An address as people write it: a mapped IPv4 address without its prefix."""
     return host[7:] if host.startswith("::ffff:") and "." in host else host
+
+
+def is_loopback(address: str) -> bool:
+    """Is it a literal address of this machine's loopback interface?"""
+    try:
+        return ipaddress.ip_address(plain(address.strip("[]"))).is_loopback
+    except ValueError:
+        return False
 
 
 def bind_stream(name: str, host: str | None, port: int) -> list[socket.socket]:
@@ -146,15 +167,11 @@ def bind_stream(name: str, host: str | None, port: int) -> list[socket.socket]:
     try:
         return [_bind(address[0], address[1], dual=host is None)]
     except OSError as exc:
-        if host is None and (not socket.has_ipv6 or _no_ipv6(exc)):
+        if host is None and (not socket.has_ipv6 or exc.errno in NO_IPV6):
             return bind_stream(name, "0.0.0.0", port)
         raise bind_error(name, host or "::", port, exc) from None
-
-
-def _no_ipv6(exc: OSError) -> bool:
-    import errno
-
-    return exc.errno in (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
+    except (TypeError, OverflowError):
+        raise Error("bind", f'"{name}": expected a port 0..65535, got {port!r}') from None
 
 
 def bind_error(name: str, host: str, port: int, exc: OSError) -> Error:
@@ -170,7 +187,7 @@ def _bind(family: int, address: Any, dual: bool) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dual else 1)
         sock.bind(address)
         sock.listen(BACKLOG)
-    except OSError:
+    except BaseException:
         sock.close()
         raise
     return sock

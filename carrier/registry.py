@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from carrier.errors import Error
 
 if TYPE_CHECKING:
     from carrier.cluster import Cluster
@@ -31,15 +33,24 @@ def cluster_names() -> list[str]:
     return sorted({**_group("transforms"), **_group("clusters")})
 
 
-@cache
-def listener(protocol: str) -> type[Listener] | None:
-    """The class that listens for `protocol`, or None."""
-    point = _group("listeners").get(protocol)
-    return point.load() if point else None
+def listener(protocol: object) -> type[Listener] | None:
+    """The class that listens for `protocol`, or None. Raises Error("config") when it cannot be imported."""
+    return _load("listeners", protocol) if isinstance(protocol, str) else None
+
+
+def cluster(protocol: object) -> type[Cluster] | None:
+    """The class that connects to, or plays, `protocol`, or None. Raises Error("config") when it cannot be imported."""
+    return (_load("clusters", protocol) or _load("transforms", protocol)) if isinstance(protocol, str) else None
+
+
+def _load(group: str, protocol: str) -> Any:
+    point = _group(group).get(protocol)
+    return _loaded(point) if point is not None else None
 
 
 @cache
-def cluster(protocol: str) -> type[Cluster] | None:
-    """The class that connects to, or plays, `protocol`, or None."""
-    point = _group("clusters").get(protocol) or _group("transforms").get(protocol)
-    return point.load() if point else None
+def _loaded(point: EntryPoint) -> Any:
+    try:
+        return point.load()
+    except Exception as exc:  # somebody else's code: what it lacks is their text to write and ours to pass on
+        raise Error("config", f"protocol {point.name} cannot be loaded from {point.value}: {type(exc).__name__}: {exc}") from exc

@@ -29,8 +29,11 @@ def literal(host: str, port: int) -> Address | None:
         return None
     if ip.version == 4:
         return socket.AF_INET, (host, port)
-    scope = socket.if_nametoindex(ip.scope_id) if isinstance(ip, ipaddress.IPv6Address) and ip.scope_id else 0
-    return socket.AF_INET6, (host, port, 0, scope)
+    try:
+        scope = socket.if_nametoindex(ip.scope_id) if isinstance(ip, ipaddress.IPv6Address) and ip.scope_id else 0
+    except OSError:  # no such interface: as good as a name that nobody knows
+        return None
+    return socket.AF_INET6, (host.partition("%")[0], port, 0, scope)
 
 
 class Resolver:
@@ -47,6 +50,8 @@ class Resolver:
         found = literal(host, port)
         if found is not None:
             return [found]
+        if not host:
+            raise Error("dns", "the endpoint has no address", "upstream", "yes")
         now = asyncio.get_running_loop().time()
         known = self.known.get(host)
         if known is not None and now < known[0]:
@@ -59,19 +64,24 @@ class Resolver:
         pending = self.asking.get(host)
         if pending is None:
             pending = self.asking[host] = asyncio.ensure_future(self._look_up(host, kind))
-            pending.add_done_callback(lambda _: self.asking.pop(host, None))
+            pending.add_done_callback(lambda done: self._asked(host, done))
         return await asyncio.shield(pending)
+
+    def _asked(self, host: str, done: asyncio.Future[list[tuple[socket.AddressFamily, str]]]) -> None:
+        del self.asking[host]
+        if not done.cancelled():
+            done.exception()  # all who asked may be gone; then nobody else looks at it
 
     async def _look_up(self, host: str, kind: socket.SocketKind) -> list[tuple[socket.AddressFamily, str]]:
         loop = asyncio.get_running_loop()
         try:
             infos = await loop.getaddrinfo(host, None, type=kind)
-        except (OSError, UnicodeError) as exc:
+        except (OSError, ValueError) as exc:  # ValueError: no name at all (an empty label, a NUL)
             known = self.known.get(host)
             if known is not None and loop.time() < known[1]:
                 return known[2]
             raise Error("dns", f"{host}: {getattr(exc, 'strerror', None) or exc}", "upstream", "yes") from None
-        hosts = list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in infos))
+        hosts: list[tuple[socket.AddressFamily, str]] = list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in infos))
         if len(self.known) >= CAP:
             self.known.clear()
         now = loop.time()

@@ -10,6 +10,7 @@ state that it has not read again. `reset` is idempotent; `data` and `end` after 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 HIGH = 64 * 1024
 """Bytes that one direction may hold before the hop behind it is paused (DESIGN section 7)."""
+MANY = 1024
+"""Messages that one direction may hold: empty ones have no bytes to count."""
 
 
 class Stream:
@@ -116,55 +119,81 @@ class Socket(Stream):
 
 
 class Backlog(Stream):
-    """Holds what comes before the destination is there, up to `limit` bytes, and plays it when it is.
+    """Holds what comes before the destination is there, up to `limit` bytes and MANY messages, and plays it when it is.
 
     A byte stream is paused at the limit; of a datagram stream, which cannot wait, what comes later is dropped and counted.
     """
 
-    __slots__ = ("calls", "datagram", "dropped", "full", "limit", "size")
+    __slots__ = ("calls", "datagram", "dropped", "full", "held", "limit", "size")
 
     def __init__(self, limit: int = HIGH, datagram: bool = False) -> None:
         super().__init__()
-        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+        self.calls: deque[tuple[str, tuple[Any, ...]]] = deque()
         self.limit = limit
         self.size = 0
         self.datagram = datagram
         self.full = False
         self.dropped = 0
+        self.held = False
+        """The hop in front said `pause` while it was played to."""
 
     def head(self, head: Any, last: bool = False) -> None:
         self.calls.append(("head", (head, last)))
 
     def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
-        if self.size >= self.limit and self.datagram:
+        if self.datagram and (self.size >= self.limit or len(self.calls) >= MANY):
             self.dropped += 1
             return
         self.size += len(data)
         self.calls.append(("data", (data, kind, last)))
-        if self.size >= self.limit and not self.full and not self.datagram:
+        if not self.datagram and (self.size >= self.limit or len(self.calls) >= MANY):
             self.full = True
-            self.back.pause()
+            self.back.pause()  # each time: somebody may have resumed it meanwhile
 
     def end(self, trailer: Any = None) -> None:
         self.calls.append(("end", (trailer,)))
 
     def reset(self, error: Error) -> None:
-        self.calls = [("reset", (error,))]
+        self.calls.clear()
+        self.calls.append(("reset", (error,)))
 
     def flush(self) -> None: ...
+
+    def pause(self) -> None:
+        self.held = True
+        self.back.pause()
+
+    def resume(self) -> None:
+        self.held = False
+        self.back.resume()
+
     def stop(self, error: Error | None = None) -> None:
         self.calls.clear()
         self.back.stop(error)
 
     def replay(self, to: Stream) -> None:
-        """Play everything into `to`, which has taken this hop's place in the ring, and let the hop behind go on."""
-        calls, self.calls = self.calls, []
-        for name, args in calls:
+        """Play everything into `to`, step out of the ring, and let the hop behind go on unless `to` is full.
+
+        What comes meanwhile is played in its turn. A destination that fails while it is played to may have been replaced by another
+        backlog when the call returns: that one gets the rest.
+        """
+        back = self.back
+        back.to, self.to, to.back = self, to, self
+        self.held = False
+        calls = self.calls
+        while calls and back.to is self:
+            name, args = calls.popleft()
             getattr(to, name)(*args)
-        to.flush()
-        if self.full:
-            self.full = False
-            self.back.resume()
+        self.size, self.full = 0, False
+        if back.to is self:
+            back.to, to.back = to, back
+            to.flush()
+            if not self.held:
+                back.resume()
+        else:
+            while calls:
+                name, args = calls.popleft()
+                getattr(back.to, name)(*args)
 
 
 def link(hops: Iterable[Stream]) -> None:

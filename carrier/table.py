@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import functools
 import operator
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from carrier import config
 from carrier.errors import Error
@@ -28,6 +29,11 @@ JUMPS = 64
 """More jumps than that is a rule list that applies itself; one such is found when configured, this bound is for the rest."""
 
 
+MAX_RETRIES = 1_000_000
+MAX_TIMEOUT = 86_400_000
+"""Milliseconds: a day."""
+
+
 class Retry:
     """A route's retry policy (contract, section 4). timeout: seconds, between attempts and for each to connect."""
 
@@ -35,17 +41,22 @@ class Retry:
 
     def __init__(self, retry: Mapping[str, Any], default_timeout: float) -> None:
         on = retry.get("retry_on", NO_RETRY)
-        number = retry.get("num_retries", 1)
-        self.num_retries = number if isinstance(number, int) and number >= 0 else 1
+        self.num_retries = int(_number(retry.get("num_retries"), MAX_RETRIES, 1))
         self.on_setup = on in ON_SETUP
         self.on_disconnect = on in ON_DISCONNECT
         self.attempts = 1 + (self.num_retries if self.on_setup else 0)
-        milliseconds = retry.get("timeout")
-        self.timeout = milliseconds / 1000 if isinstance(milliseconds, (int, float)) and milliseconds > 0 else default_timeout
+        self.timeout = (_number(retry.get("timeout"), MAX_TIMEOUT, 0) / 1000) or default_timeout
+
+
+def _number(value: object, most: int, default: int) -> int | float:
+    """A number from 0 to `most`, or the default: l7mp's calls accept any value here, and no clock takes infinity."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        return default
+    return min(value, most)
 
 
 class Hits:
-    """How often a rule decided, and when it last did (time.time() of the tick); kept across revisions by the rule's name."""
+    """How often a rule decided, and when it last did (seconds of the monotonic clock); kept across revisions by the rule's name."""
 
     __slots__ = ("count", "last")
 
@@ -57,17 +68,20 @@ class Hits:
 class Decision:
     """What one rule means: rewrites and the resolved route, or the error of a session that hits it.
 
-    `plain`: no transforms and no reconnect, so that a ready destination may be linked at once.
+    `plain`: no transforms and no reconnect, so that a ready destination may be linked at once. `conf`: the route as it was configured;
+    `missing`: it names a cluster that is not there, which may be added while a session retries.
     """
 
     __slots__ = (
         "cluster",
+        "conf",
         "egress",
         "error",
         "fallback",
         "hits",
         "ingress",
         "jump",
+        "missing",
         "options",
         "plain",
         "reason",
@@ -94,6 +108,17 @@ class Decision:
         self.options: Mapping[str, Any] = {}
         self.error: Error | None = None
         self.plain = False
+        self.missing = False
+        self.conf: config.Route | None = None
+
+    def again(self, clusters: Mapping[str, Cluster]) -> Decision:
+        """The same decision with the names of its route looked up once more."""
+        if self.conf is None:
+            return self
+        found = Decision(self.rule, self.rulelist, self.hits)
+        found.rewrite, found.route = self.rewrite, self.route
+        _resolve(found, self.conf, clusters, [])
+        return found
 
 
 NEVER = Retry({}, 3.0)
@@ -111,7 +136,7 @@ class Matchers:
         rules = tuple(conf.rules.get(rule) for rule in rulelist.rules)
         key = (rulelist, rules)
         known = self.known.get(name)
-        if known is not None and known[0] == key:
+        if known is not None and same(known[0], key):
             return known[1]
         # A dangling name that is met before a match fails the session: it compiles to a rule that takes everything.
         matcher = Matcher([(n, rule.match if rule else None) for n, rule in zip(rulelist.rules, rules, strict=True)], order=rulelist.order)
@@ -153,7 +178,13 @@ class Table:
         self.start = self.lists.get(rulelist)
 
     def decide(self, meta: Mapping[str, Any]) -> Decision:
-        """The decision for a session with this metadata; one whose `error` is set when there is no way to go."""
+        """The decision for a session with this metadata; one whose `error` is set when there is no way to go. Never raises."""
+        try:
+            return self._walk(meta)
+        except Exception as exc:  # a rule that cannot be evaluated fails this session, not the listener
+            return _failure(self.rulelist, Error("internal", f"the rules of {self.rulelist!r} failed: {type(exc).__name__}: {exc}"))
+
+    def _walk(self, meta: Mapping[str, Any]) -> Decision:
         found = self.start
         name = self.rulelist
         for _ in range(JUMPS):
@@ -211,8 +242,10 @@ def _resolve(decision: Decision, route: config.Route, clusters: Mapping[str, Clu
         if found is None and decision.error is None:
             detail = f'Pipeline setup failed for session "{{session}}": Not Found: Cannot find cluster "{name}"'
             decision.error = Error("no-route", detail)
+            decision.missing = True
         return found
 
+    decision.conf = route
     decision.cluster = find(route.destination)
     decision.ingress = tuple(found for name in route.ingress if (found := find(name)) is not None)
     decision.egress = tuple(found for name in route.egress if (found := find(name)) is not None)
@@ -224,6 +257,18 @@ def _resolve(decision: Decision, route: config.Route, clusters: Mapping[str, Clu
     decision.plain = not decision.ingress and not decision.egress and not decision.retry.on_disconnect
 
 
-def now_coarse() -> float:
-    """Wall time for `Hits.last`."""
-    return time.time()
+def same(a: object, b: object) -> bool:
+    """Deep equality of configuration values that keeps 1, 1.0 and true apart, as JSON does and Python's `==` does not."""
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict):
+        assert isinstance(b, dict)
+        return len(a) == len(b) and all(key in b and same(value, b[key]) for key, value in a.items())
+    if isinstance(a, (list, tuple)):
+        assert isinstance(b, (list, tuple))
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, msgspec.Struct):
+        return all(same(getattr(a, field), getattr(b, field)) for field in a.__struct_fields__)
+    return bool(a == b)

@@ -137,7 +137,8 @@ class UdpUpstream(Socket):
         to, back = self.to, self.back
         self.close()
         to.reset(error)
-        back.stop(error)
+        if back.to is self:  # else the session has replaced this end: the hop behind has another one to write to
+            back.stop(error)
 
     def end(self, trailer: Any = None) -> None:
         """Datagrams have no end to send. A byte-stream source that has only half-closed may still want what is on its way back."""
