@@ -288,7 +288,7 @@ def _expiry(raw: Any, now: float, problems: list[Problem]) -> float | None:
     return at
 
 
-# Sessions that have nothing in common but what every session has; whatever takes all of them takes everybody's.
+# Sessions that have nothing in common but what every session over IPv4 has; whatever takes all of them takes everybody's.
 _STRANGERS: tuple[dict[str, Any], ...] = tuple(
     {
         "IP": {"src_addr": source, "dst_addr": "198.51.100.1"},
@@ -303,7 +303,7 @@ _STRANGERS: tuple[dict[str, Any], ...] = tuple(
     for source, port, method, path, host, version, headers in (
         ("192.0.2.7", 40001, "GET", "/q7/one", "one.invalid", "1.1", {"accept": "*/*"}),
         ("203.0.113.90", 50011, "POST", "/Zu/two.html?x=1", "two.test", "1.0", {"content-length": "5"}),
-        ("2001:db8::5", 33333, "DELETE", "/", "[2001:db8::1]", "1.1", {"cookie": "a=b"}),
+        ("45.6.7.8", 33333, "DELETE", "/", "[2001:db8::1]", "1.1", {"cookie": "a=b"}),
         ("10.9.8.7", 60123, "OPTIONS", "/3", "four.example", "1.1", {"x-one": "1", "accept": "*/*"}),
     )
 )
