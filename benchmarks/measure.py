@@ -7,7 +7,7 @@ It is read from the kernel's per-process CPU clock (ns), which holds what /proc 
 import os
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 CPU_CORES = sorted(os.sched_getaffinity(0))
 PROXY_CORE = CPU_CORES[0]
@@ -77,11 +77,6 @@ def median(values: Iterable[float]) -> float | None:
     """The median, None of nothing."""
     known = list(values)
     return statistics.median(known) if known else None
-
-
-def percentile(ordered: Sequence[float], share: float) -> float:
-    """The smallest value with at least `share` (0..1) of `ordered` (ascending, not empty) at or below it: the nearest-rank method."""
-    return ordered[max(0, -(-int(len(ordered) * share * 1000) // 1000) - 1)] if share < 1 else ordered[-1]
 
 
 def core_busy(core: int) -> float:

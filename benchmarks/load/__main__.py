@@ -1,8 +1,8 @@
 """`python -m benchmarks.load PROTOCOL TARGET...`: many users at once against a running proxy, or with `--through` one started here.
 
-Users are spread over the targets. On each target the first `--bridges` of them have a bridge: their requests carry their name in `--header`,
-and must be answered by a server of that name; the others must be answered by `--shadow`. Exit code: 0 all right, 1 errors or wrong answers,
-2 usage.
+Users are spread over the targets. On each target the first `--bridges` of them have a bridge: their requests carry their name in
+`--header` and must be answered by a server of that name; the others must be answered by `--shadow`.
+Exit code: 0 all right, 1 errors or wrong answers, 2 usage.
 """
 
 import argparse
