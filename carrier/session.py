@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 INIT, CONNECTED, FINALIZING, DESTROYED = "INIT", "CONNECTED", "FINALIZING", "DESTROYED"
 MAX_EVENTS = 64
+CONNECTED_TEXT = "Session successfully connected"
 SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
 """Methods that may be sent again (RFC 9110 section 9.2.1); the other idempotent ones carry bodies that are gone by then."""
 
@@ -61,6 +62,10 @@ class Session(Stream):
     _events: list[tuple[str, float, str, Any]] | None = None
     source_done = False
     """The source has sent its end."""
+    full = False
+    """The egress side said `pause`: a destination that is connected again waits for `resume`."""
+    dropped = 0
+    """Datagrams that came while there was no destination and no room."""
 
     def __init__(self, listener: Listener, source: Socket) -> None:
         self.to: Stream = source
@@ -90,6 +95,8 @@ class Session(Stream):
             if decision is not None:
                 for rewrite in decision.rewrite:
                     meta = set_at(meta, rewrite.path, rewrite.value)
+                if not isinstance(meta, dict):  # "/" was rewritten to something that is no tree
+                    meta = {"name": self.name, "value": meta}
             self._metadata = meta
         return self._metadata
 
@@ -97,41 +104,62 @@ class Session(Stream):
         """Add to the session's history, as l7mp lists it; bounded."""
         if self._events is None:
             self._events = []
-        if len(self._events) < MAX_EVENTS:
-            self._events.append((event, time.monotonic(), message, content))
+        if len(self._events) >= MAX_EVENTS:
+            del self._events[MAX_EVENTS // 2]  # how it began and how it ended say most
+        self._events.append((event, time.monotonic(), message, content))
 
     @property
     def events(self) -> list[tuple[str, float, str, Any]]:
         """(event, monotonic seconds, message, content), oldest first. The first ones are derived, so that they cost nothing."""
-        found: list[tuple[str, float, str, Any]] = [("INIT", self.started, "", "")]
+        found: list[tuple[str, float, str, Any]] = [("INIT", self.started, f"Session {self.name} initialized", "")]
         decision = getattr(self, "decision", None)
-        if decision is not None and decision.error is None:
+        if decision is not None and (decision.error is None or decision.missing):
             text = f"Successfull lookup on rulelist:{decision.rulelist}/rule:{decision.rule}"
             found.append(("LOOKUP SUCCESS", self.started, text, ""))
         found += self._events or []
         if self.connected_at:
-            found.append(("CONNECT", self.connected_at, "All streams successfully connected", ""))
-        return sorted(found, key=lambda e: e[1])
+            found.append(("CONNECT", self.connected_at, CONNECTED_TEXT, ""))
+        found.sort(key=lambda e: e[1])
+        if self.status == DESTROYED:
+            found.append(("DESTROY", self.ended_at, f"Session {self.name} destroyed", self.error.detail if self.error else ""))
+        return found
+
+    def _note_connect(self) -> None:
+        """Keep the CONNECT of a destination that is gone; the next one gets its own."""
+        self.event("CONNECT", CONNECTED_TEXT)
+        assert self._events is not None
+        self._events[-1] = ("CONNECT", self.connected_at, CONNECTED_TEXT, "")
+        self.connected_at = 0.0
 
     # ------------------------------------------------------------------ its life
 
     def begin(self, decision: Decision, head: Any = None, last: bool = False) -> None:
         """Route the session as decided and reach the destination; `head` (with `last`: the whole request) goes there first."""
         self.decision = decision
+        if decision.rewrite:
+            self._metadata = None  # it was made to decide by; from now on it is shown rewritten
         decision.hits.count += 1
         self.request = head
         self.request_last = last
-        if decision.error is not None:
-            self.fail(decision.error)
-            return
+        decision.hits.last = self.started
         cluster = decision.cluster
-        assert cluster is not None
-        if decision.plain:
+        if decision.error is not None:
+            if not (decision.missing and decision.retry.on_setup):
+                self.fail(decision.error)
+                return
+            cluster = None
+        elif decision.plain:
+            assert cluster is not None
             try:
                 self._try_ready(cluster, head, last)
+                return
             except Error as error:
-                self._replace(error)
-            return
+                if error.retry != "yes":
+                    self._give_up(error)
+                    return
+            except Exception as exc:
+                self._give_up(self._crashed(exc))
+                return
         self._hold()
         self.task = self.listener.env.loop.create_task(self._reach(cluster))
 
@@ -176,7 +204,18 @@ class Session(Stream):
     def _leave(self) -> None:
         if self.endpoint is not None:
             self.endpoint.active -= 1
-            self.endpoint = None
+            self.last_endpoint, self.endpoint = self.endpoint, None
+
+    def _unlink(self, error: Error) -> None:
+        """Take the destination and the transforms out of the ring and end them; the session is as before it was connected."""
+        self._leave()
+        stages = (self.destination, *self.hops)
+        self.destination, self.hops, self.back = NOWHERE, (), NOWHERE
+        self.status = INIT
+        for stage in stages:
+            if stage is not NOWHERE:
+                stage.to = stage.back = NOWHERE
+                self.listener.env.guard(f"a stage of {self.name}", stage.reset, error)
 
     def _hold(self) -> None:
         """Until the destination is there, what the source sends waits in a backlog."""
@@ -188,66 +227,120 @@ class Session(Stream):
         backlog.to = NOWHERE
         self.source.back = self
 
-    async def _reach(self, cluster: Cluster, endpoint: Endpoint | None = None) -> None:
-        """Connect every stage, with the retries that the route allows, and link them. Any failure ends in `_replace` or `fail`."""
-        decision = self.decision
+    async def _reach(self, cluster: Cluster | None, endpoint: Endpoint | None = None) -> None:
+        """Connect every stage, with the retries that the route allows, and link them. Any failure ends in `_give_up`.
+
+        cluster None: the route names a cluster that is not there; each attempt looks for it again.
+        """
+        retry = self.decision.retry
+        left = retry.attempts
+        while failure := await self._attempt(cluster, endpoint):
+            self.event("ERROR", "Could not connect", failure.detail)
+            left -= 1
+            if left <= 0:
+                self.task = None
+                self._give_up(failure)
+                return
+            self.retries += 1
+            await asyncio.sleep(retry.timeout)
+            cluster, endpoint = self._look_again(cluster), None
+
+    async def _reach_again(self, cluster: Cluster) -> None:
+        """First at once, then num_retries - 1 times more, `timeout` apart (contract, section 4)."""
+        retry = self.decision.retry
+        self.retries += 1
+        left = retry.num_retries
+        while failure := await self._attempt(self._look_again(cluster)):
+            self.event("ERROR", "Could not reconnect", failure.detail)
+            left -= 1
+            if left <= 0:
+                self.task = None
+                self.fail(failure)
+                return
+            self.retries += 1
+            await asyncio.sleep(retry.timeout)
+
+    async def _attempt(self, cluster: Cluster | None, endpoint: Endpoint | None = None) -> Error | None:
+        """Connect and link once; the error if that failed. A protocol's own mistake fails this session and nothing else."""
         try:
-            attempts = decision.retry.attempts
-            while True:
-                attempts -= 1
-                try:
-                    stages = await self._stages(cluster, endpoint)
-                    break
-                except Error as error:
-                    self.event("ERROR", "Could not connect", error.detail)
-                    if attempts <= 0 or self.status == DESTROYED:
-                        raise
-                    self.retries += 1
-                    await asyncio.sleep(decision.retry.timeout)
-                    endpoint = None
+            if cluster is None:
+                raise self._lost()
+            stages = await self._stages(cluster, endpoint)
         except Error as error:
-            self.task = None
-            self._give_up(error)
-            return
+            return self._named(error)
+        except Exception as exc:
+            return self._crashed(exc)
         self.task = None
-        self._connected(*stages)
+        try:
+            self._connected(*stages)
+        except Exception as exc:
+            self.fail(self._crashed(exc))
+        return None
+
+    def _look_again(self, cluster: Cluster | None) -> Cluster | None:
+        """The route's clusters as they are by now: one that was missing may be there, one that was replaced is another."""
+        found = self.listener.env.clusters
+        if cluster is not None and self.fallback is not None:
+            return found.get(cluster.name, cluster)
+        again = self.decision.again(found)
+        if again.error is None:
+            self.decision = again
+            return again.cluster
+        return None if cluster is None else cluster
+
+    def _lost(self) -> Error:
+        error = self.decision.error
+        return Error(error.kind, error.detail, error.side) if error is not None else Error("internal", "the route has no cluster")
+
+    def _named(self, error: Error) -> Error:
+        """The error with this session's name where the text leaves room for it."""
+        if "{session}" not in error.detail:
+            return error
+        return Error(error.kind, error.detail.replace("{session}", self.name), error.side, error.retry)
+
+    def _crashed(self, exc: Exception) -> Error:
+        """A mistake in a protocol's code: this session fails, the loop's exception handler hears of it."""
+        self.listener.env.loop.call_exception_handler({"message": f"session {self.name} failed: {exc}", "exception": exc})
+        return Error("internal", f"{type(exc).__name__}: {exc}")
 
     async def _stages(
         self, cluster: Cluster, endpoint: Endpoint | None
     ) -> tuple[Cluster, Endpoint | None, Stream, list[Stream], list[Stream]]:
-        """All stages of the route, connected in parallel (contract, section 4)."""
+        """All stages of the route, connected in parallel (contract, section 4). Raises Error; then none is left open."""
         decision = self.decision
         timeout = decision.retry.timeout
-        made = await asyncio.gather(
-            self._stage(cluster, timeout, endpoint),
-            *(self._stage(c, timeout) for c in (*decision.ingress, *decision.egress)),
-            return_exceptions=True,
-        )
-        failed = [m for m in made if isinstance(m, BaseException)]
-        if failed:
-            for stage in made:
-                if not isinstance(stage, BaseException):
-                    stage[0].reset(Error("closed", "another stage failed"))
-            raise failed[0]
-        first = made[0]
-        assert not isinstance(first, BaseException)
-        streams = [m[0] for m in made[1:] if not isinstance(m, BaseException)]
+        if not decision.ingress and not decision.egress:
+            stream, endpoint = await self._stage(cluster, timeout, endpoint)
+            return cluster, endpoint, stream, [], []
+        new = self.listener.env.loop.create_task
+        made = [new(self._stage(cluster, timeout, endpoint))]
+        made += [new(self._stage(c, timeout)) for c in (*decision.ingress, *decision.egress)]
+        try:
+            await asyncio.wait(made)
+            (first, endpoint), *others = [task.result() for task in made]
+        except BaseException:  # one failed, or the session is gone
+            for task in made:
+                task.cancel()
+                task.add_done_callback(_discard)
+            raise
+        streams = [stream for stream, _ in others]
         n = len(decision.ingress)
-        return cluster, first[1], first[0], streams[:n], streams[n:]
+        return cluster, endpoint, first, streams[:n], streams[n:]
 
     async def _stage(self, cluster: Cluster, timeout: float, endpoint: Endpoint | None = None) -> tuple[Stream, Endpoint | None]:
+        """One stage, on another endpoint of its cluster if the chosen one cannot be connected to. Raises Error."""
         if cluster.virtual:
-            ready = cluster.ready(self, None)
-            assert ready is not None
-            return ready, None
+            stream = cluster.ready(self, None)
+            assert stream is not None
+            return stream, None
         tried: set[str] = set()
         while True:
             if endpoint is None:
                 endpoint = cluster.choose(self, tried)
-            ready = cluster.ready(self, endpoint)
-            if ready is not None:
-                return ready, endpoint
             try:
+                ready = cluster.ready(self, endpoint)
+                if ready is not None:
+                    return ready, endpoint
                 async with asyncio.timeout(timeout):
                     return await cluster.open(self, endpoint), endpoint
             except TimeoutError:
@@ -270,6 +363,8 @@ class Session(Stream):
         self._leave()
         self._enter(cluster, endpoint)
         self.destination = destination
+        backlog, self.backlog = self.backlog, None
+        assert backlog is not None
         link([self.source, *ingress, destination, self, *egress])
         self.hops = (*ingress, *egress) if ingress or egress else ()
         for stage in self.hops:
@@ -277,18 +372,20 @@ class Session(Stream):
                 stage.session = self
         self.status = CONNECTED
         self.connected_at = time.monotonic()
-        backlog, self.backlog = self.backlog, None
+        self.dropped += backlog.dropped
+        for stage in self.hops:
+            stage.resume() if isinstance(stage, Socket) else None
+        if isinstance(destination, Socket) and not self.full:
+            destination.resume()
         to = self.source.to
         if self.request is not None:
             self.sent = True
             to.head(self.request, self.request_last)
-        if backlog is not None:
-            if backlog.calls:
-                self.sent = True
-            backlog.replay(to)
-        for stage in (*self.hops, destination, self.source):
-            if isinstance(stage, Socket) and self.status != DESTROYED:
-                stage.resume()
+        if self.source.to is not to:  # it has failed already
+            return
+        if backlog.calls:
+            self.sent = True
+        backlog.replay(to)
 
     # ------------------------------------------------------------------ the first hop on the egress side
 
@@ -310,12 +407,20 @@ class Session(Stream):
     def reset(self, error: Error) -> None:
         if self.status == DESTROYED:
             return
-        if self.decision.retry.on_disconnect and self.status == CONNECTED and self._reconnect(error):
+        if self.decision.retry.on_disconnect and not self.source_done and self._reconnect(error):
             return
         if self.answered:
             self.to.reset(error)
         else:
             self._replace(error)
+
+    def pause(self) -> None:
+        self.full = True
+        self.back.pause()
+
+    def resume(self) -> None:
+        self.full = False
+        self.back.resume()
 
     def _answer(self) -> None:
         """The first byte of an answer: step out of the ring, unless the route wants reconnects."""
@@ -327,11 +432,9 @@ class Session(Stream):
 
     def _replace(self, error: Error) -> None:
         """The destination failed before it answered: repeat the request on another connection, use the fallback, or give up."""
-        endpoint = self.endpoint
-        self._leave()
-        self.destination = NOWHERE
-        if endpoint is not None:
-            endpoint.failed += 1
+        if self.endpoint is not None:
+            self.endpoint.failed += 1
+        self._unlink(error)
         repeatable = self.request is not None and self.request_last and self.request.method in SAFE
         cluster = self.cluster or self.decision.cluster
         if error.retry == "if_reused" and repeatable and self.retries < 1 and cluster is not None:
@@ -342,6 +445,8 @@ class Session(Stream):
                 self._try_ready(cluster, self.request, self.request_last)
             except Error as again:
                 self._give_up(again)
+            except Exception as exc:
+                self._give_up(self._crashed(exc))
             return
         self._give_up(error)
 
@@ -361,38 +466,13 @@ class Session(Stream):
         cluster = self.cluster
         if cluster is None or cluster.virtual or self.status != CONNECTED or self.task is not None:
             return False
+        self._note_connect()
         self.event("DISCONNECT", "destination", error.detail if error else "closed by the upstream")
-        for stage in (self.destination, *self.hops):
-            stage.to = stage.back = NOWHERE
-            stage.reset(error or Error("closed", "replaced after a disconnect"))
-        self.status = INIT
-        self._leave()
-        self.destination = NOWHERE
-        self.back = NOWHERE
-        self.hops = ()
-        self._hold()
+        self._unlink(error or Error("closed", "replaced after a disconnect"))
         self.to = self.source
+        self._hold()
         self.task = self.listener.env.loop.create_task(self._reach_again(cluster))
         return True
-
-    async def _reach_again(self, cluster: Cluster) -> None:
-        """First at once, then num_retries - 1 times more, `timeout` apart (contract, section 4)."""
-        retry = self.decision.retry
-        for n in range(max(1, retry.num_retries)):
-            if n:
-                await asyncio.sleep(retry.timeout)
-            self.retries += 1
-            try:
-                stages = await self._stages(cluster, None)
-            except Error as error:
-                self.event("ERROR", "Could not reconnect", error.detail)
-                failure = error
-                continue
-            self.task = None
-            self._connected(*stages)
-            return
-        self.task = None
-        self.fail(failure)
 
     # ------------------------------------------------------------------ its end
 
@@ -400,15 +480,15 @@ class Session(Stream):
         """No way to go on: tell the source, which answers in its protocol or closes, and end."""
         if self.status == DESTROYED:
             return
-        if "{session}" in error.detail:
-            error = Error(error.kind, error.detail.replace("{session}", self.name), error.side, error.retry)
-        self.error = error
+        self.error = error = self._named(error)
         self.event("ERROR", "Session failed", error.detail)
         self.source.reset(error)
         self.close(error)
 
     def kill(self, detail: str = "Session removed from the API") -> None:
         """End the session from outside: both ends close in order."""
+        if self.status == DESTROYED:
+            return
         self.event("END", "OK", detail)
         error = Error("killed", detail)
         self.source.reset(error)
@@ -429,11 +509,14 @@ class Session(Stream):
             endpoint.active -= 1
             self.endpoint = None
             self.last_endpoint = endpoint
-        if error is not None:
-            self.destination.reset(error)
+        guard = self.listener.env.guard
+        if error is not None and self.destination is not NOWHERE:
+            guard(f"the destination of {self.name}", self.destination.reset, error)
         for hop in self.hops:
-            hop.reset(error or Error("closed", "the session ended"))
-        self.backlog = None
+            guard(f"a transform of {self.name}", hop.reset, error or Error("closed", "the session ended"))
+        if self.backlog is not None:
+            self.dropped += self.backlog.dropped
+            self.backlog = None
         self.listener.ended(self)
 
     last_endpoint: Endpoint | None = None
@@ -473,6 +556,7 @@ class Session(Stream):
                 "messages_in": source.messages_in,
                 "messages_out": source.messages_out,
                 "retries": self.retries,
+                "dropped": self.dropped + (self.backlog.dropped if self.backlog is not None else 0),
             },
         }
         if decision is not None and decision.rule:
@@ -480,3 +564,9 @@ class Session(Stream):
         if self.fallback:
             found["fallback"] = self.fallback
         return found
+
+
+def _discard(task: asyncio.Task[tuple[Stream, Endpoint | None]]) -> None:
+    """Close a stage that was made for nothing."""
+    if not task.cancelled() and task.exception() is None:
+        task.result()[0].reset(Error("closed", "another stage failed, or the session is gone"))
