@@ -324,9 +324,9 @@ def _one(kind: str) -> Read:
 
 
 def _config(api: Api, call: Call) -> Any:
-    """l7mp's dump; with `document=true` one that POST /config takes."""
+    """l7mp's dump; with `document=true` one that POST /config takes. Bridges are no part of it."""
     if call.flag("document"):
-        return to_document(api.config)
+        return to_document(_bare(api, api.config))
     return dump.whole(api.config, _sessions(api, call), api.protocols)
 
 
@@ -444,20 +444,35 @@ def _end_session(api: Api, call: Call) -> Any:
 
 
 def _whole(api: Api, call: Call, old: Config) -> tuple[Config, Iterable[str]]:
-    """POST /config: the body is the whole configuration. Bridges belong to the old one and go with it."""
+    """POST /config: the body is the whole configuration, user bridges apart: those stay, as far as they fit into it."""
     assert call.decoded is not None
     document = native(call.body)
     if isinstance(document, Mapping) and not any(section in document for section in SECTIONS):
         allowed = ", ".join(SECTIONS)
         raise ConfigError(Problem("the configuration has no section; to remove everything, say listeners: []", "$", allowed=allowed))
+    bare = _bare(api, old)
     try:
-        new, warnings = from_document(document, base=old, allow_dangling=call.flag("allowDangling"), protocols=api.protocols)
+        new, warnings = from_document(document, base=bare, allow_dangling=call.flag("allowDangling"), protocols=api.protocols)
     except ConfigError as error:
         raise ConfigError(*call.decoded.problems, *error.problems) from None
     if call.decoded.problems:
         raise ConfigError(*call.decoded.problems)
-    dropped = [f"bridge {name!r} is gone: it was no part of the configuration" for name in old.bridges if new is not old]
-    return new, [*map(str, warnings), *dropped]
+    if new is bare:
+        return old, map(str, warnings)
+    said = list(map(str, warnings))
+    for name in old.bridges if api.bridges is not None else ():
+        try:
+            new = api.bridges.put(new, name, api.bridges.dump(old, name))
+        except Error as error:
+            said.append(f"bridge {name!r} is gone: {error.detail}")
+    return new, said
+
+
+def _bare(api: Api, config: Config) -> Config:
+    """The configuration without its user bridges."""
+    for name in config.bridges if api.bridges is not None else ():
+        config = api.bridges.delete(config, name)
+    return config
 
 
 def _put_bridge(api: Api, call: Call, old: Config) -> tuple[Config, Iterable[str]]:

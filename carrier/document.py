@@ -489,10 +489,12 @@ def to_document(config: Config) -> dict[str, Any]:
     """A document that `from_document` reads as the same objects, with their names and owners."""
     writer = _Writer(config)
     admin = {k: v for k, v in msgspec.to_builtins(config.admin).items() if v is not None and k != "options"}
-    sections = {
-        section: [writer.write(kind, obj) for obj in getattr(config, section).values() if not obj.owner]
-        for section, kind in SECTIONS.items()
-    }
+    sections: dict[str, list[Any]] = {section: [] for section in SECTIONS}
+    for owned in (False, True):  # first what nobody owns, with all that it owns; then what its owner no longer refers to
+        for section, kind in SECTIONS.items():
+            for obj in getattr(config, section).values():
+                if bool(obj.owner) is owned and (kind, obj.name) not in writer.written:
+                    sections[section].append(writer.write(kind, obj))
     return {"admin": admin, **sections}
 
 
