@@ -40,4 +40,6 @@ class Scenario:
 
 def from_tally(tally: Tally) -> Load:
     """The load generator's counters as a `Load`."""
+    if not tally.answers:
+        return Load(0, tally.seconds, errors=tally.failures)
     return Load(tally.answers, tally.seconds, tally.latency(0.5), tally.latency(0.99), tally.failures)

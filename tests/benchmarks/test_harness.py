@@ -4,10 +4,11 @@ import pytest
 
 from benchmarks import harness
 from benchmarks.harness import SCENARIOS, arguments, chosen, job_of, main
+from benchmarks.load.tally import Tally
 from benchmarks.peers.baseline import Ceiling
 from benchmarks.peers.registry import PEERS
 from benchmarks.report import Result
-from benchmarks.scenario import Load, Scenario
+from benchmarks.scenario import Load, Scenario, from_tally
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +113,12 @@ def test_ctrl_c_prints_what_there_is_and_ends_with_130(monkeypatch, capsys):
     monkeypatch.setattr(harness, "run_scenario", interrupted)
     assert main(["tcp"]) == 130
     assert "### tcp round trips" in capsys.readouterr().out
+
+
+def test_without_answers_there_is_no_latency():
+    tally = Tally()
+    tally.seconds, tally.errors["lost"] = 1.0, 3
+    assert from_tally(tally) == Load(0, 1.0, None, None, 3)
 
 
 def test_nobody_to_measure_is_a_failure(monkeypatch):
