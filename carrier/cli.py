@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from carrier.errors import ConfigError
+    from carrier.errors import ConfigError, Error
     from carrier.log import Log
     from carrier.source import Loaded
 
@@ -217,11 +217,12 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _in_use(error: Exception) -> bool:
+def _in_use(error: Error) -> bool:
     """Is it an address that somebody has already? A bind error says in words which errno it was."""
     import errno
 
-    return getattr(error, "kind", "") == "bind" and (os.strerror(errno.EADDRINUSE) in str(error) or "has it already" in str(error))
+    said = (os.strerror(errno.EADDRINUSE), "EADDRINUSE", "has it already")
+    return error.kind == "bind" and any(words in error.detail for words in said)
 
 
 # ---------------------------------------------------------------------------------------------------------------- carrier demo
