@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import carrier.http1
+import carrier.http1_head
 from carrier.errors import Error
 from carrier.http import CHUNKED, CLOSE, LENGTH, NONE, Fields, Forwarding, Head, split_fields
 from carrier.http1 import AnswerMemo, AnswerReader, Limits, RequestMemo, RequestReader, parse_answer, parse_request
@@ -364,7 +364,7 @@ def test_the_plan_parser_reads_canonical_heads_without_h11(monkeypatch: pytest.M
     def no_h11(*_: object) -> None:
         raise AssertionError("h11 was asked")
 
-    monkeypatch.setattr(carrier.http1, "_ask_h11", no_h11)
+    monkeypatch.setattr(carrier.http1_head, "_ask_h11", no_h11)
     for raw in (REQUESTS[0], REQUESTS[6], REQUESTS[2]):
         assert requests.parse(head_of(raw)).host
     for raw in ANSWERS[:4]:
