@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from email.utils import formatdate
+from itertools import count
 from typing import cast
 
 import uvloop
@@ -22,6 +23,7 @@ from benchmarks.mmsg import Batch
 
 LARGE = 64 * 1024  # the body of GET /64k
 BULK_CHUNK = 4 * 1024 * 1024
+IDS = count()
 BUFFER_BYTES = 8 * 1024 * 1024
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 END = b"\r\n\r\n"
@@ -33,12 +35,24 @@ class Answers:
     def __init__(self, name: str):
         self.name = name
         self.small = self.large = b""
+        self.before = self.after = b""
         self.renew()
 
     def renew(self) -> None:
         """Write the answers anew with the present time."""
         self.small = self.build(b"answered by " + self.name.encode() + b"\n")
         self.large = self.build(b"x" * LARGE)
+        self.before, _, self.after = self.small.partition(b"content-type")
+
+    def unique(self) -> bytes:
+        """A small answer with a request id that no other has."""
+        return b"%bx-request-id: %016x\r\ncontent-type%b" % (self.before, next(IDS), self.after)
+
+    def to(self, head: bytes) -> bytes:
+        """The answer to the request that begins with `head`."""
+        if head.startswith(b"GET /64k"):
+            return self.large
+        return self.unique() if head.startswith(b"GET /unique") else self.small
 
     def build(self, body: bytes) -> bytes:
         """One whole answer with `body`."""
@@ -50,7 +64,7 @@ class Answers:
 
 
 class HttpServer(asyncio.Protocol):
-    """One connection: GET /64k gets 64 KiB, an Upgrade becomes a WebSocket echo, anything else a line with the server's name."""
+    """One connection: GET /64k gets 64 KiB, GET /unique a head that never repeats, an Upgrade an echo, all else the server's name."""
 
     def __init__(self, answers: Answers):
         self.answers = answers
@@ -64,7 +78,7 @@ class HttpServer(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
         if not self.request.started and data.endswith(END) and data.startswith(b"GET ") and not data.startswith(b"GET /ws"):
-            self.transport.write(self.answers.large if data.startswith(b"GET /64k") else self.answers.small)
+            self.transport.write(self.answers.to(data))
             return
         for head in self.request.feed(data):
             self.answer(head)
@@ -76,7 +90,7 @@ class HttpServer(asyncio.Protocol):
             self.transport.write(frames.switching(key, self.answers.name))
             self.transport.set_protocol(WebSocketEcho(self.transport))
         else:
-            self.transport.write(self.answers.large if head.startswith(b"GET /64k") else self.answers.small)
+            self.transport.write(self.answers.to(head))
 
 
 class _Request:

@@ -40,6 +40,7 @@ def request(method: bytes, path: bytes, headers: bytes, body: bytes = b"", host:
 
 REPEATING = [request(b"GET", path, b"Accept: */*\r\n" + user) for path, user in WHO]
 UNIQUE = [request(b"GET", path, TRACED + user) for path, user in WHO]
+BOTH_UNIQUE = [request(b"GET", b"/unique", TRACED + user) for _, user in WHO]
 LARGE_ANSWERS = [request(b"GET", b"/64k", b"Accept: */*\r\n" + user) for _, user in WHO]
 POSTS = [request(b"POST", path, b"Content-Type: text/plain\r\n" + user, b"p" * POST) for path, user in WHO]
 
@@ -59,6 +60,7 @@ def load_of(requests: Sequence[bytes], connections: int) -> Callable[[Target, fl
 HTTP = (
     Scenario("http repeating heads", "http", "request", load_of(REPEATING, 64)),
     Scenario("http unique heads", "http", "request", load_of(UNIQUE, 64)),
+    Scenario("http unique heads and answers", "http", "request", load_of(BOTH_UNIQUE, 64), short=False),
     Scenario("http 64 KiB answers", "large", "request", load_of(LARGE_ANSWERS, 64)),
     Scenario("http 16 KiB posts", "large", "request", load_of(POSTS, 64)),
     Scenario("http 512 connections", "http", "request", load_of(REPEATING, 512), short=False),

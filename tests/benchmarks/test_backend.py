@@ -48,6 +48,14 @@ def test_a_large_answer_has_64_kib(ports):
         assert len(answer.read()) == backend.LARGE
 
 
+def test_unique_answers_differ_in_their_heads_only(ports):
+    seen = []
+    for _ in range(2):
+        with urllib.request.urlopen(f"http://127.0.0.1:{ports['A']}/unique") as answer:
+            seen.append((answer.headers["x-request-id"], answer.headers["x-backend"], answer.read()))
+    assert seen[0][0] != seen[1][0] and seen[0][1:] == seen[1][1:] == ("A", b"answered by A\n")
+
+
 def test_a_post_in_pieces_is_answered_once_it_is_whole(ports):
     with connect(ports["A"]) as sock:
         for piece in (POST[:20], POST[20:-3], POST[-3:]):
