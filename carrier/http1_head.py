@@ -64,6 +64,7 @@ ILL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n|\Z)")
 
 
 def refuse(side: Side, detail: str, kind: str = "") -> Error:
+    """The Error for bytes that a peer should not have sent: 400 downstream, 502 upstream, unless `kind` says more."""
     return Error(kind or ("protocol-error" if side == "downstream" else "bad-answer"), detail, side)
 
 
@@ -105,6 +106,7 @@ def _gather(pairs: Pairs) -> dict[bytes, list[bytes]]:
 
 
 def tokens(values: Iterable[bytes]) -> list[bytes]:
+    """The elements of comma-separated lists, lower case; empty ones too (RFC 9110 5.6.1 lets a reader count them)."""
     return [token.strip(b" \t").lower() for value in values for token in value.split(b",")]
 
 
@@ -196,7 +198,8 @@ def _host(values: Sequence[bytes], minor: int, authority: bytes | None) -> bytes
 
 
 def _plain_authority(authority: bytes) -> bytes:
-    return re.sub(rb":(?:80|443)?\Z", b"", authority.lower())
+    """For comparison: lower case, without the port that http has anyway."""
+    return re.sub(rb":(?:80)?\Z", b"", authority.lower())
 
 
 def plan_answer(pairs: Pairs, status: int, minor: int, profile: Forwarding) -> Plan:
@@ -234,6 +237,7 @@ def split_lines(raw: bytes, limits: Limits, side: Side) -> list[bytes]:
 
 
 def check_sizes(first: int, whole: int, limits: Limits, side: Side) -> None:
+    """Raise Error when the start line (bytes so far) or the head (bytes so far) is over its limit."""
     if first > limits.line:
         raise refuse(side, f"start line of more than {limits.line} bytes", "uri-too-long" if side == "downstream" else "")
     if whole > limits.head:
@@ -241,6 +245,7 @@ def check_sizes(first: int, whole: int, limits: Limits, side: Side) -> None:
 
 
 def too_large(side: Side, detail: str) -> Error:
+    """The Error for a head or trailer section over its limits: 431 downstream, 502 upstream."""
     return refuse(side, detail, "headers-too-large" if side == "downstream" else "")
 
 

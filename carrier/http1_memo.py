@@ -30,7 +30,7 @@ from carrier.http1_head import (
 
 _TABLE = 4096  # entries of a table: lines or heads
 _PLANS = 1024
-_MEMO_BYTES = 2 * 1024 * 1024  # of raw heads in one memo; their wire forms take as much again
+_MEMO_BYTES = 1024 * 1024  # of raw heads in one memo; their wire forms take as much again
 _HEAD_MAX = 4096  # bytes of a head that is kept
 _LINE_MAX = 256  # bytes of a line that is kept
 _NAME_MAX = 64  # bytes of a field name that is kept
