@@ -294,3 +294,21 @@ def test_hop_by_hop_fields_of_answers_are_cut() -> None:
 
 def test_a_no_content_answer_may_say_that_its_length_is_zero() -> None:
     assert answer(b"HTTP/1.1 204 No Content", b"Content-Length: 0").wire == b"HTTP/1.1 204 No Content\r\n\r\n"
+
+
+def test_via_is_told_on_answers_too() -> None:
+    head = parse_answer(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", profile=Forwarding(via=b"c"))
+    assert head.wire == b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nvia: 1.1 c\r\n\r\n"
+
+
+def test_a_trusted_peer_s_claims_go_on_and_are_added_to() -> None:
+    profile = Forwarding(trusted=True)
+    head = parse(b"GET / HTTP/1.1", b"Host: a", b"X-Forwarded-For: 1.1.1.1", b"X-Forwarded-Proto: https", profile=profile)
+    assert head.with_fields(profile.extra(head, b"10.0.0.1")) == (
+        b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-Proto: https\r\nx-forwarded-host: a\r\nx-forwarded-for: 1.1.1.1, 10.0.0.1\r\n\r\n"
+    )
+
+
+def test_an_https_port_in_an_absolute_target_must_be_in_host_as_well() -> None:
+    assert parse(b"GET https://a:443/ HTTP/1.1", b"Host: a:443").host == b"a:443"
+    assert refusal(b"GET https://a:443/ HTTP/1.1", b"Host: a") == "protocol-error"
