@@ -32,7 +32,7 @@ Place = tuple[int, int]
 MAX_FILE = 10 * 1024 * 1024
 MAX_DEPTH = 32
 MAX_OBJECTS = 10_000
-MAX_VALUES = 200_000
+MAX_VALUES = 100_000
 
 FORMATS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {}
 """Top-level key that gives a foreign format away -> its reader: a decoded document in, one of ours out; raises ConfigError."""

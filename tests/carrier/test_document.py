@@ -129,7 +129,7 @@ def test_a_written_document_reads_back_as_the_same_objects_with_names_and_owners
         {
             "name": "free",
             "match": {"op": "defined", "path": "/x"},
-            "action": {"rewrite": [{"path": "/a", "value": {"b": [1]}}], "apply": "sub"},
+            "action": {"rewrite": [{"path": "/a", "value": {"b": [1]}}], "apply": "other"},
         }
     )
     draft.add_rulelist({"name": "sub", "rules": ["free"], "order": "specific"})
