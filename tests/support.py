@@ -176,6 +176,8 @@ class TcpServer:
         self.serve = serve
         self.peers: list[Peer] = []
         self.port = 0
+        self.stop: Callable[[], None] = lambda: None
+        """Accept no more; the connections that are there stay."""
 
     async def accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = Peer(reader, writer)
@@ -197,6 +199,7 @@ async def tcp_server(serve: Callable[[Peer], Awaitable[None]] | None = None, por
     found = TcpServer(serve)
     server = await asyncio.start_server(found.accepted, "127.0.0.1", port)
     found.port = server.sockets[0].getsockname()[1]
+    found.stop = server.close
     try:
         yield found
     finally:
@@ -262,10 +265,10 @@ async def udp(port: int) -> AsyncIterator[Datagrams]:
 
 
 @contextlib.asynccontextmanager
-async def udp_server(answer: Callable[[bytes], bytes | None] | None = lambda data: data) -> AsyncIterator[Datagrams]:
+async def udp_server(answer: Callable[[bytes], bytes | None] | None = lambda data: data, port: int = 0) -> AsyncIterator[Datagrams]:
     """A UDP upstream; it echoes by default."""
     loop = asyncio.get_running_loop()
-    transport, found = await loop.create_datagram_endpoint(lambda: Datagrams(answer), local_addr=("127.0.0.1", 0))
+    transport, found = await loop.create_datagram_endpoint(lambda: Datagrams(answer), local_addr=("127.0.0.1", port))
     try:
         yield found
     finally:
