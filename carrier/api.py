@@ -199,10 +199,19 @@ class Api:
         if call.flag("dryRun"):
             return self._answer(OK, warnings)
         if new is not old:
-            warnings += await self.proxy.apply(new)
+            warnings += await self._apply(new)
             if call.flag("recursive"):
                 asyncio.get_running_loop().call_soon(self._end_sessions, old, self.config)
         return self._answer(OK, warnings)
+
+    async def _apply(self, config: Config) -> tuple[str, ...]:
+        try:
+            said: tuple[str, ...] = await self.proxy.apply(config)
+        except Error as error:
+            if error.status < 500:
+                raise
+            raise refused(error.detail) from error  # a name that does not resolve, say: the configuration's fault, not ours
+        return said
 
     def _check_revision(self, call: Call, config: Config) -> None:
         wanted = call.headers.get("if-match")
