@@ -58,6 +58,8 @@ def unwritable(file: str) -> str:
         os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o644))
     except OSError as exc:
         return exc.strerror or str(exc)
+    except ValueError as exc:  # a zero byte in the name
+        return str(exc)
     return ""
 
 
