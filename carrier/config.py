@@ -18,7 +18,7 @@ import re
 import typing
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import msgspec
 
@@ -27,7 +27,6 @@ from carrier.errors import Error
 
 Raw = Mapping[str, Any]
 """A decoded JSON or YAML object."""
-Kind = Literal["byte", "datagram", "message"]
 
 
 class EndPoint(msgspec.Struct, frozen=True):
@@ -215,8 +214,6 @@ _UNKNOWN = {
 }
 _LABELS = {"rulelist": "RuleList", "rule": "Rule", "route": "Route", "cluster": "Cluster", "endpoint": "EndPoint"}
 
-S = TypeVar("S", Listener, Cluster, RuleList, Rule, Route)
-
 
 def refused(text: str) -> Error:
     """A call that cannot be done, with the text that its caller sees (status 400)."""
@@ -233,7 +230,7 @@ def spelled(value: object) -> str:
 class Draft:
     """A configuration being changed: private copies of the dicts, thrown away when anything raises.
 
-    `add_*`, `replace_*` and `delete_*` take decoded objects and raise Error with l7mp's text; `done()` gives the next Config.
+    `add_*`, `replace` and `delete` take decoded objects and raise Error with l7mp's text; `done()`, called last, gives the next Config.
     """
 
     def __init__(self, base: Config, protocols: Protocols = registry) -> None:
@@ -537,6 +534,7 @@ class Draft:
                 for kind in ("listener", "rulelist", "rule", "route")
                 for obj in self._table(kind).values()
                 for ref in _references(kind, obj)
+                if "/".join(ref) != obj.owner  # a rule that applies the list it stands in does not keep it
             )
         return self._uses
 

@@ -365,6 +365,8 @@ class _Builder:
         self.places: dict[tuple[str, str], str] = {}
         self.declared: set[tuple[str, str]] = set()
         """(kind, name) of objects that could not be built: a reference to one of them is not dangling."""
+        self.ports: dict[tuple[Any, ...], object] = {}
+        """(protocol, address, port) -> name of the listener that asks for it first."""
         self.old_style: set[tuple[str, str]] = set()
         """Routes that say `cluster` for `destination`."""
 
@@ -402,6 +404,8 @@ class _Builder:
     def _build(self, kind: str, raw: object, path: str) -> None:
         before = len(self.problems)
         getattr(self.inspector, kind)(raw, path)
+        if kind == "listener" and len(self.problems) == before:
+            self._claim(raw, path)
         if len(self.problems) == before and isinstance(raw, Mapping) and "name" not in raw:
             self.problems.append(Problem(f"a {kind} needs 'name'", path, seen=", ".join(map(repr, raw))))
         if len(self.problems) == before:
@@ -412,6 +416,15 @@ class _Builder:
                 self.problems.append(Problem(error.detail, path))
         if isinstance(raw, Mapping):
             self.declared |= set(_names_in(kind, raw))
+
+    def _claim(self, raw: Any, path: str) -> None:
+        """Two listeners of one protocol on one port: the second is a problem. Across protocols only binding can tell."""
+        spec = raw["spec"]
+        port = spec.get("port")
+        if port:
+            holder = self.ports.setdefault((spec["protocol"], spec.get("address"), port), raw.get("name"))
+            if holder is not raw.get("name"):
+                self.problems.append(Problem(f"port {port} is taken by listener {holder!r}", f"{path}.spec.port", seen=shown(port)))
 
     def _place(self, kind: str, name: str, raw: Any, path: str) -> None:
         """Note where the object stood in the document, and those inside it."""

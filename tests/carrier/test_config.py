@@ -262,6 +262,12 @@ def test_a_cluster_that_another_route_names_survives_the_route_it_was_written_in
     assert config.clusters["api"].owner is None
 
 
+def test_a_list_that_applies_itself_is_not_kept_by_its_own_rule() -> None:
+    config = edited(Config(), lambda d: d.add_listener(listener(rules=[{"action": {"apply": "l-RuleList-0"}}])))
+    config = edited(config, lambda d: d.delete("listener", "l", recursive=True))
+    assert (config.rulelists, config.rules) == ({}, {})
+
+
 def test_deleting_a_thousand_rules_is_one_pass() -> None:
     config = edited(Config(), lambda d: d.add_listener(listener(rules=[rule({"spec": ECHO}) for _ in range(1000)])))
     gone = edited(config, lambda d: d.delete("listener", "l", recursive=True))

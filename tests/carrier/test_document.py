@@ -110,6 +110,13 @@ def test_two_objects_of_one_name_are_refused_at_the_second() -> None:
     assert problems({"clusters": [ECHO, ECHO]}) == {"$.clusters[1]": 'Cannot add cluster: Cluster "echo" already defined'}
 
 
+def test_two_listeners_of_one_protocol_on_one_port_are_refused() -> None:
+    found = problems(
+        {"clusters": [ECHO], "listeners": [web(), web(name="other"), web(name="third", spec={"protocol": "TCP", "port": 8080})]}
+    )
+    assert found == {"$.listeners[1].spec.port": "port 8080 is taken by listener 'web'"}
+
+
 def test_what_is_equal_keeps_its_identity_and_the_same_document_changes_nothing() -> None:
     document = {"clusters": [ECHO], "listeners": [web()]}
     first, _ = from_document(document)
