@@ -173,6 +173,13 @@ class Head:
         """The same head where no body follows it: an answer to HEAD."""
         return self._like(body=NONE, length=0)
 
+    def as_chunked(self) -> Head:
+        """The same head for a body whose length is not known any more: a transform may change it."""
+        if self.body != LENGTH:
+            return self
+        wire = re.sub(rb"\r\ncontent-length:[^\r]*", b"", self.wire, count=1, flags=re.IGNORECASE)
+        return self._like(wire=wire[:-2] + framing_field(CHUNKED, 0) + b"\r\n", body=CHUNKED, length=0)
+
     def metadata(self) -> dict[str, Any]:
         """The "HTTP" part of a session's metadata, as l7mp lays it out; a new tree at each call.
 

@@ -50,3 +50,9 @@ def expire(endpoint: Endpoint, before: float) -> None:
     old, endpoint.idle[:n] = idle[:n], []
     for connection in old:
         connection.close()
+
+
+def drop(endpoint: Endpoint, connection: Idle) -> None:
+    """A connection has died: forget it, if it was kept."""
+    if connection in endpoint.idle:
+        endpoint.idle.remove(connection)

@@ -399,7 +399,7 @@ class Session(Stream):
         self.to.data(data, kind, last)
 
     def end(self, trailer: Any = None) -> None:
-        if self.decision.retry.on_disconnect and not self.source_done and self._reconnect(None):
+        if self.decision.retry.on_disconnect and not self.source_done and self.request is None and self._reconnect(None):
             return
         self._answer()
         self.to.end(trailer)
@@ -407,7 +407,7 @@ class Session(Stream):
     def reset(self, error: Error) -> None:
         if self.status == DESTROYED:
             return
-        if self.decision.retry.on_disconnect and not self.source_done and self._reconnect(error):
+        if self.decision.retry.on_disconnect and not self.source_done and self._whole() and self._reconnect(error):
             return
         if self.answered:
             self.to.reset(error)
@@ -421,6 +421,10 @@ class Session(Stream):
     def resume(self) -> None:
         self.full = False
         self.back.resume()
+
+    def _whole(self) -> bool:
+        """Can everything be sent again? Of a request whose answer has begun, or that has a body, only a part is left."""
+        return self.request is None or (self.request_last and not self.answered and self.request.method in SAFE)
 
     def _answer(self) -> None:
         """The first byte of an answer: step out of the ring, unless the route wants reconnects."""

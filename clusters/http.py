@@ -14,10 +14,10 @@ from typing import Any, cast
 
 from carrier import config, http1, pool
 from carrier.cluster import Cluster, Endpoint, Env, first_that_connects
-from carrier.errors import Error, from_os
-from carrier.http import CHUNKED, Fields, Head, request_head
+from carrier.errors import Error, Retry, from_os
+from carrier.http import CHUNKED, NONE, Fields, Head, request_head
 from carrier.resolve import Address
-from carrier.session import Session
+from carrier.session import DESTROYED, Session
 from carrier.stream import HIGH, NOWHERE, Socket, Stream
 
 MAX_IDLE = 256
@@ -49,6 +49,8 @@ class HttpCluster(Cluster):
 
     def ready(self, session: Session, endpoint: Endpoint | None) -> Stream | None:
         assert endpoint is not None
+        if session.retries:  # what broke one kept-alive connection may have broken them all
+            return None
         idle = endpoint.idle
         while idle:
             found: HttpUpstream = idle.pop()
@@ -93,6 +95,7 @@ class HttpCluster(Cluster):
 class HttpUpstream(Socket, asyncio.Protocol):
     """One upstream connection: idle in its endpoint's pool, or the destination of a session.
 
+    half: one direction of a tunnel has ended. full: the transport holds enough of what the upstream does not read.
     used: it has carried a request before. usable: nothing has happened to it while idle. begun, request_done, waiting: how far
     the present exchange is: its head was sent, all of it was, the answer's head has not come. plain: the source knows no HTTP.
     """
@@ -102,6 +105,8 @@ class HttpUpstream(Socket, asyncio.Protocol):
         "chunked",
         "cluster",
         "endpoint",
+        "full",
+        "half",
         "heads",
         "out",
         "paused",
@@ -127,7 +132,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
         self.heads = cluster.memo.heads
         self.request: Head | None = None
         self.out: list[bytes] = []
-        self.used = self.chunked = self.paused = self.tunnel = self.begun = self.plain = False
+        self.used = self.chunked = self.paused = self.tunnel = self.begun = self.plain = self.half = self.full = False
         self.request_done = True
         self.usable = True
         self.waiting = False
@@ -142,9 +147,14 @@ class HttpUpstream(Socket, asyncio.Protocol):
 
     def head(self, head: Head, last: bool = False) -> None:
         session = self.session
-        if session is None or self.transport.is_closing():
-            self._broken(Error("closed", f"{self.endpoint.address}: the connection was closed", "upstream", "if_reused"))
+        if session is None or self.transport.is_closing():  # it died between being chosen and being used
+            to = self.to
+            self.close()
+            retry: Retry = "if_reused" if self.used else "yes"
+            to.reset(Error("closed", f"{self.endpoint.address}: the connection was closed", "upstream", retry))
             return
+        if session.hops:  # a transform may change the length
+            head = head if head.body == NONE else head.as_chunked()
         self.since = self.cluster.now
         self.waiting = self.begun = True
         self.request = head
@@ -180,7 +190,10 @@ class HttpUpstream(Socket, asyncio.Protocol):
     def end(self, trailer: Any = None) -> None:
         if self.tunnel:
             self.flush()
-            if self.transport.can_write_eof() and not self.transport.is_closing():
+            if self.half:
+                self._over()
+            elif self.transport.can_write_eof() and not self.transport.is_closing():
+                self.half = True
                 self.transport.write_eof()
             return
         if not self.begun:
@@ -282,8 +295,11 @@ class HttpUpstream(Socket, asyncio.Protocol):
 
     def on_end(self, trailers: Fields) -> None:
         """The answer is complete: first free the connection, then pass the end on, so that a next request may take it."""
-        to, back = self.to, self.back
+        to = self.to
         if self.tunnel:
+            if self.half:
+                self._over()
+            self.half = True
             to.end()
             return
         done = self.request_done
@@ -293,13 +309,18 @@ class HttpUpstream(Socket, asyncio.Protocol):
         self.begun = self.plain = False
         if not done or not self.reader.reusable or self.transport.is_closing() or not pool.put(self.endpoint, self, self.cluster.max_idle):
             self.close()
-            if not done:
-                back.stop()
         else:
             self.since = self.cluster.now
             if self.paused:
                 self.resume()
         to.end(trailers or None)
+
+    def _over(self) -> None:
+        """Both directions of a tunnel have ended: close in order, when what is left to write is written."""
+        self.usable = False
+        self.session = None
+        self.to = self.back = NOWHERE
+        self.transport.close()
 
     def eof_received(self) -> bool:
         """The upstream sends no more."""
@@ -314,12 +335,13 @@ class HttpUpstream(Socket, asyncio.Protocol):
             error.detail = f"{self.endpoint.address}: {error.detail}"
             self._broken(error)
             return False
-        return self.tunnel
+        return self.tunnel and self.session is not None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.usable = False
         self.cluster.busy.discard(self)
         if self.session is None:
+            pool.drop(self.endpoint, self)
             return
         if isinstance(exc, OSError):
             error = from_os(exc, "upstream", self.endpoint.address)
@@ -356,6 +378,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
         self.usable = False
         self.session = None
         self.to = self.back = NOWHERE
+        self.begun = self.request_done = True  # what may still come of the request is dropped
         self.out.clear()
         self.reader.stop()
         self.cluster.busy.discard(self)
@@ -365,7 +388,10 @@ class HttpUpstream(Socket, asyncio.Protocol):
     def tick(self, now: float) -> None:
         """Deadlines, once a second: the answer's head."""
         timeout = self.cluster.answer_timeout
-        if self.waiting and self.request_done and timeout and now - self.since > timeout:
+        session = self.session
+        if session is not None and session.status == DESTROYED:  # cancelled in the very moment that it was connected
+            self.close()
+        elif self.waiting and self.request_done and timeout and now - self.since > timeout:
             self._broken(Error("timeout", f"{self.endpoint.address}: no answer within {timeout:g} s", "upstream"))
 
     # ------------------------------------------------------------------ flow
@@ -382,9 +408,11 @@ class HttpUpstream(Socket, asyncio.Protocol):
                 self.transport.resume_reading()
 
     def pause_writing(self) -> None:
+        self.full = True
         self.back.pause()
 
     def resume_writing(self) -> None:
+        self.full = False
         self.back.resume()
 
     def status(self) -> str:

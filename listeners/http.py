@@ -1,15 +1,17 @@
 """HTTP/1.1 listener: each request is a session; the connection is its source.
 
-The hot path: one read that is exactly one known head without a body (the memo) becomes a session with a memoised decision, and goes to an
-idle upstream connection, all in this wake-up: no task, no future, no timer. Everything else goes through the codec
-(carrier/http1.py), which calls `on_head`, `on_data`, `on_end`. Requests of one connection are served in order: what comes early waits, bounded.
-An answer's pieces of one wake-up leave in one write. Deadlines are looked at once a second (`HttpListener.tick`).
+The hot path: one read that is exactly one known head without a body (the memo) becomes a session with a memoised decision, and goes to
+an idle upstream connection, all in this wake-up: no task, no future, no timer. Everything else goes through the codec
+(carrier/http1.py), which calls `on_head`, `on_data`, `on_end`. Requests of one connection are served in order: what comes early waits,
+bounded. An answer's pieces of one wake-up leave in one write. Deadlines are looked at once a second (`HttpListener.tick`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, cast
@@ -21,7 +23,7 @@ from carrier.http import CHUNKED, CLOSE, NONE, REASONS, Fields, Forwarding, Head
 from carrier.listener import Key, Listener, bind_stream, plain
 from carrier.match import set_at
 from carrier.session import DESTROYED, Session
-from carrier.stream import HIGH, NOWHERE, Socket
+from carrier.stream import HIGH, NOWHERE, Socket, Stream
 from carrier.table import Decision, Table
 
 MISSES = 8
@@ -30,8 +32,13 @@ DISCARD = 256 * 1024
 """Bytes of a request body that are read and dropped after an early answer, to keep the connection."""
 LINGER = 2.0
 """Seconds to let a client read its answer when its request will not be read to the end."""
+FLUSH = 30.0
+"""Seconds that a closed connection's last bytes may take to be sent."""
+RST = struct.pack("ii", 1, 0)
+"""SO_LINGER: closing sends a reset, so that a body that ends with its connection does not look complete."""
 DECISIONS = 8192
 """Decisions remembered per listener for heads that are not."""
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 OK = answer_head(200, framing=CLOSE)
 """What a destination that knows no HTTP answers with (contract, section 4)."""
 OPTIONS: Mapping[str, float] = {
@@ -76,6 +83,7 @@ class HttpListener(Listener):
         self.body_grace = number("body_grace")
         self.max_connections = number("max_connections")
         self.networks = _networks(given.get("trusted"))
+        self.forwarded = bool(given.get("forwarded"))
         self.connections: set[HttpConnection] = set()
         self.server: asyncio.Server | None = None
         self.stopped = False
@@ -126,7 +134,7 @@ class HttpListener(Listener):
         common: dict[str, Any] = {
             "interesting": names,
             "via": str(self.options.get("via") or "").encode(),
-            "forwarded": bool(self.options.get("forwarded")),
+            "forwarded": self.forwarded,
         }
         self.profile = Forwarding(**common)
         self.memo = http1.RequestMemo(self.limits, self.profile)
@@ -241,7 +249,8 @@ class HttpConnection(Socket, asyncio.Protocol):
 
     sent: the answer's final head was written or waits in `out`. chunked: the answer's body is framed in chunks. body_done: the
     request was read to its end. closing: no further request will be served. since: monotonic seconds (coarse) at which the present
-    state began: accepted, idle, reading a head, reading a body, waiting for the answer.
+    state began: accepted, idle, reading a head, reading a body, waiting for the answer. full: the transport holds enough of what the
+    downstream does not read; no further request is begun then.
     """
 
     __slots__ = (
@@ -252,6 +261,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         "discard",
         "fields",
         "fields_and_id",
+        "full",
         "heads",
         "id",
         "listener",
@@ -280,7 +290,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         self.listener = listener
         self.request: Head | None = None
         self.out: list[bytes] = []
-        self.sent = self.chunked = self.closing = self.paused = self.tunnel = self.trusted = False
+        self.sent = self.chunked = self.closing = self.paused = self.tunnel = self.trusted = self.full = False
         self.body_done = self.quiet = True
         self.discard = 0
         self.body_bytes = 0
@@ -347,7 +357,15 @@ class HttpConnection(Socket, asyncio.Protocol):
         reader.held = True
         self.body_done = head.body == NONE
         self.body_bytes = 0
+        if head.method == b"CONNECT":  # a reverse proxy leads to its clusters, not to where the client says (RFC 9110 section 9.3.6)
+            self.body_done = True
+            self._refuse(Error("not-implemented", "CONNECT is not served here", "downstream"))
+            return
         self._begin(head, self.body_done)
+        if head.expect and self.session is not None and not self.sent:
+            cluster = self.session.decision.cluster
+            if cluster is not None and cluster.kind != "message":  # nobody behind it would say so
+                self._write(CONTINUE)
 
     def _begin(self, head: Head, last: bool) -> None:
         """Start the session of a request."""
@@ -361,8 +379,9 @@ class HttpConnection(Socket, asyncio.Protocol):
         session.request = head
         found = head.decision
         decision, onward = cast(tuple[Decision, Head], found) if found is not None else listener.route(self, head)
-        if self.trusted:
-            session.fields = listener.trusting.extra(head, self.peer[0].encode(), self._make_id()) + b"\r\n"
+        if self.trusted or listener.forwarded:
+            profile = listener.trusting if self.trusted else listener.profile
+            session.fields = profile.extra(head, self.peer[0].encode(), self._make_id()) + b"\r\n"
         elif head.named:
             session.fields = self.fields + b"\r\n"
         else:
@@ -396,10 +415,9 @@ class HttpConnection(Socket, asyncio.Protocol):
         if self.session is not None:
             self.session.source_done = True
             self.to.end(trailers or None)
-        elif not self.closing:
+        elif not self.closing and not self.full:
             self.discard = 0
             self.reader.held = False
-            self.quiet = not self.reader.pending
 
     def eof_received(self) -> bool:
         """The downstream has half-closed: what it asked for is still served (RFC 9112 section 9.6)."""
@@ -442,6 +460,9 @@ class HttpConnection(Socket, asyncio.Protocol):
             self._interim(head)
             return
         self.sent = True
+        session = self.session
+        if session is not None and session.hops:  # a transform may change the length
+            head = head.as_chunked()
         wire = head.wire
         chunked = False
         if head.body >= CHUNKED:
@@ -455,11 +476,10 @@ class HttpConnection(Socket, asyncio.Protocol):
                 wire = head.wire_without_chunked
                 self.closing = True
         self.chunked = chunked
-        session = self.session
         if session is not None and session.fallback is not None:
             wire = b"%bx-carrier-fallback: %b\r\n\r\n" % (wire[:-2], session.fallback.encode())
-        if not request.keep_alive or self.closing:
-            self.closing = True
+        if not request.keep_alive or self.closing or (request.expect and not self.body_done and not self.body_bytes):
+            self.closing = True  # also when the client may, or may not, send the body that it was not asked for
             wire = wire[:-2] + b"connection: close\r\n\r\n"
         elif not request.minor:
             wire = wire[:-2] + b"connection: keep-alive\r\n\r\n"
@@ -479,6 +499,7 @@ class HttpConnection(Socket, asyncio.Protocol):
             if self.session is not None:
                 self.session.event("UPGRADE", (head.upgrade or b"").decode("latin-1"))
             self.reader.tunnel()
+            self.resume()
         elif request.minor:
             self._write(head.wire)
 
@@ -543,15 +564,16 @@ class HttpConnection(Socket, asyncio.Protocol):
 
     def _finish(self, data: bytes) -> None:
         """The last bytes of an answer: the session ends, and the next request may begin."""
+        session = self.session
+        to = self.to
+        self.session = None
+        self.request = None
+        self.to = self.back = NOWHERE  # before writing, which may say that the transport is full: the upstream serves others by now
         transport = self.transport
         if data and not transport.is_closing():
             self.bytes_out += len(data)
             transport.write(data)
         self.messages_out += 1
-        session = self.session
-        self.session = None
-        self.request = None
-        self.to = self.back = NOWHERE
         if session is not None:
             session.close()
         self.since = self.listener.now
@@ -559,11 +581,14 @@ class HttpConnection(Socket, asyncio.Protocol):
             self._refuse(self.refusal)
             return
         if not self.body_done:
-            self._early()
-            return
-        if self.closing:
+            self._early(to)
+        elif self.closing:
             self._close()
-            return
+        elif not self.full:
+            self._next()
+
+    def _next(self) -> None:
+        """Go on with what has come meanwhile."""
         reader = self.reader
         reader.held = False
         if self.paused:
@@ -573,10 +598,11 @@ class HttpConnection(Socket, asyncio.Protocol):
                 reader.resume()
             except Error as error:
                 self._refuse(error)
-        self.quiet = self.session is None and not reader.pending and not self.closing
+        self.quiet = self.session is None and reader.idle and not self.closing
 
-    def _early(self) -> None:
+    def _early(self, to: Stream) -> None:
         """The answer is out before the request was read: drop the rest of the request, or close if that is too much of it."""
+        to.reset(Error("closed", "answered before the request was read", "upstream"))
         if self.closing:
             self._linger()
             return
@@ -595,12 +621,22 @@ class HttpConnection(Socket, asyncio.Protocol):
             self.out.clear()
             if session is not None:
                 session.close(error)
-            self.transport.abort()
+            self._cut()
             return
         head, body = error_answer(error, self.session)
         self.head(head)
         if self.request is not None:
             self.data(body, None, True)
+
+    def _cut(self) -> None:
+        """Close so that the peer sees that something is missing."""
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None and not self.transport.is_closing():
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST)
+            except OSError:
+                pass  # the socket is beyond options; closing it says enough
+        self.transport.abort()
 
     def stop(self, error: Error | None = None) -> None:
         """The destination takes no more of the request; what it has answered, or will, still counts."""
@@ -655,9 +691,9 @@ class HttpConnection(Socket, asyncio.Protocol):
         self.discard = 0
         if self.paused:
             self.resume()
+        self.since = self.listener.now
         if self.transport.can_write_eof() and not self.transport.is_closing():
-            self.transport.write_eof()
-            self.listener.env.loop.call_later(LINGER, self._close)
+            self.transport.write_eof()  # `tick` closes
         else:
             self._close()
 
@@ -671,33 +707,56 @@ class HttpConnection(Socket, asyncio.Protocol):
 
     def tick(self, now: float) -> None:
         """Deadlines, once a second."""
-        listener = self.listener
-        waited = now - self.since
-        if self.tunnel:
-            return
         if self.session is None:
-            if self.reader.pending or not self.messages_in:
-                if waited >= listener.header_timeout:
-                    listener.hit("header_timeout")
-                    self._refuse(Error("request-timeout", f"no whole head within {listener.header_timeout:g} s", "downstream"))
-            elif self.discard or waited >= listener.keepalive_timeout:
-                self._close()
+            self._tick_between(now - self.since)
+        elif self.tunnel:
+            return
         elif not self.body_done:
-            late = waited - listener.body_grace
-            if late > 0 and self.body_bytes < late * listener.body_min_rate and not self.paused:
-                listener.hit("body_min_rate")
-                self._refuse(Error("request-timeout", f"the body comes slower than {listener.body_min_rate:g} B/s", "downstream"))
+            self._tick_body(now)
         else:
-            moved = self.bytes_in + self.bytes_out
-            if moved != self.seen:
-                self.seen = moved
-                self.since = now
-            elif waited >= listener.idle_timeout:
-                listener.hit("idle_timeout")
-                error = Error("timeout", f"nothing moved for {listener.idle_timeout:g} s")
-                to = self.to
-                self.reset(error)
-                to.reset(error)
+            self._tick_idle(now)
+
+    def _tick_between(self, waited: float) -> None:
+        """No request is being served: one is being read, dropped or waited for, or the connection ends."""
+        listener = self.listener
+        if self.transport.is_closing():
+            if waited >= FLUSH:
+                self.transport.abort()
+        elif self.closing or self.discard:
+            if waited >= LINGER:
+                self._close()
+        elif self.reader.pending and not self.full:
+            if waited >= listener.header_timeout > 0:
+                listener.hit("header_timeout")
+                self._refuse(Error("request-timeout", f"no whole head within {listener.header_timeout:g} s", "downstream"))
+        elif not self.messages_in and waited >= listener.header_timeout > 0:
+            listener.hit("header_timeout")
+            self._close()  # it never said a word: it did not ask for an answer
+        elif waited >= listener.keepalive_timeout > 0:
+            self._close()
+
+    def _tick_body(self, now: float) -> None:
+        listener = self.listener
+        if self.paused:  # it may not send: that is not its fault
+            self.since = max(self.since, now - listener.body_grace)
+            return
+        late = now - self.since - listener.body_grace
+        if late > 0 and self.body_bytes < late * listener.body_min_rate:
+            listener.hit("body_min_rate")
+            self._refuse(Error("request-timeout", f"the body comes slower than {listener.body_min_rate:g} B/s", "downstream"))
+
+    def _tick_idle(self, now: float) -> None:
+        listener = self.listener
+        moved = self.bytes_in + self.bytes_out
+        if moved != self.seen:
+            self.seen = moved
+            self.since = now
+        elif now - self.since >= listener.idle_timeout > 0:
+            listener.hit("idle_timeout")
+            error = Error("timeout", f"nothing moved for {listener.idle_timeout:g} s")
+            to = self.to
+            self.reset(error)
+            to.reset(error)
 
     # ------------------------------------------------------------------ flow
 
@@ -707,16 +766,21 @@ class HttpConnection(Socket, asyncio.Protocol):
             self.transport.pause_reading()
 
     def resume(self) -> None:
-        if self.paused:
+        if self.paused and not (self.body_done and self.reader.held and self.reader.pending):
             self.paused = False
             if not self.transport.is_closing():
                 self.transport.resume_reading()
 
     def pause_writing(self) -> None:
+        self.full = True
         self.back.pause()
 
     def resume_writing(self) -> None:
-        self.back.resume()
+        self.full = False
+        if self.session is not None:
+            self.back.resume()
+        elif self.body_done and not self.closing:
+            self._next()
 
     def status(self) -> str:
         return "END" if self.transport.is_closing() else "READY"
