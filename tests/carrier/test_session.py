@@ -35,7 +35,7 @@ from tests.support import (
     wait_until,
 )
 
-TRACK = {"options": {"track": 60}}
+TRACK: dict[str, Any] = {"options": {"track": 60}}
 
 
 def only_session(proxy: Proxy) -> Session:
