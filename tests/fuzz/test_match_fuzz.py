@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from carrier.errors import ConfigError
 from carrier.match import Matcher, compile_match, conflict, get_at, normal_path, set_at
 
-EXAMPLES = int(os.environ.get("CARRIER_FUZZ", "500"))
+EXAMPLES = 500 * int(os.environ.get("CARRIER_FUZZ", "1"))
 fuzz = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 words = st.sampled_from(["", "a", "A", "ab", "abc", "b", "a, b", "b,ab", "a;x", "1", "ß"])

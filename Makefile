@@ -1,0 +1,56 @@
+# make demo    see it work              make bench    CPU per request beside nginx, haproxy, Envoy
+# make test    demo and tests           make fuzz     the property tests, with many more examples
+# make check   format, lint, types      make corpus   the HTTP/1.1 attack corpus, where it is at hand
+# make venv    just the environment     make docs     what is generated in docs/
+# make lock    freeze the versions      make clean    remove what these made
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.stamp
+# Where the contracts, corpora and tools shared between projects are, if they are anywhere.
+SHARED ?= ../shared
+FUZZ   ?= 20
+EVERY  ?= 1
+
+.PHONY: all demo test check bench fuzz corpus docs lock venv clean
+all: check test
+
+venv: $(STAMP)
+$(STAMP): pyproject.toml requirements-dev.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=..." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements-dev.lock -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/carrier demo
+
+test: $(STAMP)
+	$(BIN)/carrier demo --once
+	$(BIN)/pytest -n 2 --dist loadgroup tests
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks --short
+
+fuzz: $(STAMP)
+	CARRIER_FUZZ=$(FUZZ) $(BIN)/pytest --timeout 1800 tests/fuzz
+
+corpus: $(STAMP)
+	$(BIN)/python tests/compliance/corpus.py --shared $(SHARED) --every $(EVERY)
+
+docs: $(STAMP)
+	$(BIN)/python docs/generate.py
+
+lock: $(STAMP)
+	{ head -n 1 requirements-dev.lock; $(BIN)/python -m pip freeze --exclude-editable; } > requirements-dev.new
+	mv requirements-dev.new requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis benchmarks/results
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,66 @@
+"""The line between the core and the protocols: `carrier` imports none of them; it finds them by name, when one is asked for."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PROTOCOLS = ("listeners", "clusters", "transforms")
+CORE = sorted((ROOT / "carrier").rglob("*.py"))
+
+
+def imported(source: str) -> set[str]:
+    """Top-level names of everything that a source text imports, also inside functions and `if TYPE_CHECKING`."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add((node.module or "").partition(".")[0])
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in ("import_module", "__import__"):
+            names |= {str(arg.value).partition(".")[0] for arg in node.args if isinstance(arg, ast.Constant)}
+    return names
+
+
+def test_the_check_itself_finds_what_it_should():
+    text = "if True:\n  from listeners.http import x\nimport clusters.tcp as t\nimportlib.import_module('transforms.logger')"
+    assert imported(text) == set(PROTOCOLS)
+
+
+@pytest.mark.parametrize("file", CORE, ids=lambda file: file.name)
+def test_a_core_file_imports_no_protocol(file):
+    assert not imported(file.read_text()) & set(PROTOCOLS)
+
+
+def test_importing_the_whole_core_loads_no_protocol():
+    modules = [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in CORE]
+    code = "import importlib, sys\n" + "".join(f"importlib.import_module({name!r})\n" for name in modules if name != "carrier.__main__")
+    code += f"print([name for name in sys.modules if name.partition('.')[0] in {PROTOCOLS!r}])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, cwd=ROOT)
+    assert (found.stdout.strip(), found.stderr) == ("[]", "")
+
+
+def test_a_protocol_that_nobody_uses_is_not_loaded(tmp_path):
+    file = tmp_path / "tcp.yaml"
+    file.write_text(
+        "listeners: [{name: a, spec: {protocol: TCP, port: 1}, rules: [{action: {route: {destination: {spec: {protocol: Echo}}}}}]}]"
+    )
+    code = f"import sys; from carrier.cli import main; main(['check', {str(file)!r}])\n"
+    code += "print('aioquic' in sys.modules, 'listeners.udp' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert found.stdout.splitlines()[-1] == "False False"
+
+
+@pytest.mark.parametrize("package", PROTOCOLS)
+def test_each_protocol_file_has_its_entry_point(package):
+    from importlib.metadata import entry_points
+
+    known = {point.value.partition(":")[0] for point in entry_points(group="carrier.clusters")}
+    known |= {point.value.partition(":")[0] for group in PROTOCOLS for point in entry_points(group=f"carrier.{group}")}
+    text = "".join(file.read_text() for file in (ROOT / package).glob("*.py"))
+    for file in (ROOT / package).glob("*.py"):
+        helper = f"{package}.{file.stem}" in text  # a file that the package's protocols share
+        assert file.stem == "__init__" or helper or f"{package}.{file.stem}" in known, file.name
