@@ -126,7 +126,7 @@ class Proxy:
         for name, conf in config.listeners.items():
             table = Table(config, conf.rules, build.clusters, self.matchers, self.hits)
             old = self.tables.get(name)
-            build.tables[name] = old if old is not None and old.signature == table.signature else table
+            build.tables[name] = old if old is not None and same(old.signature, table.signature) else table
 
     async def _build_listeners(self, config: cfg.Config, build: Build) -> None:
         to_api = any(leads_to_api(table) for table in build.tables.values())

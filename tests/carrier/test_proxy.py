@@ -98,22 +98,14 @@ async def test_a_port_that_is_taken_leaves_everything_as_it_was_and_frees_what_w
         assert await ask(port_of(proxy, "in"), b"x") == b"x"
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"endpoints": (cfg.EndPoint("e", {"address": "127.0.0.1"}, "heavy"),)},
-        {"endpoints": (cfg.EndPoint("e", {"address": "127.0.0.1"}, -1),)},
-        {"endpoints": (cfg.EndPoint("e", {"address": "127.0.0.1"}, float("inf")),)},
-        {"endpoints": (cfg.EndPoint("e", {"address": "127.0.0.1"}, float("nan")),)},
-        {"endpoints": (cfg.EndPoint("e", {"address": "127.0.0.1"}, True),)},
-    ],
-)
+@pytest.mark.parametrize("weight", ["heavy", -1, float("inf"), float("nan"), True, None])
 @pytest.mark.parametrize("policy", ["Trivial", "HashRing", "round_robin"])
-async def test_a_cluster_update_that_cannot_be_carried_out_is_refused_before_anything_changes(change: Any, policy: str) -> None:
+async def test_a_cluster_update_that_cannot_be_carried_out_is_refused_before_anything_changes(weight: Any, policy: str) -> None:
     conf = config(clusters=[cluster("a", 1), cluster("c", 1)], listeners=[listener("in", "c")])
     async with running(conf) as proxy:
         new = replaced(conf, "clusters", "a", endpoints=())
-        new = replaced(new, "clusters", "c", loadbalancer=cfg.LoadBalancer(policy), **change)
+        endpoints = (cfg.EndPoint("e", {"address": "127.0.0.1"}, weight),)
+        new = replaced(new, "clusters", "c", loadbalancer=cfg.LoadBalancer(policy), endpoints=endpoints)
         with unchanged(proxy), pytest.raises(ConfigError, match=r"clusters\[c\].endpoints\[0\].weight"):
             await proxy.apply(new)
 
@@ -433,7 +425,7 @@ async def test_names_bind_late_and_changes_at_run_time_are_seen_by_the_next_sess
             {"clusters": [echo()]},
         ):
             assert await ask(port, b"") == b""
-            await proxy.apply(config(base=proxy.config, **part))  # type: ignore[arg-type]
+            await proxy.apply(config(base=proxy.config, **part))
         assert await ask(port, b"x") == b"x"
         await proxy.apply(config(rules=[{"name": "r2", "action": {"apply": "rl"}}], base=proxy.config))
         assert await ask(port, b"") == b""
@@ -469,12 +461,12 @@ async def test_200_changes_under_load_fail_no_session_and_lose_no_byte() -> None
         for n in range(100):
             rule = {"name": f"r{n}", "action": {"route": {"destination": cluster(f"c{n}", 1)}}}
             await proxy.apply(config(rules=[rule], listeners=[listener("tmp", port=0)], base=base))
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
             await proxy.apply(base)
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
         done.set()
         rounds = sum(await asyncio.gather(*load))
-        assert rounds > 5 and not failed
+        assert rounds > 100 and not failed
         assert proxy.config.revision == 201
         await wait_until(lambda: not list(proxy.sessions()))
 
