@@ -4,6 +4,10 @@ It owns the raw non-blocking socket and the loop's readiness calls, no transport
 section 6), and a transport's descriptor cannot be watched. One `recv` a wake-up; a write goes out at once, and what the kernel does
 not take waits in `pending` while the hop behind is paused. Both directions close on their own (half-close); the socket is closed
 when both have ended, and aborted (RST) on a reset.
+
+Bulk: a read that filled the whole buffer and goes to another ByteSocket directly, no transform between them, makes the next ones
+go through a pipe in the kernel (carrier/splice.py) until little comes again. The pipe belongs to the socket that is written to and
+counts as its pending bytes, so that pausing, ending and failing are the same for both ways.
 """
 
 from __future__ import annotations
@@ -16,26 +20,53 @@ from collections import deque
 from typing import Any
 
 from carrier.errors import Error, Side, from_os
+from carrier.session import DESTROYED
+from carrier.splice import POOL, Pipe
 from carrier.stream import HIGH, NOWHERE, Socket
 
 READ = 64 * 1024
+LITTLE = 16 * 1024
+"""A splice that moved less than this goes back to recv and send: they are cheaper there."""
+LAST_WORDS = 16
+"""Reads, at most, of what a peer had sent before it broke the connection."""
+GRACE = 30.0
+"""Seconds that the last bytes of a session that is gone may take to be sent."""
 LINGER_RST = struct.pack("ii", 1, 0)
 ORDERLY = ("killed", "drain", "no-route", "closed")
 """Resets that close in order instead of aborting: nothing that was sent is wrong."""
 
 
 class ByteSocket(Socket):
-    """See the module. side: whose end this is, for the errors."""
+    """See the module. side: whose end this is, for the errors. active_at: monotonic seconds when one direction ended."""
 
-    __slots__ = ("active_at", "closed", "ended_in", "ended_out", "full", "loop", "paused", "pending", "side", "size", "sock")
+    __slots__ = (
+        "active_at",
+        "bulk",
+        "closed",
+        "ended_in",
+        "ended_out",
+        "full",
+        "loop",
+        "paused",
+        "pending",
+        "pipe",
+        "side",
+        "size",
+        "sock",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, side: Side) -> None:
         super().__init__()
         self.loop = loop
         self.sock = sock
         self.side: Side = side
-        self.pending: deque[memoryview] = deque()
+        self.pending: deque[memoryview] | None = None
+        """What waits to be written; made when first needed: most sockets never need it."""
         self.size = 0
+        self.pipe: Pipe | None = None
+        """What waits to be written, in the kernel; never beside `pending`."""
+        self.bulk = False
+        """This socket is read through the pipe of the one that it is relayed to."""
         self.full = False
         self.paused = True
         self.ended_in = self.ended_out = self.closed = False
@@ -54,6 +85,8 @@ class ByteSocket(Socket):
             self.loop.remove_reader(self.sock)
 
     def _readable(self) -> None:
+        if self.bulk and self._move():
+            return
         try:
             data = self.sock.recv(READ)
         except (BlockingIOError, InterruptedError):
@@ -61,13 +94,47 @@ class ByteSocket(Socket):
         except OSError as exc:
             self.broken(from_os(exc, self.side))
             return
-        if data:
-            self.bytes_in += len(data)
-            self.messages_in += 1
-            self.to.data(data)
-            self.to.flush()
-        else:
+        if not data:
             self._eof()
+            return
+        size = len(data)
+        self.bytes_in += size
+        self.messages_in += 1
+        to = self.to
+        to.data(data)
+        to.flush()
+        if size == READ:
+            self.bulk = True
+
+    def _move(self) -> bool:
+        """Read in bulk; False when it must be, or may as well be, read the ordinary way."""
+        to = self.to
+        pipe = to.pipe_for_bulk() if isinstance(to, ByteSocket) else None
+        if pipe is None:
+            self.bulk = False
+            return False
+        assert isinstance(to, ByteSocket)
+        try:
+            moved = pipe.fill(self.sock.fileno())
+        except (BlockingIOError, InterruptedError):
+            to.leave_bulk()
+            self.bulk = False
+            return True
+        except OSError as exc:
+            to.leave_bulk()
+            self.broken(from_os(exc, self.side))
+            return True
+        if not moved:
+            to.leave_bulk()
+            self._eof()
+            return True
+        self.bytes_in += moved
+        self.messages_in += 1
+        to.bulk_came(moved)
+        if moved < LITTLE and not self.closed:
+            to.leave_bulk()
+            self.bulk = False
+        return True
 
     def _eof(self) -> None:
         self.pause()
@@ -76,12 +143,16 @@ class ByteSocket(Socket):
         if session is not None and session.source is self:
             session.source_done = True
         self.to.end()
-        if self.ended_out and not self.pending:
+        if self.ended_out and not self._waiting():
             self.close()
         else:
             self.active_at = time.monotonic()
 
     # ------------------------------------------------------------------ writing
+
+    def _waiting(self) -> bool:
+        """Is there something left to write?"""
+        return bool(self.pending) or (self.pipe is not None and self.pipe.held > 0)
 
     def head(self, head: Any, last: bool = False) -> None:
         """A byte stream has no heads; only a message's end shows."""
@@ -91,61 +162,75 @@ class ByteSocket(Socket):
     def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
         if self.closed or self.ended_out:
             return
-        self.bytes_out += len(data)
+        size = len(data)
+        self.bytes_out += size
         self.messages_out += 1
-        if self.pending:
+        if self.pending or (self.pipe is not None and self.pipe.held):
             self._queue(memoryview(data))
-        elif data:
+        elif size:
             try:
                 sent = self.sock.send(data)
             except (BlockingIOError, InterruptedError):
                 sent = 0
             except OSError as exc:
-                self.broken(from_os(exc, self.side))
+                self._write_failed(exc)
                 return
-            if sent < len(data):
+            if sent < size:
                 self._queue(memoryview(data)[sent:])
         if last:
             self.end()
 
     def _queue(self, rest: memoryview) -> None:
-        if not self.pending:
+        pending = self.pending
+        if pending is None:
+            pending = self.pending = deque()
+        if not pending:
             self.loop.add_writer(self.sock, self._writable)
-        self.pending.append(rest)
+        pending.append(rest)
         self.size += len(rest)
         if self.size >= HIGH and not self.full:
             self.full = True
             self.back.pause()
 
     def _writable(self) -> None:
-        pending = self.pending
+        try:
+            if self.pipe is not None:
+                self.pipe.drain(self.sock.fileno())
+            if self.pending and (self.pipe is None or not self.pipe.held):
+                self._send_pending(self.pending)
+        except OSError as exc:
+            self._write_failed(exc)
+            return
+        if not self._waiting():
+            self.loop.remove_writer(self.sock)
+            if self.ended_out:
+                self.leave_bulk()
+                self._shut()
+        if self.full and self.size < HIGH // 2 and (self.pipe is None or not self.pipe.held):
+            self.full = False
+            self.back.resume()
+
+    def _send_pending(self, pending: deque[memoryview]) -> None:
+        """Write until the kernel takes no more. Raises OSError when the socket is broken."""
         try:
             while pending:
                 sent = self.sock.send(pending[0])
                 self.size -= sent
                 if sent < len(pending[0]):
                     pending[0] = pending[0][sent:]
-                    break
+                    return
                 pending.popleft()
         except (BlockingIOError, InterruptedError):
             pass
-        except OSError as exc:
-            self.broken(from_os(exc, self.side))
-            return
-        if not pending:
-            self.loop.remove_writer(self.sock)
-            if self.ended_out:
-                self._shut()
-        if self.full and self.size < HIGH // 2:
-            self.full = False
-            self.back.resume()
 
     def end(self, trailer: Any = None) -> None:
         if self.closed or self.ended_out:
             return
         self.ended_out = True
-        if not self.pending:
+        if not self._waiting():
             self._shut()
+        elif self._orphaned():
+            self.loop.call_later(GRACE, self.close)
 
     def _shut(self) -> None:
         try:
@@ -153,10 +238,64 @@ class ByteSocket(Socket):
         except OSError as exc:
             self.broken(from_os(exc, self.side))
             return
-        if self.ended_in:
+        if self.ended_in or self._orphaned():
             self.close()
         else:
             self.active_at = time.monotonic()
+
+    def _orphaned(self) -> bool:
+        """The session is gone: nobody wants what this socket would still read."""
+        session = self.session
+        return session is not None and session.status == DESTROYED
+
+    def _write_failed(self, exc: OSError) -> None:
+        """The peer takes no more. What it said before (an early answer, then a close) is in the kernel and worth passing on."""
+        self.ended_out = True
+        for _ in range(LAST_WORDS if not self.ended_in else 0):
+            try:
+                data = self.sock.recv(READ)
+            except OSError:
+                break
+            if not data:
+                break
+            self.bytes_in += len(data)
+            self.messages_in += 1
+            self.to.data(data)
+            if self.closed:
+                return
+        self.broken(from_os(exc, self.side))
+
+    # ------------------------------------------------------------------ bulk
+
+    def pipe_for_bulk(self) -> Pipe | None:
+        """An empty pipe that leads into this socket, or None: there are none left, or this socket cannot write at once."""
+        if self._waiting() or self.closed or self.ended_out:
+            return None
+        if self.pipe is None:
+            self.pipe = POOL.take()
+        return self.pipe
+
+    def bulk_came(self, moved: int) -> None:
+        """`moved` bytes were put into the pipe: write them. What the kernel does not take is pending, and full enough to pause."""
+        pipe = self.pipe
+        assert pipe is not None
+        self.bytes_out += moved
+        self.messages_out += 1
+        try:
+            pipe.drain(self.sock.fileno())
+        except OSError as exc:
+            self._write_failed(exc)
+            return
+        if pipe.held:
+            self.loop.add_writer(self.sock, self._writable)
+            self.full = True
+            self.back.pause()
+
+    def leave_bulk(self) -> None:
+        """Give the pipe back unless something is in it. Idempotent."""
+        if self.pipe is not None and not self.pipe.held:
+            POOL.give_back(self.pipe)
+            self.pipe = None
 
     # ------------------------------------------------------------------ ends
 
@@ -182,23 +321,28 @@ class ByteSocket(Socket):
         self.close(error)
 
     def broken(self, error: Error) -> None:
-        """The socket failed: tell both neighbours."""
+        """The socket failed: tell both neighbours. The one in front may have this hop replaced meanwhile (a reconnect, the fallback):
+        then the hop behind has another one to write to, and lives on."""
         if self.closed:
             return
         to, back = self.to, self.back
         self.close(error)
         to.reset(error)
-        back.stop(error)
+        if back.to is self:
+            back.stop(error)
 
     def close(self, error: Error | None = None) -> None:
         """Release the descriptor; the source's closing is the session's end. Idempotent."""
         if self.closed:
             return
-        self.closed = True
+        self.closed = self.paused = True
         self.loop.remove_reader(self.sock)
         self.loop.remove_writer(self.sock)
         self.sock.close()
-        self.pending.clear()
+        self.pending = None
+        if self.pipe is not None:
+            POOL.give_back(self.pipe)
+            self.pipe = None
         session = self.session
         if session is not None and session.source is self:
             self.to, to = NOWHERE, self.to
@@ -209,7 +353,8 @@ class ByteSocket(Socket):
     def takeover(self) -> socket.socket:
         self.loop.remove_reader(self.sock)
         self.loop.remove_writer(self.sock)
-        self.closed = True
+        self.closed = self.paused = True
+        self.leave_bulk()
         return self.sock
 
 
@@ -217,8 +362,9 @@ async def connect(
     loop: asyncio.AbstractEventLoop, family: socket.AddressFamily, address: Any, where: str, bind: tuple[str, int] | None = None
 ) -> socket.socket:
     """A connected non-blocking stream socket. Raises Error (retry "yes": nothing was sent)."""
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    sock: socket.socket | None = None
     try:
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         if family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if bind is not None:
@@ -226,9 +372,11 @@ async def connect(
             sock.bind(bind)
         await loop.sock_connect(sock, address)
     except OSError as exc:
-        sock.close()
+        if sock is not None:
+            sock.close()
         raise from_os(exc, "upstream", where, "yes") from None
     except BaseException:
+        assert sock is not None
         sock.close()
         raise
     return sock

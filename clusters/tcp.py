@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
+from typing import Any
 
 from carrier.bytesocket import ByteSocket, connect
 from carrier.cluster import Cluster, Endpoint, first_that_connects
-from carrier.errors import Error
-from carrier.resolve import Address
+from carrier.errors import Error, Problem
+from carrier.resolve import Address, literal
 from carrier.session import Session
 
 
@@ -16,6 +18,10 @@ class TcpCluster(Cluster):
 
     protocol = "TCP"
     fields = {"port": "1..65535", "bind": "{address, port}"}
+
+    @classmethod
+    def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
+        return super().check(spec, path) + check_bind(spec, path)
 
     async def open(self, session: Session, endpoint: Endpoint) -> ByteSocket:
         upstream = ByteSocket(self.env.loop, await self.connect(endpoint), "upstream")
@@ -27,8 +33,7 @@ class TcpCluster(Cluster):
         if not 0 < endpoint.port < 65536:
             raise Error("no-endpoint", f"{endpoint.name}: {self.spec.get('port')!r} is not a port", "upstream", "yes")
         addresses = await self.env.resolver.resolve(endpoint.host, endpoint.port)
-        bind = self.spec.get("bind")
-        local = (str(bind.get("address", "")), int(bind.get("port", 0))) if isinstance(bind, dict) else None
+        local = local_address(self.spec)
 
         async def one(address: Address) -> socket.socket:
             return await connect(self.env.loop, address[0], address[1], endpoint.address, local)
@@ -39,3 +44,28 @@ class TcpCluster(Cluster):
             self.env.resolver.forget(endpoint.host)
             raise
         return found
+
+
+def local_address(spec: Mapping[str, Any]) -> tuple[str, int] | None:
+    """The `spec.bind` of a cluster as a socket address, or None; parts that make no sense count as not given."""
+    bind = spec.get("bind")
+    if not isinstance(bind, dict):
+        return None
+    host, port = bind.get("address"), bind.get("port")
+    return host if isinstance(host, str) else "", port if isinstance(port, int) and 0 <= port <= 65535 else 0
+
+
+def check_bind(spec: Mapping[str, Any], path: str) -> list[Problem]:
+    """Everything wrong with `spec.bind`, by the strict standard."""
+    bind = spec.get("bind")
+    if bind is None:
+        return []
+    if not isinstance(bind, dict):
+        return [Problem(f"expected an object, got {bind!r}", f"{path}.bind", seen=repr(bind), allowed="{address, port}")]
+    host, port = bind.get("address", ""), bind.get("port", 0)
+    found = []
+    if not isinstance(host, str) or (host and literal(host, 0) is None):
+        found.append(Problem(f"expected an IP address, got {host!r}", f"{path}.bind.address", seen=repr(host), allowed="IPv4 or IPv6"))
+    if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= 65535:
+        found.append(Problem(f"expected a port 0..65535, got {port!r}", f"{path}.bind.port", seen=repr(port), allowed="0..65535"))
+    return found

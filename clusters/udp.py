@@ -2,23 +2,32 @@
 
 `bind: {address, port}` fixes the local address (two sessions of one bind port to one endpoint cannot be told apart by the kernel:
 the second is refused). A refused port (ICMP) breaks the session with "refused"; the route's retry policy decides what follows.
+While wake-ups find more than one datagram they are received in batches, and sent on as bursts when the session's source writes
+datagrams too and nothing stands between (carrier/batch.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Mapping
 from typing import Any
 
-from carrier.cluster import Cluster, Endpoint, first_that_connects
-from carrier.errors import Error, from_os
+from carrier import config
+from carrier.batch import COUNT, LONGEST, Adaptive, DatagramSocket, Receiver, receiver, run_length
+from carrier.cluster import Cluster, Endpoint, Env, first_that_connects
+from carrier.errors import Error, Problem, from_os
 from carrier.resolve import Address, literal
 from carrier.session import DESTROYED, Session
 from carrier.stream import Socket
+from clusters.tcp import check_bind, local_address
 
-MAX_DATAGRAM = 65_535
+BATCHES = 4
+"""Batches taken in one wake-up, so that one upstream does not starve the others."""
 RECEIVES = 64
+"""Datagrams taken in one wake-up the plain way."""
 BUFFER = 1 << 20
+"""Receive and send buffer asked of the kernel, in bytes; it may grant less."""
 LINGER = 2.0
 """Seconds that answers may still take after a byte-stream source has ended."""
 
@@ -29,6 +38,15 @@ class UdpCluster(Cluster):
     protocol = "UDP"
     kind = "datagram"
     fields = {"port": "1..65535", "bind": "{address, port}"}
+
+    def __init__(self, conf: config.Cluster, env: Env) -> None:
+        super().__init__(conf, env)
+        self.dropped: dict[str, int] = {}
+        """Datagrams dropped on the way to an endpoint, by reason."""
+
+    @classmethod
+    def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
+        return super().check(spec, path) + check_bind(spec, path)
 
     def ready(self, session: Session, endpoint: Endpoint | None) -> Socket | None:
         """A literal address needs no waiting: connect() of a datagram socket only notes the address."""
@@ -49,37 +67,45 @@ class UdpCluster(Cluster):
     def _connect(self, session: Session, endpoint: Endpoint, address: Address) -> UdpUpstream:
         if not 0 < endpoint.port < 65536:
             raise Error("no-endpoint", f"{endpoint.name}: {self.spec.get('port')!r} is not a port", "upstream", "yes")
-        sock = socket.socket(address[0], socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        sock: socket.socket | None = None
         try:
+            sock = socket.socket(address[0], socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
             for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
                 sock.setsockopt(socket.SOL_SOCKET, option, BUFFER)
-            bind = self.spec.get("bind")
-            if isinstance(bind, dict):
+            local = local_address(self.spec)
+            if local is not None:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                sock.bind((str(bind.get("address", "")), int(bind.get("port", 0))))
+                sock.bind(local)
             sock.connect(address[1])
         except OSError as exc:
-            sock.close()
+            if sock is not None:
+                sock.close()
             raise from_os(exc, "upstream", endpoint.address, "yes") from None
-        upstream = UdpUpstream(self.env.loop, sock, endpoint.address)
+        upstream = UdpUpstream(self, sock, endpoint.address)
         upstream.session = session
         return upstream
 
+    def drop(self, reason: str, count: int = 1) -> None:
+        """Count datagrams that go nowhere."""
+        self.dropped[reason] = self.dropped.get(reason, 0) + count
 
-class UdpUpstream(Socket):
-    """The connected end of a UDP session."""
 
-    __slots__ = ("closed", "dropped", "loop", "paused", "sock", "where")
+class UdpUpstream(DatagramSocket):
+    """The connected end of a UDP session. where: the endpoint's address, for errors."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, where: str) -> None:
-        super().__init__()
-        self.loop = loop
-        self.sock = sock
+    __slots__ = ("adaptive", "cluster", "loop", "paused", "where")
+
+    def __init__(self, cluster: UdpCluster, sock: socket.socket, where: str) -> None:
+        super().__init__(sock, None)
+        self.cluster = cluster
+        self.loop: asyncio.AbstractEventLoop = cluster.env.loop
         self.where = where
-        self.closed = False
-        self.paused = False
-        self.dropped = 0
-        loop.add_reader(sock, self._readable)
+        self.paused = True
+        self.adaptive: Adaptive | None = None
+        """Made when a wake-up first finds a second datagram: most sessions are short."""
+        self.resume()
+
+    # ------------------------------------------------------------------ reading
 
     def resume(self) -> None:
         if self.paused and not self.closed:
@@ -93,46 +119,91 @@ class UdpUpstream(Socket):
             self.loop.remove_reader(self.sock)
 
     def _readable(self) -> None:
-        recv = self.sock.recv
-        for _ in range(RECEIVES):
+        if self.adaptive is not None and self.adaptive.batching:
+            self._take_batches()
+            return
+        for taken in range(RECEIVES):
+            if not self._take_one():
+                return
+            if taken and (batch := receiver(socket.AF_UNSPEC)) is not None:
+                self.adaptive = self.adaptive or Adaptive()
+                self.adaptive.batching = batch is not None
+                return
+
+    def _take_one(self) -> bool:
+        """Read one datagram the plain way; False when there is none or none is wanted."""
+        if self.paused or self.closed:
+            return False
+        try:
+            data = self.sock.recv(LONGEST)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as exc:
+            self.failed(exc)
+            return False
+        self.messages_in += 1
+        self.bytes_in += len(data)
+        to = self.to
+        to.data(data)
+        to.flush()
+        return True
+
+    def _take_batches(self) -> None:
+        batch = receiver(socket.AF_UNSPEC)
+        assert batch is not None and self.adaptive is not None
+        for _ in range(BATCHES):
             if self.paused or self.closed:
                 return
             try:
-                data = recv(MAX_DATAGRAM)
+                count = batch.receive(self.sock.fileno())
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as exc:
-                self._broken(exc)
+                self.failed(exc)
                 return
-            self.messages_in += 1
-            self.bytes_in += len(data)
-            self.to.data(data)
-            self.to.flush()
+            self._deliver(batch, count)
+            if count < COUNT:
+                self.adaptive.found(count)
+                return
+
+    def _deliver(self, batch: Receiver, count: int) -> None:
+        """Pass on the datagrams of a batch, those of one size together."""
+        sizes = batch.sizes(count)
+        self.messages_in += count
+        self.bytes_in += sum(sizes)
+        first = 0
+        while first < count:
+            run = run_length(sizes, first, count)
+            size = sizes[first]
+            parts = batch.parts(first, first + run, size)
+            to = self.to
+            if isinstance(to, DatagramSocket):
+                to.burst(parts, size)
+            else:
+                for part in parts:
+                    self.to.data(bytes(part))
+                self.to.flush()
+            first += run
+
+    # ------------------------------------------------------------------ writing
 
     def head(self, head: Any, last: bool = False) -> None:
+        """Datagrams have no heads; only a message's end shows."""
         if last:
             self.end()
 
     def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
-        if self.closed:
-            return
-        try:
-            self.sock.send(data)
-        except (BlockingIOError, InterruptedError):
-            self.dropped += 1
-            return
-        except OSError as exc:
-            if exc.errno == 90:  # EMSGSIZE: a byte stream's chunk that is no datagram
-                self.dropped += 1
-            else:
-                self._broken(exc)
-            return
-        self.messages_out += 1
-        self.bytes_out += len(data)
+        self.send(data)
         if last:
             self.end()
 
-    def _broken(self, exc: OSError) -> None:
+    def drop(self, reason: str, count: int = 1) -> None:
+        self.cluster.drop(reason, count)
+
+    # ------------------------------------------------------------------ ends
+
+    def failed(self, exc: OSError) -> None:
+        """An ICMP error, or worse: tell both neighbours."""
         error = from_os(exc, "upstream", self.where)
         to, back = self.to, self.back
         self.close()
@@ -163,6 +234,7 @@ class UdpUpstream(Socket):
         return "END" if self.closed else "READY"
 
     def close(self) -> None:
+        """Release the descriptor. Idempotent."""
         if not self.closed:
             self.closed = True
             self.loop.remove_reader(self.sock)

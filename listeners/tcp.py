@@ -1,36 +1,63 @@
-"""TCP listener: each accepted connection is a session; it is accepted paused and read once its destination is there."""
+"""TCP listener: each accepted connection is a session; it is accepted paused and read once its destination is there.
+
+When descriptors run short, or `max_connections` are there, accepting pauses: what comes waits in the kernel's queue, and what is
+served goes on. A connection on which nothing moves may stay `idle_timeout` seconds, and when one of its directions has ended
+`half_close_timeout` seconds.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import socket
-import time
+from collections.abc import Mapping
 from typing import Any
 
+from carrier import config
 from carrier.bytesocket import ByteSocket
-from carrier.errors import Error
+from carrier.cluster import Env
+from carrier.errors import Error, Problem
 from carrier.listener import Key, Listener, bind_stream, plain
+from carrier.options import check_numbers, numbers, port_of
 from carrier.session import Session
 
 ACCEPTS = 64
 """Connections taken in one wake-up, so that a flood of them does not starve those that are there."""
 ACCEPT_PAUSE = 0.05
 """Seconds without accepting when file descriptors run short."""
+OPTIONS: Mapping[str, float] = {"track": 0, "max_connections": 4096, "half_close_timeout": 300, "idle_timeout": 0}
+"""Limits (connections, seconds) and their defaults (DESIGN section 7); 0 means none."""
 
 
 class TcpListener(Listener):
-    """`spec: {protocol: TCP, port, address}`. address: default every address, IPv6 and IPv4."""
+    """`spec: {protocol: TCP, port, address}`, `options`: see OPTIONS. address: default every address, IPv6 and IPv4."""
 
     protocol = "TCP"
     fields = {"port": "0..65535", "address": "IP address to bind to"}
 
+    def __init__(self, conf: config.Listener, env: Env) -> None:
+        super().__init__(conf, env)
+        limits = numbers(conf.options, OPTIONS)
+        self.max_connections = limits["max_connections"] or float("inf")
+        self.half_close_timeout = limits["half_close_timeout"]
+        self.idle_timeout = limits["idle_timeout"]
+        self.accepting = False
+        self.limited: dict[str, int] = {}
+        """How often accepting paused, by the limit that did it."""
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], path: str = "") -> list[Problem]:
+        """Everything wrong with the options, by the strict standard."""
+        return check_numbers(options, OPTIONS, path)
+
+    # ------------------------------------------------------------------ accepting
+
     def key(self) -> Key:
-        return "tcp", "127.0.0.1" if self.loopback else str(self.spec.get("address") or "*"), int(self.spec["port"])
+        return "tcp", "127.0.0.1" if self.loopback else str(self.spec.get("address") or "*"), port_of(self.spec)
 
     async def bind(self) -> None:
         address = self.spec.get("address")
-        self.bound = bind_stream(
-            self.name, "127.0.0.1" if self.loopback else address if isinstance(address, str) else None, self.spec["port"]
-        )
+        host = "127.0.0.1" if self.loopback else address if isinstance(address, str) else None
+        self.bound = bind_stream(self.name, host, self.spec["port"])
 
     @property
     def port(self) -> int:
@@ -38,8 +65,17 @@ class TcpListener(Listener):
         return int(self.bound[0].getsockname()[1])
 
     def start(self) -> None:
+        if not self.accepting:
+            self.accepting = True
+            for sock in self.bound:
+                self.env.loop.add_reader(sock, self._accept, sock)
+
+    def _pause(self, limit: str) -> None:
+        """Accept no more for now; `limit` says why."""
+        self.limited[limit] = self.limited.get(limit, 0) + 1
+        self.accepting = False
         for sock in self.bound:
-            self.env.loop.add_reader(sock, self._accept, sock)
+            self.env.loop.remove_reader(sock)
 
     def stop(self) -> None:
         for sock in self.bound:
@@ -48,25 +84,26 @@ class TcpListener(Listener):
 
     def _accept(self, sock: socket.socket) -> None:
         for _ in range(ACCEPTS):
+            if len(self.live) >= self.max_connections:
+                self._pause("max_connections")
+                return
             try:
                 connection, _address = sock.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            except (BlockingIOError, InterruptedError):
                 return
+            except ConnectionAbortedError:  # gone before we looked at it
+                continue
             except OSError:  # out of file descriptors or memory: let what is there finish
-                self.env.loop.remove_reader(sock)
-                self.env.loop.call_later(ACCEPT_PAUSE, self._accept_again, sock)
+                self._pause("descriptors")
+                self.env.loop.call_later(ACCEPT_PAUSE, self.start)
                 return
-            connection.setblocking(False)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.accepted(connection)
-
-    def _accept_again(self, sock: socket.socket) -> None:
-        if sock in self.bound:
-            self.env.loop.add_reader(sock, self._accept, sock)
 
     def accepted(self, connection: socket.socket) -> None:
         """Make the session of a connection."""
         try:
+            connection.setblocking(False)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             source = TcpSource(self.env.loop, connection)
         except OSError:  # it was reset before it was looked at
             connection.close()
@@ -74,6 +111,13 @@ class TcpListener(Listener):
         session = Session(self, source)
         self.live.add(session)
         session.begin(self.table.decide(session.metadata))
+
+    # ------------------------------------------------------------------ sessions
+
+    def ended(self, session: Session) -> None:
+        super().ended(session)
+        if not self.accepting and self.bound and len(self.live) < self.max_connections:
+            self.start()
 
     def session_name(self, session: Session) -> str:
         source = session.source
@@ -90,22 +134,28 @@ class TcpListener(Listener):
 
     def tick(self, now: float) -> None:
         super().tick(now)
-        half_closed = self.options.get("half_close_timeout", 300)
         for session in list(self.live):
             source = session.source
-            if isinstance(source, ByteSocket) and (source.ended_in or source.ended_out) and now - source.active_at > half_closed:
-                error = Error("timeout", f"half-closed for more than {half_closed} s (options.half_close_timeout)", "downstream")
-                source.reset(error)
+            assert isinstance(source, TcpSource)
+            moved = source.bytes_in + source.bytes_out
+            if moved != source.moved:
+                source.moved, source.moved_at = moved, now
+            half = source.ended_in or source.ended_out
+            limit = self.half_close_timeout if half else self.idle_timeout
+            if limit and now - max(source.moved_at, source.active_at) > limit:
+                what = "half-closed and idle (options.half_close_timeout)" if half else "idle (options.idle_timeout)"
+                source.broken(Error("timeout", f"{what} for more than {limit:g} s", "downstream"))
 
 
 class TcpSource(ByteSocket):
-    """The accepted end of a TCP session. peer, local: (host, port)."""
+    """The accepted end of a TCP session. peer, local: (host, port). moved, moved_at: bytes both ways, and since when that many."""
 
-    __slots__ = ("local", "peer")
+    __slots__ = ("local", "moved", "moved_at", "peer")
 
-    def __init__(self, loop: Any, sock: socket.socket) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
         super().__init__(loop, sock, "downstream")
         peer, local = sock.getpeername(), sock.getsockname()
         self.peer = plain(peer[0]), peer[1]
         self.local = plain(local[0]), local[1]
-        self.active_at = time.monotonic()
+        self.moved = 0
+        self.moved_at = self.active_at

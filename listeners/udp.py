@@ -4,32 +4,49 @@ Modes as in l7mp (contract, section 2): `singleton` when `connect` names address
 filters peers. A session ends when it was idle for `idle_timeout`, or, while nobody has answered it, for `answer_timeout`; when the
 listener is full, sessions that were never answered go first, oldest first, and then the new peer is refused. One coarse timer
 serves all. Replies go only to the peer that asked.
+
+While wake-ups find more than one datagram they are received in batches, and consecutive ones of one peer are sent on as a burst
+when its destination writes datagrams too and nothing stands between (carrier/batch.py).
 """
 
 from __future__ import annotations
 
+import errno
 import socket
-import time
+import struct
 from collections.abc import Mapping
 from typing import Any
 
 from carrier import config
+from carrier.batch import COUNT, LONGEST, Adaptive, DatagramSocket, Receiver, receiver, run_length
 from carrier.cluster import Env
-from carrier.errors import Error, Problem, from_os
+from carrier.errors import Error, Problem
 from carrier.listener import Key, Listener, bind_error, plain
+from carrier.options import check_numbers, numbers, port_of
 from carrier.resolve import literal
 from carrier.session import Session
-from carrier.stream import NOWHERE, Socket
+from carrier.stream import NOWHERE
 
-MAX_DATAGRAM = 65_535
-RECEIVES = 64
-"""Datagrams taken in one wake-up, so that a flood does not starve the other listeners."""
+BATCHES = 4
+"""Batches taken in one wake-up, so that a flood does not starve the other listeners."""
 BUFFER = 4 << 20
 """Receive and send buffer asked of the kernel, in bytes; it may grant less."""
+SO_MEMINFO, MEMINFO_DROPS = 55, 8
+"""socket(7): counters of a socket; the ninth is of datagrams that found its receive buffer full."""
+OPTIONS: Mapping[str, float] = {
+    "track": 0,
+    "max_sessions": 4096,
+    "max_new_sessions_per_second": 0,
+    "idle_timeout": 60,
+    "answer_timeout": 5,
+}
+"""Limits (sessions, new sessions a second of one source address, seconds) and their defaults (DESIGN section 7); 0 means none."""
+NODE_NAMES = {errno.EADDRINUSE: "EADDRINUSE", errno.EADDRNOTAVAIL: "EADDRNOTAVAIL", errno.EACCES: "EACCES"}
+"""How l7mp's error texts call what the kernel says."""
 
 
 class UdpListener(Listener):
-    """`spec: {protocol: UDP, port, address, connect: {address, port}, options: {mode}}`, limits in `options`."""
+    """`spec: {protocol: UDP, port, address, connect: {address, port}, options: {mode}}`, `options`: see OPTIONS."""
 
     protocol = "UDP"
     kind = "datagram"
@@ -42,24 +59,45 @@ class UdpListener(Listener):
 
     def __init__(self, conf: config.Listener, env: Env) -> None:
         super().__init__(conf, env)
-        connect = conf.spec.get("connect") or {}
+        connect = conf.spec.get("connect")
+        connect = connect if isinstance(connect, dict) else {}
         self.connect_host: str | None = connect.get("address")
         self.connect_port: int | None = connect.get("port")
         both = self.connect_host is not None and self.connect_port is not None
-        mode = (conf.spec.get("options") or {}).get("mode")
+        options = conf.spec.get("options")
+        mode = options.get("mode") if isinstance(options, dict) else None
         self.singleton = mode == "singleton" or (mode is None and both)
         if self.singleton and not both:
             raise Error(
                 "config",
                 "Singleton mode requested but either connect.address or connect.port is not defined (or neither): no remote to connect to",
             )
-        self.max_sessions = int(self.options.get("max_sessions", 4096))
-        self.idle_timeout = float(self.options.get("idle_timeout", 60))
-        self.answer_timeout = float(self.options.get("answer_timeout", 5))
+        limits = numbers(conf.options, OPTIONS)
+        self.max_sessions = limits["max_sessions"] or float("inf")
+        self.max_new = limits["max_new_sessions_per_second"] or float("inf")
+        self.idle_timeout = limits["idle_timeout"] or float("inf")
+        self.answer_timeout = limits["answer_timeout"] or float("inf")
         self.peers: dict[Any, UdpPeer] = {}
+        """By address; the listener that this one replaced has left its peers here, and they live on."""
+        self.unanswered: dict[Any, UdpPeer] = {}
+        """Those that nobody has answered yet, in the order they came."""
+        self.keys: dict[Any, UdpPeer] = {}
+        """The same peers by the receiver's keys."""
+        self.fresh: dict[str, int] = {}
+        """New sessions of this second, by source address."""
+        self.allowed: frozenset[str] | None = None
+        """Addresses that `connect.address` names; None: any."""
         self.dropped: dict[str, int] = {}
         """Datagrams dropped, by reason."""
+        self.received = self.sent = 0
+        """Datagrams of sessions that have ended."""
         self.sock: socket.socket | None = None
+        self.before: UdpListener | None = None
+        self.draining = False
+        self.adaptive = Adaptive()
+        self.receiver: Receiver | None = None
+
+    # ------------------------------------------------------------------ configuration
 
     @classmethod
     def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
@@ -75,6 +113,11 @@ class UdpListener(Listener):
             found.append(Problem(f"unknown mode {mode!r}", f"{path}.options.mode", seen=repr(mode), allowed="server, singleton"))
         return found
 
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], path: str = "") -> list[Problem]:
+        """Everything wrong with the options, by the strict standard."""
+        return check_numbers(options, OPTIONS, path)
+
     # ------------------------------------------------------------------ life
 
     @property
@@ -87,41 +130,64 @@ class UdpListener(Listener):
         return int(self.bound[0].getsockname()[1])
 
     def key(self) -> Key:
-        return "udp", self.host, int(self.spec["port"])
+        return "udp", self.host, port_of(self.spec)
 
     async def bind(self) -> None:
-        address = literal(self.host, self.spec["port"])
-        if address is None:
-            raise Error("bind", f'"{self.name}": expected an IP address to bind to, got {self.host!r}')
+        where = f"{self.host}:{self.spec.get('port')}"
+        address = literal(self.host, port_of(self.spec))
+        if address is None or port_of(self.spec) < 0:
+            raise Error("bind", f'"{self.name}": expected an IP address and a port to bind to, got {where}')
+        await self._resolve_peer()
         sock = socket.socket(address[0], socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
-            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-                sock.setsockopt(socket.SOL_SOCKET, option, BUFFER)
+            enlarge(sock, BUFFER)
             if address[0] == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if self.host == "::" else 1)
             sock.bind(address[1])
         except OSError as exc:
             sock.close()
-            reason = {98: "EADDRINUSE", 99: "EADDRNOTAVAIL", 13: "EACCES"}.get(exc.errno or 0)
+            reason = NODE_NAMES.get(exc.errno or 0)
             if reason is None:
-                raise bind_error(self.name, self.host, self.spec["port"], exc) from None
-            where = f"{self.host}:{self.spec['port']}"
+                raise bind_error(self.name, self.host, port_of(self.spec), exc) from None
             raise Error("bind", f'UDPListener.run: "{self.name}": Could not bind to {where}: bind {reason} {where}') from None
         self.bound = [sock]
 
+    async def _resolve_peer(self) -> None:
+        """Which addresses `connect.address` means. Raises Error("dns")."""
+        if self.connect_host is not None:
+            found = await self.env.resolver.resolve(str(self.connect_host), 0, socket.SOCK_DGRAM)
+            self.allowed = frozenset(str(address[0]) for _, address in found)
+
+    def take_over(self, old: Listener) -> bool:
+        """Also the peers of the old listener are kept: their datagrams come to the same port."""
+        if not isinstance(old, UdpListener) or self.connect_host is not None or not super().take_over(old):
+            return False
+        self.before = old
+        return True
+
     def start(self) -> None:
         self.sock = self.bound[0]
+        self.receiver = receiver(self.sock.family)
+        before, self.before = self.before, None
+        if before is not None and before.sock is not None:
+            self.env.loop.remove_reader(before.sock)
+            self.peers, self.unanswered, self.keys = before.peers, before.unanswered, before.keys
         self.env.loop.add_reader(self.sock, self._readable)
-        if self.singleton:
-            found = literal(str(self.connect_host), int(self.connect_port or 0))
-            if found is not None:
-                self._peer(found[1])
+        if self.singleton and self.allowed:
+            peer = literal(min(self.allowed), int(self.connect_port or 0))
+            assert peer is not None
+            self._peer(peer[1])
 
     def stop(self) -> None:
         """New peers are not served any more; the socket lives until the last session has ended."""
-        if self.sock is not None and not self.peers:
+        self.draining = True
+        if not self.live:
             self._release()
-        self.max_sessions = 0
+
+    def ended(self, session: Session) -> None:
+        super().ended(session)
+        if self.draining and not self.live:
+            self._release()
 
     def _release(self) -> None:
         for sock in self.bound:
@@ -133,56 +199,131 @@ class UdpListener(Listener):
     # ------------------------------------------------------------------ datagrams
 
     def _readable(self) -> None:
+        if self.adaptive.batching:
+            self._take_batches()
+        elif self._take_one() and self._take_one() and self.receiver is not None:
+            self.adaptive.batching = True
+
+    def _take_one(self) -> bool:
+        """Read one datagram the plain way; False when there is none, or the socket is gone."""
         sock = self.sock
-        assert sock is not None
-        peers = self.peers
-        for _ in range(RECEIVES):
-            try:
-                data, address = sock.recvfrom(MAX_DATAGRAM)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError:  # an ICMP error for an earlier reply: that peer's session ends by its timeout
-                continue
-            peer = peers.get(address) or self._peer(address)
-            if peer is not None:
-                peer.bytes_in += len(data)
-                peer.messages_in += 1
-                peer.to.data(data)
-                peer.to.flush()
+        if sock is None:
+            return False
+        try:
+            data, address = sock.recvfrom(LONGEST)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:  # an error of an earlier reply: that peer's session ends by its timeout
+            return True
+        peer = self.peers.get(address) or self._peer(address)
+        if peer is not None:
+            peer.bytes_in += len(data)
+            peer.messages_in += 1
+            to = peer.to
+            to.data(data)
+            to.flush()
+        return True
+
+    def _take_batches(self) -> None:
+        assert self.receiver is not None
+        for _ in range(BATCHES):
             if self.sock is None:
                 return
+            try:
+                count = self.receiver.receive(self.sock.fileno())
+            except OSError:  # nothing there, or as above
+                return
+            self._deliver(self.receiver, count)
+            if count < COUNT:
+                self.adaptive.found(count)
+                return
 
-    def drop(self, reason: str) -> None:
-        """Count a datagram that goes nowhere."""
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+    def _deliver(self, batch: Receiver, count: int) -> None:
+        """Pass on the datagrams of a batch, those that belong together together."""
+        sizes, senders, keys = batch.sizes(count), batch.senders(count), self.keys
+        first = 0
+        while first < count:
+            sender = senders[first]
+            last = first + 1
+            while last < count and senders[last] == sender:
+                last += 1
+            peer = keys.get(sender) or self._peer_of(batch, first, sender)
+            while first < last:
+                run = run_length(sizes, first, last)
+                if peer is not None:
+                    peer.came(batch.parts(first, first + run, sizes[first]), sizes[first])
+                first += run
+
+    def drop(self, reason: str, count: int = 1) -> None:
+        """Count datagrams that go nowhere."""
+        self.dropped[reason] = self.dropped.get(reason, 0) + count
+
+    def datagrams(self) -> dict[str, int]:
+        """Counters: datagrams received and sent by sessions, and dropped, by reason (`dropped: <reason>`)."""
+        found = {"received": self.received, "sent": self.sent}
+        for peer in self.peers.values():
+            if peer.listener is self:
+                found["received"] += peer.messages_in
+                found["sent"] += peer.messages_out
+        found |= {f"dropped: {reason}": count for reason, count in self.dropped.items()}
+        lost = kernel_drops(self.sock) if self.sock is not None else 0
+        if lost:
+            found["dropped: receive-buffer-full"] = lost
+        return found
+
+    # ------------------------------------------------------------------ peers
+
+    def _peer_of(self, batch: Receiver, i: int, key: Any) -> UdpPeer | None:
+        """The peer of a sender that has not been seen in a batch yet."""
+        address = batch.address(i)
+        peer = self.peers.get(address) or self._peer(address)
+        if peer is not None:
+            peer.key = key
+            self.keys[key] = peer
+        return peer
 
     def _peer(self, address: Any) -> UdpPeer | None:
         """The session of a new peer, if it may have one."""
-        if self.connect_host is not None and plain(address[0]) != self.connect_host:
-            return self.drop("filtered")
-        if self.connect_port is not None and address[1] != self.connect_port:
-            return self.drop("filtered")
-        if len(self.peers) >= self.max_sessions and not self._evict():
-            return self.drop("full")
-        peer = UdpPeer(self, address)
-        self.peers[address] = peer
+        host = plain(address[0])
+        refusal = self._refusal(host, address[1])
+        if refusal or self.sock is None:
+            self.drop(refusal)
+            return None
+        self.fresh[host] = self.fresh.get(host, 0) + 1
+        peer = UdpPeer(self, self.sock, address)
+        self.peers[address] = self.unanswered[address] = peer
         session = Session(self, peer)
         self.live.add(session)
         session.begin(self.table.decide(session.metadata))
         return None if peer.closed else peer
 
+    def _refusal(self, host: str, port: int) -> str:
+        """Why a new peer gets no session, or nothing."""
+        if self.draining or self.sock is None:
+            return "stopped"
+        if (self.allowed is not None and host not in self.allowed) or self.connect_port not in (None, port):
+            return "filtered"
+        if self.fresh.get(host, 0) >= self.max_new:
+            return "rate"
+        if len(self.peers) >= self.max_sessions and not self._evict():
+            return "full"
+        return ""
+
     def _evict(self) -> bool:
         """Make room: the oldest session that was never answered goes."""
-        for peer in self.peers.values():  # in the order they came
-            if not peer.messages_out and peer.session is not None:
-                self.drop("evicted")
-                peer.session.kill("made room for a new peer: it was never answered")
-                return True
+        for peer in self.unanswered.values():
+            self.drop("evicted")
+            assert peer.session is not None
+            peer.session.kill("made room for a new peer: it was never answered")
+            return True
         return False
 
     def tick(self, now: float) -> None:
         super().tick(now)
+        self.fresh.clear()
         for peer in list(self.peers.values()):
+            if peer.listener is not self:
+                continue
             count = peer.messages_in + peer.messages_out
             if count != peer.seen:
                 peer.seen = count
@@ -206,37 +347,55 @@ class UdpListener(Listener):
         }
 
 
-class UdpPeer(Socket):
-    """One peer of the listener: the source of its session. It has no descriptor of its own."""
+class UdpPeer(DatagramSocket):
+    """One peer of the listener: the source of its session. It has no descriptor of its own.
 
-    __slots__ = ("active_at", "address", "closed", "listener", "seen", "sendto")
+    key: the receiver's key of its address. seen, active_at: messages at the last tick, and since when that many.
+    """
 
-    def __init__(self, listener: UdpListener, address: Any) -> None:
-        super().__init__()
-        assert listener.sock is not None
+    __slots__ = ("active_at", "key", "listener", "seen")
+
+    def __init__(self, listener: UdpListener, sock: socket.socket, address: Any) -> None:
+        super().__init__(sock, address)
         self.listener = listener
-        self.address = address
-        self.sendto = listener.sock.sendto
-        self.active_at = time.monotonic()
+        self.key: Any = None
+        self.active_at = listener.env.loop.time()
         self.seen = 0
-        self.closed = False
+
+    def came(self, parts: list[memoryview], size: int) -> None:
+        """Datagrams of `size` bytes each have come in a batch; the parts are valid until this returns."""
+        self.messages_in += len(parts)
+        self.bytes_in += size * len(parts)
+        to = self.to
+        if isinstance(to, DatagramSocket):
+            to.burst(parts, size)
+        else:
+            for part in parts:
+                self.to.data(bytes(part))
+            self.to.flush()
 
     def head(self, head: Any, last: bool = False) -> None:
-        """Datagrams have no heads."""
+        """Datagrams have no heads; only a message's end shows."""
+        if last:
+            self.end()
 
     def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
-        if self.closed:
-            return
-        try:
-            self.sendto(data, self.address)
-        except (BlockingIOError, InterruptedError):
-            self.listener.drop("send-buffer-full")
-            return
-        except OSError as exc:
-            self.listener.drop("too-long" if exc.errno == 90 else "send-failed")
-            return
-        self.messages_out += 1
-        self.bytes_out += len(data)
+        if not self.messages_out:
+            self.listener.unanswered.pop(self.address, None)
+        self.send(data)
+        if last:
+            self.end()
+
+    def burst(self, parts: list[memoryview], size: int) -> None:
+        if not self.messages_out:
+            self.listener.unanswered.pop(self.address, None)
+        super().burst(parts, size)
+
+    def drop(self, reason: str, count: int = 1) -> None:
+        self.listener.drop(reason, count)
+
+    def failed(self, exc: OSError) -> None:
+        """The shared socket is sound: whatever it was, it was about this peer's address, and its timeout ends it."""
 
     def end(self, trailer: Any = None) -> None:
         """The destination has ended: so does this peer's session; its next datagram makes a new one."""
@@ -264,6 +423,10 @@ class UdpPeer(Socket):
         self.closed = True
         listener = self.listener
         listener.peers.pop(self.address, None)
+        listener.unanswered.pop(self.address, None)
+        listener.keys.pop(self.key, None)
+        listener.received += self.messages_in
+        listener.sent += self.messages_out
         to, self.to = self.to, NOWHERE
         session = self.session
         if session is not None:
@@ -273,8 +436,21 @@ class UdpPeer(Socket):
             to.reset(error)
         else:
             to.end()
-        if listener.max_sessions == 0 and not listener.peers:
-            listener._release()
 
 
-__all__ = ["UdpListener", "UdpPeer", "from_os"]
+def enlarge(sock: socket.socket, size: int) -> None:
+    """Ask for buffers of `size` bytes; past the system's limit where we may (SO_RCVBUFFORCE, socket(7))."""
+    for force, plain_option in ((33, socket.SO_RCVBUF), (32, socket.SO_SNDBUF)):
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, force, size)
+        except OSError:
+            sock.setsockopt(socket.SOL_SOCKET, plain_option, size)
+
+
+def kernel_drops(sock: socket.socket) -> int:
+    """Datagrams that the kernel dropped because the receive buffer of `sock` was full."""
+    try:
+        raw = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4 * (MEMINFO_DROPS + 1))
+        return int(struct.unpack_from("=I", raw, 4 * MEMINFO_DROPS)[0])
+    except (OSError, struct.error):
+        return 0
