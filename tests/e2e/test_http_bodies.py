@@ -468,7 +468,7 @@ async def test_an_answer_cut_by_the_server_never_looks_complete(answer: str, how
             body = await client.rest()
         except ConnectionError:
             return  # seen
-        assert b"content-length: 10" in head and len(body) < 10 or (b"chunked" in head and not body.endswith(b"0\r\n\r\n"))
+        assert (b"content-length: 10" in head and len(body) < 10) or (b"chunked" in head and not body.endswith(b"0\r\n\r\n"))
 
 
 @pytest.mark.parametrize("version", [b"1.1", b"1.0"])
