@@ -322,7 +322,7 @@ class AnswerReader(_Reader):
         end = self._find_head(data, i)
         if end < 0:
             if not b"HTTP/1.".startswith(self._buffer[:7]):  # another protocol: its head may never end
-                raise _refuse("upstream", f"an answer that begins with {self._buffer[:40]!r}")
+                raise refuse("upstream", f"an answer that begins with {self._buffer[:40]!r}")
             return len(data)
         raw = data if i == 0 and end == len(data) else data[i:end]
         head = self.memo.heads.get(raw)
