@@ -1310,7 +1310,7 @@ class _Seen:
                 yield from ((source, value) for value in read(tree))
             return
         yield leaf.source, leaf.want
-        if leaf.source.kind == "value" and leaf.source.reads[0][:2] == _HEADERS:
+        if leaf.source.kind == "value" and leaf.source.reads and leaf.source.reads[0][:2] == _HEADERS:
             yield from ((source, leaf.want) for source in self.readers.get(leaf.source.reads, ()) if source.kind == "header")
 
     def covering(self, entry: _Entry) -> _Entry | None:

@@ -880,3 +880,9 @@ def test_set_at_makes_objects_on_the_way_and_leaves_the_given_tree_alone() -> No
     assert set_at({"a": [1, 2]}, "/a/1", 3) == {"a": [1, 3]}
     assert set_at({"a": "text"}, "/a/b", 1) == {"a": {"b": 1}}
     assert set_at(tree, "/", {"x": 1}) == {"x": 1}
+
+
+def test_findings_cope_with_a_predicate_whose_path_is_only_a_slash() -> None:
+    matcher = Matcher([("root", {"op": "starts", "path": "/", "value": ""}), ("all", None)])
+    assert matcher.findings is not None
+    assert matcher.first({"HTTP": {"headers": {}}}) == 1
