@@ -1,0 +1,59 @@
+"""Errors: kinds, statuses, and what the operating system said."""
+
+from __future__ import annotations
+
+import errno
+import os
+from http import HTTPStatus
+
+import pytest
+
+from carrier.errors import STATUS, ConfigError, Error, Problem, from_os
+
+
+def test_every_kind_has_a_status_that_http_knows() -> None:
+    for kind, status in STATUS.items():
+        assert HTTPStatus(status) >= 400
+        assert Error(kind).status == status
+    assert Error("no such kind").status == 500
+
+
+def test_an_error_without_detail_says_its_kind() -> None:
+    error = Error("refused")
+    assert (str(error), error.detail, error.side, error.retry) == ("refused", "refused", "carrier", "no")
+    assert repr(Error("dns", "x", "upstream", "yes")) == "Error('dns', 'x', side='upstream', retry='yes')"
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ECONNREFUSED, "refused"),
+        (errno.ENOENT, "refused"),
+        (errno.EHOSTUNREACH, "unreachable"),
+        (errno.ETIMEDOUT, "timeout"),
+        (errno.ECONNRESET, "reset"),
+        (errno.EPIPE, "reset"),
+        (errno.EADDRINUSE, "bind"),
+        (errno.EMFILE, "overload"),
+    ],
+)
+def test_what_the_system_said_becomes_a_kind_and_a_sentence(number: int, kind: str) -> None:
+    error = from_os(OSError(number, os.strerror(number)), "upstream", "1.2.3.4:5", "yes")
+    assert (error.kind, error.side, error.retry) == (kind, "upstream", "yes")
+    assert error.detail == f"1.2.3.4:5: {os.strerror(number)}"
+
+
+def test_what_the_system_never_said_before_is_unreachable_while_connecting_and_a_reset_after_that() -> None:
+    odd = OSError(errno.EXDEV, "odd")
+    assert from_os(odd, "upstream", retry="yes").kind == "unreachable"
+    assert from_os(odd, "upstream").kind == "reset"
+    assert from_os(TimeoutError(), "upstream").kind == "timeout"
+    assert from_os(OSError(), "downstream").detail == "OSError"
+
+
+def test_a_config_error_tells_all_its_problems() -> None:
+    first = Problem("unknown field 'prot'", "clusters[a].spec.prot", allowed="protocol, port", hint="did you mean 'port'?")
+    error = ConfigError(first, Problem("no"))
+    assert error.problems == (first, Problem("no"))
+    assert str(error) == "clusters[a].spec.prot: unknown field 'prot' (allowed: protocol, port); did you mean 'port'?; no"
+    assert (error.status, ConfigError(first, kind="conflict").status) == (400, 409)
