@@ -34,6 +34,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict
+	$(BIN)/python docs/generate.py --check
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks --short

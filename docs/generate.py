@@ -1,0 +1,125 @@
+"""`make docs`: writes docs/reference.md from the program itself, so that it cannot drift; `make check` compares the two.
+
+The command comes from its parser, the protocols from their classes, the REST API from its table of operations, statuses from errors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from carrier import api, bridge, cli, registry, source
+from carrier.document import LOG_LEVELS, RETRY_ON
+from carrier.errors import STATUS
+
+FILE = Path(__file__).parent / "reference.md"
+
+
+def reference() -> str:
+    """The whole text."""
+    return "\n".join((*_head(), *_command(), *_protocols(), *_bridges(), *_rest(), *_errors())) + "\n"
+
+
+def _head() -> Iterator[str]:
+    yield "# Reference"
+    yield ""
+    yield "Made by `make docs` from the program; edit the program instead."
+    yield ""
+
+
+def _command() -> Iterator[str]:
+    """From the parser's actions: how argparse lays its help out differs between versions of Python."""
+    top = cli.parser()
+    commands = next(action for action in top._actions if isinstance(action, argparse._SubParsersAction)).choices
+    yield "## The command"
+    yield ""
+    yield str(top.epilog)
+    for parser in commands.values():
+        yield f"\n### {parser.prog}\n\n{parser.description}\n"
+        yield "| argument | |\n|---|---|"
+        for action in parser._actions:
+            if action.help != argparse.SUPPRESS:
+                names = ", ".join(action.option_strings) + " " if action.option_strings else ""
+                value = action.metavar if action.nargs != 0 and action.metavar else ""
+                yield f"| `{f'{names}{value}'.strip()}` | {_cell(str(action.help))} |"
+    yield ""
+    yield f"Log levels: {_code(LOG_LEVELS)}. Retry policies (`retry_on`): {_code(RETRY_ON)}."
+    yield f"A file has at most {source.MAX_FILE:,} bytes, {source.MAX_OBJECTS:,} objects and {source.MAX_DEPTH} levels, aliases expanded."
+    yield ""
+
+
+def _protocols() -> Iterator[str]:
+    for title, names, find in (
+        ("Listeners", registry.listener_names(), registry.listener),
+        ("Clusters", registry.cluster_names(), registry.cluster),
+    ):
+        yield f"## {title}"
+        yield ""
+        yield "| protocol | carries | spec | options and defaults |"
+        yield "|---|---|---|---|"
+        for name in names:
+            cls: Any = find(name)
+            fields = "; ".join(f"`{field}`: {allowed}" for field, allowed in cls.fields.items()) or "–"
+            options = getattr(sys.modules[cls.__module__], "OPTIONS", {})
+            shown = ", ".join(f"`{option}` {value:g}" for option, value in options.items()) or "–"
+            carries = {"byte": "bytes", "datagram": "datagrams", "message": "messages"}[cls.kind]
+            yield f"| {name} | {carries}{', virtual' if getattr(cls, 'virtual', False) else ''} | {_cell(fields)} | {_cell(shown)} |"
+        yield ""
+    yield "Options are in bytes, seconds or numbers; 0 means no limit."
+    yield ""
+
+
+def _bridges() -> Iterator[str]:
+    yield "## User bridges"
+    yield ""
+    yield f"Fields of `PUT /api/v1/bridges/{{name}}`: {_code(bridge.FIELDS)}. See [bridges.md](bridges.md)."
+    yield ""
+
+
+def _rest() -> Iterator[str]:
+    yield "## REST API"
+    yield ""
+    yield "Everything below `/api/v1`. Writes take `dryRun=true`; answers have the revision as ETag, writes honour If-Match."
+    yield ""
+    yield "| call | body | parameters | standard |"
+    yield "|---|---|---|---|"
+    for (method, path), operation in sorted(api.OPERATIONS.items(), key=lambda item: (item[0][1], item[0][0])):
+        body = (operation.body or "yes") if operation.takes_body else "–"
+        parameters = _code(operation.query) if operation.query else "–"
+        yield f"| `{method} /{path.replace('*', '{name}')}` | {body} | {parameters} | {'ours' if operation.strict else 'l7mp'} |"
+    yield ""
+
+
+def _errors() -> Iterator[str]:
+    yield "## Errors"
+    yield ""
+    yield "| status | kinds |"
+    yield "|---|---|"
+    for status in sorted(set(STATUS.values())):
+        yield f"| {status} | {_code(kind for kind, its in STATUS.items() if its == status)} |"
+
+
+def _code(words: Iterable[str]) -> str:
+    return ", ".join(f"`{word}`" for word in words)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def main() -> int:
+    """Write the file, or, with --check, tell whether it is what would be written."""
+    if "--check" not in sys.argv:
+        FILE.write_text(reference(), encoding="utf-8")
+        return 0
+    fresh = FILE.is_file() and FILE.read_text(encoding="utf-8") == reference()
+    if not fresh:
+        print(f"{FILE.name} is not what the program says: run `make docs`", file=sys.stderr)
+    return 0 if fresh else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
