@@ -150,6 +150,8 @@ class HttpListener(Listener):
         self.serving = self.env.loop.create_task(self._serve())
 
     async def _serve(self) -> None:
+        if self.stopped:  # before it began
+            return
         self.server = await self.env.loop.create_server(lambda: HttpConnection(self), sock=self.bound[0], backlog=4096)
         if self.stopped:
             self.server.close()
