@@ -15,13 +15,15 @@ from typing import Any, cast
 from carrier import config, http1, pool
 from carrier.cluster import Cluster, Endpoint, Env, first_that_connects
 from carrier.errors import Error, Retry, from_os
-from carrier.http import CHUNKED, NONE, Fields, Head, request_head
+from carrier.http import CHUNKED, LENGTH, NONE, Fields, Head, request_head
 from carrier.resolve import Address
 from carrier.session import DESTROYED, Session
 from carrier.stream import HIGH, NOWHERE, Socket, Stream
 
 MAX_IDLE = 256
 """Idle connections kept per endpoint."""
+PIECE = 64 * 1024
+"""Bytes of one read of an answer that is large, or of which nobody knows how large it is."""
 OPTIONS: Mapping[str, float] = {"max_idle": MAX_IDLE, "idle_timeout": 55, "answer_timeout": 60}
 
 
@@ -92,6 +94,35 @@ class HttpCluster(Cluster):
             upstream.tick(now)
 
 
+class Bulk(asyncio.BufferedProtocol):
+    """Stands before an upstream that has begun a large answer, and reads it in small pieces: the loop's own reads are of 256 KiB, and of a
+    slow downstream one whole piece is held. It stays for the connection's life."""
+
+    buffer = memoryview(bytearray(PIECE))
+    """One for all: what was read is copied out before the loop reads again."""
+
+    def __init__(self, upstream: HttpUpstream) -> None:
+        self.upstream = upstream
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.buffer
+
+    def buffer_updated(self, n: int) -> None:
+        self.upstream.data_received(bytes(self.buffer[:n]))
+
+    def eof_received(self) -> bool:
+        return self.upstream.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.upstream.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self.upstream.pause_writing()
+
+    def resume_writing(self) -> None:
+        self.upstream.resume_writing()
+
+
 class HttpUpstream(Socket, asyncio.Protocol):
     """One upstream connection: idle in its endpoint's pool, or the destination of a session.
 
@@ -102,6 +133,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
 
     __slots__ = (
         "begun",
+        "bulk",
         "chunked",
         "cluster",
         "endpoint",
@@ -132,7 +164,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
         self.heads = cluster.memo.heads
         self.request: Head | None = None
         self.out: list[bytes] = []
-        self.used = self.chunked = self.paused = self.tunnel = self.begun = self.plain = self.half = self.full = False
+        self.used = self.chunked = self.paused = self.tunnel = self.begun = self.plain = self.half = self.full = self.bulk = False
         self.request_done = True
         self.usable = True
         self.waiting = False
@@ -288,7 +320,18 @@ class HttpUpstream(Socket, asyncio.Protocol):
             return
         if self.reader.tunnel:
             self.tunnel = True
+        if (head.body > LENGTH or head.length > PIECE) and not self.bulk:
+            self._read_pieces()
         self.to.head(head)
+
+    def _read_pieces(self) -> None:
+        self.bulk = True
+        transport = self.transport
+        if not transport.is_closing():
+            transport.pause_reading()  # only a new start looks at the kind of protocol
+            transport.set_protocol(Bulk(self))
+            if not self.paused:
+                transport.resume_reading()
 
     def on_data(self, data: bytes) -> None:
         self.to.data(data)
