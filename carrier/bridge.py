@@ -77,7 +77,10 @@ class Bridges:
         self.clock = clock
 
     def put(self, config: Config, name: str, body: object) -> Config:
-        """Make or replace bridge `name`. Raises ConfigError (bad body), Error("not-found") (no such port), Error("conflict")."""
+        """Make or replace bridge `name`; the configuration itself when that changes nothing.
+
+        Raises ConfigError (bad body), Error("not-found") (no such port), Error("conflict").
+        """
         if not re.fullmatch(r"[^\s\x00-\x1f\x7f]{1,200}", name):
             raise ConfigError(Problem(f"expected a name of 1 to 200 characters without spaces, got {shown(name)}", "$.name"))
         listener = self._listener(config, body)
@@ -88,7 +91,11 @@ class Bridges:
         without = _without(config, name, self.protocols) if old is not None else config
         place = self._place(without, listener, wanted, _kept_position(config, old, listener))
         _check_conflicts(without, name, wanted, place)
-        return self._insert(without, name, wanted, place, config.revision)
+        new = self._insert(without, name, wanted, place)
+        if old is not None:  # it keeps its place in the list of bridges too
+            new = msgspec.structs.replace(new, bridges={other: new.bridges[other] for other in config.bridges})
+        unchanged = msgspec.structs.replace(new, revision=config.revision) == config
+        return config if unchanged else msgspec.structs.replace(new, revision=config.revision + 1)
 
     def delete(self, config: Config, name: str) -> Config:
         """Take a bridge away. Raises Error("not-found")."""
@@ -218,6 +225,10 @@ class Bridges:
         rulelist = config.rulelists.get(listener.rules)
         if rulelist is None:
             raise refused(f"listener {listener.name!r} has no rules: its rule list {listener.rules!r} is not defined")
+        sharing = [other.name for other in config.listeners.values() if other.rules == rulelist.name and other.name != listener.name]
+        if sharing:
+            text = f"listener {listener.name!r} shares its rule list {rulelist.name!r} with {', '.join(sharing)}"
+            raise refused(f"{text}: a bridge would take requests of all of them; give it a rule list of its own")
         shadow = _shadow(config, rulelist.name)
         serving = self.protocols.cluster(config.clusters[shadow].spec.get("protocol", "")) if shadow in config.clusters else None
         if serving is not None and serving.admin:
@@ -229,7 +240,7 @@ class Bridges:
         limit = len(rulelist.rules) if end is None else end
         return Place(listener, rulelist, limit if kept is None else min(kept, limit), shadow if wanted.fallback != "error" else None)
 
-    def _insert(self, config: Config, name: str, wanted: Wanted, place: Place, revision: int) -> Config:
+    def _insert(self, config: Config, name: str, wanted: Wanted, place: Place) -> Config:
         """The configuration with the bridge's rule, route, cluster and record."""
         own = f"bridge/{name}"
         endpoints = [{"name": own, **wanted.endpoint["endpoints"][0]}]
@@ -245,7 +256,7 @@ class Bridges:
             raise Error("conflict", f"bridge {name!r} cannot be made: {error.detail}") from None
         draft.rules[own] = msgspec.structs.replace(draft.rules[own], owner=own, bridge=name)
         draft.bridges[name] = Bridge(name, wanted.user, wanted.spec, place.listener.name, (own,), own, wanted.expires)
-        return msgspec.structs.replace(draft.done(), revision=revision + 1)
+        return draft.done()
 
 
 # -- reading ------------------------------------------------------------------------------------------------------------------------------
@@ -285,7 +296,7 @@ def _expiry(raw: Any, now: float, problems: list[Problem]) -> float | None:
         what = "is over already" if at <= now else "is no moment within a year from now"
         problems.append(Problem(f"{shown(raw)} {what}", "$.expires", seen=shown(raw), allowed='seconds, or "2027-01-31T18:00:00Z"'))
         return None
-    return at
+    return round(at, 3)  # as it is shown
 
 
 # Sessions that have nothing in common but what every session over IPv4 has; whatever takes all of them takes everybody's.

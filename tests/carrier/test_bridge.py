@@ -115,10 +115,26 @@ def test_put_replaces_and_keeps_the_place(base, bridges):
     assert len(again.bridges) == 2
 
 
-def test_the_same_put_twice_gives_the_same_objects(base, bridges):
-    config = bridges.put(base, "john", body("john"))
-    again = bridges.put(config, "john", body("john"))
-    assert (again.rules, again.routes, again.clusters, again.rulelists) == (config.rules, config.routes, config.clusters, config.rulelists)
+def test_the_same_put_twice_changes_nothing(base, bridges):
+    config = bridges.put(base, "john", body("john", expires="2027-01-15T09:00:00Z"))
+    assert bridges.put(config, "john", body("john", expires="2027-01-15T09:00:00Z")) is config
+
+
+def test_a_replaced_bridge_keeps_its_place_among_the_bridges(base, bridges):
+    config = bridges.put(bridges.put(base, "john", body("john")), "jane", body("jane"))
+    assert list(bridges.put(config, "john", body("john", endpoint="h:1")).bridges) == ["john", "jane"]
+
+
+def test_a_port_that_shares_its_rules_with_another_is_not_bridged(bridges):
+    base, _ = from_document(
+        {
+            "clusters": [{"name": "shadow", **to(9000)}],
+            "rulelists": [{"name": "both", "rules": [{"action": {"route": {"destination": "shadow"}}}]}],
+            "listeners": [{"name": n, "spec": {"protocol": "HTTP", "port": p}, "rules": "both"} for n, p in (("a", 8080), ("b", 8081))],
+        }
+    )
+    with pytest.raises(Error, match="shares its rule list 'both' with b"):
+        bridges.put(base, "john", body("john"))
 
 
 def test_what_get_shows_can_be_put(base, bridges):

@@ -276,6 +276,28 @@ def test_what_is_in_flight_is_finished_and_nothing_new_is_taken(good, ports):
         assert process.wait(10) == 0
 
 
+def test_a_request_in_flight_is_answered_and_an_idle_connection_does_not_hold_the_end(tmp_path, ports):
+    with socket.create_server(("127.0.0.1", 0)) as backend:
+        cluster = f"{{spec: {{protocol: HTTP, port: {backend.getsockname()[1]}}}, endpoints: [{{spec: {{address: 127.0.0.1}}}}]}}"
+        file = tmp_path / "web.yaml"
+        file.write_text(GOOD.format(port=ports[0]).replace("TCP", "HTTP").replace("{spec: {protocol: Echo}}", cluster))
+        with (
+            running("run", "-c", str(file), "--admin", "off", port=ports[0]) as process,
+            connect(ports[0], process) as client,
+            connect(ports[0], process),
+        ):
+            client.sendall(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+            upstream, _ = backend.accept()
+            assert upstream.recv(4096).startswith(b"GET /slow")
+            process.send_signal(signal.SIGTERM)
+            next(line for line in process.stderr if "ending" in line)
+            upstream.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone")
+            answer = b"".join(iter(lambda: client.recv(4096), b""))
+            assert answer.startswith(b"HTTP/1.1 200") and answer.endswith(b"done")
+            assert process.wait(5) == 0
+            upstream.close()
+
+
 def test_the_drain_has_an_end(good, ports):
     with running("run", "-c", str(good), "--admin", "off", "--drain", "0.3", port=ports[0]) as process, connect(ports[0], process):
         began = time.monotonic()
