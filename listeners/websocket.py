@@ -1,0 +1,283 @@
+"""WebSocket listener: a connection is a session from its opening handshake on (RFC 6455 section 4.2).
+
+The request is read as strictly as any HTTP/1.1 request, and routed by the same rules. Where the destination speaks WebSocket (or HTTP), the
+request goes on and the upstream's answer comes back: its 101 with the extensions and the subprotocol that it chose, after which bytes are
+relayed raw; or its refusal, as it is. Any other destination, or one behind transforms, gets messages, and the handshake is answered here as
+soon as it is reached: no extension, the first subprotocol asked for (or the one that a WebSocket upstream chose). A session that cannot be
+routed, or whose destination cannot be reached, is upgraded and then closed, as by l7mp (contract, section 3).
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from carrier import config
+from carrier.cluster import Env
+from carrier.errors import Error, Problem
+from carrier.frames import Closing, accept_key, valid_key
+from carrier.http import CHUNKED, Forwarding, Head, canned, make_id
+from carrier.http1_head import ILL, Limits, check_sizes, parse_request, refuse
+from carrier.listener import plain
+from carrier.options import check_numbers, numbers
+from carrier.session import CONNECTED, Session
+from carrier.table import Table
+from carrier.websocket import OPTIONS as END_OPTIONS
+from carrier.websocket import WebSocketEnd
+from listeners.http import rewritten
+from listeners.tcp import TcpListener
+
+OPTIONS: Mapping[str, float] = {"track": 0, "max_connections": 4096, "header_timeout": 10, **END_OPTIONS}
+"""Limits (connections, seconds, bytes) and their defaults (DESIGN section 7); 0 means none."""
+VERSION = (b"sec-websocket-version", b"13")
+LIMITS = Limits()
+
+
+class WebSocketListener(TcpListener):
+    """`spec: {protocol: WebSocket, port, address}`; `path` is accepted and ignored, as by l7mp. `options`: see OPTIONS."""
+
+    protocol = "WebSocket"
+    kind = "message"
+    fields = {"port": "0..65535", "address": "IP address to bind to", "path": "ignored (l7mp)"}
+
+    def __init__(self, conf: config.Listener, env: Env) -> None:
+        super().__init__(conf, env)
+        self.limits = numbers(conf.options, OPTIONS)
+        self.max_connections = self.limits["max_connections"] or float("inf")
+        self.max_message = int(self.limits["max_message"]) or 1 << 62
+        self.ends: set[WebSocketEnd] = set()
+        """Every connection: before, in and after its session."""
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], path: str = "") -> list[Problem]:
+        """Everything wrong with the options, by the strict standard."""
+        return check_numbers(options, OPTIONS, path)
+
+    def use(self, table: Table) -> None:
+        super().use(table)
+        names = table.needs.headers
+        self.profile = Forwarding(interesting=None if names is None else frozenset(name.encode("latin-1") for name in names))
+
+    # ------------------------------------------------------------------ connections
+
+    def accepted(self, connection: socket.socket) -> None:
+        """Read the handshake of a connection."""
+        try:
+            if len(self.ends) >= self.max_connections:
+                raise OSError("max_connections")
+            connection.setblocking(False)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            WebSocketSource(self, connection)
+        except OSError:  # it was reset before it was looked at, or too many are there
+            connection.close()
+
+    def stop(self) -> None:
+        super().stop()
+        for end in list(self.ends):
+            if end.session is None:
+                end.close()
+
+    def tick(self, now: float) -> None:
+        super(TcpListener, self).tick(now)
+        timeout = self.limits["header_timeout"]
+        for end in list(self.ends):
+            assert isinstance(end, WebSocketSource)
+            if end.upgraded:
+                end.tick(now, self.limits)
+            elif end.request is None and timeout and now - end.since >= timeout:
+                self.limited["header_timeout"] = self.limited.get("header_timeout", 0) + 1
+                end.refuse(Error("request-timeout", f"no whole head within {timeout:g} s", "downstream"))
+
+    # ------------------------------------------------------------------ sessions
+
+    def session_name(self, session: Session) -> str:
+        source = session.source
+        assert isinstance(source, WebSocketSource)
+        return f"WS:{source.peer[0]}:{source.peer[1]}-{source.local[0]}:{source.local[1]}-{session.number}"
+
+    def metadata(self, session: Session) -> dict[str, Any]:
+        source = session.source
+        assert isinstance(source, WebSocketSource)
+        return {
+            "IP": {"src_addr": source.peer[0], "dst_addr": source.local[0]},
+            "TCP": {"src_port": source.peer[1], "dst_port": source.local[1]},
+            "HTTP": source.request.metadata() if source.request is not None else {},
+        }
+
+
+def check_upgrade(head: Head) -> tuple[int, str]:
+    """Is this request an opening handshake (section 4.2.1)? The HTTP status to refuse it with, and why; or (0, "")."""
+    if head.method != b"GET" or head.minor < 1:
+        return 405 if head.minor else 426, "a WebSocket begins with a GET of HTTP/1.1"
+    if b"websocket" not in [name.strip() for name in (head.upgrade or b"").split(b",")]:
+        return 426, "this port speaks WebSocket: Upgrade: websocket and Connection: Upgrade are needed"
+    if head.get(b"sec-websocket-version") != b"13":
+        return 426, "Sec-WebSocket-Version 13 is needed"
+    if not valid_key(head.get(b"sec-websocket-key")):
+        return 400, "Sec-WebSocket-Key is not 16 bytes in base64"
+    return 0, ""
+
+
+class WebSocketSource(WebSocketEnd):
+    """The accepted end of a WebSocket session. peer, local: (host, port). request: the handshake, once read. upgraded: a 101 was sent.
+    refused: the destination's answer, which is no 101, is passed on."""
+
+    __slots__ = ("listener", "local", "peer", "refused", "request", "upgraded")
+
+    def __init__(self, listener: WebSocketListener, sock: socket.socket) -> None:
+        peer, local = sock.getpeername(), sock.getsockname()
+        self.peer = plain(peer[0]), peer[1]
+        self.local = plain(local[0]), local[1]
+        self.listener = listener
+        self.request: Head | None = None
+        self.upgraded = self.refused = False
+        super().__init__(listener.env.loop, sock, "downstream", listener.max_message, listener.ends)
+        WebSocketEnd.resume(self)
+
+    # ------------------------------------------------------------------ the handshake
+
+    def took(self, data: bytes) -> None:
+        if self.upgraded:
+            super().took(data)
+        elif self.request is None and not self.gone:
+            self._read_head(data)
+
+    def _read_head(self, data: bytes) -> None:
+        end = data.find(b"\r\n\r\n") + 4
+        try:
+            if end < 4:
+                if match := ILL.search(data):
+                    raise refuse("downstream", f"byte {match[0]!r} in the head")
+                first = data.find(b"\r\n")
+                check_sizes(len(data) if first < 0 else first, len(data), LIMITS, "downstream")
+                self.early = data
+                return
+            head = parse_request(data[:end], LIMITS, self.listener.profile)
+        except Error as error:
+            self.refuse(error)
+            return
+        status, why = check_upgrade(head)
+        if status:
+            self._say(*canned(status, why, [VERSION, (b"upgrade", b"websocket")] if status == 426 else []))
+            return
+        self.early = data[end:]
+        self._begin(head)
+
+    def _begin(self, head: Head) -> None:
+        listener = self.listener
+        self.request = head
+        self.pause()
+        session = Session(listener, self)
+        listener.live.add(session)
+        # Not session.metadata: that would be kept for as long as the session is there.
+        decision = listener.table.decide({"name": session.name, **listener.metadata(session)})
+        named = b"" if head.named else make_id()
+        session.fields = listener.profile.extra(head, self.peer[0].encode(), named) + b"\r\n"
+        session.begin(decision, rewritten(head, decision), False)
+        if self.session is session and session.status == CONNECTED and not self.upgraded:
+            self.resume()
+
+    def _answer_comes(self) -> bool:
+        """Does the destination itself answer the handshake?"""
+        session = self.session
+        cluster = session.cluster if session is not None else None
+        if session is None or cluster is None:
+            return False
+        tunnels = getattr(cluster, "tunnels", None)
+        return bool(tunnels(session)) if tunnels is not None else cluster.protocol == "HTTP"
+
+    def resume(self) -> None:
+        session = self.session
+        if not self.upgraded and not self.refused and session is not None and not self.gone:
+            if session.status != CONNECTED or self._answer_comes():
+                return
+            self._upgrade(getattr(session.destination, "subprotocol", None) or self._first_subprotocol())
+            self.begin_messages()
+        super().resume()
+
+    def _first_subprotocol(self) -> bytes:
+        """Browsers give up when they ask for some and get none; l7mp takes the first."""
+        assert self.request is not None
+        return (self.request.get(b"sec-websocket-protocol") or b"").partition(b",")[0].strip()
+
+    def _upgrade(self, subprotocol: bytes = b"") -> None:
+        """Answer the handshake ourselves (section 4.2.2)."""
+        assert self.request is not None
+        lines = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: "
+        lines += accept_key(self.request.get(b"sec-websocket-key") or b"") + b"\r\n"
+        if subprotocol:
+            lines += b"sec-websocket-protocol: " + subprotocol + b"\r\n"
+        self._write(lines + b"\r\n")
+        self.upgraded = True
+
+    def head(self, head: Head, last: bool = False) -> None:
+        """The destination's answer to the handshake: what it agreed to, or refused."""
+        session = self.session
+        if session is None or self.upgraded or self.refused or self.closed:
+            if last and not self.refused:
+                self.end()
+            return
+        if head.status == 101:
+            self._write(head.wire)
+            self.upgraded = True
+            self.begin_raw(head, session.destination)
+            self.resume()
+        elif head.status >= 200:
+            self.refused = True
+            wire = head.wire_without_chunked if head.body == CHUNKED else head.wire
+            self._write(wire[:-2] + b"connection: close\r\n\r\n")
+            if last:
+                self.end()
+
+    # ------------------------------------------------------------------ HTTP that is not a 101
+
+    def _write(self, data: bytes) -> None:
+        """Bytes that are no frames."""
+        super(WebSocketEnd, self).data(data)
+        self.messages_out -= 1
+
+    def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
+        if not self.refused:
+            super().data(data, kind, last)
+            return
+        self._write(data)
+        if last:
+            self.end()
+
+    def end(self, trailer: Any = None) -> None:
+        if not self.refused:
+            super().end(trailer)
+            return
+        session = self.session
+        self._hang_up()
+        if session is not None:
+            session.close()
+
+    def refuse(self, error: Error) -> None:
+        """A request that is none: say so in HTTP, and close."""
+        self._say(*canned(error.status, error.detail))
+
+    def _say(self, head: Head, body: bytes) -> None:
+        self._write(head.wire[:-2] + b"connection: close\r\n\r\n" + body)
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        self.close_sent = True  # no frame will be sent
+        self._depart(Closing(0, ""))
+
+    # ------------------------------------------------------------------ ends
+
+    def reset(self, error: Error) -> None:
+        """No destination: upgraded and closed, with a code that says why (contract, section 3)."""
+        if self.refused:
+            self.close_sent = True
+        elif not self.upgraded and not self.closed and self.request is not None and not self.gone:
+            self._upgrade(self._first_subprotocol())
+        super().reset(error)
+
+    def _eof(self) -> None:
+        if self.upgraded or self.gone:
+            super()._eof()
+        else:
+            self.broken(Error("closed", "the connection ended before the handshake", "downstream"))
