@@ -269,7 +269,7 @@ def test_what_is_in_flight_is_finished_and_nothing_new_is_taken(good, ports):
         assert "ending" in next(line for line in process.stderr if "ending" in line)
         client.sendall(b"after")
         assert client.recv(100) == b"after"
-        with pytest.raises(ConnectionRefusedError):
+        with pytest.raises((ConnectionRefusedError, ConnectionResetError)):  # reset: it came in the moment of closing
             socket.create_connection(("127.0.0.1", ports[0]), 5).recv(1)
         client.shutdown(socket.SHUT_WR)
         assert client.recv(100) == b""
