@@ -12,6 +12,7 @@ import asyncio
 import os
 import re
 import resource
+import shutil
 import socket
 import sys
 import textwrap
@@ -613,6 +614,7 @@ class Page:
     def __init__(self, out: TextIO) -> None:
         self.out = out
         self.terminal = out.isatty()
+        self.narrow = self.terminal and shutil.get_terminal_size().columns < 140
         self.colours = self.terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         wide = (getattr(out, "encoding", "") or "").lower().replace("-", "") == "utf8"
         self.marks = ("✓", "✗", "→") if wide else ("ok", "NO", "->")
@@ -652,9 +654,12 @@ class Page:
         yes, no, arrow = self.marks
         mark = self.paint("32", yes) if claim.held else self.paint("1;31", no)
         colour = "1;31" if not claim.held else "33" if "refused" in claim.outcome else "36" if "laptop" in claim.outcome else "0"
-        outcome = self.paint(colour, f"{claim.outcome:<36}")
-        self.say(f"{number:3d} {mark} {claim.what:<50} {arrow} {outcome} {self.paint('2', claim.why)}")
-        for line in textwrap.wrap(claim.more, 110):
+        outcome = self.paint(colour, f"{claim.outcome:<35}")
+        rule = self.paint("2", claim.why)
+        self.say(f"{number:3d} {mark} {claim.what:<50} {arrow} {outcome}" + ("" if self.narrow else f" {rule}"))
+        if self.narrow:
+            self.say(f"        {rule}")
+        for line in textwrap.wrap(claim.more, 70 if self.narrow else 110):
             self.say(f"        {self.paint('2', line)}")
 
     def end(self, story: Story) -> None:
