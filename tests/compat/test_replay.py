@@ -9,23 +9,30 @@ shift every implicit name after it; they vanish from here by themselves when the
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
 import http.client
 import json
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 import yaml
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 
 from carrier import config, registry, source
 from carrier.api import Api
-from carrier.cluster import Cluster, Env
+from carrier.cluster import Cluster, Endpoint, Env
 from carrier.errors import Error
 from carrier.proxy import Proxy
+from carrier.session import Session
+from carrier.stream import Stream
 from listeners.tcp import TcpListener
 
 TRANSCRIPTS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "transcripts"
@@ -61,6 +68,26 @@ class JsonSocket(Cluster):
             raise Error("config", "JSONSocketCluster: No transport specified")
 
 
+class Encap(Cluster):
+    """JSONEncap, as the recorded steps show it."""
+
+    protocol = "JSONEncap"
+    virtual = True
+
+    def ready(self, session: Session, endpoint: Endpoint | None) -> Stream:
+        stream = EncapStream()
+        stream.session = session
+        return stream
+
+
+class EncapStream(Stream):
+    session: Session
+
+    def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
+        message = {"metadata": self.session.metadata, "payload": base64.b64encode(data).decode()}
+        self.to.data(json.dumps(message, separators=(",", ":")).encode(), None, last)
+
+
 def stand_in_cluster(protocol: str) -> Any:
     members: dict[str, Any] = {"protocol": protocol, "virtual": protocol in VIRTUAL, "fields": dict.fromkeys(VIRTUAL.get(protocol, ()), "")}
     members["shows_endpoint"] = protocol != "Prometheus"
@@ -71,7 +98,7 @@ def stand_in_cluster(protocol: str) -> Any:
 @pytest.fixture
 def all_protocols(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every protocol of l7mp: ours where it is built, else one that stands in."""
-    clusters = {name: stand_in_cluster(name) for name in (*VIRTUAL, *CONNECTED)} | {"JSONSocket": JsonSocket}
+    clusters = {name: stand_in_cluster(name) for name in (*VIRTUAL, *CONNECTED)} | {"JSONSocket": JsonSocket, "JSONEncap": Encap}
     listeners = {name: type(name, (StandIn,), {"protocol": name}) for name in CONNECTED}
     real_cluster, real_listener = registry.cluster, registry.listener
     monkeypatch.setattr(registry, "cluster", lambda name: real_cluster(name) or clusters.get(name))
@@ -99,7 +126,8 @@ class Names:
 
 def free_ports(count: int) -> list[int]:
     """Ports that are free for TCP and UDP at this moment."""
-    taken, ports = [], []
+    taken: list[socket.socket] = []
+    ports: list[int] = []
     while len(ports) < count:
         tcp, udp = socket.socket(), socket.socket(type=socket.SOCK_DGRAM)
         taken += [tcp, udp]
@@ -175,25 +203,123 @@ def compare(step: str, request: dict[str, Any], want: tuple[int, Any], got: tupl
     return None if same else f"{step}: listed as {ours}\n  ours {got}"
 
 
+# --- steps with sockets of their own ----------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def backends(names: Names) -> AsyncIterator[None]:
+    """The TCP upstreams of the matching scenarios: 17011 says "A" to whoever connects, 17012 says "B"."""
+    servers = []
+    for port, text in (("17011", b"A"), ("17012", b"B")):
+        if port in names.here:
+
+            async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, text: bytes = text) -> None:
+                writer.write(text)
+                await reader.read()
+                writer.close()
+
+            servers.append(await asyncio.start_server(say, "127.0.0.1", int(names.here[port])))
+    try:
+        yield
+    finally:
+        for server in servers:
+            server.close()
+
+
+async def hear(port: str, path: str, headers: dict[str, str], say: bytes | None = None) -> str:
+    """What a WebSocket client hears first, or the class of the exception it gets, as the recorder wrote it."""
+    try:
+        async with connect(f"ws://127.0.0.1:{port}{path}", additional_headers=headers, compression=None, open_timeout=5) as client:
+            if say is not None:
+                await client.send(say)
+            heard = await asyncio.wait_for(client.recv(), 5)
+            return heard if isinstance(heard, str) else heard.decode()
+    except (ConnectionClosed, TimeoutError) as exc:
+        return f"<{type(exc).__name__}>"
+
+
+def encapsulated(text: str) -> Any:
+    """A recorded or heard JSONEncap message without what changes from run to run; a mapped IPv4 address is the address."""
+    found = json.loads(re.sub(r"127\.0\.0\.1:\d+-", "CLIENT-", text.replace("::ffff:", "")))
+    headers = found["metadata"].get("HTTP", {}).get("headers", {})
+    for name in ("sec-websocket-key", "user-agent"):
+        assert headers.pop(name, None) or not headers
+    tcp = found["metadata"].get("TCP", {})
+    if isinstance(tcp.get("src_port"), int):
+        tcp["src_port"] = 0
+    return found
+
+
+async def websocket_step(step: dict[str, Any], port: str, request: dict[str, Any], names: Names) -> tuple[Any, Any]:
+    """Play a `match` or `ws` step: what was recorded, and what we do. port: that of the listener posted last."""
+    if "got" not in step:
+        where = {**request, **step}
+        return step["selected"], await hear(names.here[str(step.get("port", port))], where["path"], where["headers"])
+    want = encapsulated(step["got"])
+    http = want["metadata"].get("HTTP")
+    path, own = (http["url"]["url"], {n: v for n, v in http["headers"].items() if n == "x-a"}) if http else ("/", {})
+    return want, encapsulated(names.to_there(await hear(names.here[port], path, own, b"hi")))
+
+
+async def udp_to_websocket(names: Names) -> str:
+    """The README's main example: a datagram to 15002 is a message at 16000."""
+    heard: asyncio.Queue[str | bytes] = asyncio.Queue()
+
+    async def receive(server: ServerConnection) -> None:
+        async for message in server:
+            heard.put_nowait(message)
+
+    async with serve(receive, "127.0.0.1", int(names.here["16000"])):
+        with socket.socket(type=socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"hello", ("127.0.0.1", int(names.here["15002"])))
+            found = await asyncio.wait_for(heard.get(), 5)
+    return found if isinstance(found, str) else found.decode()
+
+
+async def socket_step(label: str, step: dict[str, Any], port: str, request: dict[str, Any], names: Names) -> str | None:
+    """What is wrong with a step that is no REST call, or None."""
+    if step["kind"].startswith("udp->websocket"):
+        want, got = step["got"], await udp_to_websocket(names)
+    else:
+        want, got = await websocket_step(step, port, request, names)
+    listed = EXCEPTIONS.get(label)
+    if listed is not None:
+        same = got == listed["ours"]["got"] and got != want
+        return None if same else f"{label}: listed as {listed['ours']}\n  recorded {want}\n  ours     {got}"
+    return None if got == want else f"{label} {step.get('about')}\n  recorded {want}\n  ours     {got}"
+
+
+# --- all steps --------------------------------------------------------------------------------------------------------------------
+
+
 async def replay(name: str, folder: Path) -> list[str]:
     text = (TRANSCRIPTS / f"{name}.json").read_text()
     transcript = json.loads(text)
-    names = Names(text, folder)
-    loaded = source.loads(names.to_here((TRANSCRIPTS / transcript["config"]).read_text()))
+    configured = (TRANSCRIPTS / transcript["config"]).read_text()
+    names = Names(text + configured, folder)
+    loaded = source.loads(names.to_here(configured))
     admin = msgspec.structs.replace(loaded.config.admin, strict=transcript["strict"])
     env = Env(asyncio.get_running_loop())
     proxy = Proxy(env, None)
     env.api = Api(proxy)
     await proxy.apply(msgspec.structs.replace(loaded.config, admin=admin))
-    wrong = []
+    wrong: list[str | None] = []
+    port, shape = "", {"path": "/", "headers": {}}
     try:
-        for i, step in enumerate(transcript["steps"]):
-            if step["kind"] != "http" or step["port"] != API_PORT or "status" not in step["response"]:
-                continue
-            request, response = step["request"], step["response"]
-            status, body = await asyncio.to_thread(exchange, int(names.here[str(API_PORT)]), request, names.to_here)
-            want = response["status"], response.get("json", response["body"])
-            wrong.append(compare(f"{name}#{i}", request, want, (status, decoded(names.to_there(body)))))
+        async with backends(names):
+            for i, step in enumerate(transcript["steps"]):
+                label = f"{name}#{i}"
+                if step["kind"] == "request":
+                    shape = {"path": step["path"], "headers": step["headers"]}
+                elif step["kind"] in ("match", "ws") or step["kind"].startswith("udp->websocket"):
+                    wrong.append(await socket_step(label, step, port, shape, names))
+                elif step["kind"] == "http" and step["port"] == API_PORT and "status" in step["response"]:
+                    request, response = step["request"], step["response"]
+                    if found := re.search(r'"port": (1\d{4})', request["body"] or ""):
+                        port = found[1]
+                    status, body = await asyncio.to_thread(exchange, int(names.here[str(API_PORT)]), request, names.to_here)
+                    want = response["status"], response.get("json", response["body"])
+                    wrong.append(compare(label, request, want, (status, decoded(names.to_there(body)))))
     finally:
         await proxy.close()
     return [text for text in wrong if text]
