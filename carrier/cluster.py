@@ -15,10 +15,12 @@ from carrier import config
 from carrier.balance import KEYED, Balancer
 from carrier.errors import ConfigError, Error, Problem
 from carrier.match import get_at
+from carrier.overload import Breaker
 from carrier.resolve import Resolver
 from carrier.stream import Socket, Stream
 
 if TYPE_CHECKING:
+    from carrier.listener import Listener
     from carrier.session import Session
 
 Kind = Literal["byte", "datagram", "message"]
@@ -35,9 +37,13 @@ class Env:
         """Called with each session that ends: access log, metrics."""
         self.api: Any = None
         """The REST API, for the one cluster that leads into it."""
+        self.gate: Any = None
+        """Who may call the REST API (carrier/gate.py); None: everybody who reaches it, which is this machine only."""
         self.insecure_admin = False
         self.clusters: Mapping[str, Cluster] = {}
         """The clusters in force, for a session that looks its route's names up again."""
+        self.listeners: Mapping[str, Listener] = {}
+        """The listeners in force, for who counts them."""
 
     def guard(self, what: str, call: Callable[..., object], *args: Any) -> None:
         """Call somebody else's code where its failure may not stop ours: it is reported to the loop's exception handler."""
@@ -82,7 +88,7 @@ class Cluster:
     """A running cluster. `name`, `spec` and the policy come from its frozen `config.Cluster`."""
 
     protocol: ClassVar[str] = ""
-    kind: ClassVar[Kind] = "byte"
+    kind: Kind = "byte"
     virtual: ClassVar[bool] = False
     """Has no endpoints: the stream is played here."""
     default_policy: ClassVar[str] = "Trivial"
@@ -97,6 +103,9 @@ class Cluster:
         self.env = env
         self.name = conf.name
         self.sessions_total = 0
+        self.breaker = Breaker(conf.options)
+        self.drained: frozenset[str] = frozenset()
+        """Names of endpoints that get no new sessions."""
         self.endpoints: list[Endpoint] = []
         self.conf = conf
         self.update(conf)
@@ -107,11 +116,17 @@ class Cluster:
         found = [
             Problem(f"unknown field {name!r}", f"{path}.{name}", seen=repr(spec[name]), allowed=", ".join(["protocol", *cls.fields]))
             for name in spec
-            if name != "protocol" and name not in cls.fields
+            if name not in ("protocol", "framing") and name not in cls.fields
         ]
+        found += check_framing(spec, path, cls.kind == "byte" and not cls.virtual)
         if "port" in cls.fields:
             found += check_port(spec, path, required=True)
         return found
+
+    @classmethod
+    def kind_of(cls, spec: Mapping[str, Any]) -> Kind:
+        """The kind of stream that a spec makes: "datagram" for every one that keeps the limits of messages."""
+        return "datagram" if framed(spec) else cls.kind
 
     def update(self, conf: config.Cluster) -> None:
         """Take new endpoints and a new policy; sessions and idle connections of endpoints that stay are kept. Raises ConfigError."""
@@ -150,7 +165,19 @@ class Cluster:
         self.policy = conf.loadbalancer.policy
         self.key = conf.loadbalancer.key
         self.balancer = plan.balancer
-        self.only = self.endpoints[0] if len(self.endpoints) == 1 and self.policy != "None" else None
+        self._find_only()
+
+    def _find_only(self) -> None:
+        alone = len(self.endpoints) == 1 and self.policy != "None" and not self.drained
+        self.only = self.endpoints[0] if alone else None
+
+    def drain(self, names: Collection[str]) -> None:
+        """Endpoints of these names get no new sessions from now on; those that they have go on. The others are drained no more."""
+        found = [endpoint for endpoint in self.endpoints if endpoint.name in names]
+        self.drained = frozenset(endpoint.name for endpoint in found)
+        self._find_only()
+        for endpoint in found:
+            self.discard(endpoint)
 
     def discard(self, endpoint: Endpoint) -> None:
         """An endpoint is gone: close its idle connections."""
@@ -167,6 +194,8 @@ class Cluster:
         """An endpoint for the session by the cluster's policy. Raises Error("no-endpoint")."""
         if self.only is not None and not tried:
             return self.only
+        if self.drained:
+            tried = self.drained.union(tried)
         key = None
         if self.key and self.policy in KEYED:
             value = get_at(session.metadata, self.key)
@@ -184,8 +213,35 @@ class Cluster:
         """Connect; the socket starts paused. Raises Error (retry "yes": nothing was sent on)."""
         raise NotImplementedError
 
+    async def reach(self, session: Session, endpoint: Endpoint) -> Socket:
+        """`open`, as far as the breaker lets it. Raises Error."""
+        self.breaker.connect(self)
+        try:
+            return await self.open(session, endpoint)
+        finally:
+            self.breaker.connected()
+
     def tick(self, now: float) -> None:
         """Once a second: idle connections and upstream deadlines."""
+
+
+FRAMINGS = ("none", "lines", "length32")
+"""How a stream of bytes may keep the limits of messages (carrier/framing.py)."""
+
+
+def framed(spec: Mapping[str, Any]) -> bool:
+    """Does this stream of bytes keep the limits of messages?"""
+    return bool(spec.get("framing", "none") != "none")
+
+
+def check_framing(spec: Mapping[str, Any], path: str, allowed: bool) -> list[Problem]:
+    """Is `spec.framing` a framing, and does the protocol take one?"""
+    framing = spec.get("framing")
+    if "framing" not in spec or (allowed and framing in FRAMINGS):
+        return []
+    if not allowed:
+        return [Problem("unknown field 'framing'", f"{path}.framing", seen=repr(framing), allowed="on streams of bytes only")]
+    return [Problem(f"unknown framing {framing!r}", f"{path}.framing", seen=repr(framing), allowed=", ".join(FRAMINGS))]
 
 
 def check_port(spec: Mapping[str, Any], path: str, required: bool, least: int = 1) -> list[Problem]:

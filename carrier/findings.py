@@ -150,12 +150,12 @@ def _useless(config: Config, matchers: Matchers) -> Iterator[Finding]:
 def _datagrams(config: Config, protocols: Protocols) -> Iterator[Finding]:
     for listener in config.listeners.values():
         cls = protocols.listener(listener.spec.get("protocol", ""))
-        if cls is None or cls.kind != "datagram":
+        if cls is None or cls.kind_of(listener.spec) != "datagram":
             continue
         for route in _routes_of(config, listener.rules):
             cluster = config.clusters.get(route.destination)
             to = protocols.cluster(cluster.spec.get("protocol", "")) if cluster is not None else None
-            if cluster is not None and to is not None and to.kind == "byte" and not to.virtual:
+            if cluster is not None and to is not None and to.kind_of(cluster.spec) == "byte" and not to.virtual:
                 text = f"listener {listener.name!r} takes datagrams; by route {route.name!r} they go to {cluster.name!r}, a stream of bytes"
                 yield Finding("datagram", "route", route.name, ".destination", text, "the limits between datagrams get lost")
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from carrier import config
-from carrier.cluster import Env, Kind, check_port
+from carrier.cluster import Env, Kind, check_framing, check_port, framed
 from carrier.errors import Error, Problem, from_os
 from carrier.resolve import literal
 
@@ -40,7 +40,8 @@ class Listener:
     """A running listener. name, spec, options: from its frozen `config.Listener`."""
 
     protocol: ClassVar[str] = ""
-    kind: ClassVar[Kind] = "byte"
+    kind: Kind = "byte"
+    """Of its streams: a datagram cannot wait, so what finds no room is dropped; the others are paused."""
     fields: ClassVar[Mapping[str, str]] = {}
     """Fields of the spec -> what is allowed, in words; anything else is an unknown field in a strict check."""
 
@@ -72,14 +73,20 @@ class Listener:
         found = [
             Problem(f"unknown field {name!r}", f"{path}.{name}", seen=repr(spec[name]), allowed=", ".join(["protocol", *cls.fields]))
             for name in spec
-            if name != "protocol" and name not in cls.fields
+            if name not in ("protocol", "framing") and name not in cls.fields
         ]
+        found += check_framing(spec, path, cls.kind == "byte")
         if "port" in cls.fields:
             found += check_port(spec, path, required=True, least=0)
         address = spec.get("address")
         if "address" in cls.fields and address is not None and (not isinstance(address, str) or literal(address, 0) is None):
             found.append(Problem(f"expected an IP address, got {address!r}", f"{path}.address", seen=repr(address), allowed="IPv4 or IPv6"))
         return found
+
+    @classmethod
+    def kind_of(cls, spec: Mapping[str, Any]) -> Kind:
+        """The kind of stream that a spec makes: "datagram" also for streams that can wait, if they keep the limits of messages."""
+        return "datagram" if framed(spec) else cls.kind
 
     def key(self) -> Key | None:
         """What this listener occupies, or None."""
@@ -109,6 +116,15 @@ class Listener:
             return False
         self.bound = [sock.dup() for sock in old.bound]
         return True
+
+    def farewell(self) -> None:
+        """The end is near: from now on answers ask their clients to leave; everything is still accepted."""
+
+    def hold(self) -> None:
+        """Too much comes: accept nothing for now, where what comes can wait in the kernel."""
+
+    def go_on(self) -> None:
+        """Accept again."""
 
     def stop(self) -> None:
         """Accept no more and give the address back; live sessions go on."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from carrier import config as cfg
-from carrier import registry
+from carrier import framing, registry
 from carrier.cluster import Cluster, Env, Plan
 from carrier.errors import ConfigError, Error, Problem
 from carrier.listener import Listener
@@ -116,7 +116,7 @@ class Proxy:
         if kind is None:
             raise ConfigError(Problem(f"unknown protocol {conf.spec.get('protocol')!r}", f"clusters[{conf.name}].spec.protocol"))
         try:
-            return kind(conf, self.env)
+            return framing.make_cluster(kind, conf, self.env)
         except Error:
             raise
         except Exception as exc:
@@ -160,7 +160,7 @@ class Proxy:
             raise ConfigError(Problem(f"unknown protocol {conf.spec.get('protocol')!r}", f"listeners[{conf.name}].spec.protocol"))
         table = build.tables[conf.name]
         try:
-            new = kind(conf, self.env)
+            new = framing.make_listener(kind, conf, self.env)
             new.loopback = leads_to_api(table) and not self.env.insecure_admin
             new.use(table)
             self._check_free(new, [*build.listeners.values(), *([self.admin] if self.admin and self.admin not in leaving else [])])
@@ -219,6 +219,7 @@ class Proxy:
         old_clusters, self.clusters = self.clusters, build.clusters
         self.env.clusters = build.clusters
         old_listeners, self.listeners = self.listeners, build.listeners
+        self.env.listeners = build.listeners
         old_admin, self.admin = self.admin, build.admin
         self.config = config
         self.tables = build.tables
@@ -315,7 +316,9 @@ class Proxy:
 
 def _spell(listener: Listener) -> str:
     key = listener.key()
-    return f"{key[1]}:{key[2]}" if key else listener.name
+    if key is None:
+        return listener.name
+    return f"{key[1]}:{key[2]}" if key[2] >= 0 else key[1]
 
 
 def _odd(kind: str, name: str, exc: Exception) -> ConfigError:

@@ -136,6 +136,8 @@ def address_of(listener: Listener) -> str:
     key = listener.key()
     if key is None:
         return listener.name
+    if key[2] < 0:  # a file
+        return key[1]
     host = f"[{key[1]}]" if ":" in key[1] else key[1]
     return f"{host}:{port if isinstance(port, int) else key[2]}"
 
