@@ -234,31 +234,33 @@ class Session(Stream):
         """
         retry = self.decision.retry
         left = retry.attempts
-        while failure := await self._attempt(cluster, endpoint):
-            self.event("ERROR", "Could not connect", failure.detail)
-            left -= 1
-            if left <= 0:
-                self.task = None
-                self._give_up(failure)
-                return
-            self.retries += 1
-            await asyncio.sleep(retry.timeout)
-            cluster, endpoint = self._look_again(cluster), None
+        with _Retrying(cluster) as retrying:
+            while failure := await self._attempt(cluster, endpoint):
+                self.event("ERROR", "Could not connect", failure.detail)
+                left -= 1
+                if left <= 0 or not retrying.allowed():
+                    self.task = None
+                    self._give_up(failure)
+                    return
+                self.retries += 1
+                await asyncio.sleep(retry.timeout)
+                cluster, endpoint = self._look_again(cluster), None
 
     async def _reach_again(self, cluster: Cluster) -> None:
         """First at once, then num_retries - 1 times more, `timeout` apart (contract, section 4)."""
         retry = self.decision.retry
         self.retries += 1
         left = retry.num_retries
-        while failure := await self._attempt(self._look_again(cluster)):
-            self.event("ERROR", "Could not reconnect", failure.detail)
-            left -= 1
-            if left <= 0:
-                self.task = None
-                self.fail(failure)
-                return
-            self.retries += 1
-            await asyncio.sleep(retry.timeout)
+        with _Retrying(cluster) as retrying:
+            while failure := await self._attempt(self._look_again(cluster)):
+                self.event("ERROR", "Could not reconnect", failure.detail)
+                left -= 1
+                if left <= 0 or not retrying.allowed():
+                    self.task = None
+                    self.fail(failure)
+                    return
+                self.retries += 1
+                await asyncio.sleep(retry.timeout)
 
     async def _attempt(self, cluster: Cluster | None, endpoint: Endpoint | None = None) -> Error | None:
         """Connect and link once; the error if that failed. A protocol's own mistake fails this session and nothing else."""
@@ -342,10 +344,12 @@ class Session(Stream):
                 if ready is not None:
                     return ready, endpoint
                 async with asyncio.timeout(timeout):
-                    return await cluster.open(self, endpoint), endpoint
+                    return await cluster.reach(self, endpoint), endpoint
             except TimeoutError:
                 error = Error("timeout", f"{endpoint.address}: no connection within {timeout:g} s", "upstream", "yes")
             except Error as exc:
+                if exc.kind == "overload":  # ours, not the endpoint's: another one would not help
+                    raise
                 error = exc
             endpoint.failed += 1
             tried.add(endpoint.name)
@@ -489,12 +493,12 @@ class Session(Stream):
         self.source.reset(error)
         self.close(error)
 
-    def kill(self, detail: str = "Session removed from the API") -> None:
-        """End the session from outside: both ends close in order."""
+    def kill(self, detail: str = "Session removed from the API", kind: str = "killed") -> None:
+        """End the session from outside: both ends close in order. kind: of the error that they hear, "killed" or "drain"."""
         if self.status == DESTROYED:
             return
         self.event("END", "OK", detail)
-        error = Error("killed", detail)
+        error = Error(kind, detail)
         self.source.reset(error)
         self.close(error)
 
@@ -568,6 +572,28 @@ class Session(Stream):
         if self.fallback:
             found["fallback"] = self.fallback
         return found
+
+
+class _Retrying:
+    """Counts a session among those of its cluster that are being retried, from the first retry on."""
+
+    def __init__(self, cluster: Cluster | None) -> None:
+        self.breaker = cluster.breaker if cluster is not None else None
+        self.counted = False
+
+    def allowed(self) -> bool:
+        """May it be tried once more, or are too many being retried already?"""
+        if self.breaker is not None and not self.counted:
+            self.counted = self.breaker.retry()
+            return self.counted
+        return True
+
+    def __enter__(self) -> _Retrying:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.counted and self.breaker is not None:
+            self.breaker.retried()
 
 
 def _discard(task: asyncio.Task[tuple[Stream, Endpoint | None]]) -> None:
