@@ -20,6 +20,7 @@ from collections import deque
 from typing import Any
 
 from carrier.errors import Error, Side, from_os
+from carrier.lookout import Lookout, has_error, lookout
 from carrier.session import DESTROYED
 from carrier.splice import POOL, Pipe
 from carrier.stream import HIGH, NOWHERE, Socket
@@ -46,13 +47,16 @@ class ByteSocket(Socket):
         "ended_in",
         "ended_out",
         "full",
+        "lookout",
         "loop",
         "paused",
         "pending",
         "pipe",
+        "seen",
         "side",
         "size",
         "sock",
+        "watched",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, side: Side) -> None:
@@ -68,6 +72,10 @@ class ByteSocket(Socket):
         self.bulk = False
         """This socket is read through the pipe of the one that it is relayed to."""
         self.full = False
+        self.lookout: Lookout = lookout(loop)
+        self.watched = False
+        self.seen = 0
+        """Reads at the last look (carrier/lookout.py)."""
         self.paused = True
         self.ended_in = self.ended_out = self.closed = False
         self.active_at = time.monotonic()
@@ -85,6 +93,9 @@ class ByteSocket(Socket):
             self.loop.remove_reader(self.sock)
 
     def _readable(self) -> None:
+        if not self.watched:
+            self.watched = True
+            self.lookout.add(self)
         if self.bulk and self._move():
             return
         try:
@@ -147,6 +158,28 @@ class ByteSocket(Socket):
             self.close()
         else:
             self.active_at = time.monotonic()
+
+    def look(self) -> bool:
+        """Quiet after reads: is there an error behind what was read, which nobody will tell us of? Then read up to it."""
+        if self.messages_in != self.seen and not self.closed:
+            self.seen = self.messages_in
+            return True
+        self.watched = False
+        if not self.paused and has_error(self.sock.fileno()):
+            while not self.paused and self._more():
+                self._readable()
+        return False
+
+    def _more(self) -> bool:
+        """Is there a byte, an end or an error to be read at once?"""
+        try:
+            self.sock.recv(1, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as exc:
+            self.broken(from_os(exc, self.side))
+            return False
+        return True
 
     # ------------------------------------------------------------------ writing
 

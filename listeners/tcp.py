@@ -144,7 +144,7 @@ class TcpListener(Listener):
             limit = self.half_close_timeout if half else self.idle_timeout
             if limit and now - max(source.moved_at, source.active_at) > limit:
                 what = "half-closed and idle (options.half_close_timeout)" if half else "idle (options.idle_timeout)"
-                source.broken(Error("timeout", f"{what} for more than {limit:g} s", "downstream"))
+                source.reset(Error("timeout", f"{what} for more than {limit:g} s", "downstream"))
 
 
 class TcpSource(ByteSocket):

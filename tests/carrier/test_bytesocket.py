@@ -1,0 +1,290 @@
+"""Byte streams through a proxy on loopback: half-close, back-pressure, resets, bulk, and what is left when a session is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import random
+import socket
+
+import pytest
+
+from carrier import bytesocket, splice
+from carrier.bytesocket import ByteSocket
+from carrier.lookout import has_error
+from carrier.stream import HIGH
+from tests.support import Peer, ask, cluster, config, echo, echoing, listener, port_of, running, tcp, tcp_server, wait_until
+
+MIB = 1 << 20
+
+
+def relay(port: int, **route: object) -> object:
+    return config(clusters=[cluster("up", port)], listeners=[listener("in", "up", **route)])
+
+
+def only_session(proxy):
+    (session,) = proxy.listeners["in"].live
+    return session
+
+
+def chunks(count: int, seed: int = 1) -> list[bytes]:
+    """Pieces of all sizes, small ones and ones that fill many reads."""
+    choose = random.Random(seed)
+    return [choose.randbytes(choose.choice((1, 100, 4096, 65_536, 300_000, 1_500_000))) for _ in range(count)]
+
+
+def digest(parts: list[bytes]) -> str:
+    return hashlib.blake2b(b"".join(parts)).hexdigest()
+
+
+async def test_a_half_closed_downstream_still_gets_its_answer():
+    async def answer_at_the_end(peer: Peer) -> None:
+        said = await peer.read_all()
+        peer.send(b"heard " + said)
+
+    async with tcp_server(answer_at_the_end) as server, running(relay(server.port)) as proxy:
+        assert await ask(port_of(proxy, "in"), b"all of it") == b"heard all of it"
+        await wait_until(lambda: not proxy.listeners["in"].live)
+
+
+async def test_a_half_closed_upstream_still_hears_what_comes():
+    async with tcp_server() as server, running(relay(server.port)) as proxy, tcp(port_of(proxy, "in")) as client:
+        upstream = await server.peer()
+        upstream.send(b"greeting")
+        upstream.end()
+        assert await client.read_all() == b"greeting"
+        client.send(b"still here")
+        client.end()
+        assert await upstream.read_all() == b"still here"
+        await wait_until(lambda: not proxy.listeners["in"].live)
+
+
+async def test_a_reset_downstream_resets_the_upstream():
+    async with tcp_server() as server, running(relay(server.port)) as proxy, tcp(port_of(proxy, "in")) as client:
+        upstream = await server.peer()
+        client.send(b"x")
+        assert await upstream.read(1) == b"x"
+        client.reset()
+        with pytest.raises(ConnectionResetError):
+            await upstream.read_all()
+        await wait_until(lambda: not proxy.listeners["in"].live)
+
+
+async def test_a_reset_upstream_resets_the_downstream():
+    async with tcp_server() as server, running(relay(server.port)) as proxy, tcp(port_of(proxy, "in")) as client:
+        upstream = await server.peer()
+        client.send(b"x")
+        assert await upstream.read(1) == b"x"
+        upstream.reset()
+        with pytest.raises(ConnectionResetError):
+            await client.read_all()
+        await wait_until(lambda: not proxy.listeners["in"].live)
+
+
+async def test_an_early_answer_arrives_though_the_upstream_then_refuses_the_rest():
+    async def answer_early(peer: Peer) -> None:
+        await peer.read(1)
+        peer.send(b"too much")
+        peer.writer.transport.pause_reading()  # what is unread at close() makes the kernel send an RST
+        await asyncio.sleep(0.05)
+
+    async with tcp_server(answer_early) as server, running(relay(server.port)) as proxy, tcp(port_of(proxy, "in")) as client:
+        client.send(b"x" * 100_000)
+        assert await client.read(8) == b"too much"
+
+
+async def test_a_slow_reader_holds_the_writer_up_and_loses_nothing():
+    sent = [b"%08d" % i * 1024 for i in range(4096)]  # 32 MiB: more than the kernel's buffers
+
+    async with tcp_server() as server, running(relay(server.port)) as proxy, tcp(port_of(proxy, "in")) as client:
+        upstream = await server.peer()
+        client.reader._limit = 1024  # the client's own reader stops at this: the kernel's buffers fill
+        for part in sent:
+            upstream.send(part)
+        upstream.end()
+        session = only_session(proxy)
+        source, destination = session.source, session.destination
+        await wait_until(lambda: source.full and destination.paused, "for the upstream to be paused")
+        held = source.size + (source.pipe.held if source.pipe else 0)
+        assert held <= max(2 * HIGH, splice.SIZE)
+        before = destination.bytes_in
+        await asyncio.sleep(0.05)
+        assert destination.bytes_in == before < 32 * MIB  # nothing is read while nothing is written
+        client.reader._limit = 65536
+        assert hashlib.blake2b(await client.read_all()).hexdigest() == digest(sent)
+
+
+@pytest.mark.parametrize("pipes", [0, 1, 64], ids=["no pipes", "one pipe for two directions", "pipes"])
+async def test_bulk_in_pieces_of_all_sizes_arrives_whole_both_ways(pipes, monkeypatch):
+    pool = splice.Pool(pipes)
+    monkeypatch.setattr(bytesocket, "POOL", pool)
+    up, down = chunks(60, 1), chunks(60, 2)
+
+    async def both(peer: Peer) -> None:
+        heard = asyncio.ensure_future(peer.reader.read(-1))
+        for part in down:
+            peer.send(part)
+            await peer.writer.drain()
+        peer.end()
+        peer.heard = await heard
+
+    async with tcp_server(both) as server, running(relay(server.port)) as proxy, tcp(port_of(proxy, "in")) as client:
+        answer = asyncio.ensure_future(client.reader.read(-1))
+        for part in up:
+            client.send(part)
+            await client.writer.drain()
+        client.end()
+        assert hashlib.blake2b(await asyncio.wait_for(answer, 20)).hexdigest() == digest(down)
+        await wait_until(lambda: hasattr(server.peers[0], "heard"))
+        assert hashlib.blake2b(server.peers[0].heard).hexdigest() == digest(up)
+        await wait_until(lambda: not proxy.listeners["in"].live)
+    assert pool.made == len(pool.idle) == min(pipes, pool.made)
+    assert bool(pool.made) == bool(pipes)
+    for pipe in pool.idle:
+        pipe.close()
+
+
+async def test_bulk_goes_through_a_pipe_and_the_pipe_comes_back():
+    async with tcp_server() as server, running(relay(server.port)) as proxy, tcp(port_of(proxy, "in")) as client:
+        upstream = await server.peer()
+        out = splice.POOL.made - len(splice.POOL.idle)
+        for _ in range(64):
+            upstream.send(bytes(MIB))
+        source = only_session(proxy).source
+        await wait_until(lambda: source.pipe is not None, "for bulk")
+        await client.read(64 * MIB)
+        upstream.send(b"small again")
+        assert await client.read(11) == b"small again"
+        await wait_until(lambda: source.pipe is None, "for the pipe to be given back")
+        assert splice.POOL.made - len(splice.POOL.idle) == out
+        assert source.bytes_out == 64 * MIB + 11 == only_session(proxy).destination.bytes_in
+
+
+async def test_a_transform_between_sees_every_byte_of_bulk(tmp_path):
+    file = tmp_path / "log"
+    logger = {"name": "log", "spec": {"protocol": "Logger", "log_file": str(file)}}
+    sent = os.urandom(3 * MIB)
+    async with tcp_server(echoing) as server:
+        conf = config(clusters=[cluster("up", server.port), logger], listeners=[listener("in", "up", ingress=["log"])])
+        async with running(conf) as proxy:
+            assert await ask(port_of(proxy, "in"), sent) == sent
+    assert file.read_bytes() == sent
+
+
+async def test_a_session_killed_in_mid_transfer_leaves_neither_pipe_nor_descriptor():
+    descriptors = len(os.listdir("/proc/self/fd"))
+    async with tcp_server() as server, running(relay(server.port)) as proxy:
+        for _ in range(3):
+            async with tcp(port_of(proxy, "in")) as client:
+                client.reader._limit = 1024
+                upstream = await server.peer(len(server.peers) if server.peers and server.peers[-1].writer.is_closing() else 0)
+                for _ in range(32):
+                    upstream.send(bytes(MIB))
+                session = only_session(proxy)
+                await wait_until(lambda s=session: s.source.full, "for a full pipe")
+                session.kill()
+                await wait_until(lambda: not proxy.listeners["in"].live)
+                upstream.writer.transport.abort()
+    idle = 2 * len(splice.POOL.idle)
+    await wait_until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors + idle, "for descriptors to be closed")
+
+
+async def test_soak_many_streams_that_end_and_break_at_random_moments():
+    """Every stream that ends in order has arrived whole; one that is cut is a prefix. Nothing is left when all are over."""
+
+    async def server_side(peer: Peer) -> None:
+        choose = random.Random(int(await peer.read(4)))
+        body = choose.randbytes(choose.randrange(3 * MIB))
+        cut = choose.random() < 0.3
+        end = choose.randrange(len(body)) if cut else len(body)
+        at = 0
+        while at < end:
+            size = choose.choice((10, 5000, 70_000, 400_000))
+            peer.send(body[at : min(at + size, end)])
+            at += size
+            await peer.writer.drain()
+        if cut:
+            peer.reset()
+
+    async def one(port: int, seed: int) -> None:
+        choose = random.Random(seed)
+        body = choose.randbytes(choose.randrange(3 * MIB))
+        cut = choose.random() < 0.3
+        heard = b""
+        async with tcp(port) as client:
+            client.send(b"%04d" % seed)
+            try:
+                heard = await client.read_all()
+            except ConnectionResetError:
+                assert cut
+                return
+        assert body.startswith(heard)
+        assert cut or len(heard) == len(body)
+
+    async with tcp_server(server_side) as server, running(relay(server.port)) as proxy:
+        await asyncio.gather(*(one(port_of(proxy, "in"), seed) for seed in range(24)))
+        await wait_until(lambda: not proxy.listeners["in"].live)
+
+
+async def test_an_error_behind_the_last_bytes_is_found_though_the_loop_says_nothing():
+    """uvloop calls the reader once for bytes and RST together, and never again (carrier/lookout.py)."""
+    async with tcp_server() as server, running(relay(server.port)) as proxy, tcp(port_of(proxy, "in")) as client:
+        upstream = await server.peer()
+        client.send(b"x")
+        assert await upstream.read(1) == b"x"
+        destination = only_session(proxy).destination
+        destination.pause()  # so that both are there when it is read again
+        upstream.send(b"last words")
+        upstream.reset()
+        await wait_until(lambda: has_error(destination.sock.fileno()), "for the RST")
+        destination.resume()
+        assert await client.read(10) == b"last words"
+        with pytest.raises(ConnectionResetError):
+            await client.read_all()
+
+
+async def test_an_echo_paces_itself():
+    async with running(config(clusters=[echo()], listeners=[listener("in")])) as proxy, tcp(port_of(proxy, "in")) as client:
+        client.reader._limit = 1024
+        for _ in range(16):
+            client.send(bytes(MIB))
+        source = only_session(proxy).source
+        await wait_until(lambda: source.full and source.paused)
+        assert source.size < 2 * HIGH + 65536
+        client.reader._limit = 65536
+        await client.read(16 * MIB)
+
+
+async def test_it_counts_what_it_reads_and_writes():
+    async with tcp_server(echoing) as server, running(relay(server.port)) as proxy, tcp(port_of(proxy, "in")) as client:
+        client.send(b"12345")
+        assert await client.read(5) == b"12345"
+        counters = only_session(proxy).dump()["counters"]
+        assert (counters["bytes_in"], counters["bytes_out"], counters["messages_in"], counters["messages_out"]) == (5, 5, 1, 1)
+
+
+async def test_a_killed_session_ends_in_order_for_both():
+    async with tcp_server() as server, running(relay(server.port)) as proxy, tcp(port_of(proxy, "in")) as client:
+        upstream = await server.peer()
+        client.send(b"x")
+        assert await upstream.read(1) == b"x"
+        only_session(proxy).kill()
+        assert await client.read_all() == b""
+        assert await upstream.read_all() == b""
+
+
+async def test_a_closed_socket_takes_late_calls_without_harm():
+    here, there = socket.socketpair()
+    here.setblocking(False)
+    end = ByteSocket(asyncio.get_running_loop(), here, "upstream")
+    end.resume()
+    end.close()
+    end.close()
+    end.pause()
+    end.resume()
+    end.data(b"late")
+    end.end()
+    assert end.status() == "END"
+    assert there.recv(1) == b""
+    there.close()
