@@ -92,7 +92,7 @@ async def test_without_descriptors_accepting_pauses_and_takes_up_again():
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, hard))
             hogs = []
-            with pytest.raises(OSError):  # noqa: PT011 (every gap below the limit is filled)
+            with pytest.raises(OSError):
                 while True:
                     hogs.append(os.dup(0))
             client.connect(("127.0.0.1", port))
@@ -121,7 +121,7 @@ async def test_without_a_descriptor_for_the_upstream_the_session_fails_as_overlo
             try:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, hard))
                 hogs = []
-                with pytest.raises(OSError):  # noqa: PT011
+                with pytest.raises(OSError):
                     while True:
                         hogs.append(os.dup(0))
                 os.close(hogs.pop())  # one is left: for the accepted connection
