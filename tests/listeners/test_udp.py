@@ -35,16 +35,20 @@ def raw_udp() -> socket.socket:
 
 
 async def test_every_peer_has_a_session_and_gets_only_its_own_answers():
-    async with udp_server() as server, running(through(server.port)) as proxy:
-        async with udp(port_of(proxy, "in")) as john, udp(port_of(proxy, "in")) as jane:
-            for n in range(20):
-                john.send(b"john %d" % n)
-                jane.send(b"jane %d" % n)
-            assert [await john.read() for _ in range(20)] == [b"john %d" % n for n in range(20)]
-            assert [await jane.read() for _ in range(20)] == [b"jane %d" % n for n in range(20)]
-            assert len(proxy.listeners["in"].live) == 2
-            names = {session.name.rsplit("-", 1)[0] for session in proxy.sessions()}
-            assert names == {f"UDP:127.0.0.1:{peer.port}-127.0.0.1:0" for peer in (john, jane)}
+    async with (
+        udp_server() as server,
+        running(through(server.port)) as proxy,
+        udp(port_of(proxy, "in")) as john,
+        udp(port_of(proxy, "in")) as jane,
+    ):
+        for n in range(20):
+            john.send(b"john %d" % n)
+            jane.send(b"jane %d" % n)
+        assert [await john.read() for _ in range(20)] == [b"john %d" % n for n in range(20)]
+        assert [await jane.read() for _ in range(20)] == [b"jane %d" % n for n in range(20)]
+        assert len(proxy.listeners["in"].live) == 2
+        names = {session.name.rsplit("-", 1)[0] for session in proxy.sessions()}
+        assert names == {f"UDP:127.0.0.1:{peer.port}-127.0.0.1:0" for peer in (john, jane)}
 
 
 async def test_sizes_from_nothing_to_the_largest_pass_unchanged_one_at_a_time_and_in_batches():
@@ -169,49 +173,56 @@ def test_a_singleton_without_a_peer_is_refused():
 
 
 async def test_sessions_end_when_idle_and_sooner_when_nobody_answered():
-    async with udp_server(lambda data: data if data != b"silence" else None) as server, running(through(server.port)) as proxy:
-        async with udp(port_of(proxy, "in")) as heard, udp(port_of(proxy, "in")) as ignored:
-            heard.send(b"x")
-            assert await heard.read() == b"x"
-            ignored.send(b"silence")
-            listening = proxy.listeners["in"]
-            await wait_until(lambda: len(listening.live) == 2)
-            now = asyncio.get_running_loop().time()
-            listening.tick(now)
-            listening.tick(now + 4)
-            assert len(listening.live) == 2
-            listening.tick(now + 6)
-            assert [s.source.address[1] for s in listening.live] == [heard.port]
-            listening.tick(now + 59)
-            heard.send(b"y")
-            assert await heard.read() == b"y"
-            listening.tick(now + 61)
-            assert len(listening.live) == 1
-            listening.tick(now + 122)
-            assert not listening.live
-            heard.send(b"again")
-            assert await heard.read() == b"again"
+    async with (
+        udp_server(lambda data: data if data != b"silence" else None) as server,
+        running(through(server.port)) as proxy,
+        udp(port_of(proxy, "in")) as heard,
+        udp(port_of(proxy, "in")) as ignored,
+    ):
+        heard.send(b"x")
+        assert await heard.read() == b"x"
+        ignored.send(b"silence")
+        listening = proxy.listeners["in"]
+        await wait_until(lambda: len(listening.live) == 2)
+        now = asyncio.get_running_loop().time()
+        listening.tick(now)
+        listening.tick(now + 4)
+        assert len(listening.live) == 2
+        listening.tick(now + 6)
+        assert [s.source.address[1] for s in listening.live] == [heard.port]
+        listening.tick(now + 59)
+        heard.send(b"y")
+        assert await heard.read() == b"y"
+        listening.tick(now + 61)
+        assert len(listening.live) == 1
+        listening.tick(now + 122)
+        assert not listening.live
+        heard.send(b"again")
+        assert await heard.read() == b"again"
 
 
 async def test_when_full_the_oldest_that_was_never_answered_goes_and_then_the_new_one_is_refused():
-    async with udp_server(lambda data: data if data != b"silence" else None) as server:
-        async with running(through(server.port, options={"max_sessions": 3})) as proxy, contextlib.AsyncExitStack() as stack:
-            listening = proxy.listeners["in"]
-            clients = [await stack.enter_async_context(udp(port_of(proxy, "in"))) for _ in range(5)]
-            for n, words in enumerate((b"a", b"silence", b"silence")):
-                clients[n].send(words)
-                await wait_until(lambda n=n: len(listening.live) == n + 1)
-            assert await clients[0].read() == b"a"
-            clients[3].send(b"d")
-            assert await clients[3].read() == b"d"
-            assert {s.source.address[1] for s in listening.live} == {clients[n].port for n in (0, 2, 3)}
-            clients[4].send(b"e")
-            assert await clients[4].read() == b"e"
-            clients[1].send(b"f")
-            await wait_until(lambda: listening.dropped.get("full") == 1)
-            assert listening.dropped == {"evicted": 2, "full": 1}
-            clients[0].send(b"old ones live on")
-            assert await clients[0].read() == b"old ones live on"
+    async with (
+        udp_server(lambda data: data if data != b"silence" else None) as server,
+        running(through(server.port, options={"max_sessions": 3})) as proxy,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        listening = proxy.listeners["in"]
+        clients = [await stack.enter_async_context(udp(port_of(proxy, "in"))) for _ in range(5)]
+        for n, words in enumerate((b"a", b"silence", b"silence")):
+            clients[n].send(words)
+            await wait_until(lambda n=n: len(listening.live) == n + 1)
+        assert await clients[0].read() == b"a"
+        clients[3].send(b"d")
+        assert await clients[3].read() == b"d"
+        assert {s.source.address[1] for s in listening.live} == {clients[n].port for n in (0, 2, 3)}
+        clients[4].send(b"e")
+        assert await clients[4].read() == b"e"
+        clients[1].send(b"f")
+        await wait_until(lambda: listening.dropped.get("full") == 1)
+        assert listening.dropped == {"evicted": 2, "full": 1}
+        clients[0].send(b"old ones live on")
+        assert await clients[0].read() == b"old ones live on"
 
 
 async def test_one_source_gets_so_many_new_sessions_a_second_and_no_more():
