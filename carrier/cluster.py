@@ -8,12 +8,14 @@ on while its spec is unchanged; `update()` takes new endpoints and policy, and k
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from carrier import config
 from carrier.balance import KEYED, Balancer
-from carrier.errors import ConfigError, Error, Problem
+from carrier.errors import ConfigError, Error, Problem, from_os
+from carrier.health import Health
 from carrier.match import get_at
 from carrier.overload import Breaker
 from carrier.resolve import Resolver
@@ -103,6 +105,10 @@ class Cluster:
         self.env = env
         self.name = conf.name
         self.sessions_total = 0
+        self.down = False
+        """All endpoints are down: a route's fallback serves at once."""
+        options = conf.options.get("health")
+        self.health = Health(self, options if isinstance(options, dict) else {})
         self.breaker = Breaker(conf.options)
         self.drained: frozenset[str] = frozenset()
         """Names of endpoints that get no new sessions."""
@@ -187,6 +193,7 @@ class Cluster:
 
     def close(self) -> None:
         """The cluster is gone from the configuration; sessions through it live on."""
+        self.health.stop()
         for endpoint in self.endpoints:
             self.discard(endpoint)
 
@@ -222,7 +229,19 @@ class Cluster:
             self.breaker.connected()
 
     def tick(self, now: float) -> None:
-        """Once a second: idle connections and upstream deadlines."""
+        """Once a second: health; idle connections and upstream deadlines."""
+        self.health.tick(now)
+
+    async def probe(self, endpoint: Endpoint, health: Health) -> None:
+        """Is there somebody at the endpoint? Raises Error. By default: can one connect to it?"""
+        for family, address in await self.env.resolver.resolve(endpoint.host, endpoint.port):
+            with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
+                try:
+                    await self.env.loop.sock_connect(sock, address)
+                    return
+                except (OSError, OverflowError) as exc:
+                    failure = from_os(exc, "upstream", endpoint.address) if isinstance(exc, OSError) else Error("no-endpoint", str(exc))
+        raise failure
 
 
 FRAMINGS = ("none", "lines", "length32")

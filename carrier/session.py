@@ -150,6 +150,9 @@ class Session(Stream):
             cluster = None
         elif decision.plain:
             assert cluster is not None
+            if cluster.down and decision.fallback is not None:
+                self._give_up(Error("no-endpoint", f"every endpoint of {cluster.name!r} is down", "upstream", "yes"))
+                return
             try:
                 self._try_ready(cluster, head, last)
                 return
@@ -344,7 +347,9 @@ class Session(Stream):
                 if ready is not None:
                     return ready, endpoint
                 async with asyncio.timeout(timeout):
-                    return await cluster.reach(self, endpoint), endpoint
+                    opened = await cluster.reach(self, endpoint)
+                cluster.health.connected(endpoint)
+                return opened, endpoint
             except TimeoutError:
                 error = Error("timeout", f"{endpoint.address}: no connection within {timeout:g} s", "upstream", "yes")
             except Error as exc:
@@ -352,6 +357,7 @@ class Session(Stream):
                     raise
                 error = exc
             endpoint.failed += 1
+            cluster.health.failed(endpoint, error)
             tried.add(endpoint.name)
             if not cluster.failover or error.retry != "yes" or len(tried) >= len(cluster.endpoints):
                 raise error
@@ -440,9 +446,11 @@ class Session(Stream):
 
     def _replace(self, error: Error) -> None:
         """The destination failed before it answered: repeat the request on another connection, use the fallback, or give up."""
-        if self.endpoint is not None:
-            self.endpoint.failed += 1
+        endpoint = self.endpoint
         self._unlink(error)
+        if endpoint is not None and self.cluster is not None:
+            endpoint.failed += 1
+            self.cluster.health.failed(endpoint, error)
         repeatable = self.request is not None and self.request_last and self.request.method in SAFE
         cluster = self.cluster or self.decision.cluster
         if error.retry == "if_reused" and repeatable and self.retries < 1 and cluster is not None:

@@ -12,27 +12,42 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, cast
 
-from carrier import config, http1, pool
+from carrier import config, health, http1
 from carrier.cluster import Cluster, Endpoint, Env, first_that_connects
-from carrier.errors import Error, Retry, from_os
+from carrier.errors import Error, Problem, Retry, from_os
+from carrier.health import Health
 from carrier.http import CHUNKED, LENGTH, NONE, Fields, Head, request_head
+from carrier.options import check_numbers, numbers
+from carrier.overload import BREAKER
+from carrier.pool import Pool
 from carrier.resolve import Address
 from carrier.session import DESTROYED, Session
 from carrier.stream import HIGH, NOWHERE, Socket, Stream
+from clusters.tcp import check_bind, local_address
 
-MAX_IDLE = 256
-"""Idle connections kept per endpoint."""
 PIECE = 64 * 1024
 """Bytes of one read of an answer that is large, or of which nobody knows how large it is."""
-OPTIONS: Mapping[str, float] = {"max_idle": MAX_IDLE, "idle_timeout": 55, "answer_timeout": 60}
+OPTIONS: Mapping[str, float] = {
+    "max_idle": 256,
+    "max_per_endpoint": 0,
+    "max_waiting": 1024,
+    "idle_timeout": 55,
+    "answer_timeout": 60,
+}
+"""Per endpoint: idle connections, connections in all, requests that wait for one. Seconds: an idle connection is kept, the answer's head
+may take. 0 means none."""
 
 
 class HttpCluster(Cluster):
-    """`spec: {protocol: HTTP, port}`. `options`: max_idle, idle_timeout (s: idle upstream connections), answer_timeout (s to the head)."""
+    """`spec: {protocol: HTTP, port}`. `options`: see OPTIONS, and `health` (carrier/health.py)."""
 
     protocol = "HTTP"
     kind = "message"
     fields = {"port": "1..65535", "bind": "{address, port}"}
+
+    @classmethod
+    def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
+        return super().check(spec, path) + check_bind(spec, path)
 
     def __init__(self, conf: config.Cluster, env: Env) -> None:
         self.memo = http1.AnswerMemo()
@@ -40,14 +55,30 @@ class HttpCluster(Cluster):
         self.busy: set[HttpUpstream] = set()
         self.now = env.loop.time()
 
-        def number(name: str) -> float:
-            value = conf.options.get(name)
-            return value if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0 else OPTIONS[name]
-
-        self.max_idle = int(number("max_idle"))
-        self.idle_timeout = number("idle_timeout")
-        self.answer_timeout = number("answer_timeout")
+        self.pools: dict[Endpoint, Pool] = {}
+        limits = numbers(conf.options, OPTIONS)
+        self.max_idle, self.max_per_endpoint, self.max_waiting = (int(limits[n]) for n in ("max_idle", "max_per_endpoint", "max_waiting"))
+        self.idle_timeout, self.answer_timeout = limits["idle_timeout"], limits["answer_timeout"]
         super().__init__(conf, env)
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], path: str = "") -> list[Problem]:
+        """Everything wrong with the options, by the strict standard."""
+        found = check_numbers({name: value for name, value in options.items() if name != "health"}, {**OPTIONS, **BREAKER}, path)
+        return found + (health.check(options["health"], f"{path}.health") if "health" in options else [])
+
+    def pool(self, endpoint: Endpoint) -> Pool:
+        """The connections of an endpoint."""
+        found = self.pools.get(endpoint)
+        if found is None:
+            found = self.pools[endpoint] = Pool(endpoint, self.max_idle, self.max_per_endpoint, self.max_waiting)
+        return found
+
+    def discard(self, endpoint: Endpoint) -> None:
+        gone = self.pools.pop(endpoint, None)
+        if gone is not None:
+            gone.most_idle = 0  # connections that still serve close when they have
+        super().discard(endpoint)
 
     def ready(self, session: Session, endpoint: Endpoint | None) -> Stream | None:
         assert endpoint is not None
@@ -64,34 +95,97 @@ class HttpCluster(Cluster):
     async def open(self, session: Session, endpoint: Endpoint) -> Socket:
         if not 0 < endpoint.port < 65536:
             raise Error("no-endpoint", f"{endpoint.name}: {self.spec.get('port')!r} is not a port", "upstream", "yes")
+        pool = self.pool(endpoint)
+        free = await pool.enter(endpoint.address)
+        if free is None:
+            try:
+                free = await self._connect(endpoint, pool)
+            finally:
+                pool.entered()
+        upstream = cast(HttpUpstream, free)
+        upstream.session = session
+        return upstream
+
+    async def _connect(self, endpoint: Endpoint, pool: Pool) -> HttpUpstream:
         addresses = await self.env.resolver.resolve(endpoint.host, endpoint.port)
-        bind = self.spec.get("bind")
-        local = (str(bind.get("address", "")), int(bind.get("port", 0))) if isinstance(bind, dict) else None
+        local = local_address(self.spec)
 
         async def one(address: Address) -> HttpUpstream:
             try:
                 _, upstream = await self.env.loop.create_connection(
-                    lambda: HttpUpstream(self, endpoint), *address[1][:2], family=address[0], local_addr=local
+                    lambda: HttpUpstream(self, endpoint, pool), *address[1][:2], family=address[0], local_addr=local
                 )
             except OSError as exc:
                 raise from_os(exc, "upstream", endpoint.address, "yes") from None
             return upstream
 
         try:
-            upstream = cast(HttpUpstream, await first_that_connects(addresses, one))
+            return cast(HttpUpstream, await first_that_connects(addresses, one))
         except Error:
             self.env.resolver.forget(endpoint.host)
             raise
-        upstream.session = session
-        return upstream
+
+    async def probe(self, endpoint: Endpoint, health: Health) -> None:
+        """TCP: by connecting. HTTP: by a GET that has to be answered with 2xx or 3xx."""
+        if health.active != "HTTP":
+            await super().probe(endpoint, health)
+            return
+        addresses = await self.env.resolver.resolve(endpoint.host, endpoint.port)
+        host = (health.host or endpoint.address).encode("latin-1", "replace")
+        request = request_head(b"GET", health.path.encode("latin-1", "replace"), [(b"host", host), (b"user-agent", b"carrier2-health")])
+        try:
+            transport, probe = await self.env.loop.create_connection(lambda: Probe(self.limits, request), *addresses[0][1][:2])
+        except OSError as exc:
+            raise from_os(exc, "upstream", endpoint.address) from None
+        try:
+            status = await probe.status
+        finally:
+            transport.abort()
+        if not 200 <= status < 400:
+            raise Error("bad-answer", f"{endpoint.address}{health.path} answered {status}", "upstream")
 
     def tick(self, now: float) -> None:
+        super().tick(now)
         self.now = now
-        for endpoint in self.endpoints:
-            if endpoint.idle:
-                pool.expire(endpoint, now - self.idle_timeout)
+        if self.idle_timeout:
+            for pool in list(self.pools.values()):
+                pool.expire(now - self.idle_timeout)
         for upstream in list(self.busy):
             upstream.tick(now)
+
+
+class Probe(asyncio.Protocol):
+    """One health check: a request, and the status of its answer in the future `status`."""
+
+    def __init__(self, limits: http1.Limits, request: Head) -> None:
+        self.request = request
+        self.reader = http1.AnswerReader(http1.AnswerMemo(), limits, self)
+        self.reader.expect(request.method)
+        self.status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).write(self.request.wire)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self.reader.feed(data)
+        except Error as error:
+            self._fail(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(Error("closed", "the connection was closed before an answer came", "upstream"))
+
+    def _fail(self, error: Error) -> None:
+        if not self.status.done():
+            self.status.set_exception(error)
+            self.status.exception()  # nobody may be waiting any more
+
+    def on_head(self, head: Head) -> None:
+        if head.status >= 200 and not self.status.done():
+            self.status.set_result(head.status)
+
+    def on_data(self, data: bytes) -> None: ...
+    def on_end(self, trailers: Fields) -> None: ...
 
 
 class Bulk(asyncio.BufferedProtocol):
@@ -143,6 +237,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
         "out",
         "paused",
         "plain",
+        "pool",
         "reader",
         "request",
         "request_done",
@@ -156,10 +251,11 @@ class HttpUpstream(Socket, asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, cluster: HttpCluster, endpoint: Endpoint) -> None:
+    def __init__(self, cluster: HttpCluster, endpoint: Endpoint, pool: Pool) -> None:
         super().__init__()
         self.cluster = cluster
         self.endpoint = endpoint
+        self.pool = pool
         self.reader = http1.AnswerReader(cluster.memo, cluster.limits, self)
         self.heads = cluster.memo.heads
         self.request: Head | None = None
@@ -174,6 +270,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(HIGH)
         self.cluster.busy.add(self)
+        self.pool.came()
 
     # ------------------------------------------------------------------ the request
 
@@ -298,7 +395,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
         self.begun = False
         self.used = True
         self.since = self.cluster.now
-        if not pool.put(self.endpoint, self, self.cluster.max_idle):
+        if not self.pool.put(self):
             self.close()
         elif self.paused:
             self.resume()
@@ -350,7 +447,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
         self.to = self.back = NOWHERE
         self.used = True
         self.begun = self.plain = False
-        if not done or not self.reader.reusable or self.transport.is_closing() or not pool.put(self.endpoint, self, self.cluster.max_idle):
+        if not done or not self.reader.reusable or self.transport.is_closing() or not self.pool.put(self):
             self.close()
         else:
             self.since = self.cluster.now
@@ -383,8 +480,8 @@ class HttpUpstream(Socket, asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.usable = False
         self.cluster.busy.discard(self)
+        self.pool.left(self)
         if self.session is None:
-            pool.drop(self.endpoint, self)
             return
         if isinstance(exc, OSError):
             error = from_os(exc, "upstream", self.endpoint.address)
