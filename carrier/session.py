@@ -400,6 +400,8 @@ class Session(Stream):
     # ------------------------------------------------------------------ the first hop on the egress side
 
     def head(self, head: Any, last: bool = False) -> None:
+        if self.decision.statuses and head.status in self.decision.statuses and self._ask_again(head.status):
+            return
         self._answer()
         self.to.head(head, last)
 
@@ -465,6 +467,23 @@ class Session(Stream):
                 self._give_up(self._crashed(exc))
             return
         self._give_up(error)
+
+    def _ask_again(self, status: int) -> bool:
+        """The route wants this status retried: drop the answer and ask another endpoint, if there is one, or the same."""
+        cluster, endpoint = self.cluster, self.endpoint
+        if cluster is None or endpoint is None or not self._whole() or self.retries >= self.decision.retry.num_retries:
+            return False
+        self.retries += 1
+        self.event("RETRY", f"{endpoint.address} answered {status}")
+        if len(self.tried) + 1 < len(cluster.endpoints):
+            self.tried = self.tried | {endpoint.name}
+        self._unlink(Error("closed", f"status {status} is retried"))
+        self.sent = False
+        try:
+            self._try_ready(cluster, self.request, self.request_last)
+        except Error as error:
+            self._give_up(error)
+        return True
 
     def _give_up(self, error: Error) -> None:
         """No destination: the fallback cluster serves if nothing was sent on, else the source is told."""

@@ -90,6 +90,7 @@ class Decision:
         "route",
         "rule",
         "rulelist",
+        "statuses",
     )
 
     def __init__(self, rule: str, rulelist: str, hits: Hits) -> None:
@@ -106,6 +107,8 @@ class Decision:
         self.fallback: Cluster | None = None
         self.retry: Retry = NEVER
         self.options: Mapping[str, Any] = {}
+        self.statuses: frozenset[int] = frozenset()
+        """Statuses of answers after which a request is asked again (`options.retry_statuses`)."""
         self.error: Error | None = None
         self.plain = False
         self.missing = False
@@ -253,6 +256,8 @@ def _resolve(decision: Decision, route: config.Route, clusters: Mapping[str, Clu
         decision.fallback = clusters.get(route.fallback)
         seen.append(decision.fallback or route.fallback)
     decision.options = route.options
+    statuses = route.options.get("retry_statuses")
+    decision.statuses = frozenset(s for s in statuses if isinstance(s, int)) if isinstance(statuses, list) else frozenset()
     decision.retry = Retry(route.retry, DEFAULT_CONNECT_TIMEOUT)
     decision.plain = not decision.ingress and not decision.egress and not decision.retry.on_disconnect
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import struct
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from carrier.errors import Error, Problem
 from carrier.http import CHUNKED, CLOSE, NONE, REASONS, Fields, Forwarding, Head, answer_head, make_id, rewrite, trusts
 from carrier.listener import Key, Listener, bind_stream, plain
 from carrier.match import set_at
+from carrier.options import check_numbers, numbers
 from carrier.session import DESTROYED, Session
 from carrier.stream import HIGH, NOWHERE, Socket, Stream
 from carrier.table import Decision, Table
@@ -55,6 +57,8 @@ OPTIONS: Mapping[str, float] = {
     "max_body": 0,
 }
 """Limits (bytes, seconds, bytes per second, numbers) and their defaults (DESIGN section 7); 0 means none."""
+TEXTS = ("trusted", "via", "forwarded", "insecure")
+"""The other options."""
 
 
 class HttpListener(Listener):
@@ -67,26 +71,20 @@ class HttpListener(Listener):
 
     def __init__(self, conf: config.Listener, env: Env) -> None:
         super().__init__(conf, env)
-        given = conf.options
-
-        def number(name: str) -> float:
-            value = given.get(name)
-            return value if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0 else OPTIONS[name]
-
-        self.limits = http1.Limits(
-            head=int(number("max_head")), fields=int(number("max_fields")), line=int(number("max_line")), body=int(number("max_body"))
-        )
-        self.header_timeout = number("header_timeout")
-        self.keepalive_timeout = number("keepalive_timeout")
-        self.idle_timeout = number("idle_timeout")
-        self.body_min_rate = number("body_min_rate")
-        self.body_grace = number("body_grace")
-        self.max_connections = number("max_connections")
+        given, limits = conf.options, numbers(conf.options, OPTIONS)
+        head, fields, line, body = (int(limits[name]) for name in ("max_head", "max_fields", "max_line", "max_body"))
+        self.limits = http1.Limits(head=head, fields=fields, line=line, body=body)
+        self.header_timeout, self.keepalive_timeout = limits["header_timeout"], limits["keepalive_timeout"]
+        self.idle_timeout = limits["idle_timeout"]
+        self.body_min_rate, self.body_grace = limits["body_min_rate"], limits["body_grace"]
+        self.max_connections = limits["max_connections"]
         self.networks = _networks(given.get("trusted"))
         self.forwarded = bool(given.get("forwarded"))
         self.connections: set[HttpConnection] = set()
         self.server: asyncio.Server | None = None
         self.stopped = False
+        self.leaving = False
+        """The process is about to end: connections are closed after their answer."""
         self.now = env.loop.time()
         """The monotonic time of the last tick: good enough for deadlines, free to read."""
         self.limited: dict[str, int] = {}
@@ -95,16 +93,11 @@ class HttpListener(Listener):
     @classmethod
     def check_options(cls, options: Mapping[str, Any], path: str = "") -> list[Problem]:
         """Everything wrong with the options, by the strict standard."""
-        allowed = [*OPTIONS, "trusted", "via", "forwarded", "insecure"]
-        found = [
-            Problem(f"unknown option {n!r}", f"{path}.{n}", seen=repr(options[n]), allowed=", ".join(allowed))
-            for n in options
-            if n not in allowed
-        ]
-        for name in OPTIONS:
-            value = options.get(name, 0)
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0:
-                found.append(Problem(f"expected a number, got {value!r}", f"{path}.{name}", seen=repr(value), allowed="0 or more"))
+        found = check_numbers({name: value for name, value in options.items() if name not in TEXTS}, OPTIONS, path)
+        if not isinstance(options.get("via", ""), str) or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z:-]*", options.get("via", "")):
+            found.append(
+                Problem("not a name", f"{path}.via", seen=repr(options["via"]), allowed="a host or pseudonym (RFC 9110 section 7.6.3)")
+            )
         try:
             _networks(options.get("trusted"))
         except (ValueError, TypeError) as exc:
@@ -133,7 +126,7 @@ class HttpListener(Listener):
         names = None if needs.headers is None else frozenset(name.encode("latin-1") for name in needs.headers)
         common: dict[str, Any] = {
             "interesting": names,
-            "via": str(self.options.get("via") or "").encode(),
+            "via": str(self.options.get("via") or "").encode("latin-1", "replace"),
             "forwarded": self.forwarded,
         }
         self.profile = Forwarding(**common)
@@ -152,9 +145,15 @@ class HttpListener(Listener):
     async def _serve(self) -> None:
         if self.stopped:  # before it began
             return
-        self.server = await self.env.loop.create_server(lambda: HttpConnection(self), sock=self.bound[0], backlog=4096)
+        self.server = await self.env.loop.create_server(lambda: HttpConnection(self), sock=self.bound[0], backlog=4096, ssl=self.tls)
         if self.stopped:
             self.server.close()
+
+    def farewell(self) -> None:
+        """Every answer from now on is the last of its connection; `tick` closes those on which nothing comes any more."""
+        self.leaving = True
+        for connection in self.connections:
+            connection.closing = connection.closing or not connection.tunnel
 
     def stop(self) -> None:
         """Accept no more; idle connections close, the others after the answer that they are owed."""
@@ -315,6 +314,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         self.reader = http1.RequestReader(listener.memo, listener.limits, self)
         self.learn()
         self.transport.set_write_buffer_limits(HIGH)
+        self.closing = listener.leaving
         listener.connections.add(self)
         if listener.max_connections and len(listener.connections) > listener.max_connections:
             listener.hit("max_connections")
