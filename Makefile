@@ -12,6 +12,7 @@ STAMP  := $(VENV)/.stamp
 SHARED ?= ../shared
 FUZZ   ?= 20
 EVERY  ?= 1
+BENCH  ?= --short
 
 .PHONY: all demo test check bench fuzz corpus docs lock venv clean
 all: check test
@@ -37,7 +38,7 @@ check: $(STAMP)
 	$(BIN)/python docs/generate.py --check
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks --short
+	$(BIN)/python -m benchmarks $(BENCH)
 
 fuzz: $(STAMP)
 	CARRIER_FUZZ=$(FUZZ) $(BIN)/pytest --timeout 1800 tests/fuzz
