@@ -172,11 +172,14 @@ class Adaptive:
 def run_length(sizes: list[int], first: int, last: int) -> int:
     """How many datagrams from `first` on, before `last`, are of one size and fit into one burst."""
     size = sizes[first]
-    end = min(last, first + min(SEGMENTS, BURST // size if size else 1))
-    i = first + 1
-    while i < end and sizes[i] == size:
-        i += 1
-    return i - first
+    most = min(last - first, SEGMENTS, BURST // size if size else 1)
+    run = sizes[first : first + most]
+    if run.count(size) == most:  # nearly always; the loop below is the same in ten times the time
+        return most
+    length = 1
+    while run[length] == size:
+        length += 1
+    return length
 
 
 @lru_cache(256)
