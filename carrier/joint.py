@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from carrier import config
-from carrier.cluster import Cluster, Endpoint, Env, Plan
-from carrier.errors import Error
+from carrier.cluster import Cluster, Endpoint, Env, Kind, Plan
+from carrier.errors import Error, Problem
 from carrier.listener import Key, Listener
 from carrier.session import DESTROYED, Session
 from carrier.stream import Socket, Stream, link
@@ -99,6 +99,10 @@ class Far(Side):
     def reset(self, error: Error) -> None:
         self.joint.refuse(error)
 
+    def resume(self) -> None:
+        self.joint.resumed()
+        super().resume()
+
 
 class Joint:
     """See the module. wrapper, inner: the listener that made it and the transport's session. over: nothing more is passed on."""
@@ -122,8 +126,8 @@ class Joint:
         """The messages that the transport's bytes complete. Raises Error("protocol-error")."""
         return (data,)
 
-    def started(self) -> None:
-        """The transport is there; nothing has come yet."""
+    def resumed(self) -> None:
+        """The session reads: it was connected, or has room again."""
 
     def send(self, data: bytes, kind: Any = None) -> None:
         """The session says something."""
@@ -351,7 +355,6 @@ class OverCluster(Cluster):
         joint = self.make(session)
         link([transport, joint.near])
         try:
-            joint.started()
             if isinstance(transport, Socket):
                 transport.resume()
             await self.opened(joint)
@@ -369,3 +372,33 @@ class OverCluster(Cluster):
 
     def tick(self, now: float) -> None:
         self.inner.tick(now)
+
+
+# ---------------------------------------------------------------------- transports in a spec
+
+
+def transport_of(spec: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The transport's spec, or None."""
+    found = spec.get("transport_spec") or spec.get("transport")
+    return found if isinstance(found, Mapping) else None
+
+
+def transport_kind(spec: Mapping[str, Any], classes: Any) -> Kind:
+    """The kind of stream that its transport makes. classes: protocol -> class."""
+    transport = transport_of(spec) or {}
+    cls = classes(transport.get("protocol"))
+    kind: Kind = cls.kind_of(transport) if cls is not None else "byte"
+    return kind
+
+
+def check_transport(spec: Mapping[str, Any], path: str, classes: Any) -> list[Problem]:
+    """Everything wrong with the transport of a protocol over others. classes: protocol -> class."""
+    transport = transport_of(spec)
+    if transport is None:
+        return [Problem("needs 'transport'", path, seen="nothing", allowed="{protocol: ..., ...}")]
+    where = f"{path}.{'transport_spec' if spec.get('transport_spec') else 'transport'}"
+    cls = classes(transport.get("protocol"))
+    if cls is None or getattr(cls, "admin", False):
+        return [Problem(f"no transport: {transport.get('protocol')!r}", f"{where}.protocol", seen=repr(transport.get("protocol")))]
+    found: list[Problem] = cls.check(transport, where)
+    return found
