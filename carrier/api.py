@@ -3,20 +3,23 @@
 A read shows the configuration in force. A write makes a new one: decode, edit a `Draft`, hand the whole to `Proxy.apply`, which puts
 all of it in force or nothing; one writer at a time. Two standards: l7mp's own calls take what l7mp takes, and say what is odd in a
 `carrier-warning` header; PUT, `POST /config`, `/validate` and bridges refuse it, with every reason. With `strict` (l7mp's `-s`) calls are
-checked against l7mp's schema first and answered with its 422 lists.
+checked against l7mp's schema first and answered with its 422 lists. Who may call is none of this file's business (carrier/gate.py).
 
 Paths, bodies and texts are l7mp's (contract, sections 1 and 12). Where it is wrong we are not: 415, 413 and 501 are answered as such, no
-stack trace is shown, `GET /endpoints/{name}` works. Answers have the configuration's revision as ETag; a write whose If-Match does
-not name it is refused (412). `?dryRun=true` does all but put the change in force.
+stack trace is shown, `GET /endpoints/{name}` works. One object's answer has the object's own ETag, which changes with anything in it;
+every other answer the configuration's revision, which `carrier-revision` always tells. A write whose If-Match names neither the present
+revision nor its object's present tag is refused (412). `?dryRun=true` does all but put the change in force. Each write is told to `audit`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
+from inspect import isawaitable
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
@@ -27,13 +30,13 @@ from carrier.config import Config, Draft, Protocols, position, refused
 from carrier.document import SECTIONS, from_document, inspect, to_document
 from carrier.errors import ConfigError, Error, Problem
 from carrier.findings import Finding, findings
-from carrier.source import Decoded, Syntax, decode, native
+from carrier.gate import HEALTH, Limits
+from carrier.source import Bounds, Decoded, Syntax, decode, native
 from carrier.table import Matchers
 
 log = logging.getLogger("carrier.api")
 
 PREFIX = ("api", "v1")
-MAX_BODY = 1024 * 1024
 MAX_WARNING = 2048
 """Bytes of a `carrier-warning` header; what does not fit is counted."""
 
@@ -63,6 +66,9 @@ class Call(msgspec.Struct):
     query: dict[str, str]
     headers: dict[str, str]
     decoded: Decoded | None = None
+    what: str = ""
+    """Method and path after the prefix, for the audit line."""
+    peer: str = ""
 
     @property
     def body(self) -> Any:
@@ -81,12 +87,15 @@ Read = Callable[["Api", Call], Any]
 Edit = Callable[[Draft, Call], object]
 Replace = Callable[["Api", Call, Config], tuple[Config, Iterable[str]]]
 Act = Callable[["Api", Call], Any]
+Audit = Callable[..., object]
+"""Called with `revision`, `peer`, `call`, `result` and `names` of each write."""
 
 
 class Operation(NamedTuple):
     """One line of the table; exactly one of read, edit, replace and act is given.
 
     query: parameters that l7mp knows. body: the kind of object that the body wraps, for l7mp's schema. strict: our own standard.
+    kind: of the one object that the path names, which has an ETag. writes: an act that changes something.
     """
 
     read: Read | None = None
@@ -97,19 +106,37 @@ class Operation(NamedTuple):
     body: str | None = None
     strict: bool = False
     takes_body: bool = False
+    kind: str = ""
+    writes: bool = False
+
+    @property
+    def is_write(self) -> bool:
+        return self.writes or self.edit is not None or self.replace is not None
 
 
 class Api:
     """The API of one proxy: it needs `config`, `async apply(config)`, `sessions()`, `find_session(name)`, `strict`.
 
     bridges: what serves `/bridges` (carrier/bridge.py): `put(config, name, body) -> Config`, `delete(config, name) -> Config`,
-    `dump(config, name=None)`; without it they are unknown operations.
+    `dump(config, name=None)`; without it they are unknown operations. life: what serves /healthz, /readyz, /startupz and `/drain`
+    (carrier/life.py), likewise. audit: told of every write.
     """
 
-    def __init__(self, proxy: Any, protocols: Protocols = registry, bridges: Any = None) -> None:
+    def __init__(
+        self,
+        proxy: Any,
+        protocols: Protocols = registry,
+        bridges: Any = None,
+        life: Any = None,
+        limits: Limits | None = None,
+        audit: Audit | None = None,
+    ) -> None:
         self.proxy = proxy
         self.protocols = protocols
         self.bridges = bridges
+        self.life = life
+        self.limits = limits or Limits()
+        self.audit = audit
         self.matchers: Matchers = getattr(proxy, "matchers", None) or Matchers()
         self.lock: asyncio.Lock = getattr(proxy, "lock", None) or asyncio.Lock()
         self.schemas = openapi.bodies(protocols)
@@ -120,27 +147,65 @@ class Api:
         config: Config = self.proxy.config
         return config
 
-    async def call(self, method: str, path: str, query: str = "", headers: Mapping[str, str] | None = None, body: bytes = b"") -> Answer:
-        """Serve one call. path: as it came, percent-encoded, without the query. Never raises."""
+    async def call(
+        self, method: str, path: str, query: str = "", headers: Mapping[str, str] | None = None, body: bytes = b"", peer: str = ""
+    ) -> Answer:
+        """Serve one call. path: as it came, percent-encoded, without the query; peer: who calls, for the audit. Never raises."""
         try:
-            return await self._call(method, path, query, {k.lower(): v for k, v in (headers or {}).items()}, body)
+            return await self._call(method, path, query, {k.lower(): v for k, v in (headers or {}).items()}, body, peer)
         except Error as error:
-            return failure(error.status, error.detail)
+            return refusal(error)
         except Exception as exc:
             log.exception("%s %s failed", method, path[:200])
             return failure(500, f"internal error: {type(exc).__name__}")
 
-    async def _call(self, method: str, path: str, query: str, headers: dict[str, str], body: bytes) -> Answer:
+    async def _call(self, method: str, path: str, query: str, headers: dict[str, str], body: bytes, peer: str) -> Answer:
+        if self.life is not None and path in HEALTH and method in ("GET", "HEAD"):
+            status, shown = self.life.answer(path)
+            return Answer(status, {"content-type": "application/json", "cache-control": "no-store"}, dump.dumps(shown, "space").encode())
         operation, names = self._resolve(method, path)
         if operation is None:
             return failure(404, "Unknown API operation")
-        call = Call(names, dict(parse_qsl(query, keep_blank_values=True)), headers)
+        call = Call(names, dict(parse_qsl(query, keep_blank_values=True)), headers, peer=peer)
+        if not operation.is_write:
+            return await self._checked(operation, call, body)
+        call.what = f"{method} /{'/'.join([part for part in path.split('/') if part][2:])}"[:200]
+        old = self.config
+        answer = await self._checked(operation, call, body)
+        self._tell(call, answer.status, old)
+        return answer
+
+    def _tell(self, call: Call, status: int, old: Config) -> None:
+        """The audit line of a write: names of objects, never what is in them."""
+        if self.audit is None:
+            return
+        names = [
+            f"{sign}{section}/{name}"
+            for section, change in (_changes(old, self.config) if status == 200 and self.config is not old else {}).items()
+            for what, sign in (("added", "+"), ("changed", "~"), ("removed", "-"))
+            for name in change.get(what, ())
+        ]
+        shown = " ".join(names[:AUDITED]) + (f" and {len(names) - AUDITED} more" if len(names) > AUDITED else "")
+        result = f"{status} dry run" if call.flag("dryRun") else str(status)
+        self.audit(revision=self.config.revision, peer=call.peer or None, call=call.what, result=result, names=shown or None)
+
+    async def _checked(self, operation: Operation, call: Call, body: bytes) -> Answer:
+        """Decode and check a call, and serve it; what refuses it becomes its answer."""
+        try:
+            return await self._decoded(operation, call, body)
+        except Error as error:
+            return refusal(error)
+        except Exception as exc:
+            log.exception("%s failed", call.what or "a read")
+            return failure(500, f"internal error: {type(exc).__name__}")
+
+    async def _decoded(self, operation: Operation, call: Call, body: bytes) -> Answer:
         if operation.takes_body:
-            syntax = SYNTAXES.get(headers.get("content-type", "").partition(";")[0].strip().lower())
+            syntax = SYNTAXES.get(call.headers.get("content-type", "").partition(";")[0].strip().lower())
             if syntax is None:
                 return failure(415, f"Content-Type must be one of {', '.join(SYNTAXES)}")
             try:
-                call.decoded = _decode(body, syntax)
+                call.decoded = _decode(body, syntax, self.limits)
             except ConfigError as error:
                 return failure(error.status, f"Invalid {syntax.upper()} format in request: {_unreadable(error.problems[0])}")
         if self.proxy.strict and not operation.strict:
@@ -163,27 +228,56 @@ class Api:
         operation = OPERATIONS.get((method, template))
         if operation is not None and template.startswith("bridges") and self.bridges is None:
             operation = None
+        if operation is not None and template.endswith("drain") and self.life is None:
+            operation = None
         return operation, names
 
     def _faults(self, operation: Operation, call: Call) -> list[openapi.Fault]:
         """What l7mp's strict mode finds in a call."""
-        ours = ("dryRun",) if operation.edit is not None else ()
+        ours = ("dryRun",) if operation.is_write else ()
         at = call.names[1] if operation is OPERATIONS["GET", "rulelists/*/rules/*"] or operation.body == "inserted rule" else None
         schema = self.schemas[operation.body] if operation.body else None
         return openapi.validate_call(call.query, openapi.query_schema(*operation.query, *ours), at, schema, call.body)
 
     async def _serve(self, operation: Operation, call: Call) -> Answer:
         if operation.read is not None:
-            shown = operation.read(self, call)
-            text = dump.dumps(shown, call.query.get("format", "plain"))
-            return self._answer(text)
+            return self._show(operation, call)
         if operation.act is not None:
-            return self._answer(dump.dumps(operation.act(self, call)))
+            done = operation.act(self, call)
+            return self._answer(dump.dumps(await done if isawaitable(done) else done))
         async with self.lock:
             return await self._write(operation, call)
 
+    def _show(self, operation: Operation, call: Call) -> Answer:
+        """Answer a read; 304 if the caller knows it already (RFC 9110 section 13.1.2)."""
+        shown = operation.read(self, call)  # type: ignore[misc]
+        tag = self._tag(operation, call, self.config)
+        if tag is not None and tag in _tags(call.headers.get("if-none-match", "")):
+            return Answer(304, {"etag": tag, "carrier-revision": str(self.config.revision)}, b"")
+        answer = self._answer(dump.dumps(shown, call.query.get("format", "plain")))
+        if tag is not None:
+            answer.headers["etag"] = tag
+        return answer
+
+    def _tag(self, operation: Operation, call: Call, config: Config) -> str | None:
+        """The ETag of the one object that a call names, with everything in it; None if it names none, or one that is not there."""
+        shown: Any
+        if not operation.kind:
+            return None
+        if operation.kind == "bridge":
+            shown = config.bridges.get(call.names[0])
+        elif operation.kind == "endpoint":
+            found = config.find_endpoint(call.names[0])
+            shown = found[1] if found is not None else None
+        else:
+            shown = dump.View(config, True, self.protocols).show(operation.kind, call.names[0])
+        if shown is None or isinstance(shown, str):
+            return None
+        return f'"{operation.kind}-{hashlib.sha256(msgspec.json.encode(shown)).hexdigest()[:20]}"'
+
     def _answer(self, text: str, warnings: Iterable[str] = ()) -> Answer:
-        headers = {"content-type": "application/json", "etag": f'"{self.config.revision}"'}
+        revision = self.config.revision
+        headers = {"content-type": "application/json", "etag": f'"{revision}"', "carrier-revision": str(revision)}
         if header := _warning(warnings):
             headers["carrier-warning"] = header
         return Answer(200, headers, text.encode())
@@ -193,7 +287,7 @@ class Api:
     async def _write(self, operation: Operation, call: Call) -> Answer:
         """Make the next configuration and put it in force. The lock is held from reading the old one on."""
         old = self.config
-        self._check_revision(call, old)
+        self._check_tags(operation, call, old)
         new, said = self._edited(operation, call, old) if operation.edit else operation.replace(self, call, old)  # type: ignore[misc]
         warnings = [*said, *self._news(old, new, operation)]
         if call.flag("dryRun"):
@@ -202,21 +296,36 @@ class Api:
             warnings += await self._apply(new)
             if call.flag("recursive"):
                 asyncio.get_running_loop().call_soon(self._end_sessions, old, self.config)
-        return self._answer(OK, warnings)
+        answer = self._answer(OK, warnings)
+        if tag := self._tag(operation, call, self.config):
+            answer.headers["etag"] = tag
+        return answer
 
     async def _apply(self, config: Config) -> tuple[str, ...]:
         try:
             said: tuple[str, ...] = await self.proxy.apply(config)
         except Error as error:
-            if error.status < 500:
+            if error.status < 500 or error.kind in ("drain", "internal"):
                 raise
             raise refused(error.detail) from error  # a name that does not resolve, say: the configuration's fault, not ours
         return said
 
-    def _check_revision(self, call: Call, config: Config) -> None:
-        wanted = call.headers.get("if-match")
-        if wanted is not None and not {"*", f'"{config.revision}"'} & {tag.strip() for tag in wanted.split(",")}:
-            raise Error("precondition-failed", f'the configuration is at revision "{config.revision}", not at {wanted[:80]}')
+    def _check_tags(self, operation: Operation, call: Call, config: Config) -> None:
+        """If-Match and If-None-Match of a write (RFC 9110 section 13.1). Raises Error("precondition-failed")."""
+        wanted, unwanted = call.headers.get("if-match"), call.headers.get("if-none-match")
+        if wanted is None and unwanted is None:
+            return
+        tag = self._tag(operation, call, config)
+        present = {f'"{config.revision}"', tag} if tag is not None or not operation.kind else {f'"{config.revision}"'}
+        if wanted is not None:
+            good = tag is not None or not operation.kind if wanted.strip() == "*" else bool(present & _tags(wanted))
+            if not good:
+                mine = f"; {call.names[0]!r} is {tag or 'not there'}" if operation.kind else ""
+                raise Error("precondition-failed", f'the configuration is at revision "{config.revision}"{mine}, not at {wanted[:80]}')
+        if unwanted is not None and (bool(present & _tags(unwanted)) or (unwanted.strip() == "*" and tag is not None)):
+            raise Error(
+                "precondition-failed", f"{call.names[0] if call.names else 'the configuration'} is {tag or config.revision} already"
+            )
 
     def _edited(self, operation: Operation, call: Call, old: Config) -> tuple[Config, Iterable[str]]:
         """Run an edit. By the strict standard everything odd about the object refuses it; else it becomes a warning."""
@@ -267,7 +376,25 @@ class Api:
                 session.kill()
 
 
-OK = dump.dumps({"status": 200, "message": "OK"})
+DONE = {"status": 200, "message": "OK"}
+OK = dump.dumps(DONE)
+AUDITED = 20
+"""Objects that one audit line names."""
+
+
+def refusal(error: Error) -> Answer:
+    """An error as an answer: how to log in, and when to come back, where that helps (RFC 9110 sections 10.2.3 and 11.6.1)."""
+    answer = failure(error.status, error.detail)
+    if error.status == 401:
+        answer.headers["www-authenticate"] = 'Bearer realm="carrier"'
+    elif error.status in (429, 503):
+        answer.headers["retry-after"] = "1"
+    return answer
+
+
+def _tags(field: str) -> set[str]:
+    """The entity tags of a list; strong and weak ones are the same here, because every change makes another one."""
+    return {tag.strip().removeprefix("W/") for tag in field.split(",")}
 
 
 def failure(status: int, content: object, message: str | None = None) -> Answer:
@@ -277,10 +404,10 @@ def failure(status: int, content: object, message: str | None = None) -> Answer:
     return Answer(status, {"content-type": "application/json"}, text.encode("utf-8", "backslashreplace"))
 
 
-def _decode(body: bytes, syntax: Syntax) -> Decoded:
-    if syntax == "json" and len(body) <= MAX_BODY and not body.strip():
+def _decode(body: bytes, syntax: Syntax, limits: Limits) -> Decoded:
+    if syntax == "json" and len(body) <= limits.body and not body.strip():
         raise ConfigError(Problem("the body is empty"))
-    return decode(body, syntax, MAX_BODY)
+    return decode(body, syntax, limits.body or 1 << 40, Bounds(limits.depth, limits.objects))
 
 
 def _unreadable(problem: Problem) -> str:
@@ -448,8 +575,52 @@ def _delete_rule_from(draft: Draft, call: Call) -> None:
 
 
 def _end_session(api: Api, call: Call) -> Any:
-    _session_named(api, call).kill()
-    return {"status": 200, "message": "OK"}
+    session = _session_named(api, call)
+    if not call.flag("dryRun"):
+        session.kill()
+    return DONE
+
+
+def _drain(api: Api, call: Call) -> Any:
+    """POST /drain: as SIGTERM, but the process stays, to be asked how far it is; with `exit=true` it ends when it is drained."""
+    if not call.flag("dryRun"):
+        api.life.begin_drain(f"{call.what} of {call.peer}")
+        if call.flag("exit"):
+            api.life.ending.set()
+    return api.life.progress()
+
+
+def _drain_listener(api: Api, call: Call) -> Any:
+    if call.names[0] not in api.config.listeners:
+        raise refused(f'Unknown listener "{call.names[0]}"')
+    if not call.flag("dryRun"):
+        api.proxy.drain_listener(call.names[0])
+    return DONE
+
+
+async def _resume_listener(api: Api, call: Call) -> Any:
+    if call.names[0] not in api.proxy.drained:
+        raise refused(f'Listener "{call.names[0]}" is not drained')
+    if not call.flag("dryRun"):
+        async with api.lock:
+            await api.proxy.resume_listener(call.names[0])
+    return DONE
+
+
+def _drain_endpoint(drained: bool) -> Act:
+    def act(api: Api, call: Call) -> Any:
+        if api.config.find_endpoint(call.names[0]) is None:
+            raise refused("Not Found")
+        if not call.flag("dryRun"):
+            api.proxy.drain_endpoint(call.names[0], drained)
+        return DONE
+
+    return act
+
+
+def _drained(api: Api, call: Call) -> Any:
+    """GET /drain: how far it is, and what was drained on its own."""
+    return {**api.life.progress(), "listeners": sorted(api.proxy.drained), "endpoints": sorted(api.proxy.drained_endpoints)}
 
 
 def _whole(api: Api, call: Call, old: Config) -> tuple[Config, Iterable[str]]:
@@ -509,27 +680,33 @@ def _operations() -> dict[tuple[str, str], Operation]:
         ("POST", "admin"): Operation(act=_no_admin, body="admin", takes_body=True),
         ("GET", "clusters/*/endpoints"): Operation(read=_endpoints, query=("format",)),
         ("POST", "clusters/*/endpoints"): Operation(edit=_add_endpoint, body="endpoint", takes_body=True),
-        ("GET", "endpoints/*"): Operation(read=_endpoint, query=("format",)),
-        ("PUT", "endpoints/*"): Operation(edit=_put("endpoint"), body="endpoint", strict=True, takes_body=True),
-        ("DELETE", "endpoints/*"): Operation(edit=_delete("endpoint"), query=("recursive",)),
+        ("GET", "endpoints/*"): Operation(read=_endpoint, query=("format",), kind="endpoint"),
+        ("PUT", "endpoints/*"): Operation(edit=_put("endpoint"), body="endpoint", strict=True, takes_body=True, kind="endpoint"),
+        ("DELETE", "endpoints/*"): Operation(edit=_delete("endpoint"), query=("recursive",), kind="endpoint"),
+        ("GET", "drain"): Operation(read=_drained, query=("format",), strict=True),
+        ("POST", "drain"): Operation(act=_drain, strict=True, writes=True),
+        ("POST", "listeners/*/drain"): Operation(act=_drain_listener, strict=True, writes=True),
+        ("DELETE", "listeners/*/drain"): Operation(act=_resume_listener, strict=True, writes=True),
+        ("POST", "endpoints/*/drain"): Operation(act=_drain_endpoint(True), strict=True, writes=True),
+        ("DELETE", "endpoints/*/drain"): Operation(act=_drain_endpoint(False), strict=True, writes=True),
         ("GET", "rulelists/*/rules/*"): Operation(read=_rule_at, query=_SHOWN),
         ("POST", "rulelists/*/rules/*"): Operation(edit=_insert_rule, body="inserted rule", takes_body=True),
         ("DELETE", "rulelists/*/rules/*"): Operation(edit=_delete_rule_from, query=("recursive",)),
         ("GET", "sessions"): Operation(read=_sessions, query=("format",)),
         ("GET", "sessions/*"): Operation(read=_session, query=("format",)),
-        ("DELETE", "sessions/*"): Operation(act=_end_session),
+        ("DELETE", "sessions/*"): Operation(act=_end_session, writes=True),
         ("GET", "bridges"): Operation(read=_bridges, query=("format",), strict=True),
-        ("GET", "bridges/*"): Operation(read=_bridges, query=("format",), strict=True),
-        ("PUT", "bridges/*"): Operation(replace=_put_bridge, strict=True, takes_body=True),
-        ("DELETE", "bridges/*"): Operation(replace=_delete_bridge, strict=True),
+        ("GET", "bridges/*"): Operation(read=_bridges, query=("format",), strict=True, kind="bridge"),
+        ("PUT", "bridges/*"): Operation(replace=_put_bridge, strict=True, takes_body=True, kind="bridge"),
+        ("DELETE", "bridges/*"): Operation(replace=_delete_bridge, strict=True, kind="bridge"),
     }
     for section, kind in SECTIONS.items():
         table |= {
             ("GET", section): Operation(read=_all(kind), query=_SHOWN),
             ("POST", section): Operation(edit=_add(kind), body=kind, takes_body=True),
-            ("GET", f"{section}/*"): Operation(read=_one(kind), query=_SHOWN),
-            ("PUT", f"{section}/*"): Operation(edit=_put(kind), body=kind, strict=True, takes_body=True),
-            ("DELETE", f"{section}/*"): Operation(edit=_delete(kind), query=("recursive",)),
+            ("GET", f"{section}/*"): Operation(read=_one(kind), query=_SHOWN, kind=kind),
+            ("PUT", f"{section}/*"): Operation(edit=_put(kind), body=kind, strict=True, takes_body=True, kind=kind),
+            ("DELETE", f"{section}/*"): Operation(edit=_delete(kind), query=("recursive",), kind=kind),
         }
     return table
 

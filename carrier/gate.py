@@ -1,6 +1,6 @@
 """Who may call the REST API: every call passes `Gate.admit` before anything else looks at it.
 
-Three kinds of callers. `unix`: the peer of a unix socket, whose user must be ours or root; the kernel says who it is (SO_PEERCRED, unix(7)).
+Three kinds of callers. `unix`: the peer of a unix socket, whose user must be ours or root, as the kernel says (SO_PEERCRED, unix(7)).
 `loopback` and `remote`: over TCP. With a token file or a client CA every TCP caller must show a bearer token (RFC 6750 section 2.1) or
 a verified certificate; without either, remote callers are served only under `--insecure-admin`.
 
@@ -306,6 +306,7 @@ def caller_of(session: Session, tls: ssl.SSLContext | None = None) -> Caller:
         return Caller("unix", f"unix uid={uid} pid={pid}", uid=uid)
     host, port = getattr(source, "peer", ("", 0))[:2]
     local = getattr(source, "local", ("", 0))[0]
-    certificate = tls is not None and getattr(session.listener, "tls", None) is tls and bool(transport.get_extra_info("peercert"))
+    secure = tls is not None and session.listener.tls is tls
+    certificate = secure and transport is not None and bool(transport.get_extra_info("peercert"))
     kind: Literal["loopback", "remote"] = "loopback" if is_loopback(host) else "remote"
     return Caller(kind, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", host, local, certificate=certificate)

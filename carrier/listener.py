@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
+import ssl
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -19,6 +20,7 @@ from carrier import config
 from carrier.cluster import Env, Kind, check_framing, check_port, framed
 from carrier.errors import Error, Problem, from_os
 from carrier.resolve import literal
+from carrier.tls import check_server
 
 if TYPE_CHECKING:
     from carrier.session import Session
@@ -62,6 +64,8 @@ class Listener:
         self.bound: list[socket.socket] = []
         self.loopback = False
         """Bind loopback only, whatever the spec says: this listener leads into the API."""
+        self.tls: ssl.SSLContext | None = None
+        """TLS with what connects, or None."""
         self.listed = True
         """Its sessions are shown; those of the API's own listener are not."""
 
@@ -81,7 +85,7 @@ class Listener:
         address = spec.get("address")
         if "address" in cls.fields and address is not None and (not isinstance(address, str) or literal(address, 0) is None):
             found.append(Problem(f"expected an IP address, got {address!r}", f"{path}.address", seen=repr(address), allowed="IPv4 or IPv6"))
-        return found
+        return found + (check_server(spec.get("tls"), f"{path}.tls") if "tls" in cls.fields else [])
 
     @classmethod
     def kind_of(cls, spec: Mapping[str, Any]) -> Kind:

@@ -5,24 +5,28 @@ when all of that has worked swaps it in, without awaiting in between; then the o
 away and nothing has changed. What did not change is kept: listeners with their sockets and sessions, clusters with their idle
 connections, tables with their memos. A live session keeps the decision it began with.
 
-A listener that leads into the REST API binds loopback only (DESIGN section 8); while no configured listener does, the API has
-one of its own, which is never listed.
+A listener that leads into the REST API binds loopback when it names no address, and another address only if the gate is locked
+(DESIGN section 8); while no configured listener leads there, the API has one of its own, which is never listed. No cluster
+may name the API's addresses: what came through it would look like a call from this machine.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import msgspec
 
 from carrier import config as cfg
 from carrier import framing, registry
+from carrier.admin import options, own_listener
 from carrier.cluster import Cluster, Env, Plan
 from carrier.errors import ConfigError, Error, Problem
-from carrier.listener import Listener
+from carrier.gate import Limits
+from carrier.listener import Listener, is_loopback
 from carrier.session import Session
-from carrier.table import Hits, Matchers, Table, same
+from carrier.table import Decision, Hits, Matchers, Table, same
 
 TICK = 1.0
 """Seconds between two looks at deadlines: one coarse timer for everything."""
@@ -70,6 +74,20 @@ class Proxy:
         self.timer: asyncio.TimerHandle | None = None
         self.check: Callable[[cfg.Config], Iterable[str]] | None = None
         """Gives the warnings of a configuration."""
+        self.persist: Callable[[cfg.Config], Awaitable[None]] | None = None
+        """Puts a configuration on disk, before it is in force; raises Error if it cannot."""
+        self.others: list[Listener] = []
+        """Listeners that are no part of the configuration and serve to the end: the unix socket, health."""
+        self.paths: set[str] = set()
+        """Files that the API listens at."""
+        self.drained: set[str] = set()
+        """Names of listeners that were told to take nothing new."""
+        self.drained_endpoints: set[str] = set()
+        self.rebound: set[str] = set()
+        """Listeners that are to be bound anew, though their configuration is as it was."""
+        self.ending = False
+        self.shedding = ""
+        """Why new sessions are refused at the moment; empty: they are not."""
 
     @property
     def strict(self) -> bool:
@@ -80,12 +98,17 @@ class Proxy:
     async def apply(self, config: cfg.Config) -> tuple[str, ...]:
         """Put `config` in force as the next revision; returns warnings. Raises ConfigError or Error: then nothing has changed."""
         async with self.applying:
+            if self.ending:
+                raise Error("drain", "the proxy is ending: nothing is changed any more")
             config = msgspec.structs.replace(config, revision=self.config.revision + 1)
             build = Build()
             try:
                 self._build_clusters(config, build)
                 self._build_tables(config, build)
+                self._check_endpoints(config, build)
                 await self._build_listeners(config, build)
+                if self.persist is not None:
+                    await self.persist(config)
             except BaseException:
                 build.undo(self.env.guard)
                 raise
@@ -132,10 +155,10 @@ class Proxy:
         to_api = any(leads_to_api(table) for table in build.tables.values())
         for name, conf in config.listeners.items():
             old = self.listeners.get(name)
-            if old is not None and same((old.conf.spec, old.conf.options), (conf.spec, conf.options)):
+            if old is not None and name not in self.rebound and same((old.conf.spec, old.conf.options), (conf.spec, conf.options)):
                 self._check_kept(old, build)
                 build.listeners[name] = old
-        leaving = [old for name, old in self.listeners.items() if name not in build.listeners]
+        leaving = [old for name, old in self.listeners.items() if name not in build.listeners and old.bound]
         if to_api and self.admin is not None:
             leaving.append(self.admin)
         for name, conf in config.listeners.items():
@@ -148,10 +171,30 @@ class Proxy:
     def _check_kept(self, old: Listener, build: Build) -> None:
         """A listener that stays as it is bound may lead somewhere else by now."""
         leads = leads_to_api(build.tables[old.name])
-        if leads and not old.local() and not self.env.insecure_admin:
+        if leads and not old.local() and not self._may_open(old):
             raise Error("bind", f'Listener "{old.name}" is open to other machines: it cannot lead into the REST API')
         if old.loopback and not leads:
             build.warnings.append(f'listener "{old.name}" led into the REST API and stays on loopback until it is replaced')
+
+    def _may_open(self, listener: Listener) -> bool:
+        """May a listener that leads into the API be reached from other machines?"""
+        gate = self.env.gate
+        own_tls = gate is not None and gate.tls is not None and listener.tls is gate.tls
+        return self.env.insecure_admin or (gate is not None and gate.may_open(own_tls))
+
+    def _lead_to_api(self, new: Listener) -> None:
+        """A new listener leads into the API: where may it be bound? Raises Error("bind")."""
+        gate = self.env.gate
+        if gate is not None and gate.tls is not None and new.tls is None:
+            new.tls = gate.tls
+        new.loopback = not new.spec.get("address")
+        if not new.local() and not self._may_open(new):
+            address = new.spec.get("address")
+            raise Error(
+                "bind",
+                f'Listener "{new.name}" leads into the REST API: {address} is open to other machines; '
+                "give no address or a loopback one, a token file, a client CA, or say --insecure-admin",
+            )
 
     async def _new_listener(self, conf: cfg.Listener, build: Build, leaving: list[Listener]) -> Listener:
         """A bound listener that accepts nothing yet. Raises ConfigError or Error; `leaving` loses the one whose sockets it took over."""
@@ -160,8 +203,11 @@ class Proxy:
             raise ConfigError(Problem(f"unknown protocol {conf.spec.get('protocol')!r}", f"listeners[{conf.name}].spec.protocol"))
         table = build.tables[conf.name]
         try:
+            if leads_to_api(table, only=True):
+                conf = msgspec.structs.replace(conf, options=options(self._limits) | conf.options)
             new = framing.make_listener(kind, conf, self.env)
-            new.loopback = leads_to_api(table) and not self.env.insecure_admin
+            if leads_to_api(table):
+                self._lead_to_api(new)
             new.use(table)
             self._check_free(new, [*build.listeners.values(), *([self.admin] if self.admin and self.admin not in leaving else [])])
             build.fresh.append(new)
@@ -171,6 +217,27 @@ class Proxy:
         except Exception as exc:
             raise _odd("listeners", conf.name, exc) from exc
         return new
+
+    @property
+    def _limits(self) -> Limits:
+        return self.env.gate.limits if self.env.gate is not None else Limits()
+
+    def _check_endpoints(self, config: cfg.Config, build: Build) -> None:
+        """No cluster may lead to the API's own addresses. Raises ConfigError. Names are not looked up: see carrier/gate.py for those."""
+        ports = {config.listeners[name].spec.get("port") for name, table in build.tables.items() if leads_to_api(table)}
+        if self.admin_address is not None and not ports:
+            ports = {self.admin_address[1]}
+        ports -= {0, None}
+        problems = []
+        for name, cluster in config.clusters.items():
+            for i, endpoint in enumerate(cluster.endpoints if build.clusters[name].kind != "datagram" else ()):
+                address, port = str(endpoint.spec.get("address")), endpoint.spec.get("port", cluster.spec.get("port"))
+                if address in self.paths or (port in ports and _is_here(address)):
+                    path = f"clusters[{name}].endpoints[{i}].spec"
+                    text = f"{address} is where the REST API listens: no cluster leads there"
+                    problems.append(Problem(text, path, hint="route to a cluster of protocol L7mpController"))
+        if problems:
+            raise ConfigError(*problems)
 
     def _check_free(self, new: Listener, others: Iterable[Listener]) -> None:
         key = new.key()
@@ -188,20 +255,9 @@ class Proxy:
     async def _own_admin(self, build: Build, leaving: list[Listener]) -> Listener | None:
         """The API's own listener: HTTP, on loopback, with one rule. None, with a warning, when its address is taken."""
         assert self.admin_address is not None
-        host, port = self.admin_address
-        conf = cfg.Config(
-            clusters={"api": cfg.Cluster("api", {"protocol": "L7mpController"})},
-            rulelists={"api": cfg.RuleList("api", ("api",))},
-            rules={"api": cfg.Rule("api", None, cfg.Action(route="api"))},
-            routes={"api": cfg.Route("api", "api")},
-        )
-        http, controller = registry.listener("HTTP"), registry.cluster("L7mpController")
-        if http is None or controller is None:
-            return None
-        clusters = {"api": controller(conf.clusters["api"], self.env)}
-        listener = http(cfg.Listener("(admin)", {"protocol": "HTTP", "port": port, "address": host}, "api"), self.env)
-        listener.listed = False
-        listener.use(Table(conf, "api", clusters, Matchers(), {}))
+        listener = own_listener(self.env, "(admin)", *self.admin_address, self._limits)
+        if self.env.gate is not None:
+            listener.tls = self.env.gate.tls
         try:
             self._check_free(listener, build.listeners.values())
             await self._bind(listener, leaving)
@@ -241,8 +297,81 @@ class Proxy:
                 guard(f"closing cluster {name}", cluster.close)
         for listener in build.fresh:
             guard(f"starting listener {listener.name}", listener.start)
+        self.drained = {name for name in self.drained if old_listeners.get(name) is self.listeners.get(name) is not None}
+        for cluster in self.clusters.values():
+            if self.drained_endpoints or cluster.drained:
+                cluster.drain(self.drained_endpoints)
+        if self.shedding:
+            self.shed(self.shedding)
         if self.timer is None:
             self.timer = self.env.loop.call_later(TICK, self._tick)
+
+    # ------------------------------------------------------------------ drain and overload
+
+    def working(self) -> list[Listener]:
+        """The listeners that carry others' traffic, those that are being replaced among them; the API's own are none of them."""
+        found = [listener for name, listener in self.listeners.items() if not leads_to_api(self.tables[name], only=True)]
+        return [*found, *(listener for listener in self.draining if listener.listed and not leads_to_api(listener.table, only=True))]
+
+    def say_goodbye(self) -> None:
+        """Everything is still accepted; answers ask their clients to leave. Changes are refused from now on."""
+        self.ending = True
+        for listener in self.working():
+            self.env.guard(f"the farewell of listener {listener.name}", listener.farewell)
+
+    def stop_working(self) -> None:
+        """Nothing new is taken any more; what is in flight goes on."""
+        for listener in self.working():
+            self.env.guard(f"stopping listener {listener.name}", listener.stop)
+
+    def cut_work(self, detail: str) -> None:
+        """End every session that is still there."""
+        for listener in self.working():
+            for session in list(listener.live):
+                self.env.guard(f"ending session {session.name}", session.kill, detail, "drain")
+
+    def drain_listener(self, name: str) -> None:
+        """A listener takes nothing new; its sessions go on. Raises Error("config") when there is none of this name."""
+        listener = self.listeners.get(name)
+        if listener is None:
+            raise cfg.refused(f'Unknown listener "{name}"')
+        if name not in self.drained:
+            self.drained.add(name)
+            self.env.guard(f"the farewell of listener {name}", listener.farewell)
+            self.env.guard(f"stopping listener {name}", listener.stop)
+
+    async def resume_listener(self, name: str) -> None:
+        """Bind a drained listener again, as the next revision. Raises Error."""
+        if name not in self.drained:
+            raise cfg.refused(f'Listener "{name}" is not drained')
+        self.rebound = {name}
+        try:
+            await self.apply(self.config)
+        finally:
+            self.rebound = set()
+
+    def drain_endpoint(self, name: str, drained: bool = True) -> None:
+        """An endpoint gets no new sessions, also after other changes, until it is drained no more. Raises Error("config")."""
+        if self.config.find_endpoint(name) is None:
+            raise cfg.refused("Not Found")
+        (self.drained_endpoints.add if drained else self.drained_endpoints.discard)(name)
+        for cluster in self.clusters.values():
+            cluster.drain(self.drained_endpoints)
+
+    def shed(self, reason: str) -> None:
+        """Refuse new sessions for this reason; an empty one: no more. Listeners that can hold connections back do that instead."""
+        self.shedding = reason
+        for name, listener in self.listeners.items():
+            if leads_to_api(self.tables[name]):
+                continue
+            if type(listener).hold is not Listener.hold:
+                self.env.guard(f"holding listener {name}", listener.hold if reason else listener.go_on)
+            else:
+                self.env.guard(f"shedding of listener {name}", listener.use, Shed(reason) if reason else self.tables[name])
+
+    def connections(self) -> int:
+        """How many there are, of all listeners but the API's own."""
+        return sum(len(getattr(listener, "connections", listener.live)) for listener in self.working())
 
     # ------------------------------------------------------------------ time
 
@@ -260,6 +389,7 @@ class Proxy:
         yield from list(self.listeners.values())
         if self.admin is not None:
             yield self.admin
+        yield from self.others
         yield from list(self.draining)
 
     # ------------------------------------------------------------------ sessions
@@ -326,11 +456,31 @@ def _odd(kind: str, name: str, exc: Exception) -> ConfigError:
     return ConfigError(Problem(f"cannot be made: {type(exc).__name__}: {exc}", f"{kind}[{name}]"))
 
 
-def leads_to_api(table: Table) -> bool:
-    """Does any rule of the table lead into the REST API?"""
-    return any(
-        cluster is not None and cluster.admin
+def _is_here(address: str) -> bool:
+    """Does a literal address, or localhost, mean this machine for sure?"""
+    return is_loopback(address) or address.lower().rstrip(".") == "localhost" or address.strip("[]") in ("0.0.0.0", "::")
+
+
+class Shed(Table):
+    """A table that refuses every session: there is too much already."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(cfg.Config(), "", {}, Matchers(), {})
+        self.decision = Decision("", "", Hits())
+        self.decision.reason = reason
+        self.decision.error = Error("overload", reason)
+
+    def decide(self, meta: Mapping[str, Any]) -> Decision:
+        return self.decision
+
+
+def leads_to_api(table: Table, only: bool = False) -> bool:
+    """Does any rule of the table lead into the REST API? only: does every one?"""
+    found = [
+        cluster.admin
         for _, decisions in table.lists.values()
         for decision in decisions
         for cluster in (decision.cluster, decision.fallback, *decision.ingress, *decision.egress)
-    )
+        if cluster is not None
+    ]
+    return bool(found) and (all(found) if only else any(found))

@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import msgspec
 import yaml
@@ -33,6 +33,17 @@ MAX_FILE = 10 * 1024 * 1024
 MAX_DEPTH = 32
 MAX_OBJECTS = 10_000
 MAX_VALUES = 100_000
+
+
+class Bounds(NamedTuple):
+    """How much one document may hold: levels, objects, values (aliases expanded)."""
+
+    depth: int = MAX_DEPTH
+    objects: int = MAX_OBJECTS
+    values: int = MAX_VALUES
+
+
+BOUNDS = Bounds()
 
 FORMATS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {}
 """Top-level key that gives a foreign format away -> its reader: a decoded document in, one of ours out; raises ConfigError."""
@@ -128,11 +139,10 @@ def _syntax(path: Path) -> Syntax | None:
 # -- decoding ----------------------------------------------------------------------------------------------------------------------------
 
 
-def decode(data: bytes | str, syntax: Syntax | None, max_bytes: int) -> Decoded:
+def decode(data: bytes | str, syntax: Syntax | None, max_bytes: int, bounds: Bounds = BOUNDS) -> Decoded:
     """Read one document of YAML or JSON.
 
-    Raises ConfigError: more than max_bytes (kind "body-too-large"), not UTF-8, malformed, more than MAX_DEPTH levels, MAX_OBJECTS
-    objects or MAX_VALUES values, aliases expanded.
+    Raises ConfigError: more than max_bytes (kind "body-too-large"), not UTF-8, malformed, more than `bounds` allow.
     """
     size = len(data)
     if size > max_bytes:
@@ -141,11 +151,11 @@ def decode(data: bytes | str, syntax: Syntax | None, max_bytes: int) -> Decoded:
     if syntax is None:
         syntax = "json" if text.lstrip()[:1] == "{" else "yaml"
     if syntax == "yaml":
-        composer = _Composer(text)
+        composer = _Composer(text, bounds)
         composer.run()
-        _bounded(composer.value)
+        _bounded(composer.value, bounds)
         return Decoded(composer.value, composer.problems, text, syntax, composer.places)
-    return _decode_json(text)
+    return _decode_json(text, bounds)
 
 
 def _utf8(data: bytes) -> str:
@@ -156,7 +166,7 @@ def _utf8(data: bytes) -> str:
         raise ConfigError(Problem(f"byte {exc.start} is not UTF-8", "$", line, 1, seen=data[exc.start : exc.start + 1].hex())) from None
 
 
-def _decode_json(text: str) -> Decoded:
+def _decode_json(text: str, bounds: Bounds) -> Decoded:
     twice = False
 
     def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -170,10 +180,10 @@ def _decode_json(text: str) -> Decoded:
     except json.JSONDecodeError as exc:
         raise ConfigError(Problem(f"not JSON: {exc.msg}", "$", exc.lineno, exc.colno)) from None
     except RecursionError:
-        raise _too_deep() from None
+        raise _too_deep(bounds) from None
     except ValueError as exc:  # a number that Python refuses
         raise ConfigError(Problem(f"not JSON: {exc}", "$")) from None
-    _bounded(value)
+    _bounded(value, bounds)
     return Decoded(value, _set_twice(text) if twice else [], text, "json")
 
 
@@ -207,7 +217,7 @@ def _set_twice(text: str) -> list[Problem]:
     return composer.problems or [Problem("a key is set twice in one object", "$")]
 
 
-def _bounded(value: Any) -> None:
+def _bounded(value: Any, bounds: Bounds) -> None:
     """Raise ConfigError when a value is too deep, too large, or holds text that is not Unicode (half a surrogate pair)."""
     objects = values = 0
     stack = [(value, 1)]
@@ -219,21 +229,22 @@ def _bounded(value: Any) -> None:
                 raise ConfigError(Problem("half a surrogate pair is not text", "$", seen=ascii(here[:40])))
         elif isinstance(here, dict | list):
             objects += isinstance(here, dict)
-            if depth > MAX_DEPTH:
-                raise _too_deep()
+            if depth > bounds.depth:
+                raise _too_deep(bounds)
             if isinstance(here, dict):
                 stack += [(key, depth) for key in here if not key.isascii()]
             stack += [(inner, depth + 1) for inner in (here.values() if isinstance(here, dict) else here)]
-        if objects > MAX_OBJECTS or values + len(stack) > MAX_VALUES:
-            raise _too_many()
+        if objects > bounds.objects or values + len(stack) > bounds.values:
+            raise _too_many(bounds)
 
 
-def _too_deep() -> ConfigError:
-    return ConfigError(Problem(f"nested more than {MAX_DEPTH} levels deep", "$", allowed=f"{MAX_DEPTH} levels"))
+def _too_deep(bounds: Bounds) -> ConfigError:
+    return ConfigError(Problem(f"nested more than {bounds.depth} levels deep", "$", allowed=f"{bounds.depth} levels"))
 
 
-def _too_many() -> ConfigError:
-    return ConfigError(Problem("too many objects or values", "$", allowed=f"{MAX_OBJECTS} objects, {MAX_VALUES} values, aliases expanded"))
+def _too_many(bounds: Bounds) -> ConfigError:
+    allowed = f"{bounds.objects} objects, {bounds.values} values, aliases expanded"
+    return ConfigError(Problem("too many objects or values", "$", allowed=allowed))
 
 
 # -- YAML --------------------------------------------------------------------------------------------------------------------------------
@@ -294,8 +305,9 @@ class _Frame:
 class _Composer:
     """Builds values from YAML events, without recursion: a body of 100,000 brackets costs a refusal, not the stack."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, bounds: Bounds = BOUNDS) -> None:
         self.text = text
+        self.bounds = bounds
         self.value: Any = None
         self.problems: list[Problem] = []
         self.places: dict[str, Place] = {}
@@ -377,8 +389,8 @@ class _Composer:
             self.refuse("a key must be text", place)
         if event.tag is not None and event.tag not in (_TAG + "map", _TAG + "seq", "!"):
             self.refuse(f"unknown tag {event.tag!r}", place)
-        if len(self.stack) >= MAX_DEPTH:
-            raise _too_deep()
+        if len(self.stack) >= self.bounds.depth:
+            raise _too_deep(self.bounds)
         is_map = isinstance(event, yaml.MappingStartEvent)
         self.places[self.path()] = place
         self.stack.append(_Frame({} if is_map else [], self.path(), event.anchor, place))
@@ -403,8 +415,8 @@ class _Composer:
             return
         frame = self.stack[-1]
         frame.size += size
-        if frame.size > MAX_VALUES or self.total > MAX_VALUES:
-            raise _too_many()
+        if max(frame.size, self.total) > self.bounds.values:
+            raise _too_many(self.bounds)
         self.places.setdefault(self.path(), place)
         if isinstance(frame.container, list):
             frame.container.append(value)

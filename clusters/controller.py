@@ -1,6 +1,8 @@
 """The L7mpController pseudo cluster: an HTTP request that is routed here is a REST call.
 
-The body is collected, up to the API's limit; everything else is the API's (carrier/api.py). A stream that is not HTTP gets an end.
+The gate (carrier/gate.py) looks at the caller when the head is there, before anything of the body is held. The body is collected, up to
+the API's limit and within the time that a request may take; everything else is the API's (carrier/api.py). A stream that is not
+HTTP gets an end.
 """
 
 from __future__ import annotations
@@ -8,13 +10,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from carrier.cluster import Cluster, Endpoint
+from carrier.cluster import Cluster, Endpoint, Env
 from carrier.errors import Error
-from carrier.http import answer_head, canned
+from carrier.gate import Limits, caller_of
+from carrier.http import answer_head
 from carrier.session import DESTROYED, Session
 from carrier.stream import Stream
-
-MAX_BODY = 1 << 20
 
 
 class ControllerCluster(Cluster):
@@ -27,32 +28,51 @@ class ControllerCluster(Cluster):
     default_policy = "None"
 
     def ready(self, session: Session, endpoint: Endpoint | None) -> Stream:
-        return ControllerStream(session, self.env.api)
+        return ControllerStream(session, self.env)
 
 
 class ControllerStream(Stream):
-    """One REST call. api: has `async call(method, path, query, headers, body)`."""
+    """One REST call. env.api: has `async call(method, path, query, headers, body)`; a gate's caller is handed to it as `peer`."""
 
-    __slots__ = ("api", "body", "request", "session", "size", "task")
+    __slots__ = ("api", "body", "done", "gate", "limits", "peer", "request", "session", "size", "task", "timer")
 
-    def __init__(self, session: Session, api: Any) -> None:
+    def __init__(self, session: Session, env: Env) -> None:
         super().__init__()
         self.session = session
-        self.api = api
+        self.api = env.api
+        self.gate = env.gate
+        self.limits: Limits = env.gate.limits if env.gate is not None else Limits()
+        self.peer = ""
         self.request: Any = None
         self.body: list[bytes] = []
         self.size = 0
+        self.done = False
+        """The call is answered, or on its way: what still comes is dropped."""
         self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
 
     def head(self, head: Any, last: bool = False) -> None:
         self.request = head
+        if self.gate is not None:
+            method, path, _, headers = self._parts()
+            try:
+                self.peer = self.gate.admit(caller_of(self.session, self.gate.tls), method, path, headers)
+            except Error as error:
+                self._refuse(error)
+                return
         if last:
             self.end()
+        elif self.limits.request_timeout:
+            self.timer = asyncio.get_running_loop().call_later(self.limits.request_timeout, self._late)
 
     def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
+        if self.done:
+            return
         self.size += len(data)
-        if self.size <= MAX_BODY:
-            self.body.append(data)
+        if self.size > self.limits.body > 0:
+            self._refuse(Error("body-too-large", f"the body has more than {self.limits.body} bytes (limit body)", "downstream"))
+            return
+        self.body.append(data)
         if last:
             self.end()
 
@@ -60,29 +80,53 @@ class ControllerStream(Stream):
 
     def reset(self, error: Error) -> None:
         """The caller is gone; a change that is under way is finished all the same: it is atomic."""
+        self._over()
 
     def stop(self, error: Error | None = None) -> None: ...
     def pause(self) -> None: ...
     def resume(self) -> None: ...
 
     def end(self, trailer: Any = None) -> None:
+        if self.done:
+            return
+        self._over()
         if self.request is None or self.api is None:
-            self.to.end()
-        elif self.size > MAX_BODY:
-            head, body = canned(413, f"the body has {self.size} bytes; at most {MAX_BODY} are taken")
-            self.to.head(head)
-            self.to.data(body)
             self.to.end()
         else:
             self.task = asyncio.get_running_loop().create_task(self._call())
 
-    async def _call(self) -> None:
+    def _over(self) -> None:
+        self.done = True
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def _late(self) -> None:
+        timeout = self.limits.request_timeout
+        self._refuse(Error("request-timeout", f"the request took more than {timeout:g} s to come (limit request_timeout)", "downstream"))
+
+    def _refuse(self, error: Error) -> None:
+        from carrier.api import refusal
+
+        self._over()
+        self.body.clear()
+        self._answer(refusal(error))
+
+    def _parts(self) -> tuple[str, str, str, dict[str, str]]:
+        """Method, path, query and headers (lower case) of the call."""
         request = self.request
         path, _, query = request.target.decode("latin-1").partition("?")
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in request.fields}
-        answer = await self.api.call(request.method.decode("latin-1"), path, query, headers, b"".join(self.body))
-        if self.session.status == DESTROYED:
-            return
+        return request.method.decode("latin-1"), path, query, headers
+
+    async def _call(self) -> None:
+        method, path, query, headers = self._parts()
+        more = {"peer": self.peer} if self.peer else {}
+        answer = await self.api.call(method, path, query, headers, b"".join(self.body), **more)
+        if self.session.status != DESTROYED:
+            self._answer(answer)
+
+    def _answer(self, answer: Any) -> None:
         fields = [(name.encode("latin-1", "replace"), value.encode("latin-1", "replace")) for name, value in answer.headers.items()]
         self.to.head(answer_head(answer.status, fields, answer.body), not answer.body)
         if answer.body:

@@ -145,7 +145,8 @@ class HttpListener(Listener):
     async def _serve(self) -> None:
         if self.stopped:  # before it began
             return
-        self.server = await self.env.loop.create_server(lambda: HttpConnection(self), sock=self.bound[0], backlog=4096, ssl=self.tls)
+        more = {"ssl": self.tls, "ssl_handshake_timeout": HANDSHAKE} if self.tls is not None else {}
+        self.server = await self.env.loop.create_server(lambda: HttpConnection(self), sock=self.bound[0], backlog=4096, **more)
         if self.stopped:
             self.server.close()
 

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from carrier.api import MAX_BODY, Answer, Api
+from carrier.api import Answer, Api
+from carrier.gate import Limits
 from carrier.bridge import Bridges
 from carrier.config import Admin, Config, Draft
 from carrier.errors import Error
@@ -168,7 +169,7 @@ async def test_reads_and_deletes_take_any_content_type(client: Client) -> None:
 async def test_answers_are_json_with_the_revision_as_etag(client: Client) -> None:
     revision = client.proxy.config.revision
     _, _, headers = await client("GET", "/clusters")
-    assert headers == {"content-type": "application/json", "etag": f'"{revision}"'}
+    assert headers == {"content-type": "application/json", "etag": f'"{revision}"', "carrier-revision": str(revision)}
     _, answer, headers = await client("POST", "/clusters", cluster())
     assert (answer, headers["etag"]) == ({"status": 200, "message": "OK"}, f'"{revision + 1}"')
 
@@ -220,7 +221,7 @@ async def test_a_bad_body_is_400_with_a_reason_and_changes_nothing(client: Clien
 
 
 async def test_a_body_over_a_mebibyte_is_413(client: Client) -> None:
-    answer = await client.raw("POST", "/api/v1/clusters", b" " * (MAX_BODY + 1), content_type="application/json")
+    answer = await client.raw("POST", "/api/v1/clusters", b" " * (Limits().body + 1), content_type="application/json")
     assert answer.status == 413
 
 

@@ -7,6 +7,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from carrier import registry
 from carrier.cluster import Cluster
 from carrier.config import Config
 from carrier.errors import ConfigError, Error
+from carrier.gate import Gate, Tokens
 from carrier.listener import Listener
 from carrier.proxy import Proxy
 from carrier.session import Session
@@ -474,18 +476,48 @@ async def test_200_changes_under_load_fail_no_session_and_lose_no_byte() -> None
 # --- the REST API's address -------------------------------------------------------------------------------------------------------
 
 
-def to_api(name: str, port: int = 0, protocol: str = "HTTP", address: str | None = "0.0.0.0") -> dict[str, Any]:
-    return listener(name, "api", protocol=protocol, port=port, spec={"address": address} if address else {"address": "0.0.0.0"})
+def to_api(name: str, port: int = 0, protocol: str = "HTTP", address: str | None = None, **fields: Any) -> dict[str, Any]:
+    made = listener(name, "api", protocol=protocol, port=port, **fields)
+    made["spec"]["address"] = address
+    return made | {"spec": {key: value for key, value in made["spec"].items() if value is not None}}
 
 
-async def test_a_listener_that_leads_into_the_api_binds_loopback_only_whatever_its_spec_says() -> None:
+async def test_a_listener_that_leads_into_the_api_binds_loopback_when_it_names_no_address() -> None:
     async with running(config(clusters=[API], listeners=[to_api("api")])) as proxy:
         assert proxy.listeners["api"].bound[0].getsockname()[0] == "127.0.0.1"
     jump = [{"action": {"apply": "more"}}]
     more = {"name": "more", "rules": [{"action": {"route": {"destination": "echo", "fallback": "api"}}}]}
-    hidden = listener("api", protocol="HTTP", rules=jump, spec={"address": "0.0.0.0"})
-    async with running(config(clusters=[API, echo()], rulelists=[more], listeners=[hidden])) as proxy:
+    async with running(config(clusters=[API, echo()], rulelists=[more], listeners=[to_api("api", rules=jump)])) as proxy:
         assert proxy.listeners["api"].bound[0].getsockname()[0] == "127.0.0.1"
+
+
+async def test_a_listener_that_leads_into_the_api_may_not_name_an_address_that_others_reach() -> None:
+    async with running() as proxy:
+        with unchanged(proxy), pytest.raises(Error, match="open to other machines") as caught:
+            await proxy.apply(config(clusters=[API], listeners=[to_api("api", address="0.0.0.0")]))
+        assert caught.value.status == 400
+        await proxy.apply(config(clusters=[API], listeners=[to_api("api", address="127.0.0.2")]))
+        assert proxy.listeners["api"].bound[0].getsockname()[0] == "127.0.0.2"
+
+
+@pytest.mark.parametrize("tokens", [True, False])
+async def test_a_lock_or_a_word_of_the_user_opens_the_api_to_others(tmp_path: Path, tokens: bool) -> None:
+    (tmp_path / "tokens").write_text("a-token-of-some-length\n")
+    async with running() as proxy:
+        proxy.env.gate = Gate(tokens=Tokens(str(tmp_path / "tokens")) if tokens else None, insecure=not tokens)
+        await proxy.apply(config(clusters=[API], listeners=[to_api("api", address="0.0.0.0")]))
+        assert proxy.listeners["api"].bound[0].getsockname()[0] == "0.0.0.0"
+
+
+async def test_no_cluster_may_lead_to_the_apis_own_address() -> None:
+    port = free_port()
+    async with running(admin=("127.0.0.1", port)) as proxy:
+        for address in ("127.0.0.1", "localhost", "127.9.9.9", "::1", "[::1]", "0.0.0.0", "::ffff:127.0.0.1"):
+            with unchanged(proxy), pytest.raises(ConfigError, match="where the REST API listens"):
+                await proxy.apply(config(clusters=[cluster("sly", port, address)]))
+        with unchanged(proxy), pytest.raises(ConfigError, match="where the REST API listens"):
+            await proxy.apply(config(clusters=[API, cluster("sly", 7777)], listeners=[to_api("api", 7777)]))
+        await proxy.apply(config(clusters=[cluster("honest", port + 1), cluster("far", port, "192.0.2.1")]))
 
 
 async def test_a_public_listener_cannot_be_led_into_the_api_later() -> None:
