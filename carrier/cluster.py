@@ -20,6 +20,7 @@ from carrier.match import get_at
 from carrier.overload import Breaker
 from carrier.resolve import Resolver
 from carrier.stream import Socket, Stream
+from carrier.tls import check_client
 
 if TYPE_CHECKING:
     from carrier.listener import Listener
@@ -127,7 +128,7 @@ class Cluster:
         found += check_framing(spec, path, cls.kind == "byte" and not cls.virtual)
         if "port" in cls.fields:
             found += check_port(spec, path, required=True)
-        return found
+        return found + (check_client(spec.get("tls"), f"{path}.tls") if "tls" in cls.fields else [])
 
     @classmethod
     def kind_of(cls, spec: Mapping[str, Any]) -> Kind:

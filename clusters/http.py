@@ -9,6 +9,7 @@ body of a request made for them.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from carrier.pool import Pool
 from carrier.resolve import Address
 from carrier.session import DESTROYED, Session
 from carrier.stream import HIGH, NOWHERE, Socket, Stream
+from carrier.tls import HANDSHAKE, client_of, tls_error
 from clusters.tcp import check_bind, local_address
 
 PIECE = 64 * 1024
@@ -43,7 +45,7 @@ class HttpCluster(Cluster):
 
     protocol = "HTTP"
     kind = "message"
-    fields = {"port": "1..65535", "bind": "{address, port}"}
+    fields = {"port": "1..65535", "bind": "{address, port}", "tls": "true or {sni, verify, ca, certificate, key}"}
 
     @classmethod
     def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
@@ -55,6 +57,7 @@ class HttpCluster(Cluster):
         self.busy: set[HttpUpstream] = set()
         self.now = env.loop.time()
 
+        self.tls = client_of(conf.spec)
         self.pools: dict[Endpoint, Pool] = {}
         limits = numbers(conf.options, OPTIONS)
         self.max_idle, self.max_per_endpoint, self.max_waiting = (int(limits[n]) for n in ("max_idle", "max_per_endpoint", "max_waiting"))
@@ -113,8 +116,14 @@ class HttpCluster(Cluster):
         async def one(address: Address) -> HttpUpstream:
             try:
                 _, upstream = await self.env.loop.create_connection(
-                    lambda: HttpUpstream(self, endpoint, pool), *address[1][:2], family=address[0], local_addr=local
+                    lambda: HttpUpstream(self, endpoint, pool),
+                    *address[1][:2],
+                    family=address[0],
+                    local_addr=local,
+                    **self.secured(endpoint),
                 )
+            except ssl.SSLError as exc:
+                raise tls_error(exc, "upstream", endpoint.address) from None
             except OSError as exc:
                 raise from_os(exc, "upstream", endpoint.address, "yes") from None
             return upstream
@@ -125,6 +134,12 @@ class HttpCluster(Cluster):
             self.env.resolver.forget(endpoint.host)
             raise
 
+    def secured(self, endpoint: Endpoint) -> dict[str, Any]:
+        """What the event loop needs to know to speak TLS to an endpoint; nothing without `spec.tls`."""
+        if self.tls is None:
+            return {}
+        return {"ssl": self.tls.context, "server_hostname": self.tls.name(endpoint.host), "ssl_handshake_timeout": HANDSHAKE}
+
     async def probe(self, endpoint: Endpoint, health: Health) -> None:
         """TCP: by connecting. HTTP: by a GET that has to be answered with 2xx or 3xx."""
         if health.active != "HTTP":
@@ -134,7 +149,9 @@ class HttpCluster(Cluster):
         host = (health.host or endpoint.address).encode("latin-1", "replace")
         request = request_head(b"GET", health.path.encode("latin-1", "replace"), [(b"host", host), (b"user-agent", b"carrier2-health")])
         try:
-            transport, probe = await self.env.loop.create_connection(lambda: Probe(self.limits, request), *addresses[0][1][:2])
+            transport, probe = await self.env.loop.create_connection(
+                lambda: Probe(self.limits, request), *addresses[0][1][:2], **self.secured(endpoint)
+            )
         except OSError as exc:
             raise from_os(exc, "upstream", endpoint.address) from None
         try:
@@ -147,6 +164,8 @@ class HttpCluster(Cluster):
     def tick(self, now: float) -> None:
         super().tick(now)
         self.now = now
+        if self.tls is not None:
+            self.tls.refresh()
         if self.idle_timeout:
             for pool in list(self.pools.values()):
                 pool.expire(now - self.idle_timeout)

@@ -6,27 +6,43 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
+from carrier import config
 from carrier.bytesocket import ByteSocket, connect
-from carrier.cluster import Cluster, Endpoint, first_that_connects
+from carrier.cluster import Cluster, Endpoint, Env, first_that_connects
 from carrier.errors import Error, Problem
 from carrier.resolve import Address, literal
 from carrier.session import Session
+from carrier.tls import client_of, upstream
 
 
 class TcpCluster(Cluster):
-    """`spec: {protocol: TCP, port, bind: {address, port}}`. bind: the local address to connect from."""
+    """`spec: {protocol: TCP, port, bind: {address, port}, tls}`. bind: the local address to connect from; tls: see carrier/tls.py."""
 
     protocol = "TCP"
-    fields = {"port": "1..65535", "bind": "{address, port}"}
+    fields = {"port": "1..65535", "bind": "{address, port}", "tls": "true or {sni, verify, ca, certificate, key}"}
 
     @classmethod
     def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
         return super().check(spec, path) + check_bind(spec, path)
 
+    def __init__(self, conf: config.Cluster, env: Env) -> None:
+        self.tls = client_of(conf.spec)
+        super().__init__(conf, env)
+
     async def open(self, session: Session, endpoint: Endpoint) -> ByteSocket:
-        upstream = ByteSocket(self.env.loop, await self.connect(endpoint), "upstream")
-        upstream.session = session
-        return upstream
+        sock = await self.connect(endpoint)
+        opened: ByteSocket
+        if self.tls is not None:
+            opened = await upstream(self.env.loop, sock, self.tls, endpoint.host, endpoint.address)
+        else:
+            opened = ByteSocket(self.env.loop, sock, "upstream")
+        opened.session = session
+        return opened
+
+    def tick(self, now: float) -> None:
+        super().tick(now)
+        if self.tls is not None:
+            self.tls.refresh()
 
     async def connect(self, endpoint: Endpoint) -> socket.socket:
         """A connected socket to the endpoint. Raises Error."""

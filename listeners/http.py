@@ -27,6 +27,7 @@ from carrier.options import check_numbers, numbers
 from carrier.session import DESTROYED, Session
 from carrier.stream import HIGH, NOWHERE, Socket, Stream
 from carrier.table import Decision, Table
+from carrier.tls import HANDSHAKE, describe, server_of
 
 MISSES = 8
 """Straight misses of the memo after which a connection does not ask it again: its heads differ every time."""
@@ -67,7 +68,7 @@ class HttpListener(Listener):
 
     protocol = "HTTP"
     kind = "message"
-    fields = {"port": "0..65535", "address": "IP address to bind to", "path": "ignored (l7mp)"}
+    fields = {"port": "0..65535", "address": "IP address to bind to", "path": "ignored (l7mp)", "tls": "{certificate, key, ...}"}
 
     def __init__(self, conf: config.Listener, env: Env) -> None:
         super().__init__(conf, env)
@@ -80,6 +81,9 @@ class HttpListener(Listener):
         self.max_connections = limits["max_connections"]
         self.networks = _networks(given.get("trusted"))
         self.forwarded = bool(given.get("forwarded"))
+        self.certificates = server_of(conf.spec, ("http/1.1",))
+        if self.certificates is not None:
+            self.tls = self.certificates.context
         self.connections: set[HttpConnection] = set()
         self.server: asyncio.Server | None = None
         self.stopped = False
@@ -128,6 +132,7 @@ class HttpListener(Listener):
             "interesting": names,
             "via": str(self.options.get("via") or "").encode("latin-1", "replace"),
             "forwarded": self.forwarded,
+            "scheme": b"https" if self.tls is not None else b"http",
         }
         self.profile = Forwarding(**common)
         self.memo = http1.RequestMemo(self.limits, self.profile)
@@ -145,7 +150,7 @@ class HttpListener(Listener):
     async def _serve(self) -> None:
         if self.stopped:  # before it began
             return
-        more = {"ssl": self.tls, "ssl_handshake_timeout": HANDSHAKE} if self.tls is not None else {}
+        more: dict[str, Any] = {"ssl": self.tls, "ssl_handshake_timeout": HANDSHAKE} if self.tls is not None else {}
         self.server = await self.env.loop.create_server(lambda: HttpConnection(self), sock=self.bound[0], backlog=4096, **more)
         if self.stopped:
             self.server.close()
@@ -170,6 +175,8 @@ class HttpListener(Listener):
     def tick(self, now: float) -> None:
         super().tick(now)
         self.now = now
+        if self.certificates is not None:
+            self.certificates.refresh()
         for connection in list(self.connections):
             connection.tick(now)
 
@@ -790,11 +797,15 @@ class HttpConnection(Socket, asyncio.Protocol):
 
     def metadata(self, head: Head | None) -> dict[str, Any]:
         """The session's metadata as l7mp lays it out, without its name."""
-        return {
+        found = {
             "IP": {"src_addr": self.peer[0], "dst_addr": self.local[0]},
             "TCP": {"src_port": self.peer[1], "dst_port": self.local[1]},
             "HTTP": head.metadata() if head is not None else {},
         }
+        tls = self.transport.get_extra_info("ssl_object")
+        if tls is not None:
+            found["TLS"] = describe(tls)
+        return found
 
 
 def error_answer(error: Error, session: Session | None) -> tuple[Head, bytes]:

@@ -19,6 +19,7 @@ from carrier.errors import Error, Problem
 from carrier.listener import Key, Listener, bind_stream, plain
 from carrier.options import check_numbers, numbers, port_of
 from carrier.session import Session
+from carrier.tls import Channel, Tls, describe, first_hello, handshake, passes_through, server_of
 
 ACCEPTS = 64
 """Connections taken in one wake-up, so that a flood of them does not starve those that are there."""
@@ -29,10 +30,10 @@ OPTIONS: Mapping[str, float] = {"track": 0, "max_connections": 4096, "half_close
 
 
 class TcpListener(Listener):
-    """`spec: {protocol: TCP, port, address}`, `options`: see OPTIONS. address: default every address, IPv6 and IPv4."""
+    """`spec: {protocol: TCP, port, address, tls}`, `options`: see OPTIONS. address: default every address, IPv6 and IPv4."""
 
     protocol = "TCP"
-    fields = {"port": "0..65535", "address": "IP address to bind to"}
+    fields = {"port": "0..65535", "address": "IP address to bind to", "tls": "{certificate, key, ...} or {passthrough: true}"}
 
     def __init__(self, conf: config.Listener, env: Env) -> None:
         super().__init__(conf, env)
@@ -40,6 +41,10 @@ class TcpListener(Listener):
         self.max_connections = limits["max_connections"] or float("inf")
         self.half_close_timeout = limits["half_close_timeout"]
         self.idle_timeout = limits["idle_timeout"]
+        self.certificates = server_of(conf.spec)
+        self.by_name = passes_through(conf.spec)
+        self.greeting: set[asyncio.Task[None]] = set()
+        """Connections that have not said their TLS hello, or shaken hands, yet."""
         self.accepting = False
         self.limited: dict[str, int] = {}
         """How often accepting paused, by the limit that did it."""
@@ -104,10 +109,38 @@ class TcpListener(Listener):
         try:
             connection.setblocking(False)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            source = TcpSource(self.env.loop, connection)
+            if self.certificates is None and not self.by_name:
+                self.begin(TcpSource(self.env.loop, connection))
+                return
         except OSError:  # it was reset before it was looked at
             connection.close()
             return
+        task = self.env.loop.create_task(self._greet(connection))
+        self.greeting.add(task)
+        task.add_done_callback(self.greeting.discard)
+
+    async def _greet(self, connection: socket.socket) -> None:
+        """TLS: read what name is asked for, and shake hands unless that is the destination's part. Nobody hears of one that fails."""
+        try:
+            if self.certificates is None:
+                hello = await first_hello(self.env.loop, connection)
+                source = TcpSource(self.env.loop, connection)
+                source.tls = {"sni": hello.sni, "alpn": list(hello.alpn)}
+            else:
+                channel = Channel(self.certificates.context, True)
+                await handshake(self.env.loop, connection, channel, "downstream")
+                source = TlsSource(self.env.loop, connection, channel)
+        except (Error, OSError):
+            self.limited["handshake"] = self.limited.get("handshake", 0) + 1
+            connection.close()
+            return
+        except BaseException:
+            connection.close()
+            raise
+        self.begin(source)
+
+    def begin(self, source: TcpSource) -> None:
+        """Make the session of an accepted end."""
         session = Session(self, source)
         self.live.add(session)
         session.begin(self.table.decide(session.metadata))
@@ -130,10 +163,13 @@ class TcpListener(Listener):
         return {
             "IP": {"src_addr": source.peer[0], "dst_addr": source.local[0]},
             "TCP": {"src_port": source.peer[1], "dst_port": source.local[1]},
+            **({"TLS": source.tls} if source.tls is not None else {}),
         }
 
     def tick(self, now: float) -> None:
         super().tick(now)
+        if self.certificates is not None:
+            self.certificates.refresh()
         for session in list(self.live):
             source = session.source
             assert isinstance(source, TcpSource)
@@ -150,12 +186,25 @@ class TcpListener(Listener):
 class TcpSource(ByteSocket):
     """The accepted end of a TCP session. peer, local: (host, port). moved, moved_at: bytes both ways, and since when that many."""
 
-    __slots__ = ("local", "moved", "moved_at", "peer")
+    __slots__ = ("local", "moved", "moved_at", "peer", "tls")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
         super().__init__(loop, sock, "downstream")
         peer, local = sock.getpeername(), sock.getsockname()
         self.peer = plain(peer[0]), peer[1]
         self.local = plain(local[0]), local[1]
+        self.tls: dict[str, Any] | None = None
+        """What the session's metadata says below /TLS."""
         self.moved = 0
         self.moved_at = self.active_at
+
+
+class TlsSource(Tls, TcpSource):
+    """The accepted end of a TCP session over TLS, its hands shaken."""
+
+    __slots__ = ("channel",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, channel: Channel) -> None:
+        super().__init__(loop, sock)
+        self.channel = channel
+        self.tls = describe(channel.tls)

@@ -1,0 +1,54 @@
+"""The first bytes of an accepted connection, looked at and left where they are, so that whoever gets the connection reads them all.
+
+Nothing polls: when what is there does not say enough, the kernel is told how many bytes to wait for (SO_RCVLOWAT, socket(7)).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import TypeVar
+
+MOST = 16 * 1024 + 5
+"""Bytes that are looked at, at most: one TLS record."""
+
+Found = TypeVar("Found")
+
+
+async def peek(loop: asyncio.AbstractEventLoop, sock: socket.socket, look: Callable[[bytes], Found | None]) -> Found | None:
+    """What `look` makes of the first bytes; it is asked again with more of them while it says None.
+
+    None: the connection ended, or is full, before it was satisfied. No limit in time: that is the caller's. Raises what `look` raises, and
+    OSError when the connection is broken.
+    """
+    least = 1
+    try:
+        while True:
+            try:
+                data = sock.recv(MOST, socket.MSG_PEEK)
+            except (BlockingIOError, InterruptedError):
+                await readable(loop, sock)
+                continue
+            if len(data) >= least:
+                found = look(data)
+                if found is not None or len(data) >= MOST:
+                    return found
+            if len(data) < least:  # readable, and yet no more of it: the end
+                return None
+            least = len(data) + 1
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
+            await readable(loop, sock)
+    finally:
+        if least > 1 and sock.fileno() >= 0:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+
+async def readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+    """Wait until the kernel says that there is something to read, or an end."""
+    waiter = asyncio.Event()
+    loop.add_reader(sock, waiter.set)
+    try:
+        await waiter.wait()
+    finally:
+        loop.remove_reader(sock)
