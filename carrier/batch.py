@@ -172,7 +172,7 @@ class Adaptive:
 def run_length(sizes: list[int], first: int, last: int) -> int:
     """How many datagrams from `first` on, before `last`, are of one size and fit into one burst."""
     size = sizes[first]
-    most = min(last - first, SEGMENTS, BURST // size if size else 1)
+    most = max(1, min(last - first, SEGMENTS, BURST // size)) if size else 1
     run = sizes[first : first + most]
     if run.count(size) == most:  # nearly always; the loop below is the same in ten times the time
         return most
