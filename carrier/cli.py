@@ -192,7 +192,7 @@ def _run(options: argparse.Namespace, began: float) -> int:
         return _refuse(error, options.config)
     except Error as error:
         print(f"carrier run: {error.detail}", file=sys.stderr)
-        return IN_USE if _in_use(error) else FAILED
+        return IN_USE if _in_use(error) else USAGE if error.kind == "config" else FAILED
 
 
 def _warn(log: Log, options: argparse.Namespace, loaded: Loaded) -> None:

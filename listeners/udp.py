@@ -111,6 +111,9 @@ class UdpListener(Listener):
         mode = options.get("mode") if isinstance(options, dict) else options
         if mode not in (None, "server", "singleton"):
             found.append(Problem(f"unknown mode {mode!r}", f"{path}.options.mode", seen=repr(mode), allowed="server, singleton"))
+        if mode == "singleton" and not (isinstance(connect, dict) and {"address", "port"} <= connect.keys()):
+            text = "singleton mode needs connect.address and connect.port: there is no remote to connect to"
+            found.append(Problem(text, f"{path}.options.mode", seen=repr(mode), allowed="server, or give both"))
         return found
 
     @classmethod

@@ -216,6 +216,15 @@ def test_run_refuses_a_bad_file_with_every_error(bad):
     assert found.stderr.count(": error: ") == 5
 
 
+def test_run_exits_2_when_a_protocol_refuses_its_spec_and_check_says_so_too(tmp_path, ports):
+    file = tmp_path / "udp.yaml"
+    file.write_text(GOOD.format(port=ports[0]).replace("TCP", "UDP, options: {mode: singleton}"))
+    assert run("run", "-c", str(file), "--admin", "off").returncode == 2
+    found = run("check", str(file))
+    assert found.returncode == 2
+    assert "$.listeners[0].spec.options.mode: singleton mode needs connect.address and connect.port" in found.stderr
+
+
 def test_run_exits_3_when_an_address_is_in_use(good, ports):
     with socket.create_server(("127.0.0.1", ports[0])):
         found = run("run", "-c", str(good), "--admin", "off")
