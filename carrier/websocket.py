@@ -163,22 +163,34 @@ class WebSocketEnd(ByteSocket):
         self.bytes_in += len(data)
         if self.early:
             data, self.early = self.early + data, b""
-        self.took(data)
+        if self.raw and not self.inward.over and not self.gone:
+            self._relay(self.inward, data)
+        else:
+            self.took(data)
+
+    def _relay(self, inward: Scanner, data: bytes) -> None:
+        """Raw bytes: the hot path."""
+        good = inward.feed(data)
+        self.messages_in = inward.messages
+        if good:
+            to = self.to
+            to.data(good)
+            to.flush()
+        if inward.over and not self.gone and not self.closed:
+            self._over(inward)
 
     def took(self, data: bytes) -> None:
         """Bytes after the handshake."""
         if self.close_got or self.gone:
             return
         inward = self.inward
+        if self.raw:
+            self._relay(inward, data)
+            return
         good = inward.feed(data)
         self.messages_in = inward.messages
         if good:
-            if self.raw:
-                to = self.to
-                to.data(good)
-                to.flush()
-            else:
-                self._assemble(good)
+            self._assemble(good)
         if inward.over and not self.gone and not self.closed:
             self._over(inward)
 
@@ -254,26 +266,26 @@ class WebSocketEnd(ByteSocket):
 
     def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
         if self.raw:
-            self._relay(data)
+            outward = self.outward
+            assert outward is not None
+            if self.scans:
+                data = self._scan(outward, data)
+            ByteSocket.data(self, data)  # super() costs as much again
+            self.messages_out = outward.messages
+            if self.scans and outward.fault is not None:
+                self._source_violated(Violation(*outward.fault, "downstream" if self.client else "upstream"))
         elif not self.close_sent:
             opcode = TEXT if kind == TEXT and _is_text(data) else BINARY
             super().data(build(opcode, data, os.urandom(4) if self.client else b""))
         if last:
             self.end()
 
-    def _relay(self, data: bytes) -> None:
-        outward = self.outward
-        assert outward is not None
-        if self.scans:
-            if outward.over:
-                return
-            data = outward.feed(data)
-            if outward.close is not None:
-                data += outward.frame
-        super().data(data)
-        self.messages_out = outward.messages
-        if outward.fault is not None and self.scans:
-            self._source_violated(Violation(*outward.fault, "downstream" if self.client else "upstream"))
+    def _scan(self, outward: Scanner, data: bytes) -> bytes:
+        """What may be sent of a tunnel's bytes, which nobody has looked at yet."""
+        if outward.over:
+            return b""
+        data = outward.feed(data)
+        return data + outward.frame if outward.close is not None else data
 
     def _write_failed(self, exc: OSError) -> None:
         """The peer takes no more. Its last words, most often a close frame, are in the kernel and worth passing on."""
