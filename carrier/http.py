@@ -60,8 +60,9 @@ class Head:
     `keep_alive`: the connection it came on may be used again (after a CLOSE body never). `expect`: the client waits for 100 (Continue).
     `upgrade`: the protocols asked for or switched to, lower case, if Connection names the upgrade. `named`: the request came with a
     request id. `key`: equal keys have equal values in every field that rules look at (Forwarding.interesting), whatever the target;
-    None if that is not known. `simple`: a request without body, Upgrade and CONNECT, after which the connection stays: its reader need not
-    know of it. `whole`: a final answer of known length, after which the connection stays.
+    None if that is not known. `simple`: a request of HTTP/1.1 without body, Upgrade, HEAD and CONNECT, after which the connection stays:
+    its reader need not know of it, and any whole answer may follow as it is. `whole`: a final answer of known length, after which the
+    connection stays.
     """
 
     __slots__ = (
@@ -121,9 +122,9 @@ class Head:
         self.named = named
         self.key = key
         self._fields = fields
-        self.simple = body == NONE and keep_alive and upgrade is None and method != b"CONNECT"
+        self.simple = body == NONE and keep_alive and upgrade is None and minor == 1 and method not in (b"HEAD", b"CONNECT")
         self.whole = status >= 200 and keep_alive and body <= LENGTH
-        self.decision: object | None = None
+        self.decision: Any = None
 
     @property
     def fields(self) -> Fields:

@@ -138,10 +138,11 @@ class Session(Stream):
         self.decision = decision
         if decision.rewrite:
             self._metadata = None  # it was made to decide by; from now on it is shown rewritten
-        decision.hits.count += 1
+        hits = decision.hits
+        hits.count += 1
+        hits.last = self.started
         self.request = head
         self.request_last = last
-        decision.hits.last = self.started
         cluster = decision.cluster
         if decision.error is not None:
             if not (decision.missing and decision.retry.on_setup):
@@ -187,7 +188,6 @@ class Session(Stream):
         source.to = self.back = self.destination = destination
         destination.back = source
         destination.to = source.back = self
-        self.to = source
         self.status = CONNECTED
         self.connected_at = self.started
         if head is not None:
@@ -212,6 +212,7 @@ class Session(Stream):
     def _unlink(self, error: Error) -> None:
         """Take the destination and the transforms out of the ring and end them; the session is as before it was connected."""
         self._leave()
+        self.to = self.source
         stages = (self.destination, *self.hops)
         self.destination, self.hops, self.back = NOWHERE, (), NOWHERE
         self.status = INIT
@@ -405,6 +406,12 @@ class Session(Stream):
         self._answer()
         self.to.head(head, last)
 
+    def message(self, head: Any, body: bytes) -> None:
+        if self.decision.statuses and head.status in self.decision.statuses and self._ask_again(head.status):
+            return
+        self.answered = True
+        self.to.message(head, body)
+
     def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
         if not self.answered:
             self._answer()
@@ -534,16 +541,19 @@ class Session(Stream):
         if self.status == DESTROYED:
             return
         self.status = DESTROYED
-        self.error = self.error or error
         self.ended_at = time.monotonic()
+        if self.endpoint is not None:
+            self.endpoint.active -= 1
+        if error is not None or self.task is not None or self.hops or self.backlog is not None:
+            self._release(error)
+        self.listener.ended(self)
+
+    def _release(self, error: Error | None) -> None:
+        """What a session that went well does not have: a task, transforms, a backlog, a destination to be told."""
+        self.error = self.error or error
         if self.task is not None:
             self.task.cancel()
             self.task = None
-        endpoint = self.endpoint
-        if endpoint is not None:
-            endpoint.active -= 1
-            self.endpoint = None
-            self.last_endpoint = endpoint
         guard = self.listener.env.guard
         if error is not None and self.destination is not NOWHERE:
             guard(f"the destination of {self.name}", self.destination.reset, error)
@@ -552,7 +562,6 @@ class Session(Stream):
         if self.backlog is not None:
             self.dropped += self.backlog.dropped
             self.backlog = None
-        self.listener.ended(self)
 
     last_endpoint: Endpoint | None = None
 

@@ -55,6 +55,12 @@ class Stream:
         """This direction broke; what was passed on so far is not complete."""
         self.to.reset(error)
 
+    def message(self, head: Any, body: bytes) -> None:
+        """A whole message, when all of it is there: what `head` and `data` do, in one call. Whoever changes those need not know of it."""
+        self.head(head, not body)
+        if body:
+            self.data(body, None, True)
+
     def flush(self) -> None:
         """The end of one wake-up: whoever batches sends now."""
         self.to.flush()

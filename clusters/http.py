@@ -245,7 +245,6 @@ class HttpUpstream(Socket, asyncio.Protocol):
     """
 
     __slots__ = (
-        "begun",
         "bulk",
         "chunked",
         "cluster",
@@ -266,6 +265,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
         "usable",
         "used",
         "waiting",
+        "write",
     )
 
     transport: asyncio.Transport
@@ -279,7 +279,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
         self.heads = cluster.memo.heads
         self.request: Head | None = None
         self.out: list[bytes] = []
-        self.used = self.chunked = self.paused = self.tunnel = self.begun = self.plain = self.half = self.full = self.bulk = False
+        self.used = self.chunked = self.paused = self.tunnel = self.plain = self.half = self.full = self.bulk = False
         self.request_done = True
         self.usable = True
         self.waiting = False
@@ -287,6 +287,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        self.write = self.transport.write
         self.transport.set_write_buffer_limits(HIGH)
         self.cluster.busy.add(self)
         self.pool.came()
@@ -295,7 +296,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
 
     def head(self, head: Head, last: bool = False) -> None:
         session = self.session
-        if session is None or self.transport.is_closing():  # it died between being chosen and being used
+        if session is None or not self.usable:  # it died between being chosen and being used
             to = self.to
             self.close()
             retry: Retry = "if_reused" if self.used else "yes"
@@ -304,31 +305,32 @@ class HttpUpstream(Socket, asyncio.Protocol):
         if session.hops:  # a transform may change the length
             head = head if head.body == NONE else head.as_chunked()
         self.since = self.cluster.now
-        self.waiting = self.begun = True
         self.request = head
-        self.request_done = last
         wire = head.wire[:-2] + session.fields
         if last:
             self.bytes_out += len(wire)
-            self.transport.write(wire)
+            self.write(wire)
             return
+        self.request_done = False
         self.chunked = head.body == CHUNKED
         self.out.append(wire)
 
-    def _make_head(self) -> None:
-        """The source knows no HTTP: its bytes become the body of a request of our own."""
+    def _makes_head(self) -> bool:
+        """If the source knows no HTTP, its bytes become the body of a request of our own."""
+        session = self.session
+        if session is None or session.request is not None or self.plain:
+            return False
         self.plain = True
         where = self.endpoint.address.encode("latin-1", "replace")
         fields = [(b"host", where), (b"content-type", b"application/octet-stream")]
         self.head(request_head(b"POST", b"/", fields, body=CHUNKED))
+        return True
 
     def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
         if self.tunnel:
             self._write(data)
             return
-        if not self.begun:
-            self._make_head()
-        elif self.request_done:
+        if self.request_done and not self._makes_head():
             return
         if data:
             self.out.append(http1.chunk(data) if self.chunked else data)
@@ -344,9 +346,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
                 self.half = True
                 self.transport.write_eof()
             return
-        if not self.begun:
-            self._make_head()
-        if self.request_done:
+        if self.request_done and not self._makes_head():
             return
         self.request_done = True
         self.since = self.cluster.now
@@ -394,34 +394,26 @@ class HttpUpstream(Socket, asyncio.Protocol):
     def _expect(self, request: Head) -> None:
         """The codec takes over: tell it what was asked."""
         self.request = None
+        self.waiting = True
         self.reader.expect(request.method, request.upgrade)
 
     def _whole(self, head: Head, body: bytes) -> None:
-        """A whole answer: free the connection before the end is passed on, so that a next request may take it."""
+        """A whole answer: free the connection before it is passed on, so that a next request may take it."""
         self.request = None
-        self.waiting = False
         if self.plain:
             self.on_data(body)
             self.on_end(())
             return
-        if body:
-            self.to.head(head)
-            if self.session is None:  # the source went away meanwhile, and with it this connection
-                return
         to = self.to
         self.session = None
         self.to = self.back = NOWHERE
-        self.begun = False
         self.used = True
         self.since = self.cluster.now
         if not self.pool.put(self):
             self.close()
         elif self.paused:
             self.resume()
-        if body:
-            to.data(body, None, True)
-        else:
-            to.head(head, True)
+        to.message(head, body)
 
     def on_head(self, head: Head) -> None:
         if head.status < 200:
@@ -465,7 +457,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
         self.session = None
         self.to = self.back = NOWHERE
         self.used = True
-        self.begun = self.plain = False
+        self.plain = False
         if not done or not self.reader.reusable or self.transport.is_closing() or not self.pool.put(self):
             self.close()
         else:
@@ -506,7 +498,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
             error = from_os(exc, "upstream", self.endpoint.address)
         else:
             error = Error("closed", f"{self.endpoint.address}: the connection was closed", "upstream")
-        if self.waiting and self.used:
+        if self.used and (self.waiting or self.request is not None):
             error.retry = "if_reused"
         self._broken(error)
 
@@ -537,7 +529,9 @@ class HttpUpstream(Socket, asyncio.Protocol):
         self.usable = False
         self.session = None
         self.to = self.back = NOWHERE
-        self.begun = self.request_done = True  # what may still come of the request is dropped
+        self.request = None
+        self.waiting = False
+        self.request_done = True  # what may still come of the request is dropped
         self.out.clear()
         self.reader.stop()
         self.cluster.busy.discard(self)
@@ -550,7 +544,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
         session = self.session
         if session is not None and session.status == DESTROYED:  # cancelled in the very moment that it was connected
             self.close()
-        elif self.waiting and self.request_done and timeout and now - self.since > timeout:
+        elif (self.waiting or self.request is not None) and self.request_done and timeout and now - self.since > timeout:
             self._broken(Error("timeout", f"{self.endpoint.address}: no answer within {timeout:g} s", "upstream"))
 
     # ------------------------------------------------------------------ flow

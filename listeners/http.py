@@ -31,6 +31,8 @@ from carrier.tls import HANDSHAKE, describe, server_of
 
 MISSES = 8
 """Straight misses of the memo after which a connection does not ask it again: its heads differ every time."""
+NO_HEADS: dict[bytes, Head] = {}
+"""The memo of such a connection."""
 DISCARD = 256 * 1024
 """Bytes of a request body that are read and dropped after an early answer, to keep the connection."""
 LINGER = 2.0
@@ -259,7 +261,8 @@ class HttpConnection(Socket, asyncio.Protocol):
     sent: the answer's final head was written or waits in `out`. chunked: the answer's body is framed in chunks. body_done: the
     request was read to its end. closing: no further request will be served. since: monotonic seconds (coarse) at which the present
     state began: accepted, idle, reading a head, reading a body, waiting for the answer. full: the transport holds enough of what the
-    downstream does not read; no further request is begun then.
+    downstream does not read; no further request is begun then. quiet: between requests, and the reader has nothing: the memo may be asked.
+    special: what is added to a request depends on more than the connection.
     """
 
     __slots__ = (
@@ -287,9 +290,11 @@ class HttpConnection(Socket, asyncio.Protocol):
         "seen",
         "sent",
         "since",
+        "special",
         "transport",
         "trusted",
         "tunnel",
+        "write",
     )
 
     transport: asyncio.Transport
@@ -320,7 +325,9 @@ class HttpConnection(Socket, asyncio.Protocol):
         self.id = make_id()[:24]
         self.fields_and_id = self.fields + b"x-request-id: " + self.id
         self.reader = http1.RequestReader(listener.memo, listener.limits, self)
+        self.special = self.trusted or listener.forwarded
         self.learn()
+        self.write = self.transport.write
         self.transport.set_write_buffer_limits(HIGH)
         self.closing = listener.leaving
         listener.connections.add(self)
@@ -338,17 +345,22 @@ class HttpConnection(Socket, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.bytes_in += len(data)
-        reader = self.reader
-        if self.quiet and self.misses < MISSES:
+        if self.quiet:
             head = self.heads.get(data)
             if head is not None and head.simple:
-                self.misses = 0
-                reader.held = True
+                if self.misses:
+                    self.misses = 0
                 self._begin(head, True)
                 return
             self.misses += 1
-        if self.session is None and not reader.pending:
-            self.since = self.listener.now
+            if self.misses >= MISSES:
+                self.heads = NO_HEADS
+        reader = self.reader
+        if self.session is None:
+            if not reader.pending:
+                self.since = self.listener.now
+        elif self.body_done and not self.tunnel:
+            reader.held = True  # the reader does not know of a request that the memo knew
         try:
             reader.feed(data)
         except Error as error:
@@ -367,6 +379,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         reader.held = True
         self.body_done = head.body == NONE
         self.body_bytes = 0
+        self.since = self.listener.now
         if head.method == b"CONNECT":  # a reverse proxy leads to its clusters, not to where the client says (RFC 9110 section 9.3.6)
             self.body_done = True
             self._refuse(Error("not-implemented", "CONNECT is not served here", "downstream"))
@@ -380,16 +393,13 @@ class HttpConnection(Socket, asyncio.Protocol):
     def _begin(self, head: Head, last: bool) -> None:
         """Start the session of a request."""
         listener = self.listener
-        self.since = listener.now
         self.messages_in += 1
         self.request = head
-        self.sent = self.quiet = False
+        self.quiet = False
         session = Session(listener, self)
         listener.live.add(session)
-        session.request = head
-        found = head.decision
-        decision, onward = cast(tuple[Decision, Head], found) if found is not None else listener.route(self, head)
-        if self.trusted or listener.forwarded:
+        decision, onward = head.decision or listener.route(self, head)
+        if self.special:
             profile = listener.trusting if self.trusted else listener.profile
             session.fields = profile.extra(head, self.peer[0].encode(), self._make_id()) + b"\r\n"
         elif head.named:
@@ -463,7 +473,7 @@ class HttpConnection(Socket, asyncio.Protocol):
 
     def head(self, head: Head, last: bool = False) -> None:
         request = self.request
-        if request is None or self.sent:
+        if self.session is None or request is None or self.sent:
             return
         status = head.status
         if status < 200:
@@ -513,8 +523,28 @@ class HttpConnection(Socket, asyncio.Protocol):
         elif request.minor:
             self._write(head.wire)
 
+    def message(self, head: Head, body: bytes) -> None:
+        session, request = self.session, self.request
+        if session is None or request is None:
+            return
+        if not request.simple or not head.whole or self.sent or self.closing or session.fallback is not None or session.hops:
+            super().message(head, body)
+            return
+        self.session = None
+        self.to = self.back = NOWHERE
+        data = head.wire + body
+        self.bytes_out += len(data)
+        self.messages_out += 1
+        self.write(data)
+        session.close()
+        if self.full or self.paused or self.reader.held:
+            self._after(NOWHERE)
+        else:
+            self.since = self.listener.now
+            self.quiet = True
+
     def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
-        if self.request is None:
+        if self.session is None or self.request is None:
             return
         if not self.sent:
             self.head(OK)
@@ -543,7 +573,7 @@ class HttpConnection(Socket, asyncio.Protocol):
             self.end()
 
     def end(self, trailer: Any = None) -> None:
-        if self.request is None:
+        if self.session is None:
             return
         if self.tunnel:
             self.flush()
@@ -577,7 +607,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         session = self.session
         to = self.to
         self.session = None
-        self.request = None
+        self.sent = False
         self.to = self.back = NOWHERE  # before writing, which may say that the transport is full: the upstream serves others by now
         transport = self.transport
         if data and not transport.is_closing():
@@ -586,11 +616,14 @@ class HttpConnection(Socket, asyncio.Protocol):
         self.messages_out += 1
         if session is not None:
             session.close()
+        self._after(to)
+
+    def _after(self, to: Stream) -> None:
+        """What comes after an answer: the next request, the rest of this one, or the end."""
         self.since = self.listener.now
         if self.refusal is not None:
             self._refuse(self.refusal)
-            return
-        if not self.body_done:
+        elif not self.body_done:
             self._early(to)
         elif self.closing:
             self._close()
@@ -624,7 +657,7 @@ class HttpConnection(Socket, asyncio.Protocol):
 
     def reset(self, error: Error) -> None:
         """The session failed: say so in HTTP if nothing was said yet, else cut, so that no half of an answer passes as a whole."""
-        if self.request is None:
+        if self.session is None:
             return
         if self.sent:
             self.session, session = None, self.session
@@ -635,8 +668,7 @@ class HttpConnection(Socket, asyncio.Protocol):
             return
         head, body = error_answer(error, self.session)
         self.head(head)
-        if self.request is not None:
-            self.data(body, None, True)
+        self.data(body, None, True)
 
     def _cut(self) -> None:
         """Close so that the peer sees that something is missing."""
@@ -685,7 +717,6 @@ class HttpConnection(Socket, asyncio.Protocol):
         head, body = error_answer(error, None)
         self.out.clear()
         self._write(head.wire[:-2] + b"connection: close\r\n\r\n" + body)
-        self.request = None
         self._linger()
 
     def leave(self) -> None:
