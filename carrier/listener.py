@@ -163,7 +163,10 @@ class Listener:
         if self.track > 0:
             self.tracked.append(session)
         for observer in self.env.on_close:
-            self.env.guard(f"an observer of the end of {session.name}", observer, session)
+            try:  # not by `guard`: the name of every session would be made for it
+                observer(session)
+            except Exception as exc:
+                self.env.loop.call_exception_handler({"message": f"an observer of {session.name} failed: {exc}", "exception": exc})
 
 
 def plain(host: str) -> str:

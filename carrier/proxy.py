@@ -467,7 +467,7 @@ class Shed(Table):
     def __init__(self, reason: str) -> None:
         super().__init__(cfg.Config(), "", {}, Matchers(), {})
         self.decision = Decision("", "", Hits())
-        self.decision.reason = reason
+        self.decision.said = reason
         self.decision.error = Error("overload", reason)
 
     def decide(self, meta: Mapping[str, Any]) -> Decision:

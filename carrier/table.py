@@ -80,24 +80,29 @@ class Decision:
         "fallback",
         "hits",
         "ingress",
+        "index",
         "jump",
+        "matcher",
         "missing",
         "options",
         "plain",
-        "reason",
         "retry",
         "rewrite",
         "route",
         "rule",
         "rulelist",
+        "said",
         "statuses",
     )
 
-    def __init__(self, rule: str, rulelist: str, hits: Hits) -> None:
+    def __init__(self, rule: str, rulelist: str, hits: Hits, matcher: Matcher | None = None, index: int = 0) -> None:
         self.rule = rule
         self.rulelist = rulelist
         self.hits = hits
-        self.reason = f"rule {rule}"
+        self.matcher = matcher
+        self.index = index
+        self.said = ""
+        """The reason, once somebody has asked for it."""
         self.rewrite: tuple[config.Rewrite, ...] = ()
         self.jump: str | None = None
         self.route = ""
@@ -114,11 +119,19 @@ class Decision:
         self.missing = False
         self.conf: config.Route | None = None
 
+    @property
+    def reason(self) -> str:
+        """Why this decision, in the matcher's words: what explain, the access log, session events and headers all print."""
+        if not self.said:
+            asked = f": {self.matcher.text(self.index)}" if self.matcher is not None else ""
+            self.said = f"rule {self.rule}{asked}"
+        return self.said
+
     def again(self, clusters: Mapping[str, Cluster]) -> Decision:
         """The same decision with the names of its route looked up once more."""
         if self.conf is None:
             return self
-        found = Decision(self.rule, self.rulelist, self.hits)
+        found = Decision(self.rule, self.rulelist, self.hits, self.matcher, self.index)
         found.rewrite, found.route = self.rewrite, self.route
         _resolve(found, self.conf, clusters, [])
         return found
@@ -169,8 +182,9 @@ class Table:
             matcher = matchers.get(conf, name)
             seen.append(conf.rulelists[name])
             decisions = []
-            for rule in conf.rulelists[name].rules:
-                decision = _decide(conf, name, rule, clusters, hits, seen)
+            for index, rule in enumerate(conf.rulelists[name].rules):
+                decision = Decision(rule, name, hits.setdefault(rule, Hits()), matcher, index)
+                _decide(decision, conf, clusters, seen)
                 decisions.append(decision)
                 if decision.jump is not None:
                     waiting.append(decision.jump)
@@ -207,35 +221,32 @@ class Table:
 
 def _failure(rulelist: str, error: Error) -> Decision:
     decision = Decision("", rulelist, Hits())
-    decision.reason = error.detail if error.kind != "no-route" or "{" not in error.detail else f"no rule of {rulelist} matched"
+    decision.said = error.detail if error.kind != "no-route" or "{" not in error.detail else f"no rule of {rulelist} matched"
     decision.error = error
     return decision
 
 
-def _decide(
-    conf: config.Config, rulelist: str, name: str, clusters: Mapping[str, Cluster], hits: dict[str, Hits], seen: list[object]
-) -> Decision:
-    decision = Decision(name, rulelist, hits.setdefault(name, Hits()))
-    rule = conf.rules.get(name)
+def _decide(decision: Decision, conf: config.Config, clusters: Mapping[str, Cluster], seen: list[object]) -> None:
+    """Fill in where the decision of one rule leads."""
+    rule = conf.rules.get(decision.rule)
     seen.append(rule)
     if rule is None:
-        decision.error = Error("no-route", f'Cannot find named rule "{name}" in RuleList "{rulelist}"')
-        return decision
+        decision.error = Error("no-route", f'Cannot find named rule "{decision.rule}" in RuleList "{decision.rulelist}"')
+        return
     if rule.action.apply is not None:  # a jump: rewrite and route of the same action are ignored (contract, section 3)
         decision.jump = rule.action.apply
-        return decision
+        return
     decision.rewrite = rule.action.rewrite
     if rule.action.route is None:
         decision.error = Error("no-route", "Invalid route for session")
-        return decision
+        return
     decision.route = rule.action.route
     route = conf.routes.get(rule.action.route)
     seen.append(route)
     if route is None:
         decision.error = Error("no-route", f'Cannot find Route "{rule.action.route}" for session')
-        return decision
+        return
     _resolve(decision, route, clusters, seen)
-    return decision
 
 
 def _resolve(decision: Decision, route: config.Route, clusters: Mapping[str, Cluster], seen: list[object]) -> None:

@@ -51,7 +51,7 @@ def test_the_first_rule_that_matches_decides(env: Env) -> None:
     assert [one.decide(meta).rule for meta in ({"x": 1}, {"x": 2}, {})] == ["a", "rest", "rest"]
     found = one.decide({"x": 1})
     assert found.cluster is not None and found.cluster.name == "a"
-    assert (found.route, found.rulelist, found.plain, found.reason) == ("to-a", "rl", True, "rule a")
+    assert (found.route, found.rulelist, found.plain, found.reason) == ("to-a", "rl", True, "rule a: /x is 1")
 
 
 def test_an_apply_is_a_jump_that_never_returns(env: Env) -> None:
