@@ -1,12 +1,12 @@
 """The `carrier` command: run, check, demo.
 
-    carrier run -c FILE [-l LEVEL] [-s] [--allow-dangling] [--insecure-admin] [--admin HOST:PORT|off] [--drain SECONDS]
+    carrier run -c FILE [-l LEVEL] [-s] [--allow-dangling] [--state DIR] [--watch] [--drain SECONDS] [--limit NAME=NUMBER] [--admin ...]
     carrier check FILE [--allow-dangling]
     carrier demo [--once]
 
-Exit status: 0 fine; 1 it failed; 2 bad usage or configuration; 3 an address is in use. `carrier -c FILE` is `carrier run -c FILE`, and
-l7mp's options -o and -i are taken with a warning, so that its command lines go on working. Only argparse is imported here; what a
-command needs is imported when it runs, because `carrier --help` should not wait for it.
+Exit status: 0 fine; 1 it failed; 2 bad usage or configuration; 3 an address is in use; 5 it ended with work cut. `carrier -c FILE` is
+`carrier run -c FILE`, and l7mp's options -o and -i are taken with a warning, so that its command lines go on working. Only argparse is
+imported here; what a command needs is imported when it runs, because `carrier --help` should not wait for it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,15 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     from carrier.errors import ConfigError, Error
     from carrier.log import Log
+    from carrier.serve import Settings
     from carrier.source import Loaded
 
 OK, FAILED, USAGE, IN_USE = 0, 1, 2, 3
 LEVELS = ("silly", "verbose", "debug", "info", "notice", "warn", "error", "silent")
 DEFAULT_ADMIN = ("127.0.0.1", 1234)
+API_LIMITS = ("body", "depth", "objects", "request_timeout", "connections", "writes", "burst")
+LIMITS = ("memory", "lag", "connections", *(f"api.{name}" for name in API_LIMITS))
+"""What --limit takes; a test holds that these are the fields of carrier.gate.Limits and carrier.overload.Bounds."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="carrier",
         description="Carrier2, a Layer-7 multiprotocol proxy.",
-        epilog="Exit status: 0 fine, 1 failed, 2 bad usage or configuration, 3 an address is in use.",
+        epilog="Exit status: 0 fine, 1 failed, 2 bad usage or configuration, 3 an address is in use, 5 ended with work cut.",
     )
     top.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -74,13 +78,40 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("-l", "--log-level", metavar="LEVEL", choices=LEVELS, help=f"one of {', '.join(LEVELS)}; else as the file says")
     run.add_argument("-s", "--strict", action="store_true", help="check REST calls against the schema (l7mp's strict mode)")
     _add_dangling(run)
-    run.add_argument("--admin", metavar="HOST:PORT", type=_address, default=DEFAULT_ADMIN, help="where the REST API listens, or 'off'")
-    run.add_argument("--insecure-admin", action="store_true", help="let the REST API be reached from other machines, without any check")
+    run.add_argument("--state", metavar="DIR", help="keep changes made over REST there, through a crash or a restart")
+    run.add_argument("--watch", action="store_true", help="read the configuration again when it changes (SIGHUP does so at once)")
     run.add_argument(
-        "--drain", metavar="SECONDS", type=_seconds, default=10.0, help="let what is in flight finish for so long (default 10)"
+        "--drain", metavar="SECONDS", type=_seconds, default=10.0, help="SIGTERM lets what is in flight finish for so long (default 10)"
     )
+    run.add_argument(
+        "--drain-delay", metavar="SECONDS", type=_seconds, default=1.0, help="and accepts for so long while readiness is off (default 1)"
+    )
+    run.add_argument(
+        "--limit",
+        metavar="NAME=NUMBER",
+        type=_limit,
+        action="append",
+        default=[],
+        help="memory (bytes, 512Mi), lag (seconds), connections; api.body, api.depth, api.objects, api.request_timeout, "
+        "api.connections, api.writes, api.burst; 0 for none",
+    )
+    _add_admin(run.add_argument_group("where the REST API listens, and who may call it"))
     run.add_argument("-o", "--offload", metavar="MODE", help=argparse.SUPPRESS)
     run.add_argument("-i", "--offload-ifs", metavar="IFS", help=argparse.SUPPRESS)
+
+
+def _add_admin(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--admin", metavar="HOST:PORT", type=_address, default=DEFAULT_ADMIN, help="TCP address, or 'off'")
+    group.add_argument(
+        "--admin-socket", metavar="PATH", default="", help="unix socket, or 'off' (default: carrier.sock in a private folder)"
+    )
+    group.add_argument("--admin-tokens", metavar="FILE", help="TCP callers need a bearer token: one a line, NAME TOKEN or TOKEN")
+    group.add_argument("--admin-ca", metavar="FILE", help="TCP callers need a certificate of this authority (with --admin-cert)")
+    group.add_argument("--admin-cert", metavar="FILE", help="serve the API over TLS with this certificate")
+    group.add_argument("--admin-key", metavar="FILE", help="and this key (default: in the same file)")
+    group.add_argument("--admin-name", metavar="NAME", action="append", default=[], help="a host name that the API may be called by")
+    group.add_argument("--insecure-admin", action="store_true", help="let the REST API be reached from other machines, without any check")
+    group.add_argument("--health", metavar="HOST:PORT", type=_address, default=None, help="health and metrics alone, for reading only")
 
 
 def _add_dangling(command: argparse.ArgumentParser) -> None:
@@ -115,6 +146,19 @@ def _seconds(text: str) -> float:
     if not 0 <= seconds <= 86_400:
         raise argparse.ArgumentTypeError(f"expected seconds, 0..86400, got {text!r}")
     return seconds
+
+
+def _limit(text: str) -> tuple[str, float]:
+    """NAME=NUMBER; of bytes also with Ki, Mi, Gi."""
+    name, _, number = text.partition("=")
+    factor = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}.get(number[-2:], 1)
+    try:
+        value = float(number.removesuffix(number[-2:]) if factor > 1 else number) * factor
+    except ValueError:
+        value = -1.0
+    if name not in LIMITS or not 0 <= value < 1e18:
+        raise argparse.ArgumentTypeError(f"expected NAME=NUMBER with one of {', '.join(LIMITS)}, got {text!r}")
+    return name, value
 
 
 # ---------------------------------------------------------------------------------------------------------------- carrier check
@@ -165,34 +209,81 @@ def _number(count: int, what: str) -> str:
 
 def _run(options: argparse.Namespace, began: float) -> int:
     """Load, open the log, serve."""
-    import msgspec
-
     from carrier.errors import ConfigError, Error
     from carrier.log import open_log
+    from carrier.reload import with_admin
 
-    if not options.insecure_admin and options.admin is not None and not _is_loopback(options.admin[0]):
-        print(f"carrier run: --admin {options.admin[0]} is open to other machines and the REST API has no lock; ", end="", file=sys.stderr)
-        print("give a loopback address, or say --insecure-admin", file=sys.stderr)
+    problem = _open_door(options)
+    if problem:
+        print(f"carrier run: {problem}", file=sys.stderr)
         return USAGE
     try:
         loaded = _load(options.config, options.allow_dangling)
-        admin = loaded.config.admin
-        admin = msgspec.structs.replace(admin, log_level=options.log_level or admin.log_level, strict=options.strict or admin.strict)
-        config = msgspec.structs.replace(loaded.config, admin=admin)
-        log = open_log(admin.log_level, admin.log_file)
+        config = with_admin(loaded.config, options.log_level, options.strict)
+        log = open_log(config.admin.log_level, config.admin.log_file)
     except ConfigError as error:
         return _refuse(error, options.config)
     _warn(log, options, loaded)
 
-    from carrier.serve import Settings, run
+    from carrier.serve import run
 
     try:
-        return run(config, log, Settings(options.admin, options.insecure_admin, options.drain), began)
+        return run(config, log, _settings(options, loaded), began)
     except ConfigError as error:
         return _refuse(error, options.config)
     except Error as error:
         print(f"carrier run: {error.detail}", file=sys.stderr)
         return IN_USE if _in_use(error) else USAGE if error.kind == "config" else FAILED
+
+
+def _open_door(options: argparse.Namespace) -> str:
+    """What is wrong with where the API shall listen, or nothing."""
+    if bool(options.admin_ca or options.admin_key) and not options.admin_cert:
+        return "--admin-ca and --admin-key need --admin-cert: certificates of clients are asked for over TLS"
+    locked = options.admin_tokens or options.admin_ca or options.insecure_admin
+    if not locked and options.admin is not None and not _is_loopback(options.admin[0]):
+        return (
+            f"--admin {options.admin[0]} is open to other machines and the REST API has no lock; give a loopback address, "
+            "--admin-tokens FILE, --admin-ca FILE, or say --insecure-admin"
+        )
+    return ""
+
+
+def _settings(options: argparse.Namespace, loaded: Loaded) -> Settings:
+    """What the command line says about the process."""
+    import msgspec
+
+    from carrier.gate import Limits
+    from carrier.overload import own_bounds
+    from carrier.reload import with_admin
+    from carrier.serve import Settings
+
+    given = dict(options.limit)
+    api = {name: given[f"api.{name}"] for name in API_LIMITS if f"api.{name}" in given}
+    own = {name: number for name, number in given.items() if "." not in name}
+    fractions = ("request_timeout", "writes", "lag")
+    api, own = ({name: n if name in fractions else int(n) for name, n in found.items()} for found in (api, own))
+    return Settings(
+        admin=options.admin,
+        insecure_admin=options.insecure_admin,
+        drain=options.drain,
+        delay=options.drain_delay,
+        socket=None if options.admin_socket == "off" else options.admin_socket,
+        health=options.health,
+        tokens=options.admin_tokens,
+        ca=options.admin_ca,
+        certificate=options.admin_cert,
+        key=options.admin_key,
+        names=tuple(options.admin_name),
+        limits=msgspec.structs.replace(Limits(), **api),
+        bounds=msgspec.structs.replace(own_bounds(), **own),
+        state=options.state,
+        watch=options.watch,
+        file=options.config,
+        text=loaded.text,
+        allow_dangling=options.allow_dangling,
+        adjust=lambda config: with_admin(config, options.log_level, options.strict),
+    )
 
 
 def _warn(log: Log, options: argparse.Namespace, loaded: Loaded) -> None:

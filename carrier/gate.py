@@ -74,11 +74,12 @@ class Tokens:
     """Bearer tokens of a file: one a line, `NAME TOKEN` or `TOKEN`, `#` begins a comment. Only their hashes are kept.
 
     Raises ConfigError when the file cannot be read, has no token or one that is too short; later, when it has changed and is not
-    good any more, the tokens known stay in force and `failure` says why.
+    good any more, the tokens known stay in force, and `say` is told why, once.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, say: Callable[[str], object] = lambda text: None) -> None:
         self.path = path
+        self.say = say
         self.failure = ""
         self.stamp: tuple[int, int, int] | None = None
         self.known: list[tuple[str, bytes]] = []
@@ -105,15 +106,17 @@ class Tokens:
 
     def refresh(self) -> None:
         """Read the file again if it has changed. Never raises."""
+        failure = ""
         try:
-            if _stamp(os.stat(self.path)) == self.stamp:
-                return
-            self.stamp, self.known = self._read()
-            self.failure = ""
+            if _stamp(os.stat(self.path)) != self.stamp:
+                self.stamp, self.known = self._read()
         except ConfigError as error:
-            self.failure = error.detail
+            failure = error.detail
         except OSError as exc:
-            self.failure = f"{self.path}: {exc.strerror}"
+            failure = f"{self.path}: {exc.strerror}"
+        if failure and failure != self.failure:
+            self.say(f"the tokens known stay in force: {failure}")
+        self.failure = failure
 
     def find(self, presented: str) -> str | None:
         """The name of a token, or None. Takes the same time whichever it is: all are compared, by their hashes."""
@@ -137,19 +140,23 @@ def _bad_file(path: str, reason: str) -> ConfigError:
     return ConfigError(Problem(f"cannot use {path}: {reason}"))
 
 
-def client_tls(certificate: str, key: str | None, ca: str, optional: bool = False) -> ssl.SSLContext:
-    """TLS for the API's TCP addresses, whose clients must show a certificate of `ca` (optional: may). Raises ConfigError."""
+def server_tls(certificate: str, key: str | None, ca: str | None, optional: bool = False) -> ssl.SSLContext:
+    """TLS for the API's TCP addresses. ca: whose certificates clients must show (optional: may); None: none are asked for.
+
+    Raises ConfigError when a file cannot be used.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.verify_mode = ssl.CERT_OPTIONAL if optional else ssl.CERT_REQUIRED
-    try:
-        context.load_verify_locations(ca)
-    except (OSError, ssl.SSLError) as exc:
-        raise _bad_file(ca, f"no certificate authority: {getattr(exc, 'strerror', None) or exc}") from None
+    if ca is not None:
+        context.verify_mode = ssl.CERT_OPTIONAL if optional else ssl.CERT_REQUIRED
+        try:
+            context.load_verify_locations(ca)
+        except OSError as exc:  # ssl.SSLError is one
+            raise _bad_file(ca, f"no certificate authority: {exc.strerror or exc}") from None
     try:
         context.load_cert_chain(certificate, key)
-    except (OSError, ssl.SSLError) as exc:
-        raise _bad_file(certificate, f"no certificate with its key: {getattr(exc, 'strerror', None) or exc}") from None
+    except OSError as exc:
+        raise _bad_file(certificate, f"no certificate with its key: {exc.strerror or exc}") from None
     return context
 
 
@@ -180,11 +187,15 @@ class Gate:
     @property
     def locked(self) -> bool:
         """Must TCP callers say who they are?"""
-        return self.tokens is not None or self.tls is not None
+        return self.tokens is not None or self.asks_certificates
+
+    @property
+    def asks_certificates(self) -> bool:
+        return self.tls is not None and self.tls.verify_mode != ssl.CERT_NONE
 
     def may_open(self, tls: bool = True) -> bool:
         """May the API be reached from other machines? tls: over a listener of ours, which asks for certificates."""
-        return self.insecure or self.tokens is not None or (self.tls is not None and tls)
+        return self.insecure or self.tokens is not None or (self.asks_certificates and tls)
 
     def admit(self, caller: Caller, method: str, path: str, headers: Mapping[str, str]) -> str:
         """Who calls, for the audit line. headers: names in lower case.

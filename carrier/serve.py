@@ -1,80 +1,174 @@
 """The proxy as a process: its parts put together, its start, its orderly end.
 
-`start` builds a `Server` from a configuration: event loop, proxy, REST API and user bridges, in that order; it fails as a whole.
-`run` is what `carrier run` does: start, say what is listened on, wait for SIGTERM or SIGINT, then accept nothing new, let what is
-in flight finish for up to `drain` seconds, and end. A second signal ends at once.
+`start` builds a `Server` from a configuration: event loop, proxy, REST API and its door, user bridges, state, the watch on what is too
+much; it fails as a whole. `run` is what `carrier run` does: start, say what is listened on, and wait. SIGHUP reads the file again.
+SIGTERM drains (carrier/life.py) and ends; SIGINT does so without the delay. A second signal ends at once.
+
+What a next process could take over is in few places: listening sockets in `Listener.bound`, the rest in the frozen configuration.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 import uvloop
 
+from carrier import gate
+from carrier.admin import UnixSocket, open_socket, own_listener
 from carrier.api import Api
 from carrier.bridge import Bridges, Leases
 from carrier.cluster import Env
 from carrier.config import Config
+from carrier.life import Life
 from carrier.listener import Listener
 from carrier.log import Log
+from carrier.overload import Bounds, Watch, own_bounds
+from carrier.probes import Probes
 from carrier.proxy import Proxy
+from carrier.reload import Base
 from carrier.session import Session
+from carrier.state import Folder
+
+CUT = 5
+"""Exit status of a process that ended with work cut."""
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What the command line says about the process. admin: where the REST API listens, None: nowhere of its own; drain: seconds."""
+    """What the command line says about the process.
+
+    admin, health: where the REST API, and health and metrics, listen; None: nowhere. socket: the unix socket, "" for the default path,
+    None for none. tokens: a file; ca, certificate, key: files of TLS with client certificates; names: host names of the API. drain,
+    delay: seconds. file, text, allow_dangling, adjust: the configuration file, as it was read, for reloads. bounds None: those that
+    fit the machine.
+    """
 
     admin: tuple[str, int] | None = ("127.0.0.1", 1234)
     insecure_admin: bool = False
     drain: float = 10.0
+    delay: float = 0.0
+    socket: str | None = None
+    health: tuple[str, int] | None = None
+    tokens: str | None = None
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+    names: tuple[str, ...] = ()
+    limits: gate.Limits = gate.Limits()
+    bounds: Bounds | None = None
+    state: str | None = None
+    watch: bool = False
+    file: str | None = None
+    text: str = ""
+    allow_dangling: bool = False
+    adjust: Callable[[Config], Config] | None = None
 
 
 class Server:
     """A running proxy and what belongs to it. `await start(...)` makes one, `close` ends it."""
 
-    def __init__(self, log: Log, settings: Settings) -> None:
+    def __init__(self, config: Config, log: Log, settings: Settings) -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: _unforeseen(log, context))
         self.log = log
+        self.settings = settings
         self.env = Env(loop)
         self.env.insecure_admin = settings.insecure_admin
+        self.env.gate = open_gate(settings, log)
         self.proxy = Proxy(self.env, settings.admin)
         self.bridges = Bridges()
-        self.env.api = Api(self.proxy, bridges=self.bridges)
+        self.life = Life(self.proxy, log, settings.delay, settings.drain)
+        self.api = Api(self.proxy, bridges=self.bridges, life=self.life, limits=settings.limits, audit=_audit(log))
+        self.env.api = self.api
         self.leases = Leases(self.proxy, self.bridges, log)
+        self.base = Base(
+            self.proxy, self.bridges, log, config, settings.text, settings.file, settings.allow_dangling, settings.adjust or _as_it_is
+        )
+        self.watch = Watch(settings.bounds or own_bounds(), self.proxy.connections, self.proxy.shed, log)
+        self.unix: UnixSocket | None = None
         if log.shows("verbose"):
             self.env.on_close.append(lambda session: _ended(log, session))
+
+    async def start(self) -> None:
+        """Health first, so that it can say "starting"; then the configuration; then the API's socket. Raises ConfigError or Error."""
+        settings = self.settings
+        if settings.health is not None:
+            await self._open_health(*settings.health)
+        config = self.base.config if settings.state is None else self.base.keep_in(Folder(settings.state, self.log.error))
+        if settings.socket is not None:
+            self.unix, warning = open_socket(self.env, settings.socket or None, settings.limits)
+            if self.unix is not None:
+                self.proxy.paths.add(self.unix.path)
+                self.proxy.others.append(self.unix.listener)
+            else:
+                self.log.warn(warning)
+        async with self.proxy.lock:
+            warnings = await self.proxy.apply(config)
+        if self.unix is not None:
+            self.unix.listener.start()
+        self.leases.start()
+        self.watch.start()
+        if settings.watch:
+            self.base.watch()
+        self.life.started = True
+        for warning in warnings:
+            self.log.warn(warning)
+
+    async def _open_health(self, host: str, port: int) -> None:
+        """The address for health and metrics: an API of its own, in an environment of its own."""
+        env = Env(self.env.loop)
+        env.api = Probes(self.api)
+        listener = own_listener(env, "(health)", host, port, self.settings.limits)
+        await listener.bind()
+        self.proxy.others.append(listener)
+        listener.start()
 
     async def close(self, drain: float = 0.0) -> int:
         """End: see Proxy.close. drain: seconds for what is in flight. Returns how many sessions were cut."""
         self.leases.stop()
-        return await self.proxy.close(drain)
+        self.watch.stop()
+        cut = await self.proxy.close(drain)
+        self.base.stop()
+        if self.unix is not None:
+            self.unix.remove()
+        return cut
+
+
+def open_gate(settings: Settings, log: Log) -> gate.Gate:
+    """The door of the REST API. Raises ConfigError: a file of tokens or certificates cannot be used."""
+    tokens = gate.Tokens(settings.tokens, log.warn) if settings.tokens else None
+    tls = None
+    if settings.certificate:
+        tls = gate.server_tls(settings.certificate, settings.key, settings.ca, optional=tokens is not None)
+    return gate.Gate(settings.limits, tokens, tls, settings.insecure_admin, settings.names)
+
+
+def _audit(log: Log) -> Callable[..., None]:
+    return lambda **values: log.notice("change", **values)
+
+
+def _as_it_is(config: Config) -> Config:
+    return config
 
 
 async def start(config: Config, log: Log, settings: Settings) -> Server:
     """Put `config` in force. Raises ConfigError or Error (kind "bind"); then nothing is left running."""
-    server = Server(log, settings)
+    server = Server(config, log, settings)
     try:
-        async with server.proxy.lock:
-            warnings = await server.proxy.apply(config)
+        await server.start()
     except BaseException:
         await server.close()
         raise
-    server.leases.start()
-    for warning in warnings:
-        log.warn(warning)
     return server
 
 
 def run(config: Config, log: Log, settings: Settings, began: float | None = None) -> int:
-    """Serve until a signal comes; returns the exit status: 0, or 1 when a second signal cut sessions. began: time.monotonic()."""
+    """Serve until a signal comes; returns the exit status: 0, or CUT when sessions were cut. began: time.monotonic()."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_run(config, log, settings, began if began is not None else time.monotonic()))
 
@@ -87,37 +181,57 @@ async def _run(config: Config, log: Log, settings: Settings, began: float) -> in
         # What is there now stays until the end: the garbage collector need not look at it again.
         gc.collect()
         gc.freeze()
-        name = await signals.next()
-        log.notice("ending", signal=name, sessions=sum(len(x.live) for x in server.proxy.listeners.values()), drain=settings.drain)
-        return await _end(server, signals, settings.drain)
+        name = await _wanted_end(server, signals)
+        return await _end(server, signals, name)
     finally:
         signals.close()
 
 
-async def _end(server: Server, signals: Signals, drain: float) -> int:
+async def _wanted_end(server: Server, signals: Signals) -> str:
+    """Wait until the process is to end; why. SIGHUP is served meanwhile."""
+    asked = asyncio.ensure_future(server.life.ending.wait())
+    try:
+        while True:
+            came = asyncio.ensure_future(signals.next())
+            await asyncio.wait([came, asked], return_when=asyncio.FIRST_COMPLETED)
+            if not came.done():
+                came.cancel()
+                return "POST /drain"
+            if came.result() != "SIGHUP":
+                return came.result()
+            server.base.reload("SIGHUP")
+    finally:
+        asked.cancel()
+
+
+async def _end(server: Server, signals: Signals, why: str) -> int:
     """Drain; a second signal cuts it short."""
-    draining = asyncio.ensure_future(server.close(drain))
-    second = asyncio.ensure_future(signals.next())
-    await asyncio.wait([draining, second], return_when=asyncio.FIRST_COMPLETED)
-    second.cancel()
-    if draining.done():
-        server.log.notice("ended", cut=draining.result())
-        return 0
-    draining.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await draining
-    cut = await server.close()
-    server.log.warn("ended at once by a second signal", cut=cut)
-    return 1 if cut else 0
+    life = server.life
+    life.begin_drain(why, 0.0 if why == "SIGINT" else None)
+    draining = asyncio.ensure_future(life.drained())
+    while not draining.done():
+        second = asyncio.ensure_future(signals.next())
+        await asyncio.wait([draining, second], return_when=asyncio.FIRST_COMPLETED)
+        if second.done() and second.result() != "SIGHUP":
+            server.log.warn("ending at once: a second signal", signal=second.result())
+            life.end_at_once()
+            await draining
+        second.cancel()
+    await server.close()
+    cut = draining.result()
+    server.log.notice("ended", cut=cut)
+    return CUT if cut else 0
 
 
 class Signals:
-    """SIGTERM and SIGINT as something to wait for."""
+    """SIGTERM, SIGINT and SIGHUP as something to wait for."""
+
+    NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.came: asyncio.Queue[str] = asyncio.Queue()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in self.NUMBERS:
             self.loop.add_signal_handler(number, self.came.put_nowait, number.name)
 
     async def next(self) -> str:
@@ -126,7 +240,7 @@ class Signals:
 
     def close(self) -> None:
         """Give the signals back."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in self.NUMBERS:
             self.loop.remove_signal_handler(number)
 
 
@@ -147,9 +261,17 @@ def _announce(server: Server, began: float) -> None:
     for listener in proxy.listeners.values():
         log.info("listening", listener=listener.name, protocol=listener.spec.get("protocol"), address=address_of(listener))
     if proxy.admin is not None:
-        log.info("the REST API listens", address=address_of(proxy.admin))
+        log.info("the REST API listens", address=address_of(proxy.admin), tokens=_yes(server.env.gate.tokens), tls=_yes(proxy.admin.tls))
+    if server.unix is not None:
+        log.info("the REST API listens", address=server.unix.path)
+    if server.settings.health is not None:
+        log.info("health and metrics listen", address=address_of(proxy.others[0]))
     seconds = f"{time.monotonic() - began:.3f}s"
     log.notice("ready", revision=proxy.config.revision, listeners=len(proxy.listeners), rules=len(proxy.config.rules), after=seconds)
+
+
+def _yes(value: object) -> str | None:
+    return "yes" if value is not None else None
 
 
 def _ended(log: Log, session: Session) -> None:

@@ -22,7 +22,8 @@ from typing import Any
 
 import msgspec
 
-from carrier.config import Config
+from carrier.bridge import Bridges
+from carrier.config import Config, RuleList
 from carrier.errors import ConfigError, Error, Problem
 
 FORMAT = 1
@@ -169,10 +170,51 @@ def fingerprint(data: bytes | str) -> str:
 
 
 def touched(base: Config, config: Config) -> tuple[str, ...]:
-    """The objects, as `section/name`, in which one configuration differs from another; user bridges apart: give both without them."""
+    """The objects, as `section/name`, in which a configuration differs from its base; user bridges and what they stand on apart."""
+    bridges = [*base.bridges.values(), *config.bridges.values()]
+    bridged = {"rules": {rule for bridge in bridges for rule in bridge.rules}}
+    bridged["clusters"] = bridged["routes"] = {bridge.cluster for bridge in bridges}
     found = []
     for section in _SECTIONS:
         before: dict[str, Any] = getattr(base, section)
         after: dict[str, Any] = getattr(config, section)
-        found += [f"{section}/{name}" for name in {**before, **after} if before.get(name) != after.get(name)]
+        apart = bridged.get(section, set())
+        names = [name for name in {**before, **after} if name not in apart]
+        found += [f"{section}/{name}" for name in names if _differ(before.get(name), after.get(name), bridged["rules"])]
     return tuple(found)
+
+
+def _differ(before: Any, after: Any, bridged: set[str]) -> bool:
+    if isinstance(before, RuleList) and isinstance(after, RuleList):
+        before, after = (
+            msgspec.structs.replace(one, rules=tuple(rule for rule in one.rules if rule not in bridged)) for one in (before, after)
+        )
+    return bool(before != after)
+
+
+def resumed(saved: Saved | None, base: Config, mark: str, bridges: Bridges) -> tuple[Config, list[str]]:
+    """What to start with: the state if it began from this base (a file whose fingerprint is `mark`), else the base; and what to say.
+
+    Settings of the process are always the base's. Leases that are over by `bridges.clock()` are not revived.
+    """
+    if saved is None:
+        return base, []
+    if saved.base == mark:
+        config = msgspec.structs.replace(saved.config, admin=base.admin)
+        return bridges.expire(config, bridges.clock()), []
+    said = []
+    if saved.touched:
+        said = [f"the configuration file has changed: changes made over REST are dropped: {' '.join(saved.touched)}"]
+    config, lost = rebridged(bridges.expire(saved.config, bridges.clock()), base, bridges)
+    return msgspec.structs.replace(config, revision=saved.revision + 1), said + lost
+
+
+def rebridged(old: Config, new: Config, bridges: Bridges) -> tuple[Config, list[str]]:
+    """`new` with the user bridges of `old`, as far as they fit; and which do not."""
+    said = []
+    for name in old.bridges:
+        try:
+            new = bridges.put(new, name, bridges.dump(old, name))
+        except Error as error:
+            said.append(f"bridge {name!r} is gone: {error.detail}")
+    return new, said
