@@ -45,7 +45,14 @@ class Bounds(NamedTuple):
 
 BOUNDS = Bounds()
 
-FORMATS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {}
+
+def _gefyra(document: Mapping[str, Any]) -> dict[str, Any]:
+    from carrier.gefyra.format import read  # only who has such a file needs it
+
+    return read(document)
+
+
+FORMATS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {"proxy": _gefyra, "probes": _gefyra}
 """Top-level key that gives a foreign format away -> its reader: a decoded document in, one of ours out; raises ConfigError."""
 
 

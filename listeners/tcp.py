@@ -173,14 +173,22 @@ class TcpListener(Listener):
         for session in list(self.live):
             source = session.source
             assert isinstance(source, TcpSource)
-            moved = source.bytes_in + source.bytes_out
-            if moved != source.moved:
-                source.moved, source.moved_at = moved, now
-            half = source.ended_in or source.ended_out
-            limit = self.half_close_timeout if half else self.idle_timeout
-            if limit and now - max(source.moved_at, source.active_at) > limit:
-                what = "half-closed and idle (options.half_close_timeout)" if half else "idle (options.idle_timeout)"
-                source.reset(Error("timeout", f"{what} for more than {limit:g} s", "downstream"))
+            error = overdue(source, now, self.half_close_timeout, self.idle_timeout)
+            if error is not None:
+                source.reset(error)
+
+
+def overdue(source: TcpSource, now: float, half_close_timeout: float, idle_timeout: float) -> Error | None:
+    """Why a session that has not moved for too long (seconds; 0: no limit) is to end, or None. Called once a second."""
+    moved = source.bytes_in + source.bytes_out
+    if moved != source.moved:
+        source.moved, source.moved_at = moved, now
+    half = source.ended_in or source.ended_out
+    limit = half_close_timeout if half else idle_timeout
+    if not limit or now - max(source.moved_at, source.active_at) <= limit:
+        return None
+    what = "half-closed and idle (options.half_close_timeout)" if half else "idle (options.idle_timeout)"
+    return Error("timeout", f"{what} for more than {limit:g} s", "downstream")
 
 
 class TcpSource(ByteSocket):

@@ -1,0 +1,300 @@
+"""Gefyra's configuration format, read: one of its documents in, one of ours out.
+
+A port (`proxy[]`) becomes a listener of protocol `auto`, its `clusterUpstream` the cluster that everybody is served by (the shadow), each
+bridge a rule before it with a cluster of its own and the shadow as its fallback. Rules see what Gefyra's see: the path *with* its query,
+regular expressions that search in a header's name and value, an empty `match` that takes everything, the first bridge in the file
+that matches wins. Different, because there it is a defect: header names are compared without case, a regular expression that does not
+compile is refused here, a port without `clusterUpstream` answers 503, and kubelet's probes never reach a laptop unless a rule names
+`kube-probe`. Names are looked up when they are needed: one that does not resolve refuses nothing.
+
+Probe ports become listeners that answer 200 (`probes: {httpGet, httpsGet}`), or a gRPC health check (`grpc`), or just accept (`tcpSocket`).
+`protocol` of a port is ours: http, tcp, udp or auto (the default).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from carrier.document import did_you_mean, shown
+from carrier.errors import ConfigError, Problem
+from carrier.match import compile_match
+from carrier.resolve import literal
+
+KEYS = ("proxy", "probes")
+"""Top-level keys that give the format away."""
+PROTOCOLS = {"auto": "auto", "http": "HTTP", "tcp": "TCP", "udp": "UDP"}
+PROBES = ("httpGet", "httpsGet", "tcpSocket", "grpc")
+_PORT = ("port", "name", "protocol", "tls", "clusterUpstream", "bridges")
+_BRIDGE = ("endpoint", "tls", "sni", "rules", "fallback")
+_TLS = ("certificate", "key", "sni", "ca", "client_auth")
+PROBE_AGENT = {"matchHeader": {"name": "user-agent", "value": "kube-probe/", "type": "prefix"}}
+"""What kubelet says who it is: not a user, and never a reason to call a laptop."""
+
+Object = dict[str, Any]
+
+
+def read(document: Mapping[str, Any]) -> Object:
+    """The document in our own format. Raises ConfigError with everything that is wrong with it.
+
+    Unknown top-level keys are passed over, as upstream passes them over (its server has dozens of them); inside a port, a bridge or a rule
+    an unknown key is a mistake that would silently change who is served, and is refused.
+    """
+    reader = _Reader()
+    for i, port in enumerate(reader.items(document.get("proxy"), "$.proxy", "ports")):
+        reader.port(port, f"$.proxy[{i}]", document.get("upstream_keepalive_pool_size"))
+    reader.probes(document.get("probes"))
+    if reader.problems:
+        raise ConfigError(*reader.problems)
+    found: Object = {"listeners": reader.listeners, "clusters": list(reader.clusters.values())}
+    log = document.get("error_log")
+    if isinstance(log, str) and log:
+        found["admin"] = {"log_file": log}
+    return found
+
+
+def probe_ports(document: object) -> dict[str, list[int]]:
+    """The ports of each kind of probe, as far as they are ports; for the log line that upstream writes."""
+    probes = document.get("probes") if isinstance(document, Mapping) else None
+    if not isinstance(probes, Mapping):
+        return {}
+    return {kind: [port for port in ports if _is_port(port)] for kind, ports in probes.items() if isinstance(ports, list)}
+
+
+class _Reader:
+    """Collects the listeners, clusters and problems of one document."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self.listeners: list[Object] = []
+        self.clusters: dict[str, Object] = {}
+        self.ports: dict[tuple[str, int], str] = {}
+
+    # -- words ---------------------------------------------------------------------------------------------------------------------
+
+    def wrong(self, path: str, seen: object, allowed: str) -> None:
+        self.problems.append(Problem(f"cannot be {shown(seen)}", path, seen=shown(seen), allowed=allowed))
+
+    def items(self, value: object, path: str, what: str) -> list[Any]:
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            self.wrong(path, value, f"a list of {what}")
+            return []
+        return value
+
+    def members(self, value: object, path: str, allowed: tuple[str, ...]) -> Mapping[str, Any]:
+        """The object without the members that are null; unknown ones are problems."""
+        if not isinstance(value, Mapping):
+            self.wrong(path, value, f"an object with {', '.join(allowed)}")
+            return {}
+        for name in value:
+            if name not in allowed:
+                hint = did_you_mean(str(name), allowed)
+                text = f"unknown field {name!r}"
+                self.problems.append(Problem(text, f"{path}.{name}", seen=repr(name), allowed=", ".join(allowed), hint=hint))
+        return {name: member for name, member in value.items() if member is not None}
+
+    def text(self, value: object, path: str, default: str = "") -> str:
+        if value is None:
+            return default
+        if not isinstance(value, str):
+            self.wrong(path, value, "text")
+            return default
+        return value
+
+    def claim(self, transport: str, port: int, path: str) -> None:
+        """A port is one listener's."""
+        first = self.ports.setdefault((transport, port), path)
+        if first != path:
+            self.problems.append(Problem(f"port {port} is taken by {first} already", path, seen=str(port)))
+
+    # -- a port --------------------------------------------------------------------------------------------------------------------
+
+    def port(self, raw: object, path: str, pool: object) -> None:
+        """A listener, its shadow and its bridges."""
+        body = self.members(raw, path, _PORT)
+        if not body:
+            return
+        port = body.get("port", 0)
+        if not _is_port(port):
+            self.wrong(f"{path}.port", body.get("port"), "a port, 1..65535")
+            return
+        protocol = PROTOCOLS.get(str(body.get("protocol", "auto")).lower())
+        if protocol is None:
+            self.wrong(f"{path}.protocol", body["protocol"], ", ".join(PROTOCOLS))
+            return
+        self.claim("udp" if protocol == "UDP" else "tcp", port, f"{path}.port")
+        tls = self.tls(body.get("tls"), f"{path}.tls")
+        name = f"{port}/udp" if protocol == "UDP" else str(port)
+        shadow = self.shadow(name, protocol, body.get("clusterUpstream"), f"{path}.clusterUpstream", tls, pool)
+        spec: Object = {"protocol": protocol, "port": port}
+        if tls is not None:
+            spec["tls"] = {key: value for key, value in tls.items() if key != "sni"}
+        rules = self.bridges(name, protocol, body.get("bridges"), f"{path}.bridges", tls, shadow)
+        rules.append({"name": f"{name}/shadow", "action": {"route": {"destination": shadow}}})
+        self.listeners.append({"name": f"port/{name}", "spec": spec, "rules": rules})
+
+    def tls(self, raw: object, path: str) -> Object | None:
+        if raw is None or raw is False:
+            return None
+        body = self.members(raw, path, _TLS)
+        for name in ("certificate", "key"):
+            if not body.get(name) or not isinstance(body[name], str):
+                self.wrong(f"{path}.{name}", body.get(name), "the name of a PEM file")
+        return dict(body)
+
+    def shadow(self, name: str, protocol: str, raw: object, path: str, tls: Object | None, pool: object) -> str:
+        """The cluster that serves whoever no bridge serves; without endpoints it answers 503."""
+        endpoints = [self.endpoint(one, f"{path}[{i}]") for i, one in enumerate(self.items(raw, path, "HOST:PORT"))]
+        sni = tls.get("sni") if tls is not None else None
+        cluster = _cluster(f"{name}/shadow", protocol, [one for one in endpoints if one], _upstream_tls(tls is not None, sni))
+        if isinstance(pool, int) and not isinstance(pool, bool) and 0 <= pool <= 1_000_000 and protocol in ("auto", "HTTP"):
+            cluster["options"] = {"max_idle": pool}
+        self.clusters[cluster["name"]] = cluster
+        return str(cluster["name"])
+
+    def endpoint(self, raw: object, path: str) -> tuple[str, int] | None:
+        """HOST:PORT; the host is not looked up here."""
+        host, _, port = raw.rpartition(":") if isinstance(raw, str) else ("", "", "")
+        bare = host[1:-1] if host[:1] == "[" and host[-1:] == "]" else host
+        bad = not bare or not bare.isprintable() or " " in bare or (":" in bare and literal(bare, 0) is None)
+        if bad or not port.isascii() or not port.isdigit() or not 1 <= int(port[:6]) <= 65_535:
+            self.wrong(path, raw, '"HOST:PORT", such as "app-gefyra-svc.default.svc.cluster.local:80"')
+            return None
+        return bare, int(port)
+
+    # -- bridges -------------------------------------------------------------------------------------------------------------------
+
+    def bridges(self, name: str, protocol: str, raw: object, path: str, tls: Object | None, shadow: str) -> list[Object]:
+        """A rule for each bridge, in the order of the file, and one before them all that keeps probes from them."""
+        if raw is None:
+            return []
+        if not isinstance(raw, Mapping):
+            self.wrong(path, raw, "an object: bridges by their names")
+            return []
+        rules: list[Object] = []
+        named: list[Object] = []
+        for bridge, body in raw.items():
+            place = f"{path}.{bridge}"
+            if not re.fullmatch(r"[!-~]{1,200}", bridge):
+                self.wrong(place, bridge, "a name without spaces")
+                continue
+            found = self.bridge(f"{name}/{bridge}", protocol, self.members(body, place, _BRIDGE), place, tls, shadow)
+            if found is None:
+                continue
+            alternatives, action = found
+            probing = [one for one in alternatives if _names_probes(one)]
+            if probing:
+                named.append({"name": f"{name}/{bridge}/probes", "match": {"any": probing}, "action": action})
+            rules.append({"name": f"{name}/{bridge}", "match": {"any": alternatives}, "action": action})
+        if rules and protocol in ("auto", "HTTP"):
+            probes = {"name": f"{name}/probes", "match": PROBE_AGENT, "action": {"route": {"destination": shadow}}}
+            rules = [*named, probes, *rules]
+        return rules
+
+    def bridge(
+        self, name: str, protocol: str, body: Mapping[str, Any], path: str, tls: Object | None, shadow: str
+    ) -> tuple[list[Any], Object] | None:
+        """(alternatives to match, action) of a bridge; None when it cannot be made."""
+        if not body:
+            return None
+        endpoint = self.endpoint(body.get("endpoint"), f"{path}.endpoint")
+        wants = body.get("tls", tls is not None)
+        if not isinstance(wants, bool):
+            self.wrong(f"{path}.tls", wants, "true or false")
+            wants = False
+        sni = self.text(body.get("sni"), f"{path}.sni", str((tls or {}).get("sni") or ""))
+        fallback = body.get("fallback", "shadow")
+        if fallback not in ("shadow", "error"):
+            self.wrong(f"{path}.fallback", fallback, "shadow, error")
+        alternatives = [
+            self.rule(rule, f"{path}.rules[{i}]") for i, rule in enumerate(self.items(body.get("rules"), f"{path}.rules", "rules"))
+        ]
+        if endpoint is None:
+            return None
+        self.clusters[name] = _cluster(name, protocol, [endpoint], _upstream_tls(wants, sni))
+        route: Object = {"destination": name}
+        if fallback == "shadow":
+            route["fallback"] = shadow
+        return [one for one in alternatives if one is not None], {"route": route}
+
+    def rule(self, raw: object, path: str) -> list[Any] | None:
+        """The conditions of a rule, all of which must hold; None when one of them is wrong. Unlike upstream, `type` may be left out."""
+        body = self.members(raw, path, ("match",))
+        conditions = [
+            self.condition(one, f"{path}.match[{i}]") for i, one in enumerate(self.items(body.get("match"), f"{path}.match", "conditions"))
+        ]
+        return None if None in conditions else conditions
+
+    def condition(self, raw: object, path: str) -> Object | None:
+        """One condition as our matcher reads it: with `raw`, so that it sees what upstream's does."""
+        if not isinstance(raw, Mapping):
+            self.wrong(path, raw, "{matchHeader: ...} or {matchPath: ...}")
+            return None
+        found: Object = {}
+        for kind, body in raw.items():
+            found[kind] = {**body, "raw": True} if kind in ("matchHeader", "matchPath") and isinstance(body, Mapping) else body
+        try:
+            compile_match(found, path=path)
+        except ConfigError as error:
+            self.problems += error.problems
+            return None
+        return found
+
+    # -- probes --------------------------------------------------------------------------------------------------------------------
+
+    def probes(self, raw: object) -> None:
+        """A listener for each probe port that is no port of the app's: those are probed through the proxy."""
+        if raw is None:
+            return
+        for kind, ports in self.members(raw, "$.probes", PROBES).items():
+            if kind not in PROBES:
+                continue
+            for i, port in enumerate(self.items(ports, f"$.probes.{kind}", "ports")):
+                if not _is_port(port):
+                    self.wrong(f"$.probes.{kind}[{i}]", port, "a port, 1..65535")
+                elif ("tcp", port) not in self.ports:
+                    self.ports["tcp", port] = f"$.probes.{kind}[{i}]"
+                    self.probe(kind, port)
+
+    def probe(self, kind: str, port: int) -> None:
+        protocol, answer = {
+            "httpGet": ("HTTP", {"protocol": "Answer"}),
+            "httpsGet": ("HTTP", {"protocol": "Answer"}),
+            "tcpSocket": ("TCP", {"protocol": "Discard"}),
+            "grpc": ("TCP", {"protocol": "GrpcHealth"}),
+        }[kind]
+        spec: Object = {"protocol": protocol, "port": port}
+        if kind == "httpsGet":
+            spec["tls"] = {"self_signed": True}
+        cluster = f"probe/{kind}"
+        self.clusters.setdefault(cluster, {"name": cluster, "spec": answer})
+        rules = [{"name": f"probe-{port}", "action": {"route": {"destination": cluster}}}]
+        self.listeners.append({"name": f"probe-{port}", "spec": spec, "rules": rules})
+
+
+def _is_port(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65_535
+
+
+def _upstream_tls(wanted: bool, sni: object) -> Object | None:
+    """TLS towards the shadow or a laptop: with the name the format gives, and without a check of the certificate, as upstream does it."""
+    if not wanted:
+        return None
+    return {"verify": False, **({"sni": sni} if isinstance(sni, str) and sni else {})}
+
+
+def _cluster(name: str, protocol: str, endpoints: list[tuple[str, int]], tls: Object | None) -> Object:
+    """A cluster of ours for endpoints of theirs."""
+    spec: Object = {"protocol": protocol, "port": endpoints[0][1] if endpoints else 1}
+    if tls is not None and protocol != "UDP":
+        spec["tls"] = tls
+    made = [{"name": f"{name}/{i}", "spec": {"address": host, "port": port}} for i, (host, port) in enumerate(endpoints)]
+    return {"name": name, "spec": spec, "endpoints": made}
+
+
+def _names_probes(conditions: list[Any]) -> bool:
+    """Does a rule mean kubelet's probes?"""
+    return any("kube-probe" in str(one.get("matchHeader", {}).get("value", "")) for one in conditions)

@@ -1,0 +1,79 @@
+"""The Answer pseudo cluster: every request gets the same answer, for probes and for pages that say "not here".
+
+A source that knows no HTTP gets the body, if any, and an end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from carrier import config
+from carrier.cluster import Cluster, Endpoint, Env
+from carrier.errors import Problem
+from carrier.http import answer_head
+from carrier.session import Session
+from carrier.stream import Stream
+
+
+class AnswerCluster(Cluster):
+    """`spec: {protocol: Answer, status: 200, body: "", type: "text/plain"}`."""
+
+    protocol = "Answer"
+    virtual = True
+    kind = "message"
+    fields = {"status": "200..599", "body": "text", "type": "the body's media type"}
+
+    def __init__(self, conf: config.Cluster, env: Env) -> None:
+        super().__init__(conf, env)
+        spec = conf.spec
+        status, body, kind = spec.get("status", 200), spec.get("body", ""), spec.get("type", "text/plain; charset=utf-8")
+        self.body = body.encode() if isinstance(body, str) else b""
+        fields = [(b"content-type", str(kind).encode("latin-1", "replace"))] if self.body else []
+        self.answer = answer_head(status if isinstance(status, int) and 200 <= status <= 599 else 200, fields, self.body)
+
+    @classmethod
+    def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
+        """Everything wrong with a spec, by the strict standard."""
+        found = super().check(spec, path)
+        status, body, kind = spec.get("status", 200), spec.get("body", ""), spec.get("type", "text/plain")
+        if not isinstance(status, int) or isinstance(status, bool) or not 200 <= status <= 599:
+            found.append(Problem("cannot be a status", f"{path}.status", seen=repr(status), allowed="200..599"))
+        if not isinstance(body, str):
+            found.append(Problem("expected text", f"{path}.body", seen=repr(body)))
+        if not isinstance(kind, str) or not kind.isprintable() or not kind.isascii():
+            found.append(Problem("expected a media type", f"{path}.type", seen=repr(kind), allowed="such as text/html"))
+        return found
+
+    def ready(self, session: Session, endpoint: Endpoint | None) -> Stream:
+        return AnswerStream(self, session.request is not None)
+
+
+class AnswerStream(Stream):
+    """Answers as soon as the request is complete, so that its connection can be kept."""
+
+    __slots__ = ("cluster", "http")
+
+    def __init__(self, cluster: AnswerCluster, http: bool) -> None:
+        super().__init__()
+        self.cluster = cluster
+        self.http = http
+
+    def head(self, head: Any, last: bool = False) -> None:
+        if last:
+            self.end()
+
+    def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
+        if last:
+            self.end()
+
+    def flush(self) -> None: ...
+
+    def end(self, trailer: Any = None) -> None:
+        body = self.cluster.body
+        if self.http:
+            self.to.head(self.cluster.answer, not body)
+            if body:
+                self.to.data(body, None, True)
+        else:
+            self.to.data(body, None, True)

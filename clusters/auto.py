@@ -1,0 +1,40 @@
+"""The other side of `protocol: auto`: HTTP requests go to the endpoint as HTTP does, every other session as a plain TCP connection.
+
+With `spec.tls` what was decrypted here is encrypted again; a TLS session that was only relayed is relayed on as it is.
+"""
+
+from __future__ import annotations
+
+from carrier import config
+from carrier.cluster import Endpoint, Env
+from carrier.session import Session
+from carrier.stream import Socket, Stream
+from carrier.tls import Tls
+from clusters.http import HttpCluster
+from clusters.tcp import TcpCluster
+
+
+class AutoCluster(HttpCluster):
+    """`spec: {protocol: auto, port, tls}`; `options` as for HTTP."""
+
+    protocol = "auto"
+
+    def __init__(self, conf: config.Cluster, env: Env) -> None:
+        super().__init__(conf, env)
+        spec = {name: value for name, value in conf.spec.items() if name != "tls"}
+        self.plain = TcpCluster(config.Cluster(conf.name, spec), env)
+        self.over_tls = TcpCluster(config.Cluster(conf.name, dict(conf.spec)), env)
+
+    def ready(self, session: Session, endpoint: Endpoint | None) -> Stream | None:
+        return super().ready(session, endpoint) if session.request is not None else None
+
+    async def open(self, session: Session, endpoint: Endpoint) -> Socket:
+        if session.request is not None:
+            return await super().open(session, endpoint)
+        source = session.source
+        decrypted = isinstance(source, Tls) or getattr(source, "transport", None) is not None
+        return await (self.over_tls if decrypted else self.plain).open(session, endpoint)
+
+    def tick(self, now: float) -> None:
+        super().tick(now)
+        self.over_tls.tick(now)
