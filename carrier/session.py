@@ -190,6 +190,8 @@ class Session(Stream):
         destination.to = source.back = self
         self.status = CONNECTED
         self.connected_at = self.started
+        if isinstance(destination, Socket):
+            destination.resume()
         if head is not None:
             self.sent = True
             destination.head(head, last)

@@ -1,0 +1,276 @@
+"""A connected socket of messages as a hop: UNIX seqpacket and datagram sockets, SCTP, raw frames.
+
+One `data()` is one message on the wire, both ways, and what the kernel does not take waits, whole, while the hop behind is paused:
+unlike UDP nothing is dropped for want of room. A message that the socket can never take is dropped and counted in the session, also an
+empty one where it would read as the end.
+
+ends: the socket is a connection, whose end can be read. half: it can be ended in one direction; where it cannot, an `end` leaves
+`LINGER` seconds for what is still on its way back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import time
+from collections import deque
+from typing import Any
+
+from carrier.errors import Error, Side, from_os
+from carrier.session import DESTROYED
+from carrier.stream import HIGH, MANY, NOWHERE, Socket
+
+LONGEST = 1 << 18
+"""Bytes of a message at most: more than the kernel's default send buffer lets through."""
+READS = 64
+"""Messages taken in one wake-up, so that one socket does not starve the others."""
+LINGER = 2.0
+_BUFFER = memoryview(bytearray(LONGEST))
+
+
+class PacketSocket(Socket):
+    """See the module. side: whose end this is, for the errors."""
+
+    __slots__ = ("closed", "ended_in", "ended_out", "ends", "full", "half", "loop", "parts", "paused", "pending", "side", "size", "sock")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, side: Side, *, ends: bool = True, half: bool = True) -> None:
+        super().__init__()
+        self.loop = loop
+        self.sock = sock
+        self.side: Side = side
+        self.ends = ends
+        self.half = half
+        self.pending: deque[bytes] = deque()
+        self.size = 0
+        self.parts = b""
+        """The beginning of a message that comes in parts (SCTP's partial delivery, RFC 6458 section 8.1.20)."""
+        self.full = False
+        self.paused = True
+        self.ended_in = self.ended_out = self.closed = False
+
+    # ------------------------------------------------------------------ reading
+
+    def resume(self) -> None:
+        if self.paused and not self.closed and not self.ended_in:
+            self.paused = False
+            self.loop.add_reader(self.sock, self._readable)
+
+    def pause(self) -> None:
+        if not self.paused:
+            self.paused = True
+            self.loop.remove_reader(self.sock)
+
+    def _readable(self) -> None:
+        for _ in range(READS):
+            if self.paused or self.closed:
+                return
+            try:
+                message = self.receive()
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError as exc:
+                self.broken(from_os(exc, self.side))
+                return
+            if message is None:
+                continue
+            if self.ends and not message:
+                self._eof()
+                return
+            self.messages_in += 1
+            self.bytes_in += len(message)
+            self.to.data(message)
+        self.to.flush()
+
+    def receive(self) -> bytes | None:
+        """The next message, or None: it is not wanted, or not complete. Raises OSError."""
+        size, _, _, _ = self.sock.recvmsg_into([_BUFFER])
+        return bytes(_BUFFER[:size])
+
+    def _eof(self) -> None:
+        self.pause()
+        self.ended_in = True
+        session = self.session
+        if session is not None and session.source is self:
+            session.source_done = True
+        self.to.end()
+        if not self.half or (self.ended_out and not self.pending):
+            self.close()
+
+    # ------------------------------------------------------------------ writing
+
+    def head(self, head: Any, last: bool = False) -> None:
+        """Messages have no heads; only a message's end shows."""
+        if last:
+            self.end()
+
+    def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
+        if self.closed or self.ended_out:
+            return
+        if self.ends and not data:
+            self.lost()
+        elif self.pending or not self._sent(data):
+            self._queue(data)
+        if last:
+            self.end()
+
+    def transmit(self, data: bytes) -> None:
+        """Write one message. Raises OSError."""
+        self.sock.send(data)
+
+    def _sent(self, data: bytes) -> bool:
+        """Write one message now; False when the kernel has no room."""
+        try:
+            self.transmit(data)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as exc:
+            if exc.errno == errno.ENOBUFS:
+                return False
+            if exc.errno in (errno.EMSGSIZE, errno.EINVAL):
+                self.lost()
+                return True
+            self.broken(from_os(exc, self.side))
+            return True
+        self.messages_out += 1
+        self.bytes_out += len(data)
+        return True
+
+    def lost(self) -> None:
+        """A message that this socket cannot carry: count it."""
+        if self.session is not None:
+            self.session.dropped += 1
+
+    def _queue(self, data: bytes) -> None:
+        if self.closed:
+            return
+        if not self.pending:
+            self.watch()
+        self.pending.append(bytes(data))
+        self.size += len(data)
+        if (self.size >= HIGH or len(self.pending) >= MANY) and not self.full:
+            self.full = True
+            self.back.pause()
+
+    def watch(self) -> None:
+        """Call `_writable` when the kernel has room."""
+        self.loop.add_writer(self.sock, self._writable)
+
+    def unwatch(self) -> None:
+        """Nothing waits any more."""
+        self.loop.remove_writer(self.sock)
+
+    def _writable(self) -> None:
+        pending = self.pending
+        while pending and self._sent(pending[0]):
+            if self.closed:
+                return
+            self.size -= len(pending.popleft())
+        if not pending:
+            self.unwatch()
+            if self.ended_out:
+                self._shut()
+        if self.full and self.size < HIGH // 2 and len(pending) < MANY // 2:
+            self.full = False
+            self.back.resume()
+
+    def end(self, trailer: Any = None) -> None:
+        if self.closed or self.ended_out:
+            return
+        self.ended_out = True
+        if not self.pending:
+            self._shut()
+
+    def _shut(self) -> None:
+        """Everything is written: tell the other side, as far as this socket can."""
+        session = self.session
+        if self.ended_in or session is None or session.status == DESTROYED:
+            self.close()
+        elif session.source is self and not self.half:
+            self.finish()
+        elif not self.half:
+            self.loop.call_later(LINGER, self.finish)
+        else:
+            try:
+                self.sock.shutdown(socket.SHUT_WR)
+            except OSError as exc:
+                self.broken(from_os(exc, self.side))
+
+    # ------------------------------------------------------------------ ends
+
+    def finish(self) -> None:
+        """Both directions end here. Idempotent."""
+        if not self.closed:
+            to = self.to
+            session = self.session
+            if session is not None and session.source is self:
+                session.source_done = True
+            ended, self.ended_in = self.ended_in, True
+            if not ended:
+                to.end()
+            self.close()
+
+    def status(self) -> str:
+        return "END" if self.closed else "READY"
+
+    def stop(self, error: Error | None = None) -> None:
+        """The reader of what this socket reads is gone."""
+        if error is not None:
+            self.reset(error)
+        else:
+            self.pause()
+
+    def reset(self, error: Error) -> None:
+        self.close(error)
+
+    def broken(self, error: Error) -> None:
+        """The socket failed: tell both neighbours, the hop behind only if this one was not replaced meanwhile."""
+        if self.closed:
+            return
+        to, back = self.to, self.back
+        self.close(error)
+        to.reset(error)
+        if back.to is self:
+            back.stop(error)
+
+    def close(self, error: Error | None = None) -> None:
+        """Release the descriptor; the source's closing is the session's end. Idempotent."""
+        if self.closed:
+            return
+        self.closed = self.paused = True
+        self.pending.clear()
+        self.release()
+        session = self.session
+        if session is not None and session.source is self:
+            self.to, to = NOWHERE, self.to
+            session.close(error)
+            if error is not None:
+                to.reset(error)
+
+    def release(self) -> None:
+        """Give the socket back."""
+        self.loop.remove_reader(self.sock)
+        self.loop.remove_writer(self.sock)
+        self.sock.close()
+
+
+class Idle:
+    """Since when nothing has moved in each of a listener's sessions. `since(session, now)`: monotonic seconds."""
+
+    __slots__ = ("seen",)
+
+    def __init__(self) -> None:
+        self.seen: dict[Any, tuple[int, float]] = {}
+
+    def since(self, session: Any, now: float) -> float:
+        """When the session was last seen moving; call it once a tick."""
+        source = session.source
+        moved = source.bytes_in + source.bytes_out + source.messages_in + source.messages_out
+        known = self.seen.get(session)
+        if known is None or known[0] != moved:
+            known = self.seen[session] = (moved, now if known is not None else max(session.started, time.monotonic() - 1))
+        return known[1]
+
+    def forget(self, session: Any) -> None:
+        """The session has ended."""
+        self.seen.pop(session, None)

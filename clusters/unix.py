@@ -1,0 +1,70 @@
+"""UNIX socket cluster: the endpoint's address is the name of a socket file, or "@name"; `mode` as the listener's.
+
+Connecting to a UNIX socket takes no time, so a destination is always there at once, or refused. A dgram socket binds an address that the
+kernel makes up (unix(7), autobind), so that it can be answered.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from carrier import config
+from carrier.bytesocket import ByteSocket
+from carrier.cluster import Cluster, Endpoint, Env, Kind
+from carrier.errors import Error, Problem, from_os
+from carrier.packetsocket import PacketSocket
+from carrier.session import Session
+from carrier.stream import Socket
+from listeners.unix import MODES, address_of, check_mode, mode_of
+
+
+class UnixCluster(Cluster):
+    """`spec: {protocol: UnixDomainSocket, mode}`."""
+
+    protocol = "UnixDomainSocket"
+    fields = {"mode": "stream (default), dgram, seqpacket"}
+
+    def __init__(self, conf: config.Cluster, env: Env) -> None:
+        self.mode = mode_of(conf.spec)
+        super().__init__(conf, env)
+
+    @classmethod
+    def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
+        return super().check(spec, path) + check_mode(spec, path)
+
+    @classmethod
+    def kind_of(cls, spec: Mapping[str, Any]) -> Kind:
+        return super().kind_of(spec) if mode_of(spec) == "stream" else "datagram"
+
+    def ready(self, session: Session, endpoint: Endpoint | None) -> Socket:
+        assert endpoint is not None
+        sock = self._connected(endpoint.host)
+        loop = self.env.loop
+        upstream: ByteSocket | PacketSocket
+        if self.mode == "stream":
+            upstream = ByteSocket(loop, sock, "upstream")
+        else:
+            connection = self.mode == "seqpacket"
+            upstream = PacketSocket(loop, sock, "upstream", ends=connection, half=connection)
+        upstream.session = session
+        return upstream
+
+    def _connected(self, filename: str) -> socket.socket:
+        """A connected socket. Raises Error (retry "yes": nothing was sent)."""
+        sock = socket.socket(socket.AF_UNIX, MODES[self.mode] | socket.SOCK_NONBLOCK)
+        try:
+            if self.mode == "dgram":
+                sock.bind("")
+            sock.connect(address_of(filename))
+        except BlockingIOError:
+            sock.close()
+            raise Error("overload", f"{filename}: its queue of connections is full", "upstream", "yes") from None
+        except OSError as exc:
+            sock.close()
+            raise from_os(exc, "upstream", filename, "yes") from None
+        except ValueError as exc:
+            sock.close()
+            raise Error("no-endpoint", str(exc), "upstream", "yes") from None
+        return sock

@@ -1,0 +1,279 @@
+"""UNIX socket listener: `mode` stream (connections), seqpacket (connections of messages) or dgram (one socket, a session per address).
+
+The file is made when the listener is bound and removed when it stops; a file that nobody listens at any more is replaced. A name that
+begins with "@" is abstract (unix(7)). A dgram peer is answered only if it has bound an address; all those that have not share one
+session, which cannot be answered. Its replies wait, bounded, while the peer's queue is full, because the kernel does not say when there
+is room in it; a session on which nothing moves ends after `idle_timeout`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Mapping
+from typing import Any
+
+from carrier import config
+from carrier.bytesocket import ByteSocket
+from carrier.cluster import Env, Kind
+from carrier.errors import Error, Problem, from_os
+from carrier.listener import BACKLOG, Key, Listener
+from carrier.options import check_numbers, numbers
+from carrier.packetsocket import LONGEST, READS, Idle, PacketSocket
+from carrier.session import Session
+from listeners.tcp import TcpListener
+
+MODES = {"stream": socket.SOCK_STREAM, "seqpacket": socket.SOCK_SEQPACKET, "dgram": socket.SOCK_DGRAM}
+OPTIONS: Mapping[str, float] = {"track": 0, "max_connections": 4096, "half_close_timeout": 300, "idle_timeout": 0}
+"""Limits (connections or dgram peers, seconds); 0 means none."""
+DGRAM_IDLE = 60.0
+"""The default of idle_timeout for dgram: such a session has no other end."""
+AGAIN = 0.002
+"""Seconds after which a reply that found its peer's queue full is tried again."""
+
+
+class UnixListener(TcpListener):
+    """`spec: {protocol: UnixDomainSocket, filename, mode}`, `options`: see OPTIONS."""
+
+    protocol = "UnixDomainSocket"
+    fields = {"filename": "path, or @name", "mode": "stream (default), dgram, seqpacket"}
+
+    def __init__(self, conf: config.Listener, env: Env) -> None:
+        super().__init__(conf, env)
+        self.filename = str(conf.spec.get("filename") or "")
+        self.mode = mode_of(conf.spec)
+        self.kind = "datagram" if self.mode == "dgram" else "byte"
+        limits = numbers(conf.options, {**OPTIONS, "idle_timeout": DGRAM_IDLE if self.mode == "dgram" else 0})
+        self.idle_timeout = limits["idle_timeout"]
+        self.idle = Idle()
+        self.peers: dict[str | None, UnixPeer] = {}
+        """dgram: by address; None: all who have none."""
+        self.dropped: dict[str, int] = {}
+        """dgram: messages dropped, by reason."""
+        self.owner = False
+        """The file is this listener's to remove."""
+        self.before: UnixListener | None = None
+        self.draining = False
+
+    @classmethod
+    def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
+        found = super().check(spec, path) + check_mode(spec, path)
+        name = spec.get("filename")
+        if not isinstance(name, str) or not name or len(os.fsencode(name)) > 107:
+            wrong = "needs 'filename'" if name is None else f"expected a path of at most 107 bytes, got {name!r}"
+            found.append(Problem(wrong, f"{path}.filename", seen=repr(name), allowed=cls.fields["filename"]))
+        return found
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], path: str = "") -> list[Problem]:
+        """Everything wrong with the options, by the strict standard."""
+        return check_numbers(options, OPTIONS, path)
+
+    @classmethod
+    def kind_of(cls, spec: Mapping[str, Any]) -> Kind:
+        return super().kind_of(spec) if mode_of(spec) == "stream" else "datagram"
+
+    # ------------------------------------------------------------------ life
+
+    def key(self) -> Key:
+        return f"unix {self.mode}", self.filename, -1
+
+    def local(self) -> bool:
+        return True
+
+    async def bind(self) -> None:
+        sock = socket.socket(socket.AF_UNIX, MODES[self.mode] | socket.SOCK_NONBLOCK)
+        try:
+            remove_stale(self.filename)
+            sock.bind(address_of(self.filename))
+            self.owner = True
+            if self.mode != "dgram":
+                sock.listen(BACKLOG)
+        except (OSError, ValueError) as exc:
+            sock.close()
+            reason = from_os(exc, "carrier").detail if isinstance(exc, OSError) else str(exc)
+            raise Error("bind", f'"{self.name}": Could not bind to {self.filename!r}: {reason}') from None
+        self.bound = [sock]
+
+    def take_over(self, old: Listener) -> bool:
+        if not isinstance(old, UnixListener) or not super().take_over(old):
+            return False
+        self.before = old
+        return True
+
+    def start(self) -> None:
+        before, self.before = self.before, None
+        if before is not None:  # it was stopped a moment ago, and removes the file unless that is ours now
+            before.owner, self.owner = False, True
+            for sock in before.bound:
+                self.env.loop.remove_reader(sock)
+            self.peers, before.peers = before.peers, {}
+            for peer in self.peers.values():
+                peer.listener, peer.sock = self, self.bound[0]
+        if self.mode == "dgram":
+            self.accepting = True
+            self.env.loop.add_reader(self.bound[0], self._take)
+        else:
+            super().start()
+
+    def stop(self) -> None:
+        """Accept no more. A dgram socket lives until its last session has ended."""
+        self.env.loop.call_soon(self._unlink)
+        self.draining = True
+        if self.mode != "dgram" or not self.live:
+            super().stop()
+
+    def _unlink(self) -> None:
+        if self.owner and self.filename[:1] != "@":
+            self.owner = False
+            try:
+                os.unlink(self.filename)
+            except OSError:
+                pass  # somebody else has removed it
+
+    # ------------------------------------------------------------------ connections
+
+    def accepted(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        loop = self.env.loop
+        stream = self.mode == "stream"
+        self.begin(ByteSocket(loop, connection, "downstream") if stream else PacketSocket(loop, connection, "downstream"))
+
+    def begin(self, source: ByteSocket | PacketSocket) -> None:
+        """Make the session of a new source."""
+        session = Session(self, source)
+        self.live.add(session)
+        session.begin(self.table.decide(session.metadata))
+
+    def session_name(self, session: Session) -> str:
+        return f"UNIX:{self.name}-{session.number}"
+
+    def metadata(self, session: Session) -> dict[str, Any]:
+        return {"UNIX": {"filename": self.filename}}
+
+    def ended(self, session: Session) -> None:
+        self.idle.forget(session)
+        super().ended(session)
+        if self.draining and self.mode == "dgram" and not self.live and self.bound:
+            super().stop()
+
+    def tick(self, now: float) -> None:
+        super(TcpListener, self).tick(now)
+        for session in list(self.live):
+            source: Any = session.source
+            half = self.mode != "dgram" and (source.ended_in or source.ended_out)
+            limit = self.half_close_timeout if half else self.idle_timeout
+            if limit and now - self.idle.since(session, now) > limit:
+                if self.mode == "dgram":
+                    source.finish()
+                else:
+                    what = "half_close_timeout" if half else "idle_timeout"
+                    source.reset(Error("timeout", f"nothing moved for more than {limit:g} s (options.{what})", "downstream"))
+
+    # ------------------------------------------------------------------ datagrams
+
+    def _take(self) -> None:
+        for _ in range(READS):
+            if not self.bound:
+                return
+            try:
+                data, address = self.bound[0].recvfrom(LONGEST)
+            except OSError:  # nothing there, or an error of an earlier reply
+                return
+            peer = self.peers.get(address) or self._peer(address)
+            if peer is not None:
+                peer.messages_in += 1
+                peer.bytes_in += len(data)
+                peer.to.data(data)
+                peer.to.flush()
+
+    def _peer(self, address: str | None) -> UnixPeer | None:
+        if self.draining or len(self.live) >= self.max_connections:
+            self.drop("stopped" if self.draining else "full")
+            return None
+        peer = self.peers[address] = UnixPeer(self, address)
+        self.begin(peer)
+        return None if peer.closed else peer
+
+    def drop(self, reason: str) -> None:
+        """Count a datagram that goes nowhere."""
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+
+
+class UnixPeer(PacketSocket):
+    """One peer of a dgram listener, which owns the socket."""
+
+    __slots__ = ("address", "listener")
+
+    def __init__(self, listener: UnixListener, address: str | None) -> None:
+        super().__init__(listener.env.loop, listener.bound[0], "downstream", ends=False, half=False)
+        self.listener = listener
+        self.address = address
+
+    def transmit(self, data: bytes) -> None:
+        if self.address is None:
+            self.lost()
+        else:
+            self.sock.sendto(data, self.address)
+
+    def watch(self) -> None:
+        self.loop.call_later(AGAIN, self._again)
+
+    def unwatch(self) -> None: ...
+
+    def _again(self) -> None:
+        self._writable()
+        if self.pending and not self.closed:
+            self.watch()
+
+    def pause(self) -> None:
+        """Other peers write to the same socket: what the next hop cannot take it drops and counts."""
+
+    def resume(self) -> None: ...
+
+    def release(self) -> None:
+        self.listener.peers.pop(self.address, None)
+
+
+def mode_of(spec: Mapping[str, Any]) -> str:
+    """The mode that a spec means; one that makes no sense counts as not given."""
+    mode = spec.get("mode")
+    return mode if isinstance(mode, str) and mode in MODES else "stream"
+
+
+def check_mode(spec: Mapping[str, Any], path: str) -> list[Problem]:
+    """Everything wrong with `spec.mode`, by the strict standard."""
+    mode = spec.get("mode", "stream")
+    found = [] if mode in MODES else [Problem(f"unknown mode {mode!r}", f"{path}.mode", seen=repr(mode), allowed=", ".join(MODES))]
+    if mode != "stream" and spec.get("framing", "none") != "none":
+        found.append(Problem(f"mode {mode} keeps the limits of messages itself", f"{path}.framing", seen=repr(spec["framing"])))
+    return found
+
+
+def address_of(filename: str) -> str | bytes:
+    """The socket address of a name. Raises ValueError."""
+    if not filename or "\0" in filename:
+        raise ValueError(f"expected a file name, got {filename!r}")
+    return b"\0" + filename[1:].encode() if filename[0] == "@" else filename
+
+
+def remove_stale(filename: str) -> None:
+    """Remove a socket's file if nobody listens at it any more. Raises OSError."""
+    if filename[:1] == "@":
+        return
+    try:
+        if not stat.S_ISSOCK(os.stat(filename).st_mode):
+            return
+    except FileNotFoundError:
+        return
+    for mode in MODES.values():
+        with socket.socket(socket.AF_UNIX, mode | socket.SOCK_NONBLOCK) as probe:
+            try:
+                probe.connect(filename)
+            except ConnectionRefusedError:
+                os.unlink(filename)
+                return
+            except OSError:
+                continue  # of another mode, or its queue is full: it is in use
+            return
