@@ -323,6 +323,8 @@ class Proxy:
         """Nothing new is taken any more; what is in flight goes on."""
         for listener in self.working():
             self.env.guard(f"stopping listener {listener.name}", listener.stop)
+            for session in list(listener.live):
+                self.env.guard(f"the departure of {session.name}", session.source.depart)
 
     def cut_work(self, detail: str) -> None:
         """End every session that is still there."""

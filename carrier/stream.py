@@ -119,6 +119,9 @@ class Socket(Stream):
         """l7mp's stage status of this end: READY or END (contract, section 4)."""
         return "READY"
 
+    def depart(self) -> None:
+        """The process is about to end, and takes nothing new: say so, if the protocol has a word for that in mid-stream."""
+
     def takeover(self) -> socket.socket:
         """Hand out the raw socket of an upgraded or spliced stream; this hop is dead afterwards."""
         raise Error("not-implemented", f"{type(self).__name__} cannot hand out its socket")

@@ -20,6 +20,7 @@ from typing import Any, cast
 from carrier import config, http1
 from carrier.cluster import Env
 from carrier.errors import Error, Problem
+from carrier.frames import ANY_RSV, Scanner
 from carrier.http import CHUNKED, CLOSE, NONE, REASONS, Fields, Forwarding, Head, answer_head, make_id, rewrite, trusts
 from carrier.listener import Key, Listener, bind_stream, plain
 from carrier.match import set_at
@@ -43,6 +44,8 @@ RST = struct.pack("ii", 1, 0)
 """SO_LINGER: closing sends a reset, so that a body that ends with its connection does not look complete."""
 DECISIONS = 8192
 """Decisions remembered per listener for heads that are not."""
+GOING_AWAY = b"\x88\x02\x03\xe9"
+"""A WebSocket close frame with code 1001."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 OK = answer_head(200, framing=CLOSE)
 """What a destination that knows no HTTP answers with (contract, section 4)."""
@@ -262,7 +265,8 @@ class HttpConnection(Socket, asyncio.Protocol):
     request was read to its end. closing: no further request will be served. since: monotonic seconds (coarse) at which the present
     state began: accepted, idle, reading a head, reading a body, waiting for the answer. full: the transport holds enough of what the
     downstream does not read; no further request is begun then. quiet: between requests, and the reader has nothing: the memo may be asked.
-    special: what is added to a request depends on more than the connection.
+    special: what is added to a request depends on more than the connection. frames: where the frames of a WebSocket in a tunnel begin that the
+    downstream gets; departing: it is to be told that the process ends.
     """
 
     __slots__ = (
@@ -270,9 +274,11 @@ class HttpConnection(Socket, asyncio.Protocol):
         "body_done",
         "chunked",
         "closing",
+        "departing",
         "discard",
         "fields",
         "fields_and_id",
+        "frames",
         "full",
         "heads",
         "id",
@@ -306,6 +312,8 @@ class HttpConnection(Socket, asyncio.Protocol):
         self.out: list[bytes] = []
         self.sent = self.chunked = self.closing = self.paused = self.tunnel = self.trusted = self.full = False
         self.body_done = self.quiet = True
+        self.frames: Scanner | None = None
+        self.departing = False
         self.discard = 0
         self.body_bytes = 0
         self.misses = 0
@@ -516,6 +524,8 @@ class HttpConnection(Socket, asyncio.Protocol):
         if head.status == 101:
             self._write(head.wire)
             self.sent = self.tunnel = True
+            if head.upgrade == b"websocket":
+                self.frames = Scanner(False, 1 << 62, ANY_RSV)
             if self.session is not None:
                 self.session.event("UPGRADE", (head.upgrade or b"").decode("latin-1"))
             self.reader.tunnel()
@@ -550,6 +560,10 @@ class HttpConnection(Socket, asyncio.Protocol):
             self.head(OK)
         if self.tunnel:
             self._write(data)
+            if self.frames is not None:
+                self.frames.feed(data)
+                if self.departing:
+                    self._say_goodbye()
             return
         if self.request.method == b"HEAD":
             if last:
@@ -717,6 +731,24 @@ class HttpConnection(Socket, asyncio.Protocol):
         head, body = error_answer(error, None)
         self.out.clear()
         self._write(head.wire[:-2] + b"connection: close\r\n\r\n" + body)
+        self._linger()
+
+    def depart(self) -> None:
+        """The process ends: a WebSocket in a tunnel is told so, code 1001, as soon as no frame is half sent (RFC 6455 section 7.4.1)."""
+        if self.frames is not None:
+            self.departing = True
+            self._say_goodbye()
+
+    def _say_goodbye(self) -> None:
+        frames, session = self.frames, self.session
+        if session is None or frames is None or frames.at or frames.part or frames.over:
+            return
+        self._write(GOING_AWAY)
+        error = Error("drain", "the proxy ends")
+        self.session = None
+        to, self.to, self.back = self.to, NOWHERE, NOWHERE
+        session.close(error)
+        to.reset(error)
         self._linger()
 
     def leave(self) -> None:

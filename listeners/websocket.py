@@ -135,6 +135,11 @@ class WebSocketSource(WebSocketEnd):
         super().__init__(listener.env.loop, sock, "downstream", listener.max_message, listener.ends)
         WebSocketEnd.resume(self)
 
+    def depart(self) -> None:
+        """The process ends: close with code 1001 (RFC 6455 section 7.4.1)."""
+        if self.session is not None and self.upgraded:
+            self.session.kill("the proxy ends", "drain")
+
     # ------------------------------------------------------------------ the handshake
 
     def took(self, data: bytes) -> None:
