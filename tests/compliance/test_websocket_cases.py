@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import pytest
 
 from carrier.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_payload
-from tests.support import Proxy, cluster, config, echo, free_port, listener, port_of, running
+from carrier.proxy import Proxy
+from tests.support import cluster, config, echo, free_port, listener, port_of, running
 from tests.wire import Frame, Wire, frame, websocket
 
 LIMIT = 100_000
