@@ -39,6 +39,8 @@ HOP = frozenset(
     )
 )
 """Fields for one hop only (RFC 9110 7.6.1 and 11.7); never sent on."""
+EXPLAIN = b"x-carrier-explain"
+"""Asks for the reason of the routing in the answer's head; heeded from authorised peers (listeners/http.py)."""
 ENDURING = frozenset((b"host", b"content-length", b"transfer-encoding"))
 """Fields that a Connection field cannot name away: they say where a message ends and whom it is for."""
 CLAIMS = frozenset((b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port", b"forwarded"))
@@ -59,10 +61,10 @@ class Head:
     (1 for HTTP/1.1; 1 as well for requests we make). `body` is NONE, LENGTH, CHUNKED or CLOSE, `length` the bytes of a LENGTH body.
     `keep_alive`: the connection it came on may be used again (after a CLOSE body never). `expect`: the client waits for 100 (Continue).
     `upgrade`: the protocols asked for or switched to, lower case, if Connection names the upgrade. `named`: the request came with a
-    request id. `key`: equal keys have equal values in every field that rules look at (Forwarding.interesting), whatever the target;
-    None if that is not known. `simple`: a request of HTTP/1.1 without body, Upgrade, HEAD and CONNECT, after which the connection stays:
-    its reader need not know of it, and any whole answer may follow as it is. `whole`: a final answer of known length, after which the
-    connection stays.
+    request id, `explain`: with x-carrier-explain. `key`: equal keys have equal values in every field that rules look at
+    (Forwarding.interesting), whatever the target; None if that is not known. `simple`: a request of HTTP/1.1 without body, Upgrade,
+    HEAD, CONNECT and x-carrier-explain, after which the connection stays: its reader need not know of it, and any whole answer may follow
+    as it is. `whole`: a final answer of known length, after which the connection stays.
     """
 
     __slots__ = (
@@ -70,6 +72,7 @@ class Head:
         "body",
         "decision",
         "expect",
+        "explain",
         "host",
         "keep_alive",
         "key",
@@ -105,6 +108,7 @@ class Head:
         named: bool = False,
         key: object = None,
         fields: Fields | None = None,
+        explain: bool = False,
     ) -> None:
         self.wire = wire
         self.raw = raw
@@ -120,9 +124,10 @@ class Head:
         self.expect = expect
         self.upgrade = upgrade
         self.named = named
+        self.explain = explain
         self.key = key
         self._fields = fields
-        self.simple = body == NONE and keep_alive and upgrade is None and minor == 1 and method not in (b"HEAD", b"CONNECT")
+        self.simple = body == NONE and keep_alive and upgrade is None and minor == 1 and method not in (b"HEAD", b"CONNECT") and not explain
         self.whole = status >= 200 and keep_alive and body <= LENGTH
         self.decision: Any = None
 
@@ -370,7 +375,8 @@ def request_head(
         lines += b"connection: upgrade\r\nupgrade: " + upgrade + b"\r\n"
     wire = method + b" " + target + b" HTTP/1.1\r\n" + lines + b"\r\n"
     named = bool(profile and profile.request_id in names)
-    return Head(wire, b"", method, target, host, body=body, length=length, upgrade=upgrade, named=named, fields=own)
+    explain = EXPLAIN in names
+    return Head(wire, b"", method, target, host, body=body, length=length, upgrade=upgrade, named=named, fields=own, explain=explain)
 
 
 def answer_head(

@@ -15,7 +15,7 @@ from ipaddress import IPv6Address
 import h11
 
 from carrier.errors import Error, Side
-from carrier.http import CHUNKED, CLOSE, ENDURING, HOP, LENGTH, NONE, TOKEN, Forwarding, Head, join_fields
+from carrier.http import CHUNKED, CLOSE, ENDURING, EXPLAIN, HOP, LENGTH, NONE, TOKEN, Forwarding, Head, join_fields
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,12 @@ def _check_host(host: bytes) -> None:
 class Plan:
     """What the fields of a head decide, whatever its other fields: the part of a Head that heads share."""
 
-    __slots__ = ("body", "cut", "cut_ids", "expect", "host", "keep_alive", "length", "length_id", "named", "tail", "upgrade")
+    __slots__ = ("body", "cut", "cut_ids", "expect", "explain", "host", "keep_alive", "length", "length_id", "named", "tail", "upgrade")
 
     def __init__(self) -> None:
         self.body, self.length, self.keep_alive, self.expect = NONE, 0, True, False
         self.upgrade: bytes | None = None
-        self.host, self.named = b"", False
+        self.host, self.named, self.explain = b"", False, False
         self.cut: frozenset[bytes] = HOP
         self.tail = b""  # lines to add, and the end of the head
         self.length_id = 0
@@ -166,6 +166,7 @@ def plan_request(pairs: Pairs, minor: int, authority: bytes | None, profile: For
     protocols = _upgrade(seen, options, "downstream") if minor and not (plan.body and (plan.length or plan.body == CHUNKED)) else None
     plan.upgrade = protocols.lower() if protocols else None
     plan.named = bool(profile.request_id) and profile.request_id in seen
+    plan.explain = EXPLAIN in seen
     plan.tail = profile.standing(plan.host, seen)
     if not plan.host and not profile.host:
         plan.tail += b"host: " + profile.default_host + b"\r\n"
@@ -323,6 +324,7 @@ def parse_request(raw: bytes, limits: Limits | None = None, profile: Forwarding 
         plan.named,
         _key(pairs, minor, profile),
         tuple(fields),
+        plan.explain,
     )
 
 

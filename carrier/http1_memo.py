@@ -195,6 +195,8 @@ class RequestMemo(_Memo):
             plan.upgrade,
             plan.named,
             key if self._keyed else None,
+            None,
+            plan.explain,
         )
         return self._keep(raw, head) if keep else head
 

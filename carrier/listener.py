@@ -166,7 +166,8 @@ class Listener:
             try:  # not by `guard`: the name of every session would be made for it
                 observer(session)
             except Exception as exc:
-                self.env.loop.call_exception_handler({"message": f"an observer of {session.name} failed: {exc}", "exception": exc})
+                message = f"an observer of the end of {session.name} failed: {exc}"
+                self.env.loop.call_exception_handler({"message": message, "exception": exc})
 
 
 def plain(host: str) -> str:

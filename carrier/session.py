@@ -34,6 +34,8 @@ class Session(Stream):
     """See the module. No __slots__: most attributes keep their class-level default, which costs nothing per request."""
 
     status = INIT
+    answer: Any = None
+    """HTTP: the final head of the answer."""
     answered = False
     """The first byte of an answer went towards the source: from now on nothing can be replaced."""
     request: Any = None
@@ -100,6 +102,22 @@ class Session(Stream):
             self._metadata = meta
         return self._metadata
 
+    @property
+    def why(self) -> str:
+        """The one reason for where it went: rule and conditions, fallback and why, retries, failure. Made when somebody asks."""
+        decision = getattr(self, "decision", None)
+        if decision is None:
+            return "it was not routed"
+        said = [decision.reason]
+        if self.fallback is not None and decision.fallback is not None:
+            detail = next((content for event, _, _, content in self._events or () if event == "FALLBACK"), "")
+            said.append(f"fallback {decision.fallback.name}, because {self.fallback}" + (f" ({detail})" if detail else ""))
+        if self.retries:
+            said.append("1 retry" if self.retries == 1 else f"{self.retries} retries")
+        if self.error is not None and decision.error is None:
+            said.append(f"failed, {self.error.kind}: {self.error.detail}")
+        return "; ".join(said)
+
     def event(self, event: str, message: str = "", content: Any = "") -> None:
         """Add to the session's history, as l7mp lists it; bounded."""
         if self._events is None:
@@ -115,7 +133,7 @@ class Session(Stream):
         decision = getattr(self, "decision", None)
         if decision is not None and (decision.error is None or decision.missing):
             text = f"Successfull lookup on rulelist:{decision.rulelist}/rule:{decision.rule}"
-            found.append(("LOOKUP SUCCESS", self.started, text, ""))
+            found.append(("LOOKUP SUCCESS", self.started, text, decision.reason))
         found += self._events or []
         if self.connected_at:
             found.append(("CONNECT", self.connected_at, CONNECTED_TEXT, ""))
@@ -607,6 +625,7 @@ class Session(Stream):
         }
         if decision is not None and decision.rule:
             found["rule"] = decision.rule
+        found["why"] = self.why
         if self.fallback:
             found["fallback"] = self.fallback
         return found

@@ -20,9 +20,10 @@ from typing import Any, cast
 from carrier import config, http1
 from carrier.cluster import Env
 from carrier.errors import Error, Problem
+from carrier.explain import answer_fields
 from carrier.frames import ANY_RSV, Scanner
 from carrier.http import CHUNKED, CLOSE, NONE, REASONS, Fields, Forwarding, Head, answer_head, make_id, rewrite, trusts
-from carrier.listener import Key, Listener, bind_stream, plain
+from carrier.listener import Key, Listener, bind_stream, is_loopback, plain
 from carrier.match import set_at
 from carrier.options import check_numbers, numbers
 from carrier.session import DESTROYED, Session
@@ -63,13 +64,13 @@ OPTIONS: Mapping[str, float] = {
     "max_body": 0,
 }
 """Limits (bytes, seconds, bytes per second, numbers) and their defaults (DESIGN section 7); 0 means none."""
-TEXTS = ("trusted", "via", "forwarded", "insecure")
+TEXTS = ("trusted", "via", "forwarded", "insecure", "explain")
 """The other options."""
 
 
 class HttpListener(Listener):
     """`spec: {protocol: HTTP, port, address}`. `options`: see OPTIONS, and `trusted`: CIDRs whose x-forwarded-* are believed,
-    `via`: our pseudonym, `forwarded`: send RFC 7239 Forwarded."""
+    `via`: our pseudonym, `forwarded`: send RFC 7239 Forwarded, `explain`: CIDRs of peers whose `x-carrier-explain` is heeded too."""
 
     protocol = "HTTP"
     kind = "message"
@@ -85,6 +86,7 @@ class HttpListener(Listener):
         self.body_min_rate, self.body_grace = limits["body_min_rate"], limits["body_grace"]
         self.max_connections = limits["max_connections"]
         self.networks = _networks(given.get("trusted"))
+        self.explained = _networks(given.get("explain"))
         self.forwarded = bool(given.get("forwarded"))
         self.certificates = server_of(conf.spec, ("http/1.1",))
         if self.certificates is not None:
@@ -107,10 +109,11 @@ class HttpListener(Listener):
             found.append(
                 Problem("not a name", f"{path}.via", seen=repr(options["via"]), allowed="a host or pseudonym (RFC 9110 section 7.6.3)")
             )
-        try:
-            _networks(options.get("trusted"))
-        except (ValueError, TypeError) as exc:
-            found.append(Problem(str(exc), f"{path}.trusted", seen=repr(options.get("trusted")), allowed="a list of CIDRs"))
+        for name in ("trusted", "explain"):
+            try:
+                _networks(options.get(name))
+            except (ValueError, TypeError) as exc:
+                found.append(Problem(str(exc), f"{path}.{name}", seen=repr(options.get(name)), allowed="a list of CIDRs"))
         return found
 
     # ------------------------------------------------------------------ life
@@ -489,8 +492,10 @@ class HttpConnection(Socket, asyncio.Protocol):
             return
         self.sent = True
         session = self.session
-        if session is not None and session.hops:  # a transform may change the length
-            head = head.as_chunked()
+        if session is not None:
+            session.answer = head
+            if session.hops:  # a transform may change the length
+                head = head.as_chunked()
         wire = head.wire
         chunked = False
         if head.body >= CHUNKED:
@@ -506,6 +511,8 @@ class HttpConnection(Socket, asyncio.Protocol):
         self.chunked = chunked
         if session is not None and session.fallback is not None:
             wire = b"%bx-carrier-fallback: %b\r\n\r\n" % (wire[:-2], session.fallback.encode())
+        if request.explain and session is not None and self._may_ask(request):
+            wire = wire[:-2] + answer_fields(session) + b"\r\n"
         if not request.keep_alive or self.closing or (request.expect and not self.body_done and not self.body_bytes):
             self.closing = True  # also when the client may, or may not, send the body that it was not asked for
             wire = wire[:-2] + b"connection: close\r\n\r\n"
@@ -518,6 +525,14 @@ class HttpConnection(Socket, asyncio.Protocol):
         else:
             self.out.append(wire)
 
+    def _may_ask(self, request: Head) -> bool:
+        """Is this peer to be told why? Who is on this machine, unless as a proxy for somebody else, and who is in `options.explain`."""
+        host = self.peer[0]
+        if self.listener.explained and trusts(self.listener.explained, host):
+            return True
+        passed_on = any(request.get(name) is not None for name in (b"x-forwarded-for", b"forwarded", b"via"))
+        return (not host or is_loopback(host)) and not passed_on
+
     def _interim(self, head: Head) -> None:
         request = self.request
         assert request is not None
@@ -527,6 +542,7 @@ class HttpConnection(Socket, asyncio.Protocol):
             if head.upgrade == b"websocket":
                 self.frames = Scanner(False, 1 << 62, ANY_RSV)
             if self.session is not None:
+                self.session.answer = head
                 self.session.event("UPGRADE", (head.upgrade or b"").decode("latin-1"))
             self.reader.tunnel()
             self.resume()
@@ -540,6 +556,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         if not request.simple or not head.whole or self.sent or self.closing or session.fallback is not None or session.hops:
             super().message(head, body)
             return
+        session.answer = head
         self.session = None
         self.to = self.back = NOWHERE
         data = head.wire + body

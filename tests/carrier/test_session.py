@@ -148,7 +148,11 @@ async def test_a_live_session_is_listed_as_l7mp_lists_it() -> None:
             assert (shown["ingress"], shown["egress"], shown["status"]) == ([], [], "CONNECTED")
             assert [(e["event"], e["message"], e["content"]) for e in shown["events"]] == [
                 ("INIT", f"Session {name} initialized", ""),
-                ("LOOKUP SUCCESS", "Successfull lookup on rulelist:in-RuleList-0/rule:in-RuleList-0-Rule-0", ""),
+                (
+                    "LOOKUP SUCCESS",
+                    "Successfull lookup on rulelist:in-RuleList-0/rule:in-RuleList-0-Rule-0",
+                    "rule in-RuleList-0-Rule-0: anything",
+                ),
                 ("CONNECT", "Session successfully connected", ""),
             ]
             assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", e["timestamp"]) for e in shown["events"])
