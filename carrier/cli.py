@@ -1,7 +1,7 @@
 """The `carrier` command: run, check, demo.
 
     carrier run -c FILE [-l LEVEL] [-s] [--allow-dangling] [--state DIR] [--watch] [--drain SECONDS] [--limit NAME=NUMBER] [--admin ...]
-    carrier check FILE [--allow-dangling]
+    carrier check FILE [--print] [--allow-dangling]
     carrier demo [--once]
 
 Exit status: 0 fine; 1 it failed; 2 bad usage or configuration; 3 an address is in use; 5 it ended with work cut. `carrier -c FILE` is
@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     _add_run(commands.add_parser("run", help="run the proxy", description="Run the proxy until SIGTERM or SIGINT."))
     check = commands.add_parser("check", help="check a configuration file", description="Tell everything that is wrong with a file.")
     check.add_argument("file", metavar="FILE", help="YAML or JSON")
+    check.add_argument("--print", action="store_true", help="show the configuration in our own format, whichever the file has")
     _add_dangling(check)
     demo = commands.add_parser(
         "demo", help="see it work", description="Two laptops, a shadow and Carrier2, in one process, on real sockets."
@@ -174,8 +175,18 @@ def _check(options: argparse.Namespace) -> int:
     except ConfigError as error:
         return _refuse(error, options.file)
     if loaded.warnings:
-        print(render(loaded.warnings, loaded.text, options.file, "warning"))
+        print(render(loaded.warnings, loaded.text, options.file, "warning"), file=sys.stderr if options.print else sys.stdout)
     config = loaded.config
+    if options.print:
+        import json
+
+        import yaml
+
+        from carrier.document import to_document
+
+        document = json.loads(json.dumps(to_document(config)))  # what is shared is written out each time: YAML would make aliases of it
+        print(yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120), end="")
+        return OK
     counts = ", ".join(f"{len(getattr(config, kind))} {kind}" for kind in ("listeners", "clusters", "rules"))
     print(f"{options.file}: fine ({counts}; {_number(len(loaded.warnings), 'warning')})")
     return OK

@@ -110,6 +110,12 @@ class _Reader:
         if first != path:
             self.problems.append(Problem(f"port {port} is taken by {first} already", path, seen=str(port)))
 
+    def listen(self, name: str, spec: Object, rules: list[Object]) -> None:
+        """A listener. Everything has a name of its own, so that a file that changes renames nothing that stays."""
+        for rule in rules:
+            rule["action"] = {"route": {"name": rule["name"], **rule["action"]["route"]}}
+        self.listeners.append({"name": name, "spec": spec, "rules": {"name": name, "rules": rules}})
+
     # -- a port --------------------------------------------------------------------------------------------------------------------
 
     def port(self, raw: object, path: str, pool: object) -> None:
@@ -134,7 +140,7 @@ class _Reader:
             spec["tls"] = {key: value for key, value in tls.items() if key != "sni"}
         rules = self.bridges(name, protocol, body.get("bridges"), f"{path}.bridges", tls, shadow)
         rules.append({"name": f"{name}/shadow", "action": {"route": {"destination": shadow}}})
-        self.listeners.append({"name": f"port/{name}", "spec": spec, "rules": rules})
+        self.listen(f"port/{name}", spec, rules)
 
     def tls(self, raw: object, path: str) -> Object | None:
         if raw is None or raw is False:
@@ -272,7 +278,7 @@ class _Reader:
         cluster = f"probe/{kind}"
         self.clusters.setdefault(cluster, {"name": cluster, "spec": answer})
         rules = [{"name": f"probe-{port}", "action": {"route": {"destination": cluster}}}]
-        self.listeners.append({"name": f"probe-{port}", "spec": spec, "rules": rules})
+        self.listen(f"probe-{port}", spec, rules)
 
 
 def _is_port(value: object) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from carrier import cli
 from carrier.errors import ConfigError
 from carrier.gefyra.format import probe_ports, read
 from carrier.source import loads
@@ -204,3 +205,13 @@ async def test_probe_ports_answer_200_over_http_and_https_accept_over_tcp():
         writer.close()
         reader, writer = await asyncio.open_connection("127.0.0.1", port_of(proxy, "probe-3"))
         writer.close()
+
+
+def test_the_translation_can_be_shown_and_reads_back_as_the_same(tmp_path, capsys):
+    file = tmp_path / "gefyra.yaml"
+    rules = [{"match": [{"matchPath": {"path": "/a", "type": "regex"}}, {"matchHeader": {"name": "x", "value": "1"}}]}]
+    file.write_text(json.dumps({"proxy": [{"port": 8080, "clusterUpstream": ["[::1]:1", "b:2"], "bridges": {"b": bridge(rules)}}]}))
+    assert cli.main(["check", "--print", str(file)]) == 0
+    shown = capsys.readouterr().out
+    assert "matchPath" in shown
+    assert loads(shown).config == loads(file.read_text()).config

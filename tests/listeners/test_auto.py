@@ -1,0 +1,238 @@
+"""A port of any protocol: HTTP is routed by requests, everything else is relayed as if nobody stood in between."""
+
+import asyncio
+import contextlib
+import ssl
+
+import pytest
+import trustme
+
+from listeners.auto import classify
+from tests.support import cluster, config, http, port_of, running, tcp, tcp_server, wait_until
+
+
+@pytest.mark.parametrize(
+    ("data", "seen"),
+    [
+        (b"GET / HTTP/1.1\r\n", "http"),
+        (b"\r\nPOST /x HTTP/1.0\r\nhost: x", "http"),
+        (b"M-SEARCH * HTTP/1.1\r\n", "http"),
+        (b"GET http://a/ HTTP/1.1\n", "http"),
+        (b"GE", None),
+        (b"GET /incomp", None),
+        (b"", None),
+        (b"\r\n", None),
+        (b"\x16", "tls"),
+        (b"\x16\x03\x01", "tls"),
+        (b"\x16\x02", "other"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "other"),
+        (b"GET /key\r\n", "other"),
+        (b"GET key", "other"),
+        (b"*1\r\n$4\r\nPING\r\n", "other"),
+        (b"EHLO example.org\r\n", "other"),
+        (b"\x00\x00\x00\x08\x04\xd2\x16\x2f", "other"),
+        (b"get / HTTP/1.1\r\n", "other"),
+        (b"GET /" + b"a" * 9000, "http"),
+    ],
+)
+def test_first_bytes_say_what_it_is(data, seen):
+    assert classify(data) == seen
+
+
+def auto(shadow, *rules, **spec):
+    """A port whose rules lead to clusters of protocol auto."""
+    return {
+        "name": "in",
+        "spec": {"protocol": "auto", "port": 0, "address": "127.0.0.1", **spec},
+        "rules": [*rules, {"action": {"route": {"destination": shadow}}}],
+    }
+
+
+def john(value="john"):
+    return {
+        "match": {"matchHeader": {"name": "x-user", "value": value}},
+        "action": {"route": {"destination": "john", "fallback": "shadow"}},
+    }
+
+
+def to(name, port, **spec):
+    found = cluster(name, port, protocol="auto")
+    return {**found, "spec": {**found["spec"], **spec}}
+
+
+async def answering(peer, text):
+    while True:
+        await peer.reader.readuntil(b"\r\n\r\n")
+        peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(text), text))
+
+
+def named(text):
+    async def serve(peer):
+        await answering(peer, text)
+
+    return serve
+
+
+@contextlib.asynccontextmanager
+async def before(shadow_port, *rules, **spec):
+    """The proxy of a port with one shadow."""
+    async with running(config(clusters=[to("shadow", shadow_port)], listeners=[auto("shadow", *rules, **spec)])) as proxy:
+        yield port_of(proxy, "in")
+        await wait_until(lambda: not proxy.listeners["in"].live)
+
+
+async def test_http_is_routed_request_by_request():
+    async with tcp_server(named(b"shadow")) as shadow, tcp_server(named(b"laptop")) as laptop:
+        conf = config(clusters=[to("shadow", shadow.port), to("john", laptop.port)], listeners=[auto("shadow", john())])
+        async with running(conf) as proxy, tcp(port_of(proxy, "in")) as client:
+            for user, expected in ((b"john", b"laptop"), (b"jane", b"shadow"), (b"john", b"laptop")):
+                client.send(b"GET / HTTP/1.1\r\nhost: x\r\nx-user: %b\r\n\r\n" % user)
+                assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+                assert await client.read(6) == expected
+
+
+async def test_a_request_in_single_bytes_is_still_http():
+    async with tcp_server(named(b"shadow")) as shadow, before(shadow.port) as port, tcp(port) as client:
+        for byte in b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n":
+            client.send(bytes([byte]))
+            await asyncio.sleep(0)
+        assert (await client.read_all()).endswith(b"shadow")
+
+
+async def test_anything_else_is_relayed_untouched_with_its_half_close():
+    async def count(peer):
+        data = await peer.reader.read()
+        peer.send(data[:20] + b" %d" % len(data))
+        peer.end()
+
+    async with tcp_server(count) as shadow, before(shadow.port, john()) as port:
+        for first in (b"PRI * HTTP/2.0\r\n\r\nSM", b"\x00\x01\x02" * 7, b"SELECT 1;\n" * 3, b"GE"):
+            async with tcp(port) as client:
+                data = first if first == b"GE" else first + b"x" * 300_000
+                client.send(data)
+                client.end()
+                assert await client.read_all() == data[:20] + b" %d" % len(data)
+
+
+async def test_a_server_that_speaks_first_is_heard():
+    async def greet(peer):
+        peer.send(b"220 ready\r\n")
+        assert await peer.read(6) == b"EHLO x"
+        peer.send(b"250 ok")
+        peer.end()
+
+    async with tcp_server(greet) as shadow, before(shadow.port, john()) as port, tcp(port) as client:
+        assert await client.read(11) == b"220 ready\r\n"
+        client.send(b"EHLO x")
+        assert await client.read_all() == b"250 ok"
+
+
+async def test_a_server_that_greets_is_never_taken_from_a_client_that_answers_in_words_of_http():
+    async def greet(peer):
+        peer.send(b"hello\n")
+        peer.send(await peer.reader.readline())
+
+    async with tcp_server(greet) as shadow, before(shadow.port) as port, tcp(port) as client:
+        assert await client.read(6) == b"hello\n"
+        client.send(b"GET / HTTP/1.1\r\n")
+        assert await client.read_all() == b"GET / HTTP/1.1\r\n"
+
+
+async def test_an_http_client_that_connects_early_and_asks_late_is_routed_by_its_request():
+    async with tcp_server() as shadow, tcp_server(named(b"laptop")) as laptop:
+        conf = config(clusters=[to("shadow", shadow.port), to("john", laptop.port)], listeners=[auto("shadow", john())])
+        async with running(conf) as proxy, tcp(port_of(proxy, "in")) as client:
+            early = await shadow.peer()  # silence was taken for a client that waits to be greeted
+            client.send(b"GET / HTTP/1.1\r\nhost: x\r\nx-user: john\r\nconnection: close\r\n\r\n")
+            assert (await client.read_all()).endswith(b"laptop")
+            assert await early.read_all() == b""
+
+
+async def test_a_silent_client_and_a_dead_laptop_do_no_harm():
+    async with tcp_server(named(b"shadow")) as shadow:
+        conf = config(clusters=[to("shadow", shadow.port), to("john", 1)], listeners=[auto("shadow", john())])
+        async with running(conf) as proxy:
+            async with tcp(port_of(proxy, "in")):
+                status, fields, body = await http(port_of(proxy, "in"), headers={"x-user": "john"})
+                assert (status, fields.get("x-carrier-fallback"), body) == (200, "refused", b"shadow")
+            await wait_until(lambda: not proxy.listeners["in"].live)
+
+
+# -- TLS
+
+
+@pytest.fixture(scope="module")
+def ca():
+    return trustme.CA()
+
+
+@pytest.fixture
+def secured(ca, tmp_path):
+    """(tls block, client context, server context) for app.test."""
+    made = ca.issue_cert("app.test")
+    (tmp_path / "c.pem").write_bytes(b"".join(pem.bytes() for pem in made.cert_chain_pems))
+    made.private_key_pem.write_to_path(str(tmp_path / "k.pem"))
+    server, client = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
+    made.configure_cert(server)
+    ca.configure_trust(client)
+    return {"certificate": str(tmp_path / "c.pem"), "key": str(tmp_path / "k.pem")}, client, server
+
+
+@contextlib.asynccontextmanager
+async def tls_server(context, serve):
+    async def accepted(reader, writer):
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            await serve(reader, writer)
+        writer.close()
+
+    server = await asyncio.start_server(accepted, "127.0.0.1", 0, ssl=context)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+async def say_first_line(reader, writer):
+    line = await reader.readline()
+    writer.write(
+        b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nSHADE" if b"HTTP/1.1" in line else b"shadow heard " + line
+    )
+
+
+async def exchange(port, context, data):
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="app.test")
+    alpn = writer.get_extra_info("ssl_object").selected_alpn_protocol()
+    writer.write(data)
+    answer = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    return alpn, answer
+
+
+async def test_a_tls_port_without_certificates_is_the_shadows_own_affair(secured):
+    _, client, server = secured
+    async with tls_server(server, say_first_line) as shadow, before(shadow) as port:
+        assert (await exchange(port, client, b"raw\n"))[1] == b"shadow heard raw\n"
+
+
+async def test_a_tls_port_with_certificates_routes_the_http_inside_and_relays_the_rest(secured):
+    tls, client, server = secured
+    server.set_alpn_protocols(["h2", "http/1.1"])
+    async with tls_server(server, say_first_line) as shadow, tcp_server(named(b"laptop")) as laptop:
+        clusters = [to("shadow", shadow, tls={"verify": False, "sni": "app.test"}), to("john", laptop.port)]
+        async with running(config(clusters=clusters, listeners=[auto("shadow", john(), tls=tls)])) as proxy:
+            port = port_of(proxy, "in")
+            request = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-user: %b\r\n\r\n"
+            assert (await exchange(port, client, request % b"john"))[1].endswith(b"laptop")
+            assert (await exchange(port, client, request % b"jane"))[1].endswith(b"SHADE")
+            assert (await exchange(port, client, b"raw\n"))[1] == b"shadow heard raw\n"
+            client.set_alpn_protocols(["h2"])  # gRPC: it would not speak HTTP/1.1 with us
+            assert await exchange(port, client, b"PRI * HTTP/2.0\n") == ("h2", b"shadow heard PRI * HTTP/2.0\n")
+
+
+async def test_a_handshake_that_never_ends_or_is_none_costs_nothing(secured):
+    tls, _, _ = secured
+    async with tcp_server() as shadow, before(shadow.port, tls=tls) as port, tcp(port) as client:
+        client.send(b"\x16\x03\x01\x00\x05hello")  # TLS by its first bytes, and no hello
+        heard = await shadow.peer()
+        assert await heard.read(10) == b"\x16\x03\x01\x00\x05hello"
+        heard.close()
