@@ -34,6 +34,9 @@ BURST = 65_000
 """Bytes in a burst at most: it is one IP datagram until the kernel cuts it."""
 ALONE = 16
 """Straight wake-ups that found one datagram only, after which the plain calls are taken again."""
+LOOK = 5
+"""Every so many wake-ups that take the plain calls a second datagram is looked for; until then it makes the next wake-up. Odd,
+so that a peer that sends in pairs is found out."""
 REFUSES_SEGMENTS = (errno.EMSGSIZE, errno.EINVAL, errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP)
 """A path with a smaller MTU than the segment, a device without checksums, an old kernel."""
 
@@ -150,13 +153,18 @@ def receiver(family: int) -> Receiver | None:
 
 
 class Adaptive:
-    """Whether a socket's next wake-up takes a batch. State: `batching`, and how many wake-ups in a row found one datagram."""
+    """Whether a socket's next wake-up takes a batch. State: `batching`, and `alone`, how many in a row brought one datagram."""
 
     __slots__ = ("alone", "batching")
 
     def __init__(self) -> None:
         self.batching = False
         self.alone = 0
+
+    def due(self) -> bool:
+        """Is it time to look for a second datagram? Not at each one that came alone: to look in vain costs as much as to receive."""
+        self.alone = (self.alone + 1) % LOOK
+        return self.alone == 0
 
     def found(self, count: int) -> None:
         """A batch brought `count` datagrams."""

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from carrier import config
-from carrier.batch import COUNT, LONGEST, Adaptive, DatagramSocket, Receiver, receiver, run_length
+from carrier.batch import COUNT, LONGEST, LOOK, Adaptive, DatagramSocket, Receiver, receiver, run_length
 from carrier.cluster import Cluster, Endpoint, Env, first_that_connects
 from carrier.errors import Error, Problem, from_os
 from carrier.resolve import Address, literal
@@ -24,8 +24,6 @@ from clusters.tcp import check_bind, local_address
 
 BATCHES = 4
 """Batches taken in one wake-up, so that one upstream does not starve the others."""
-RECEIVES = 64
-"""Datagrams taken in one wake-up the plain way."""
 BUFFER = 1 << 20
 """Receive and send buffer asked of the kernel, in bytes; it may grant less."""
 LINGER = 2.0
@@ -122,13 +120,11 @@ class UdpUpstream(DatagramSocket):
         if self.adaptive is not None and self.adaptive.batching:
             self._take_batches()
             return
-        for taken in range(RECEIVES):
-            if not self._take_one():
-                return
-            if taken and (batch := receiver(socket.AF_UNSPEC)) is not None:
-                self.adaptive = self.adaptive or Adaptive()
-                self.adaptive.batching = batch is not None
-                return
+        if not self._take_one() or self.messages_in % LOOK:
+            return
+        if self._take_one() and receiver(socket.AF_UNSPEC) is not None:
+            self.adaptive = self.adaptive or Adaptive()
+            self.adaptive.batching = True
 
     def _take_one(self) -> bool:
         """Read one datagram the plain way; False when there is none or none is wanted."""

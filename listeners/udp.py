@@ -204,7 +204,7 @@ class UdpListener(Listener):
     def _readable(self) -> None:
         if self.adaptive.batching:
             self._take_batches()
-        elif self._take_one() and self._take_one() and self.receiver is not None:
+        elif self._take_one() and self.adaptive.due() and self._take_one() and self.receiver is not None:
             self.adaptive.batching = True
 
     def _take_one(self) -> bool:

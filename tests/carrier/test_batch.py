@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from carrier import batch
-from carrier.batch import ALONE, COUNT, SEGMENTS, Adaptive, DatagramSocket, receiver, run_length
+from carrier.batch import ALONE, COUNT, LOOK, SEGMENTS, Adaptive, DatagramSocket, receiver, run_length
 
 
 @pytest.fixture
@@ -217,6 +217,11 @@ def test_batches_go_on_until_datagrams_come_alone_for_a_while():
     assert adaptive.batching
     adaptive.found(1)
     assert not adaptive.batching
+
+
+def test_a_second_datagram_is_looked_for_now_and_then():
+    adaptive = Adaptive()
+    assert sum(adaptive.due() for _ in range(10 * LOOK)) == 10
 
 
 def test_without_the_function_there_is_no_receiver(monkeypatch):

@@ -75,7 +75,7 @@ async def test_sizes_from_nothing_to_the_largest_pass_unchanged_one_at_a_time_an
 async def test_batches_stop_when_datagrams_come_alone_again():
     async with udp_server() as server, running(through(server.port)) as proxy, udp(port_of(proxy, "in")) as client:
         adaptive = proxy.listeners["in"].adaptive
-        for _ in range(3):
+        for _ in range(6):
             client.send(b"two")
             client.send(b"two")
             await client.read()
