@@ -64,7 +64,7 @@ class Head:
     request id, `explain`: with x-carrier-explain. `key`: equal keys have equal values in every field that rules look at
     (Forwarding.interesting), whatever the target; None if that is not known. `simple`: a request of HTTP/1.1 without body, Upgrade,
     HEAD, CONNECT and x-carrier-explain, after which the connection stays: its reader need not know of it, and any whole answer may follow
-    as it is. `whole`: a final answer of known length, after which the connection stays.
+    as it is. `whole`: a final answer of known length, after which the connection stays. `stem`: `wire` without its last CRLF.
     """
 
     __slots__ = (
@@ -84,6 +84,7 @@ class Head:
         "reason",
         "simple",
         "status",
+        "stem",
         "target",
         "upgrade",
         "whole",
@@ -111,6 +112,7 @@ class Head:
         explain: bool = False,
     ) -> None:
         self.wire = wire
+        self.stem = wire[:-2]
         self.raw = raw
         self.method = method
         self.target = target
@@ -168,7 +170,7 @@ class Head:
 
     def with_fields(self, extra: bytes) -> bytes:
         """`wire` with more field lines; each ends with CRLF. The caller vouches for their bytes."""
-        return self.wire[:-2] + extra + b"\r\n"
+        return self.stem + extra + b"\r\n"
 
     @property
     def wire_without_chunked(self) -> bytes:
@@ -216,7 +218,7 @@ class Head:
         }
 
     def _like(self, **changed: Any) -> Head:
-        values = {name: getattr(self, name) for name in self.__slots__ if name not in ("_fields", "decision", "simple", "whole")}
+        values = {name: getattr(self, name) for name in self.__slots__ if name not in ("_fields", "decision", "simple", "stem", "whole")}
         return Head(**{**values, "fields": self._fields, **changed})
 
     def __repr__(self) -> str:

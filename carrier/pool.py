@@ -28,10 +28,11 @@ class Idle(Protocol):
 class Pool:
     """See the module. most_idle: idle connections kept. most: connections in all; most_waiting: of the queue; 0 for no bound."""
 
-    __slots__ = ("endpoint", "most", "most_idle", "most_waiting", "open", "opening", "waiting")
+    __slots__ = ("endpoint", "idle", "most", "most_idle", "most_waiting", "open", "opening", "waiting")
 
     def __init__(self, endpoint: Endpoint, most_idle: int, most: int = 0, most_waiting: int = 0) -> None:
         self.endpoint = endpoint
+        self.idle: list[Idle] = endpoint.idle
         self.most_idle = most_idle
         self.most = most
         self.most_waiting = most_waiting
@@ -85,8 +86,8 @@ class Pool:
     def left(self, connection: Idle) -> None:
         """A connection is gone: forget it, if it was kept, and let the next one in."""
         self.open -= 1
-        if connection in self.endpoint.idle:
-            self.endpoint.idle.remove(connection)
+        if connection in self.idle:
+            self.idle.remove(connection)
         self._wake()
 
     def _wake(self) -> None:
@@ -103,15 +104,14 @@ class Pool:
             if not turn.done():
                 turn.set_result(connection)
                 return True
-        idle = self.endpoint.idle
-        if len(idle) >= self.most_idle:
+        if len(self.idle) >= self.most_idle:
             return False
-        idle.append(connection)
+        self.idle.append(connection)
         return True
 
     def expire(self, before: float) -> None:
         """Close the connections not used since `before`; they stand first, oldest first."""
-        idle: list[Idle] = self.endpoint.idle
+        idle = self.idle
         n = 0
         while n < len(idle) and idle[n].since < before:
             n += 1

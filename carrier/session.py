@@ -75,8 +75,8 @@ class Session(Stream):
         self.listener = listener
         self.source = source
         self.started = time.monotonic()
-        listener.counter += 1
-        self.number = listener.counter - 1
+        self.number = number = listener.counter
+        listener.counter = number + 1
         source.session = self
 
     # ------------------------------------------------------------------ what it is
@@ -162,12 +162,7 @@ class Session(Stream):
         self.request = head
         self.request_last = last
         cluster = decision.cluster
-        if decision.error is not None:
-            if not (decision.missing and decision.retry.on_setup):
-                self.fail(decision.error)
-                return
-            cluster = None
-        elif decision.plain:
+        if decision.plain:
             assert cluster is not None
             if cluster.down and decision.fallback is not None:
                 self._give_up(Error("no-endpoint", f"every endpoint of {cluster.name!r} is down", "upstream", "yes"))
@@ -182,6 +177,11 @@ class Session(Stream):
             except Exception as exc:
                 self._give_up(self._crashed(exc))
                 return
+        elif decision.error is not None:
+            if not (decision.missing and decision.retry.on_setup):
+                self.fail(decision.error)
+                return
+            cluster = None
         self._hold()
         self.task = self.listener.env.loop.create_task(self._reach(cluster))
 
@@ -208,7 +208,7 @@ class Session(Stream):
         destination.to = source.back = self
         self.status = CONNECTED
         self.connected_at = self.started
-        if isinstance(destination, Socket):
+        if destination.waits:
             destination.resume()
         if head is not None:
             self.sent = True
@@ -429,7 +429,6 @@ class Session(Stream):
     def message(self, head: Any, body: bytes) -> None:
         if self.decision.statuses and head.status in self.decision.statuses and self._ask_again(head.status):
             return
-        self.answered = True
         self.to.message(head, body)
 
     def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:

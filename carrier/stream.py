@@ -32,6 +32,8 @@ class Stream:
     """One hop of one direction of a session. Bytes are pushed into it; by default it passes them on."""
 
     __slots__ = ("__weakref__", "back", "to")
+    waits = False
+    """It reads nothing before `resume()`."""
     to: Stream
     back: Stream
 
@@ -106,6 +108,7 @@ class Socket(Stream):
     """
 
     __slots__ = ("bytes_in", "bytes_out", "messages_in", "messages_out", "session")
+    waits = True
     session: Session | None
 
     def __init__(self) -> None:

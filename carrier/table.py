@@ -270,7 +270,7 @@ def _resolve(decision: Decision, route: config.Route, clusters: Mapping[str, Clu
     statuses = route.options.get("retry_statuses")
     decision.statuses = frozenset(s for s in statuses if isinstance(s, int)) if isinstance(statuses, list) else frozenset()
     decision.retry = Retry(route.retry, DEFAULT_CONNECT_TIMEOUT)
-    decision.plain = not decision.ingress and not decision.egress and not decision.retry.on_disconnect
+    decision.plain = decision.error is None and not decision.ingress and not decision.egress and not decision.retry.on_disconnect
 
 
 def same(a: object, b: object) -> bool:

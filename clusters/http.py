@@ -27,6 +27,8 @@ from carrier.stream import HIGH, NOWHERE, Socket, Stream
 from carrier.tls import HANDSHAKE, client_of, tls_error
 from clusters.tcp import check_bind, local_address
 
+SHORT = 4096
+"""Bytes of an answer that is worth remembering whole."""
 PIECE = 64 * 1024
 """Bytes of one read of an answer that is large, or of which nobody knows how large it is."""
 OPTIONS: Mapping[str, float] = {
@@ -53,6 +55,8 @@ class HttpCluster(Cluster):
 
     def __init__(self, conf: config.Cluster, env: Env) -> None:
         self.memo = http1.AnswerMemo()
+        self.known: tuple[bytes, Head | None, bytes] = (b"", None, b"")
+        """The last whole short answer, and what it is: the next one is often the same."""
         self.limits = http1.Limits()
         self.busy: set[HttpUpstream] = set()
         self.now = env.loop.time()
@@ -76,6 +80,10 @@ class HttpCluster(Cluster):
         if found is None:
             found = self.pools[endpoint] = Pool(endpoint, self.max_idle, self.max_per_endpoint, self.max_waiting)
         return found
+
+    def close(self) -> None:
+        self.max_idle = 0
+        super().close()
 
     def discard(self, endpoint: Endpoint) -> None:
         gone = self.pools.pop(endpoint, None)
@@ -237,7 +245,7 @@ class Bulk(asyncio.BufferedProtocol):
 
 
 class HttpUpstream(Socket, asyncio.Protocol):
-    """One upstream connection: idle in its endpoint's pool, or the destination of a session.
+    """One upstream connection: idle in its endpoint's pool, or the destination of a session. It counts no bytes: the source does.
 
     half: one direction of a tunnel has ended. full: the transport holds enough of what the upstream does not read.
     used: it has carried a request before. usable: nothing has happened to it while idle. begun, request_done, waiting: how far
@@ -268,6 +276,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
         "write",
     )
 
+    waits = False
     transport: asyncio.Transport
 
     def __init__(self, cluster: HttpCluster, endpoint: Endpoint, pool: Pool) -> None:
@@ -306,9 +315,8 @@ class HttpUpstream(Socket, asyncio.Protocol):
             head = head if head.body == NONE else head.as_chunked()
         self.since = self.cluster.now
         self.request = head
-        wire = head.wire[:-2] + session.fields
+        wire = head.stem + session.fields
         if last:
-            self.bytes_out += len(wire)
             self.write(wire)
             return
         self.request_done = False
@@ -361,7 +369,6 @@ class HttpUpstream(Socket, asyncio.Protocol):
 
     def _write(self, data: bytes) -> None:
         if not self.transport.is_closing():
-            self.bytes_out += len(data)
             self.transport.write(data)
 
     # ------------------------------------------------------------------ the answer
@@ -372,14 +379,20 @@ class HttpUpstream(Socket, asyncio.Protocol):
             self.usable = False
             self.transport.abort()
             return
-        self.bytes_in += len(data)
         request = self.request
         if request is not None:
             if self.request_done and request.method != b"HEAD":  # most often one read is one whole answer with a known head
+                same, head, body = self.cluster.known
+                if data == same and head is not None:
+                    self._whole(head, body)
+                    return
                 i = data.find(b"\r\n\r\n") + 4
                 head = self.heads.get(data[:i])
                 if head is not None and head.whole and len(data) == i + head.length:
-                    self._whole(head, data[i:])
+                    body = data[i:]
+                    if len(data) <= SHORT:
+                        self.cluster.known = data, head, body
+                    self._whole(head, body)
                     return
             self._expect(request)
         try:
@@ -409,9 +422,12 @@ class HttpUpstream(Socket, asyncio.Protocol):
         self.to = self.back = NOWHERE
         self.used = True
         self.since = self.cluster.now
-        if not self.pool.put(self):
+        pool = self.pool
+        if not pool.waiting and len(pool.idle) < pool.most_idle:
+            pool.idle.append(self)
+        elif not pool.put(self):
             self.close()
-        elif self.paused:
+        if self.paused:
             self.resume()
         to.message(head, body)
 

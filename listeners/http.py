@@ -33,6 +33,9 @@ from carrier.tls import HANDSHAKE, describe, server_of
 
 MISSES = 8
 """Straight misses of the memo after which a connection does not ask it again: its heads differ every time."""
+IDS = 4096
+TAILS = [b"%03x\r\n\r\n" % number for number in range(IDS)]
+"""The ends of request ids, and of the heads that they end."""
 NO_HEADS: dict[bytes, Head] = {}
 """The memo of such a connection."""
 DISCARD = 256 * 1024
@@ -284,7 +287,6 @@ class HttpConnection(Socket, asyncio.Protocol):
         "frames",
         "full",
         "heads",
-        "id",
         "listener",
         "local",
         "misses",
@@ -320,7 +322,6 @@ class HttpConnection(Socket, asyncio.Protocol):
         self.discard = 0
         self.body_bytes = 0
         self.misses = 0
-        self.number = 0
         self.refusal: Error | None = None
         self.since = listener.now
         self.seen = 0
@@ -333,8 +334,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         self.local = (plain(local[0]), local[1]) if isinstance(local, tuple) else (str(local), 0)
         self.trusted = bool(listener.networks) and trusts(listener.networks, self.peer[0])
         self.fields = b"x-forwarded-for: " + self.peer[0].encode() + b"\r\n" if self.peer[0] else b""
-        self.id = make_id()[:24]
-        self.fields_and_id = self.fields + b"x-request-id: " + self.id
+        self.number = self._new_ids()
         self.reader = http1.RequestReader(listener.memo, listener.limits, self)
         self.special = self.trusted or listener.forwarded
         self.learn()
@@ -412,17 +412,21 @@ class HttpConnection(Socket, asyncio.Protocol):
         decision, onward = head.decision or listener.route(self, head)
         if self.special:
             profile = listener.trusting if self.trusted else listener.profile
-            session.fields = profile.extra(head, self.peer[0].encode(), self._make_id()) + b"\r\n"
+            session.fields = profile.extra(head, self.peer[0].encode(), make_id()) + b"\r\n"
         elif head.named:
             session.fields = self.fields + b"\r\n"
         else:
-            self.number += 1
-            session.fields = b"%b%x\r\n\r\n" % (self.fields_and_id, self.number)
+            number = self.number
+            if number == IDS:
+                number = self._new_ids()
+            self.number = number + 1
+            session.fields = self.fields_and_id + TAILS[number]
         session.begin(decision, onward, last)
 
-    def _make_id(self) -> bytes:
-        self.number += 1
-        return b"%b%x" % (self.id, self.number)
+    def _new_ids(self) -> int:
+        """The first part of the ids of the next IDS requests; returns the first number."""
+        self.fields_and_id = self.fields + b"x-request-id: " + make_id()[:29]
+        return 0
 
     def on_data(self, data: bytes) -> None:
         """The codec has read a piece of the request's body, or of a tunnel."""
@@ -553,7 +557,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         session, request = self.session, self.request
         if session is None or request is None:
             return
-        if not request.simple or not head.whole or self.sent or self.closing or session.fallback is not None or session.hops:
+        if not request.simple or not head.whole or self.closing or session.fallback is not None or session.hops:
             super().message(head, body)
             return
         session.answer = head
