@@ -388,7 +388,7 @@ def _shown_steps(found: Explanation, marks: tuple[str, str, str]) -> Iterator[st
 def _shown_rule(report: RuleReport, decided: bool, marks: tuple[str, str, str]) -> Iterator[str]:
     yes, no, arrow = marks
     if report.chosen:
-        verdict = "takes it"
+        verdict = "takes it" if report.conditions else "takes it, as it takes everything"
     elif report.matched:
         verdict = "would match, but an earlier rule takes it" if decided else "matches, but another is more specific"
     else:
