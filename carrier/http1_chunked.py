@@ -27,7 +27,7 @@ def chunk(data: bytes) -> bytes:
 
 
 def last_chunk(trailers: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
-    """The end of a chunked body, with trailer fields that have been checked. What a WebSocket ends with, a code and a reason, is no field."""
+    """The end of a chunked body, with trailer fields that have been checked; a WebSocket's code and reason are none."""
     return b"0\r\n" + join_fields(pair for pair in trailers if isinstance(pair, tuple)) + b"\r\n"
 
 
