@@ -46,6 +46,8 @@ class TcpListener(Listener):
         self.greeting: set[asyncio.Task[None]] = set()
         """Connections that have not said their TLS hello, or shaken hands, yet."""
         self.accepting = False
+        self.held = False
+        """There is too much in the whole process: accept nothing."""
         self.limited: dict[str, int] = {}
         """How often accepting paused, by the limit that did it."""
 
@@ -70,7 +72,7 @@ class TcpListener(Listener):
         return int(self.bound[0].getsockname()[1])
 
     def start(self) -> None:
-        if not self.accepting:
+        if not self.accepting and not self.held:
             self.accepting = True
             for sock in self.bound:
                 self.env.loop.add_reader(sock, self._accept, sock)
@@ -81,6 +83,16 @@ class TcpListener(Listener):
         self.accepting = False
         for sock in self.bound:
             self.env.loop.remove_reader(sock)
+
+    def hold(self) -> None:
+        if not self.held:
+            self.held = True
+            self._pause("overload")
+
+    def go_on(self) -> None:
+        self.held = False
+        if self.bound and len(self.live) < self.max_connections:
+            self.start()
 
     def stop(self) -> None:
         for sock in self.bound:
