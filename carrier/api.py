@@ -25,7 +25,7 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from carrier import dump, openapi, registry
+from carrier import dump, explain, openapi, registry
 from carrier.config import Config, Draft, Protocols, position, refused
 from carrier.document import SECTIONS, from_document, inspect, to_document
 from carrier.errors import ConfigError, Error, Problem
@@ -522,6 +522,14 @@ def _no_admin(api: Api, call: Call) -> Any:
     raise Error("not-implemented", "settings cannot be changed while the proxy runs")
 
 
+def _explain(api: Api, call: Call) -> Any:
+    """POST /explain: where a session that is described in the body would go, and why; nothing is changed."""
+    assert call.decoded is not None
+    if call.decoded.problems:
+        raise ConfigError(*call.decoded.problems)
+    return msgspec.to_builtins(explain.ask(call.body, api.config, api.proxy.tables))
+
+
 def _validate(api: Api, call: Call) -> Any:
     """POST /validate: what POST /config would say and change; nothing is."""
     assert call.decoded is not None
@@ -676,6 +684,7 @@ def _operations() -> dict[tuple[str, str], Operation]:
         ("GET", "config"): Operation(read=_config, query=("format", "document")),
         ("POST", "config"): Operation(replace=_whole, strict=True, takes_body=True),
         ("POST", "validate"): Operation(act=_validate, strict=True, takes_body=True),
+        ("POST", "explain"): Operation(act=_explain, strict=True, takes_body=True),
         ("GET", "admin"): Operation(read=_admin, query=("format",)),
         ("POST", "admin"): Operation(act=_no_admin, body="admin", takes_body=True),
         ("GET", "clusters/*/endpoints"): Operation(read=_endpoints, query=("format",)),
