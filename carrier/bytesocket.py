@@ -52,7 +52,7 @@ class ByteSocket(Socket):
         "paused",
         "pending",
         "pipe",
-        "seen",
+        "looked_at",
         "side",
         "size",
         "sock",
@@ -74,8 +74,8 @@ class ByteSocket(Socket):
         self.full = False
         self.lookout: Lookout = lookout(loop)
         self.watched = False
-        self.seen = 0
-        """Reads at the last look (carrier/lookout.py)."""
+        self.looked_at = 0
+        """Bytes read at the last look (carrier/lookout.py)."""
         self.paused = True
         self.ended_in = self.ended_out = self.closed = False
         self.active_at = time.monotonic()
@@ -161,8 +161,8 @@ class ByteSocket(Socket):
 
     def look(self) -> bool:
         """Quiet after reads: is there an error behind what was read, which nobody will tell us of? Then read up to it."""
-        if self.messages_in != self.seen and not self.closed:
-            self.seen = self.messages_in
+        if self.bytes_in != self.looked_at and not self.closed:
+            self.looked_at = self.bytes_in
             return True
         self.watched = False
         if not self.paused and has_error(self.sock.fileno()):

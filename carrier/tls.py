@@ -436,6 +436,9 @@ class Tls(ByteSocket):
                 self.loop.call_soon(self._decrypt)
 
     def _readable(self) -> None:
+        if not self.watched:
+            self.watched = True
+            self.lookout.add(self)
         try:
             data = self.sock.recv(READ)
         except (BlockingIOError, InterruptedError):

@@ -150,6 +150,9 @@ class WebSocketEnd(ByteSocket):
             self.took(data)
 
     def _readable(self) -> None:
+        if not self.watched:
+            self.watched = True
+            self.lookout.add(self)
         try:
             data = self.sock.recv(READ)
         except (BlockingIOError, InterruptedError):
