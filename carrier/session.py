@@ -25,49 +25,84 @@ if TYPE_CHECKING:
 
 INIT, CONNECTED, FINALIZING, DESTROYED = "INIT", "CONNECTED", "FINALIZING", "DESTROYED"
 MAX_EVENTS = 64
+NOBODY: frozenset[str] = frozenset()
 CONNECTED_TEXT = "Session successfully connected"
 SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
 """Methods that may be sent again (RFC 9110 section 9.2.1); the other idempotent ones carry bodies that are gone by then."""
 
 
 class Session(Stream):
-    """See the module. No __slots__: most attributes keep their class-level default, which costs nothing per request."""
+    """See the module. __slots__: there are more attributes than a dictionary of shared keys takes, and most are read for each request."""
 
-    status = INIT
-    answer: Any = None
+    __slots__ = (
+        "_events",
+        "_metadata",
+        "_name",
+        "answer",
+        "answered",
+        "backlog",
+        "cluster",
+        "connected_at",
+        "decision",
+        "destination",
+        "dropped",
+        "ended_at",
+        "endpoint",
+        "error",
+        "fallback",
+        "fields",
+        "full",
+        "hops",
+        "last_endpoint",
+        "listener",
+        "number",
+        "request",
+        "request_last",
+        "retries",
+        "sent",
+        "source",
+        "source_done",
+        "started",
+        "status",
+        "task",
+        "tried",
+    )
+    status: str
+    answer: Any
     """HTTP: the final head of the answer."""
-    answered = False
+    answered: bool
     """The first byte of an answer went towards the source: from now on nothing can be replaced."""
-    request: Any = None
+    request: Any
     """The request's head, kept for a repeat; None for streams without heads."""
-    request_last = False
-    sent = False
+    request_last: bool
+    sent: bool
     """Something of the session went to the present destination."""
     decision: Decision
-    destination: Stream = NOWHERE
-    cluster: Cluster | None = None
-    endpoint: Endpoint | None = None
-    fallback: str | None = None
+    destination: Stream
+    cluster: Cluster | None
+    endpoint: Endpoint | None
+    fallback: str | None
     """Why the fallback cluster serves: the kind of error of the destination."""
-    fields: bytes = b"\r\n"
+    fields: bytes
     """HTTP: what varies per request and is appended to the memoised head, the final CRLF included."""
-    hops: tuple[Stream, ...] = ()
-    backlog: Backlog | None = None
-    task: asyncio.Task[None] | None = None
-    error: Error | None = None
-    retries = 0
-    connected_at = 0.0
-    ended_at = 0.0
-    tried: frozenset[str] = frozenset()
-    _name: str | None = None
-    _metadata: dict[str, Any] | None = None
-    _events: list[tuple[str, float, str, Any]] | None = None
-    source_done = False
+    hops: tuple[Stream, ...]
+    backlog: Backlog | None
+    task: asyncio.Task[None] | None
+    error: Error | None
+    retries: int
+    connected_at: float
+    ended_at: float
+    tried: frozenset[str]
+    _name: str | None
+    _metadata: dict[str, Any] | None
+    _events: list[tuple[str, float, str, Any]] | None
+    source_done: bool
     """The source has sent its end."""
-    full = False
+    full: bool
     """The egress side said `pause`: a destination that is connected again waits for `resume`."""
-    dropped = 0
+    dropped: int
     """Datagrams that came while there was no destination and no room."""
+    last_endpoint: Endpoint | None
 
     def __init__(self, listener: Listener, source: Socket) -> None:
         self.to: Stream = source
@@ -77,6 +112,16 @@ class Session(Stream):
         self.started = time.monotonic()
         self.number = number = listener.counter
         listener.counter = number + 1
+        self.status = INIT
+        self.request = self.answer = self.cluster = self.endpoint = self.last_endpoint = self.fallback = None
+        self.backlog = self.task = self.error = self._name = self._metadata = self._events = None
+        self.answered = self.request_last = self.sent = self.source_done = self.full = False
+        self.destination = NOWHERE
+        self.fields = b"\r\n"
+        self.hops = ()
+        self.retries = self.dropped = 0
+        self.connected_at = self.ended_at = 0.0
+        self.tried = NOBODY
         source.session = self
 
     # ------------------------------------------------------------------ what it is
@@ -398,6 +443,8 @@ class Session(Stream):
         assert backlog is not None
         link([self.source, *ingress, destination, self, *egress])
         self.hops = (*ingress, *egress) if ingress or egress else ()
+        for transform in (*self.decision.ingress, *self.decision.egress):
+            transform.sessions_total += 1
         for stage in self.hops:
             if isinstance(stage, Socket):
                 stage.session = self
@@ -581,8 +628,6 @@ class Session(Stream):
         if self.backlog is not None:
             self.dropped += self.backlog.dropped
             self.backlog = None
-
-    last_endpoint: Endpoint | None = None
 
     # ------------------------------------------------------------------ for people
 

@@ -7,7 +7,9 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from tests.support import PATIENCE
+import pytest
+
+from tests.support import PATIENCE, tcp
 
 MODES = {"stream": socket.SOCK_STREAM, "seqpacket": socket.SOCK_SEQPACKET, "dgram": socket.SOCK_DGRAM}
 
@@ -90,3 +92,10 @@ async def wait_readable(one: Unix) -> None:
         await asyncio.wait_for(came, PATIENCE)
     finally:
         one.loop.remove_reader(one.sock)
+
+
+async def is_reset(port: int) -> None:
+    """A TCP connection to `port` is accepted and reset, at once or a moment later."""
+    with pytest.raises(ConnectionError):
+        async with tcp(port) as client:
+            await client.read_all()

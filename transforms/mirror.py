@@ -1,0 +1,204 @@
+"""Mirror: passes everything on, and a copy to another cluster, whose answers are ignored and whose failures harm nobody.
+
+The copy never slows the session. While the mirror connects, up to 64 KiB of copies wait; when it takes no more, datagrams are left out of
+the copy, and a copy of a stream of bytes is given up, because one with holes is none. The session's events say so. A mirror may take
+`GRACE` seconds longer than its session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from carrier import config
+from carrier.cluster import Cluster, Endpoint, Env
+from carrier.errors import Error, Problem
+from carrier.session import Session
+from carrier.stream import HIGH, MANY, Socket, Stream, link
+
+GRACE = 30.0
+
+
+class MirrorCluster(Cluster):
+    """`spec: {protocol: Mirror, cluster: <name>}`."""
+
+    protocol = "Mirror"
+    kind = "datagram"
+    virtual = True
+    default_policy = "None"
+    fields = {"cluster": "the name of a cluster"}
+
+    def __init__(self, conf: config.Cluster, env: Env) -> None:
+        super().__init__(conf, env)
+        self.to = str(conf.spec.get("cluster") or "")
+        self.copies = self.lost = 0
+        """Copies of whole streams begun, and copied messages left out."""
+
+    @classmethod
+    def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
+        found = super().check(spec, path)
+        if not isinstance(spec.get("cluster"), str) or not spec["cluster"]:
+            found.append(Problem("needs 'cluster'", f"{path}.cluster", seen=repr(spec.get("cluster")), allowed=cls.fields["cluster"]))
+        return found
+
+    def ready(self, session: Session, endpoint: Endpoint | None) -> Stream:
+        self.copies += 1
+        return MirrorStream(self, session)
+
+
+class MirrorStream(Stream):
+    """One session's mirror. over: there is nothing to copy to any more."""
+
+    __slots__ = ("cluster", "datagram", "far", "full", "over", "session", "size", "tail", "task", "timer", "waiting")
+
+    def __init__(self, cluster: MirrorCluster, session: Session) -> None:
+        super().__init__()
+        self.cluster = cluster
+        self.session = session
+        self.datagram = session.listener.kind == "datagram"
+        self.tail = Tail(self)
+        self.far: Stream | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.waiting: list[tuple[str, tuple[Any, ...]]] = []
+        self.size = 0
+        self.full = self.over = False
+
+    def head(self, head: Any, last: bool = False) -> None:
+        self._copy("head", head, last)
+        self.to.head(head, last)
+
+    def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
+        self._copy("data", data, kind, last)
+        self.to.data(data, kind, last)
+
+    def end(self, trailer: Any = None) -> None:
+        self._copy("end", trailer)
+        self.to.end(trailer)
+
+    def flush(self) -> None:
+        if self.far is not None and not self.over:
+            self.far.flush()
+        self.to.flush()
+
+    def reset(self, error: Error) -> None:
+        """The session is over: in order, then the copy may go on to its end; or not."""
+        if not self.over:
+            if error.kind != "closed":
+                self.give_up(error)
+            elif self.timer is None:
+                self.timer = self.cluster.env.loop.call_later(GRACE, self.give_up, error)
+        self.to.reset(error)
+
+    # ------------------------------------------------------------------ the copy
+
+    def _copy(self, call: str, *args: Any) -> None:
+        if self.over:
+            return
+        size = len(args[0]) if call == "data" else 0
+        if self.full or self.size + size > HIGH or len(self.waiting) >= MANY:
+            self._no_room(call)
+        elif self.far is not None:
+            self.cluster.env.guard("a mirror", getattr(self.far, call), *args)
+        else:
+            self.size += size
+            self.waiting.append((call, args))
+            if self.task is None:
+                self.task = self.cluster.env.loop.create_task(self._reach())
+
+    def _no_room(self, call: str) -> None:
+        if self.datagram and call == "data":
+            self.cluster.lost += 1
+        elif self.full and call != "data":
+            assert self.far is not None
+            getattr(self.far, call)(None) if call == "end" else None
+        else:
+            self.give_up(Error("overload", "the mirror is too slow for a whole copy"), say=True)
+
+    async def _reach(self) -> None:
+        """Connect, and play what has waited."""
+        try:
+            far = await self._open()
+        except Error as error:
+            self.give_up(error, say=True)
+            return
+        except TimeoutError:
+            self.give_up(Error("timeout", f"{self.cluster.to}: no connection in time"), say=True)
+            return
+        link([self.tail, far])
+        if isinstance(far, Socket):
+            far.session = self.session
+            far.resume()
+        waiting, self.waiting, self.size = self.waiting, [], 0
+        for call, args in waiting:
+            if not self.over:
+                getattr(far, call)(*args)
+        far.flush()
+        self.far = far
+
+    async def _open(self) -> Stream:
+        """A destination of the mirror's cluster. Raises Error, TimeoutError."""
+        cluster = self.cluster.env.clusters.get(self.cluster.to)
+        if cluster is None or cluster.admin:
+            raise Error("no-route", f"there is no cluster {self.cluster.to!r} to mirror to")
+        endpoint = None if cluster.virtual else cluster.choose(self.session)
+        found = cluster.ready(self.session, endpoint)
+        if found is None:
+            assert endpoint is not None
+            async with asyncio.timeout(self.session.decision.retry.timeout):
+                found = await cluster.open(self.session, endpoint)
+        cluster.sessions_total += 1
+        return found
+
+    def give_up(self, error: Error, say: bool = False) -> None:
+        """End the copy. Idempotent."""
+        if self.over:
+            return
+        self.done()
+        if say:
+            self.session.event("ERROR", "Mirror", error.detail)
+        if self.far is not None:
+            self.far.reset(error)
+        if self.task is not None and self.task is not asyncio.current_task():
+            self.task.cancel()
+
+    def done(self) -> None:
+        """The mirror has ended by itself."""
+        self.over = True
+        self.waiting.clear()
+        if self.timer is not None:
+            self.timer.cancel()
+
+
+class Tail(Socket):
+    """Where the mirror's answers end."""
+
+    __slots__ = ("mirror",)
+
+    def __init__(self, mirror: MirrorStream) -> None:
+        super().__init__()
+        self.mirror = mirror
+
+    def head(self, head: Any, last: bool = False) -> None:
+        if last:
+            self.mirror.done()
+
+    def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
+        if last:
+            self.mirror.done()
+
+    def end(self, trailer: Any = None) -> None:
+        self.mirror.done()
+
+    def reset(self, error: Error) -> None:
+        self.mirror.done()
+
+    def stop(self, error: Error | None = None) -> None:
+        self.mirror.done()
+
+    def pause(self) -> None:
+        self.mirror.full = True
+
+    def resume(self) -> None:
+        self.mirror.full = False
