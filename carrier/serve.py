@@ -167,16 +167,22 @@ async def start(config: Config, log: Log, settings: Settings) -> Server:
     return server
 
 
-def run(config: Config, log: Log, settings: Settings, began: float | None = None) -> int:
-    """Serve until a signal comes; returns the exit status: 0, or CUT when sessions were cut. began: time.monotonic()."""
+def run(
+    config: Config, log: Log, settings: Settings, began: float | None = None, started: Callable[[Server], object] = lambda server: None
+) -> int:
+    """Serve until a signal comes; returns the exit status: 0, or CUT when sessions were cut.
+
+    began: time.monotonic(). started: called with the server as soon as it serves.
+    """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(config, log, settings, began if began is not None else time.monotonic()))
+        return runner.run(_run(config, log, settings, began if began is not None else time.monotonic(), started))
 
 
-async def _run(config: Config, log: Log, settings: Settings, began: float) -> int:
+async def _run(config: Config, log: Log, settings: Settings, began: float, started: Callable[[Server], object]) -> int:
     signals = Signals()
     try:
         server = await start(config, log, settings)
+        started(server)
         _announce(server, began)
         # What is there now stays until the end: the garbage collector need not look at it again.
         gc.collect()

@@ -1,0 +1,309 @@
+"""The daemon behind `carrier2`: the proxy, led by a file and a signal, as Gefyra's operator leads its own component.
+
+It begins with the file it is given, or idle until that file is there. SIGQUIT means "read the file again": what is new is put in force in
+place, so sockets, sessions and unchanged listeners live on, and what is not good changes nothing. The `carrier2` script leaves a line
+in carrier2.ask (a word that nobody used before, the log level, the file); the answer goes to carrier2.ack, under the same word, with every
+reason when it is no. All these files are in one folder (`CARRIER_RUN_DIR`, else /tmp), where anybody's UID may write.
+
+The log goes to the file that the configuration names (`error_log`), and in the foreground to stderr as well; it is cut at LOG_LIMIT
+bytes. Lines that upstream's users look for keep their words: "Server starting", "Bootstrap starting", "Idle mode", the probe ports, the
+request id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from carrier import serve
+from carrier.config import Config
+from carrier.errors import ConfigError, Error
+from carrier.gefyra.format import probe_ports
+from carrier.log import LEVELS, Log, to_descriptor
+from carrier.serve import Server, Settings
+from carrier.session import Session
+from carrier.source import Loaded, decode, loads, render
+from carrier.state import rebridged
+from carrier.tls import ServerTls
+
+LOOK = 0.5
+"""Seconds between two looks for a configuration file that is not there yet."""
+LOG_LIMIT = 8 * 1024 * 1024
+"""Bytes of the log file, after which it begins anew: it is in a pod's memory, or on its node's disk."""
+REQUEST_IDS = (b"opc-request-id", b"x-amzn-trace-id", b"x-cloud-trace-context", b"request-id", b"x-ms-request-id")
+"""Fields that name a request, in the order in which upstream looks for them."""
+ID_LIMIT = 200
+
+
+class Paths:
+    """The files between the daemon and its callers. folder: where they are."""
+
+    def __init__(self, folder: str | None = None) -> None:
+        self.folder = Path(folder or os.environ.get("CARRIER_RUN_DIR") or "/tmp")
+        self.pid = self.folder / "carrier2.pid"
+        self.ask = self.folder / "carrier2.ask"
+        self.ack = self.folder / "carrier2.ack"
+        self.log = self.folder / "carrier.log"
+        self.socket = self.folder / "carrier2-api.sock"
+
+    def asked(self) -> tuple[str, str, str] | None:
+        """(word, log level, file) of the last question; None: there is none, or it is just being written."""
+        try:
+            text = self.ask.read_text("utf-8", "replace")
+        except OSError:
+            return None
+        parts = text[:-1].split(" ", 2) if text.endswith("\n") else []
+        return (parts[0], parts[1], parts[2]) if len(parts) == 3 else None
+
+    def answer(self, word: str, reasons: str = "") -> None:
+        """Say yes, or no with reasons. The file is whole whenever somebody reads it."""
+        new = self.ack.with_suffix(f".{os.getpid()}")
+        new.write_text(f"{word} {'refused' if reasons else 'ok'}\n{reasons}", "utf-8", "backslashreplace")
+        new.replace(self.ack)
+
+
+class LogFile:
+    """Where the daemon's lines go. echo: to stderr too. A file that cannot be written costs its lines, not the daemon."""
+
+    def __init__(self, echo: bool) -> None:
+        self.echo = to_descriptor(sys.stderr.fileno()) if echo else None
+        self.path: str | None = None
+        self.descriptor = -1
+        self.size = 0
+
+    def open(self, path: str) -> None:
+        """Write to this file from now on."""
+        if path == self.path:
+            return
+        self.close()
+        try:
+            self.descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except (OSError, ValueError):
+            if self.echo is None:
+                self.echo = to_descriptor(sys.stderr.fileno())
+            return
+        self.path = path
+        self.size = os.fstat(self.descriptor).st_size
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor, self.path = -1, None
+
+    def __call__(self, text: str) -> None:
+        if self.echo is not None:
+            self.echo(text)
+        if self.descriptor < 0:
+            return
+        data = text.encode("utf-8", "backslashreplace")
+        try:
+            if self.size > LOG_LIMIT:
+                os.ftruncate(self.descriptor, 0)
+                self.size = 0
+            self.size += os.write(self.descriptor, data)
+        except OSError:
+            pass  # the disk is full: there is no other place to say so
+
+
+class Daemon:
+    """The proxy and its file. data: what the file held when it was last put in force; None: nothing is."""
+
+    def __init__(self, paths: Paths, file: str, log: Log, log_file: LogFile) -> None:
+        self.paths = paths
+        self.file = file
+        self.log = log
+        self.log_file = log_file
+        self.data: bytes | None = None
+        self.server: Server
+        self.task: asyncio.Task[None] | None = None
+        self.again = False
+        self.seen: tuple[int, int] | None = None
+        self.tried: tuple[int, int] | None = None
+        """How the file looked at the last look, and when it was last found not to be good."""
+
+    # ------------------------------------------------------------------ begin
+
+    def started(self, server: Server) -> None:
+        """The proxy runs, with nothing in it: read the file, or wait for it."""
+        self.server = server
+        server.env.on_close.append(self._ended)
+        server.env.loop.add_signal_handler(signal.SIGQUIT, self.reload)
+        self.log.info("Server starting", process=os.getpid())
+        if not self.file or not os.path.exists(self.file):
+            self.log.info("Idle mode", file=self.file or None)
+        self.reload()
+        if self.file:
+            server.env.loop.call_later(LOOK, self._look)
+
+    def _look(self) -> None:
+        """Is the file there by now, and does it stand still? Once it is in force, signals tell when it changes."""
+        if self.data is not None:
+            return
+        try:
+            found = os.stat(self.file)
+            stamp = found.st_mtime_ns, found.st_size
+        except OSError:
+            stamp = None
+        if stamp is not None and stamp == self.seen and stamp != self.tried:
+            self.tried = stamp
+            self.reload()
+        self.seen = stamp
+        self.server.env.loop.call_later(LOOK, self._look)
+
+    # ------------------------------------------------------------------ reload
+
+    def reload(self) -> None:
+        """Read the file again, after the reading that is under way."""
+        if self.task is not None:
+            self.again = True
+            return
+        self.task = self.server.env.loop.create_task(self._reload())
+        self.task.add_done_callback(self._reloaded)
+
+    def _reloaded(self, task: asyncio.Task[None]) -> None:
+        self.task = None
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            self.log.error("reading the configuration failed", exception=repr(exc))
+        if self.again:
+            self.again = False
+            self.reload()
+
+    async def _reload(self) -> None:
+        asked = self.paths.asked()
+        if asked is not None:
+            word, level, file = asked
+            self.file = file or self.file
+            if level in LEVELS and level != self.log.level:
+                self.log.set_level(level)
+        reasons = await self._read() if self.file and (asked is not None or os.path.exists(self.file)) else ""
+        if asked is not None:
+            try:
+                self.paths.answer(word, reasons)
+            except OSError as exc:
+                self.log.error("cannot answer", file=str(self.paths.ack), reason=exc.strerror)
+
+    async def _read(self) -> str:
+        """Put the file in force; every reason why not, one a line, or ""."""
+        data = b""
+        try:
+            data = Path(self.file).read_bytes()
+            if data == self.data:  # certificates may have changed all the same
+                self._refresh()
+            else:
+                await self._put_in_force(loads(data))
+                self.data = data
+        except OSError as exc:
+            return self._refused(f"cannot read {self.file}: {exc.strerror}\n")
+        except ConfigError as error:
+            return self._refused(render(error.problems, data.decode("utf-8", "replace"), self.file) + "\n")
+        except Error as error:
+            return self._refused(error.detail + "\n")
+        return ""
+
+    def _refresh(self) -> None:
+        """Read the files of certificates again that have changed; a bad one leaves what was there, and says so."""
+        for listener in self.server.proxy.listeners.values():
+            tls: ServerTls | None = getattr(listener, "certificates", None)
+            if tls is not None and not tls.refresh() and tls.trouble:
+                self.log.warn("the old certificate stays in force", listener=listener.name, reason=tls.trouble)
+
+    def _refused(self, reasons: str) -> str:
+        self.log.error("the configuration is refused; the one before stays in force", file=self.file)
+        for line in reasons.splitlines():
+            self.log.error(line)
+        return reasons
+
+    async def _put_in_force(self, loaded: Loaded) -> None:
+        """Raises ConfigError or Error; then nothing has changed."""
+        proxy = self.server.proxy
+        async with proxy.lock:
+            config, lost = rebridged(proxy.config, loaded.config, self.server.bridges)
+            warnings = await proxy.apply(config)
+        self.log_file.open(loaded.config.admin.log_file or str(self.paths.log))
+        self._announce(loaded)
+        for text in (*map(str, loaded.warnings), *lost, *warnings):
+            self.log.warn(text)
+
+    def _announce(self, loaded: Loaded) -> None:
+        """The lines that upstream's component writes when it starts."""
+        document = decode(loaded.text, None, len(loaded.text)).value if "probes" in loaded.text else None
+        for kind, scheme in (("httpGet", "HTTP"), ("httpsGet", "HTTPS")):
+            ports = probe_ports(document).get(kind)
+            if ports:
+                numbers = ", ".join(f"Number({port})" for port in ports)
+                self.log.info(f"Configured {kind} (scheme {scheme}) probe ports: [{numbers}]")
+        if any("tls" in listener.spec and listener.spec["protocol"] == "auto" for listener in loaded.config.listeners.values()):
+            self.log.info("Running with tls config")
+        config = self.server.proxy.config
+        self.log.info("Bootstrap starting", revision=config.revision, listeners=len(config.listeners), rules=len(config.rules))
+
+    # ------------------------------------------------------------------ requests
+
+    def _ended(self, session: Session) -> None:
+        """A line for each request that a bridge took, or that names itself."""
+        if session.request is None or not self.log.shows("info"):
+            return
+        name = request_id(session.request.fields)
+        rule = session.decision.rule if getattr(session, "decision", None) is not None else ""
+        cluster = session.cluster.name if session.cluster is not None else ""
+        bridged = bool(rule) and not rule.endswith(("/shadow", "/probes"))
+        if not name and not bridged:
+            return
+        what = f"Selected GefyraClient {rule}" if bridged else "Selected cluster upstream"
+        status = session.error.detail if session.error is not None else None
+        self.log.info(f"({name}) {what}" if name else what, cluster=cluster, fallback=session.fallback, error=status)
+
+
+def request_id(fields: Any) -> str:
+    """`name:value` of the field that names a request, or ""."""
+    found = {name: value for name, value in fields if name.lower() in REQUEST_IDS}
+    for name in REQUEST_IDS:
+        for given, value in found.items():
+            if given.lower() == name:
+                return f"{name.decode()}:{value[:ID_LIMIT].decode('latin-1')}"
+    return ""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run until a signal ends it; returns the exit status."""
+    began = time.monotonic()
+    background = "--background" in arguments
+    files = [argument for argument in arguments if not argument.startswith("--")]
+    paths = Paths()
+    log_file = LogFile(echo=not background)
+    log_file.open(str(paths.log))
+    level = os.environ.get("RUST_LOG", "info")
+    log = Log(level if level in LEVELS else "info", log_file)
+    _name_process()
+    try:
+        paths.pid.write_text(f"{os.getpid()}\n")
+    except OSError as exc:
+        log.warn("cannot write the pid file: nobody can ask for a reload", file=str(paths.pid), reason=exc.strerror)
+    if background and os.getpgid(0) != os.getpid():
+        os.setsid()  # the shell that the operator typed into ends, and takes its group along
+    daemon = Daemon(paths, files[0] if files else "", log, log_file)
+    settings = Settings(admin=None, socket=str(paths.socket), drain=25.0)
+    try:
+        return serve.run(Config(), log, settings, began, daemon.started)
+    except Error as error:
+        if "cannot" not in error.detail and error.kind != "bind":
+            log.error(error.detail)
+            return 1
+        log.warn("no REST API on a unix socket", reason=error.detail)
+        return serve.run(Config(), log, msgspec.structs.replace(settings, socket=None), began, daemon.started)
+
+
+def _name_process() -> None:
+    """Be `carrier2` in the process list, which is how the script knows a daemon from whoever got its number later."""
+    try:
+        Path("/proc/self/comm").write_text("carrier2")
+    except OSError:
+        pass  # then the script takes it for Python, which is as good
