@@ -179,7 +179,9 @@ class WebSocketSource(WebSocketEnd):
         decision = listener.table.decide({"name": session.name, **listener.metadata(session)})
         named = b"" if head.named else make_id()
         session.fields = listener.profile.extra(head, self.peer[0].encode(), named) + b"\r\n"
-        session.begin(decision, rewritten(head, decision), False)
+        # Where only messages will pass there is no request to be answered, and a route may reconnect.
+        asks = decision.plain or not hasattr(decision.cluster, "tunnels")
+        session.begin(decision, rewritten(head, decision) if asks else None, False)
         if self.session is session and session.status == CONNECTED and not self.upgraded:
             self.resume()
 
@@ -187,7 +189,7 @@ class WebSocketSource(WebSocketEnd):
         """Does the destination itself answer the handshake?"""
         session = self.session
         cluster = session.cluster if session is not None else None
-        if session is None or cluster is None:
+        if session is None or cluster is None or session.request is None:
             return False
         tunnels = getattr(cluster, "tunnels", None)
         return bool(tunnels(session)) if tunnels is not None else cluster.protocol == "HTTP"

@@ -116,7 +116,11 @@ async def websocket_server(serve: Callable[[Wire], Awaitable[None]] | None = Non
     found = WireServer(serve, answer)
     async with tcp_server(found.accepted) as server:
         found.server = server
-        yield found
+        try:
+            yield found
+        finally:
+            found.over.set()
+            await asyncio.sleep(0)
 
 
 class WireServer:
@@ -128,6 +132,7 @@ class WireServer:
         self.serve = serve
         self.answer = answer
         self.wires: asyncio.Queue[Wire] = asyncio.Queue()
+        self.over = asyncio.Event()
 
     @property
     def port(self) -> int:
@@ -144,7 +149,7 @@ class WireServer:
             await self.serve(wire)
             return
         self.wires.put_nowait(wire)
-        await asyncio.Event().wait()
+        await self.over.wait()
 
     async def wire(self) -> Wire:
         """The next connection."""

@@ -12,6 +12,7 @@ from carrier.frames import BINARY, CLOSE, PING, PONG, TEXT, build
 from carrier.listener import Listener
 from carrier.proxy import Proxy
 from carrier.session import Session
+from listeners.websocket import WebSocketListener
 from tests.support import (
     Peer,
     cluster,
