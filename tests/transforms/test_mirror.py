@@ -8,7 +8,6 @@ from typing import Any
 
 from tests.support import (
     Peer,
-    TcpServer,
     cluster,
     config,
     echo,
