@@ -83,9 +83,9 @@ class WebSocketEnd(ByteSocket):
     """See the module. client: we are the client of this connection, so what we send is masked and what comes is not.
 
     raw: bytes go on as they are. inward, outward: the scans of what comes and, when raw, of what is sent: the other end's, or our own if
-    that end is no WebSocketEnd (`scans`). messages: wsproto, unless raw. close_got, close_sent: close frames so far. gone: the session
-    is over and this connection only waits to be closed. seen, since, pinged: bytes at the last tick that saw some, when that was
-    (monotonic seconds), and whether we have asked since. ends: where its owner keeps it.
+    that end is no WebSocketEnd (`scans`). messages: wsproto, unless raw, once it was needed. close_got, close_sent: close frames so
+    far. gone: the session is over and this connection only waits to be closed. seen, since, pinged: bytes at the last tick that saw
+    some, when that was (monotonic seconds), and whether we have asked since. ends: where its owner keeps it.
     """
 
     __slots__ = (
@@ -122,10 +122,6 @@ class WebSocketEnd(ByteSocket):
         self.since = self.active_at
         self.ends = ends
         ends.add(self)
-
-    def begin_messages(self) -> None:
-        """The handshake is done, and others want messages."""
-        self.messages = Connection(ConnectionType.CLIENT if self.client else ConnectionType.SERVER)
 
     def begin_raw(self, answer: Head, other: object) -> None:
         """The handshake is done from end to end, with this answer; `other`: the session's other end."""
@@ -199,9 +195,11 @@ class WebSocketEnd(ByteSocket):
 
     def _assemble(self, data: bytes) -> None:
         """Pass on the messages that these frames complete."""
-        assert self.messages is not None
-        self.messages.receive_data(data)
-        for event in self.messages.events():
+        messages = self.messages
+        if messages is None:  # an idle connection does not pay for it
+            messages = self.messages = Connection(ConnectionType.CLIENT if self.client else ConnectionType.SERVER)
+        messages.receive_data(data)
+        for event in messages.events():
             if isinstance(event, TextMessage):
                 self._part(event.data.encode(), event.message_finished, TEXT)
             elif isinstance(event, BytesMessage):

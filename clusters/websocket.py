@@ -226,7 +226,6 @@ class WebSocketUpstream(WebSocketEnd):
             self.begin_raw(answer, session.source)
         else:
             self.answer = None
-            self.begin_messages()
 
     def resume(self) -> None:
         """In raw mode nothing is read before the answer has gone to the source."""

@@ -200,7 +200,6 @@ class WebSocketSource(WebSocketEnd):
             if session.status != CONNECTED or self._answer_comes():
                 return
             self._upgrade(getattr(session.destination, "subprotocol", None) or self._first_subprotocol())
-            self.begin_messages()
         super().resume()
 
     def _first_subprotocol(self) -> bytes:
