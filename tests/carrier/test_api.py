@@ -11,10 +11,10 @@ import msgspec
 import pytest
 
 from carrier.api import Answer, Api
-from carrier.gate import Limits
 from carrier.bridge import Bridges
 from carrier.config import Admin, Config, Draft
 from carrier.errors import Error
+from carrier.gate import Limits
 
 CONTROLLER = {
     "name": "controller-listener",
@@ -500,3 +500,95 @@ async def test_bridges_outlive_a_whole_configuration_as_far_as_they_fit() -> Non
     header = (await client("POST", "/config", {"listeners": [CONTROLLER]}))[2]["carrier-warning"]
     assert "bridge 'john' is gone" in header
     assert client.proxy.config.bridges == {}
+
+
+# -- tags ----------------------------------------------------------------------------------------------------------------------------------
+
+
+async def test_an_object_has_its_own_tag_which_changes_with_it_and_with_what_is_in_it_only(client: Client) -> None:
+    await client("POST", "/clusters", cluster("a"))
+    tags = {path: (await client("GET", path))[2]["etag"] for path in ("/clusters/a", "/listeners/controller-listener")}
+    await client("POST", "/clusters", cluster("b"))
+    assert {path: (await client("GET", path))[2]["etag"] for path in tags} == tags
+    await client("POST", "/rulelists/controller-listener-RuleList-0/rules/0", {"rule": {"name": "new", "action": {}}})
+    assert (await client("GET", "/clusters/a"))[2]["etag"] == tags["/clusters/a"]
+    assert (await client("GET", "/listeners/controller-listener"))[2]["etag"] != tags["/listeners/controller-listener"]
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+async def test_a_write_by_an_overtaken_tag_is_412_and_by_the_present_one_is_done(client: Client, method: str) -> None:
+    body = cluster("a", options={"x": 1}) if method == "PUT" else None
+    await client("POST", "/clusters", cluster("a"))
+    old = (await client("GET", "/clusters/a"))[2]["etag"]
+    await client("PUT", "/clusters/a", cluster("a", options={"x": 2}))
+    assert "not at" in await client.content(method, "/clusters/a", body, if_match=old)
+    await client("POST", "/clusters", cluster("unrelated"))
+    now = (await client("GET", "/clusters/a"))[2]["etag"]
+    assert (await client(method, "/clusters/a", body, if_match=f'"other", {now}'))[0] == 200
+
+
+async def test_the_revision_is_taken_as_a_tag_of_every_object(client: Client) -> None:
+    await client("POST", "/clusters", cluster("a"))
+    revision = client.proxy.config.revision
+    assert (await client("DELETE", "/clusters/a", if_match=f'"{revision - 1}"'))[0] == 412
+    assert (await client("DELETE", "/clusters/a", if_match=f'"{revision}"'))[0] == 200
+
+
+async def test_any_tag_means_that_the_object_must_be_there_and_none_that_it_must_not(client: Client) -> None:
+    assert (await client("PUT", "/clusters/a", cluster("a"), if_match="*"))[0] == 412
+    assert (await client("PUT", "/clusters/a", cluster("a"), if_none_match="*"))[0] == 200
+    assert (await client("PUT", "/clusters/a", cluster("a"), if_none_match="*"))[0] == 412
+    assert (await client("PUT", "/clusters/a", cluster("a"), if_match="*"))[0] == 200
+
+
+async def test_who_knows_an_object_already_is_told_so(client: Client) -> None:
+    await client("POST", "/clusters", cluster("a"))
+    tag = (await client("GET", "/clusters/a"))[2]["etag"]
+    answer = await client.raw("GET", "/api/v1/clusters/a", if_none_match=f"W/{tag}")
+    assert (answer.status, answer.body, answer.headers["etag"]) == (304, b"", tag)
+    await client("PUT", "/clusters/a", cluster("a", options={"x": 1}))
+    assert (await client.raw("GET", "/api/v1/clusters/a", if_none_match=tag)).status == 200
+
+
+async def test_put_answers_with_the_new_tag_and_is_idempotent(client: Client) -> None:
+    _, _, headers = await client("PUT", "/clusters/a", cluster("a"))
+    before = client.proxy.config
+    assert (await client("PUT", "/clusters/a", cluster("a")))[2] == headers
+    assert client.proxy.config is before
+    assert (await client("GET", "/clusters/a"))[2]["etag"] == headers["etag"]
+
+
+async def test_a_dry_run_of_every_kind_of_write_changes_nothing() -> None:
+    client = Client(bridges=Bridges())
+    web = {"listener": {"name": "web", "spec": {"protocol": "HTTP", "port": 8080}, "rules": []}}
+    await client("POST", "/listeners", web)
+    await client("POST", "/clusters", {"cluster": {"name": "c", "spec": {"protocol": "TCP", "port": 1}, "endpoints": [ENDPOINT]}})
+    client.proxy.live = [FakeSession("s", "web", "c")]
+    bridge = {"port": 8080, "user": "j", "match": {"matchHeader": {"name": "a", "value": "b"}}, "endpoint": "127.0.0.1:9"}
+    before = client.proxy.config
+    for method, path, body in [
+        ("POST", "/clusters", cluster("new")),
+        ("PUT", "/clusters/c", cluster("c")),
+        ("DELETE", "/clusters/c", None),
+        ("POST", "/clusters/c/endpoints", {"endpoint": {"spec": {"address": "127.0.0.2"}}}),
+        ("PUT", "/endpoints/e", {"endpoint": {"spec": {"address": "127.0.0.3"}}}),
+        ("DELETE", "/endpoints/e", None),
+        ("POST", "/rulelists/web-RuleList-1/rules/0", {"rule": {"action": {}}}),
+        ("POST", "/config", {"listeners": []}),
+        ("PUT", "/bridges/j", bridge),
+        ("DELETE", "/sessions/s", None),
+        ("DELETE", "/listeners/web?recursive=true", None),
+    ]:
+        mark = "&" if "?" in path else "?"
+        status, answer, headers = await client(method, f"{path}{mark}dryRun=true", body)
+        assert (status, headers["carrier-revision"]) == (200, str(before.revision)), (method, path, answer)
+        assert client.proxy.config is before and not client.proxy.live[0].killed
+    assert (await client("DELETE", "/listeners/nope?dryRun=true"))[0] == 400
+
+
+ENDPOINT = {"name": "e", "spec": {"address": "127.0.0.1"}}
+
+
+async def test_drains_are_unknown_where_nobody_can_drain(client: Client) -> None:
+    for method, path in (("POST", "/drain"), ("GET", "/drain"), ("POST", "/listeners/controller-listener/drain")):
+        assert (await client(method, path))[0] == 404
