@@ -37,6 +37,9 @@ ALONE = 16
 LOOK = 5
 """Every so many wake-ups that take the plain calls a second datagram is looked for; until then it makes the next wake-up. Odd,
 so that a peer that sends in pairs is found out."""
+SO_SNDBUFFORCE, SO_RCVBUFFORCE, SO_MEMINFO = 32, 33, 55
+DROPS = 8
+"""Index of the datagrams that found the receive buffer full, among the counters of SO_MEMINFO."""
 REFUSES_SEGMENTS = (errno.EMSGSIZE, errno.EINVAL, errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP)
 """A path with a smaller MTU than the segment, a device without checksums, an old kernel."""
 
@@ -266,3 +269,21 @@ class DatagramSocket(Socket):
         else:
             self.messages_out += count
             self.bytes_out += size * count
+
+
+def enlarge(sock: socket.socket, size: int) -> None:
+    """Ask for buffers of `size` bytes; past the system's limit where we may (SO_RCVBUFFORCE, socket(7))."""
+    for force, plain_option in ((SO_RCVBUFFORCE, socket.SO_RCVBUF), (SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, force, size)
+        except OSError:
+            sock.setsockopt(socket.SOL_SOCKET, plain_option, size)
+
+
+def kernel_drops(sock: socket.socket) -> int:
+    """Datagrams that the kernel dropped because the receive buffer of `sock` was full."""
+    try:
+        raw = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4 * (DROPS + 1))
+        return int(struct.unpack_from("=I", raw, 4 * DROPS)[0])
+    except (OSError, struct.error):
+        return 0

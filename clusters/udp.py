@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from carrier import config
-from carrier.batch import COUNT, LONGEST, LOOK, Adaptive, DatagramSocket, Receiver, receiver, run_length
+from carrier.batch import COUNT, LONGEST, LOOK, Adaptive, DatagramSocket, Receiver, enlarge, kernel_drops, receiver, run_length
 from carrier.cluster import Cluster, Endpoint, Env, first_that_connects
 from carrier.errors import Error, Problem, from_os
 from carrier.resolve import Address, literal
@@ -40,7 +40,7 @@ class UdpCluster(Cluster):
     def __init__(self, conf: config.Cluster, env: Env) -> None:
         super().__init__(conf, env)
         self.dropped: dict[str, int] = {}
-        """Datagrams dropped on the way to an endpoint, by reason."""
+        """Datagrams dropped, by reason; those that an upstream's receive buffer had no room for when its session has ended."""
 
     @classmethod
     def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
@@ -68,8 +68,7 @@ class UdpCluster(Cluster):
         sock: socket.socket | None = None
         try:
             sock = socket.socket(address[0], socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-                sock.setsockopt(socket.SOL_SOCKET, option, BUFFER)
+            enlarge(sock, BUFFER)
             local = local_address(self.spec)
             if local is not None:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -233,5 +232,8 @@ class UdpUpstream(DatagramSocket):
         """Release the descriptor. Idempotent."""
         if not self.closed:
             self.closed = True
+            lost = kernel_drops(self.sock)
+            if lost:
+                self.drop("receive-buffer-full", lost)
             self.loop.remove_reader(self.sock)
             self.sock.close()

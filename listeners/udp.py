@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
 from collections.abc import Mapping
 from typing import Any
 
 from carrier import config
-from carrier.batch import COUNT, LONGEST, Adaptive, DatagramSocket, Receiver, receiver, run_length
+from carrier.batch import COUNT, LONGEST, Adaptive, DatagramSocket, Receiver, enlarge, kernel_drops, receiver, run_length
 from carrier.cluster import Env
 from carrier.errors import Error, Problem
 from carrier.listener import Key, Listener, bind_error, plain
@@ -31,8 +30,6 @@ BATCHES = 4
 """Batches taken in one wake-up, so that a flood does not starve the other listeners."""
 BUFFER = 4 << 20
 """Receive and send buffer asked of the kernel, in bytes; it may grant less."""
-SO_MEMINFO, MEMINFO_DROPS = 55, 8
-"""socket(7): counters of a socket; the ninth is of datagrams that found its receive buffer full."""
 OPTIONS: Mapping[str, float] = {
     "track": 0,
     "max_sessions": 4096,
@@ -439,21 +436,3 @@ class UdpPeer(DatagramSocket):
             to.reset(error)
         else:
             to.end()
-
-
-def enlarge(sock: socket.socket, size: int) -> None:
-    """Ask for buffers of `size` bytes; past the system's limit where we may (SO_RCVBUFFORCE, socket(7))."""
-    for force, plain_option in ((33, socket.SO_RCVBUF), (32, socket.SO_SNDBUF)):
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, force, size)
-        except OSError:
-            sock.setsockopt(socket.SOL_SOCKET, plain_option, size)
-
-
-def kernel_drops(sock: socket.socket) -> int:
-    """Datagrams that the kernel dropped because the receive buffer of `sock` was full."""
-    try:
-        raw = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4 * (MEMINFO_DROPS + 1))
-        return int(struct.unpack_from("=I", raw, 4 * MEMINFO_DROPS)[0])
-    except (OSError, struct.error):
-        return 0

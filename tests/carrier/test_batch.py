@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from carrier import batch
-from carrier.batch import ALONE, COUNT, LOOK, SEGMENTS, Adaptive, DatagramSocket, receiver, run_length
+from carrier.batch import ALONE, COUNT, LOOK, SEGMENTS, Adaptive, DatagramSocket, enlarge, kernel_drops, receiver, run_length
 
 
 @pytest.fixture
@@ -217,6 +217,23 @@ def test_batches_go_on_until_datagrams_come_alone_for_a_while():
     assert adaptive.batching
     adaptive.found(1)
     assert not adaptive.batching
+
+
+def test_what_the_kernel_had_no_room_for_is_counted(pair):
+    one, other = pair
+    other.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    for _ in range(100):
+        one.send(bytes(1000))
+    received = len(taken(other))
+    assert 0 < received < 100
+    assert kernel_drops(other) == 100 - received
+
+
+def test_buffers_are_as_large_as_asked_for_or_as_the_system_allows(pair):
+    one, _ = pair
+    before = one.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    enlarge(one, 1 << 20)
+    assert one.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) > before
 
 
 def test_a_second_datagram_is_looked_for_now_and_then():

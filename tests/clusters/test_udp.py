@@ -159,7 +159,11 @@ async def test_a_slow_byte_stream_reader_makes_the_kernel_hold_and_drop_but_not_
             return session.destination.paused
 
         await wait_until(full, "for the upstream to be paused")
+        for _ in range(1000):
+            full()
         assert session.source.size < 1 << 20  # what one wake-up brings, above the 64 KiB
+        session.kill()
+        assert proxy.clusters["up"].dropped["receive-buffer-full"] > 1000
 
 
 async def test_without_a_descriptor_the_session_fails_as_overload():
