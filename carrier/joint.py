@@ -346,6 +346,8 @@ class OverCluster(Cluster):
         return super().plan(msgspec.structs.replace(conf, spec=spec))._replace(conf=conf)
 
     def choose(self, session: Session, tried: Any = ()) -> Endpoint:
+        if type(self.inner).choose is not Cluster.choose:  # it knows better than by endpoints
+            return self.inner.choose(session, tried)
         return self.nowhere if self.inner.virtual else super().choose(session, tried)
 
     async def open(self, session: Session, endpoint: Endpoint) -> Socket:

@@ -27,17 +27,22 @@ def sync(proxy: Proxy) -> SyncCluster:
 
 async def test_every_session_of_a_label_hears_the_others_and_not_itself() -> None:
     conf = config(clusters=[SYNC], listeners=[labelled("a", 1), labelled("u", 1, "UDP"), labelled("b", "1")])
-    async with running(conf) as proxy, tcp(port_of(proxy, "a")) as one, tcp(port_of(proxy, "a")) as two:
-        async with tcp(port_of(proxy, "b")) as other, udp(port_of(proxy, "u")) as three:
-            three.send(b"first")
-            await wait_until(lambda: len(list(proxy.sessions())) == 4)
-            assert await one.read(5) == b"first"  # it came when nobody else, or only one, was there
-            one.send(b"hello")
-            assert await two.read(5) in (b"hello", b"first")
-            assert await three.read() == b"hello"
-            other.send(b"alone")
-            await asyncio.sleep(0.01)
-            assert not other.reader._buffer  # type: ignore[attr-defined]
+    async with (
+        running(conf) as proxy,
+        tcp(port_of(proxy, "a")) as one,
+        tcp(port_of(proxy, "a")) as two,
+        tcp(port_of(proxy, "b")) as other,
+        udp(port_of(proxy, "u")) as three,
+    ):
+        three.send(b"first")
+        await wait_until(lambda: len(list(proxy.sessions())) == 4)
+        assert await one.read(5) == b"first"  # it came when nobody else, or only one, was there
+        one.send(b"hello")
+        assert await two.read(5) in (b"hello", b"first")
+        assert await three.read() == b"hello"
+        other.send(b"alone")
+        await asyncio.sleep(0.01)
+        assert not other.reader._buffer  # type: ignore[attr-defined]
     await wait_until(lambda: not sync(proxy).groups, "for the groups to be forgotten")
 
 
@@ -54,28 +59,34 @@ async def test_what_comes_before_a_partner_waits_for_it() -> None:
 
 async def test_waiting_is_bounded() -> None:
     listeners = [labelled("t", 1), labelled("u", 2, "UDP")]
-    async with running(config(clusters=[SYNC], listeners=listeners)) as proxy, tcp(port_of(proxy, "t")) as one:
-        async with udp(port_of(proxy, "u")) as two:
-            one.send(b"x" * 4_000_000)
-            for _ in range(100):
-                two.send(b"y" * 1000)
-            await wait_until(lambda: sum(s.dropped for s in proxy.sessions()) >= 34, "for datagrams to be dropped")
-            (stream,) = next(iter(proxy.listeners["t"].live)).destination.cluster.groups[b"1"]  # type: ignore[attr-defined]
-            await wait_until(lambda: stream.waiting is not None and stream.waiting.full)
-            assert stream.waiting.size < 300_000
-            async with tcp(port_of(proxy, "t")) as partner:
-                assert await partner.read(4_000_000) == b"x" * 4_000_000
+    async with (
+        running(config(clusters=[SYNC], listeners=listeners)) as proxy,
+        tcp(port_of(proxy, "t")) as one,
+        udp(port_of(proxy, "u")) as two,
+    ):
+        one.send(b"x" * 4_000_000)
+        for _ in range(100):
+            two.send(b"y" * 1000)
+        await wait_until(lambda: sum(s.dropped for s in proxy.sessions()) >= 34, "for datagrams to be dropped")
+        (stream,) = next(iter(proxy.listeners["t"].live)).destination.cluster.groups[b"1"]  # type: ignore[attr-defined]
+        await wait_until(lambda: stream.waiting is not None and stream.waiting.full)
+        assert stream.waiting.size < 300_000
+        async with tcp(port_of(proxy, "t")) as partner:
+            assert await partner.read(4_000_000) == b"x" * 4_000_000
 
 
 async def test_a_slow_listener_pauses_the_others() -> None:
-    async with running(config(clusters=[SYNC], listeners=[labelled("t", 1)])) as proxy, tcp(port_of(proxy, "t")) as one:
-        async with tcp(port_of(proxy, "t")) as two:
-            await wait_until(lambda: len(list(proxy.sessions())) == 2)
-            one.send(b"x" * 20_000_000)
-            slow = next(s for s in proxy.sessions() if s.source.peer[1] == two.port)  # type: ignore[attr-defined]
-            await wait_until(lambda: slow.source.full, "for a full socket")  # type: ignore[attr-defined]
-            assert slow.source.size < 300_000  # type: ignore[attr-defined]
-            assert await two.read(20_000_000) == b"x" * 20_000_000
+    async with (
+        running(config(clusters=[SYNC], listeners=[labelled("t", 1)])) as proxy,
+        tcp(port_of(proxy, "t")) as one,
+        tcp(port_of(proxy, "t")) as two,
+    ):
+        await wait_until(lambda: len(list(proxy.sessions())) == 2)
+        one.send(b"x" * 20_000_000)
+        slow = next(s for s in proxy.sessions() if s.source.peer[1] == two.port)  # type: ignore[attr-defined]
+        await wait_until(lambda: slow.source.full, "for a full socket")  # type: ignore[attr-defined]
+        assert slow.source.size < 300_000  # type: ignore[attr-defined]
+        assert await two.read(20_000_000) == b"x" * 20_000_000
 
 
 async def test_whoever_has_ended_hears_the_others_to_their_end() -> None:
