@@ -276,6 +276,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run until a signal ends it; returns the exit status."""
     began = time.monotonic()
     background = "--background" in arguments
+    if background:
+        os.closerange(3, 1024)  # shells keep copies of what they redirect; whoever typed the command waits for their end
     files = [argument for argument in arguments if not argument.startswith("--")]
     paths = Paths()
     log_file = LogFile(echo=not background)
