@@ -205,7 +205,8 @@ class RequestReader(_Reader):
         head = self.memo.heads.get(raw)
         if head is None:
             self.misses += 1
-            head = self.memo.parse(raw, self.misses <= _MISSES)
+            keep = self.misses <= _MISSES
+            head = self.memo.like(raw, keep) or self.memo.parse(raw, keep)
         else:
             self.misses = 0
         self._start_body(head)
@@ -328,7 +329,8 @@ class AnswerReader(_Reader):
         head = self.memo.heads.get(raw)
         if head is None:
             self.misses += 1
-            head = self.memo.parse(raw, self.misses <= _MISSES)
+            keep = self.misses <= _MISSES
+            head = self.memo.like(raw, keep) or self.memo.parse(raw, keep)
         else:
             self.misses = 0
         if head.status < 200:

@@ -6,7 +6,7 @@
 3. The plan parser, `parse`: each line is known by a small number (0: valid and without consequence); the tuple of the other numbers leads
    to a ready plan: framing, what to cut, what to add. Only lines never seen are looked at, and only their canonical form is known here.
    5 µs. Only what went through it gets a shape.
-Whatever (3) is not sure of goes to carrier/http1_head.py and so to h11; none of the three refuses anything. tests/fuzz holds that all agree.
+Whatever (3) is not sure of goes to carrier/http1_head.py and so to h11; these three refuse nothing. tests/fuzz holds that all agree.
 
 Numbers of lines are never used twice, in any memo: a listener may key its decisions by them. All tables are bounded; full ones are emptied.
 """
@@ -40,7 +40,7 @@ _LINE_MAX = 256  # bytes of a line that is kept
 _NAME_MAX = 64  # bytes of a field name that is kept
 _VOLATILE = 32  # different values after which a name is taken for one whose values always change
 _NEEDLES = 4  # such names that shapes know of: each costs a search
-_SHAPES = 512
+_SHAPES = 256
 _POOR = 512  # how often shapes may fail before they rest, and are then learnt anew
 _REST = 16 * _POOR
 _SLOW, _BY_LINE = -1, -2  # only h11 may judge; each line has its own number
@@ -56,21 +56,23 @@ _numbers = count(1)
 class _Shape:
     """What all heads have in common that differ only in their start line and in the values of volatile names.
 
-    parts: their wire form. The start line goes to parts[0], the value of the n-th needle found to parts[places[n]]; a value whose line is
-    not sent on has place 0 as well. counted: which of the values is the length, -1 if `length` holds it.
+    start: the start line of an answer; those of requests differ. parts: their wire form. The start line goes to parts[0], the value of
+    the n-th needle found to parts[places[n]]; a value whose line is not sent on has place 0 as well. counted: which of the values is the
+    length, -1 if `length` holds it.
     """
 
-    __slots__ = ("counted", "key", "length", "parts", "places", "plan")
+    __slots__ = ("counted", "key", "length", "parts", "places", "plan", "start")
 
     def __init__(self, block: bytes, names: list[bytes], plan: Plan, key: object, length: int) -> None:
         self.plan, self.key, self.length = plan, key, length
+        self.start, *lines = block.split(b"\r\n")[:-2]
         self.places = [0] * len(names)
         self.counted = -1
         if plan.length_id:
             self.counted = next((n for n, name in enumerate(names) if name.lower() == b"content-length"), -1)
         self.parts = [b""]
         text = b""
-        for line in block.split(b"\r\n")[1:-2]:
+        for line in lines:
             name = line.partition(b":")[0]
             if name.lower() in plan.cut:
                 continue
@@ -84,7 +86,7 @@ class _Shape:
     def wire(self, start: bytes, values: list[bytes]) -> bytes:
         """The wire form of one of the heads."""
         parts = self.parts.copy()
-        for place, value in zip(self.places, values):  # noqa: B905: of one length, see _Memo._known; `strict` costs
+        for place, value in zip(self.places, values):  # noqa: B905  (of one length: see _values_of; `strict` costs)
             parts[place] = value
         parts[0] = start
         return b"".join(parts)
@@ -117,11 +119,11 @@ class _Memo:
         self._shapes: dict[bytes, _Shape] = {}
 
     def _values_of(self, block: bytes) -> tuple[bytes, list[bytes]]:
-        """The block of lines (CRLF before, between and twice after them) without the values of volatile names, and those values.
+        """A head (of a request: behind its start line) without the values of volatile names, and those values.
 
         Whatever stands in a value, a shape found by what is left has the very lines of `block`: a value ends at the first CRLF, and
         begins after a name at the start of a line. So the head ends where the shape ends, too. The bytes of the values are still to be
-        checked.
+        checked. A shape has as many places as its block has needles: when there are other needles, all shapes are forgotten.
         """
         values = []
         for needle, size in self._needles:
@@ -133,35 +135,31 @@ class _Memo:
                 block = block[:at] + block[end:]
         return block, values
 
-    def _known(self, block: bytes, values: list[bytes]) -> _Shape | None:
-        """The shape with this block, if the values are good. A shape has as many places as the block has needles: with other needles all
-        shapes are forgotten."""
-        shape = self._shapes.get(block)
-        if shape is None:
-            self._miss()
-            return None
+    def _good(self, shape: _Shape, raw: bytes, values: list[bytes]) -> int:
+        """The length of a body with these values, -1 if they are not such as we are sure of."""
         if self._poor:
             self._poor -= 1
         if values:
             text = b"".join(values)
             if text.translate(None, FIELD_BYTES) or len(text) + _NAME_MAX >= self.limits.line:
-                return None
-        return shape
+                return -1
+        if len(raw) > self.limits.head:
+            return -1
+        if shape.counted >= 0:
+            digits = _LENGTH.fullmatch(values[shape.counted])
+            return int(digits[1]) if digits else -1
+        return shape.length
 
-    def _miss(self) -> None:
+    def _miss(self, raw: bytes) -> None:
         """Heads of which too few are like another are not worth asking for; others may come one day, with other volatile names."""
+        if raw.find(b"\r\n\r\n") + 4 != len(raw):
+            return
         self._poor += 2
         if self._poor > _POOR:
             self._poor = -_REST
             self._needles = ()
             self._shapes.clear()
             self._values.clear()
-
-    def _resting(self) -> bool:
-        if self._poor < 0:
-            self._poor += 1
-            return True
-        return False
 
     def _learn_all(self, lines: list[bytes], ids: list[int | None]) -> None:
         """Fill in the numbers of lines never seen. Tables are emptied only here, before any of them is learnt."""
@@ -187,6 +185,9 @@ class _Memo:
             if seen < _VOLATILE and len(line) <= _LINE_MAX:
                 self._values[name] = seen + 1
                 self._ids[line] = kind
+            elif seen == _VOLATILE:
+                self._values[name] = seen + 1
+                self._seek(name)
             return kind
         if len(line) > _LINE_MAX:
             return _SLOW
@@ -200,6 +201,27 @@ class _Memo:
             return _SLOW
         kind = self._names[name] = _BY_LINE if lower in self._by_line else self._present.get(lower, 0)
         return kind
+
+    def _seek(self, name: bytes) -> None:
+        """The name is volatile: shapes take its values out from now on."""
+        if len(self._needles) < _NEEDLES:
+            needle = b"\r\n" + name + b":"
+            self._needles = (*self._needles, (needle, len(needle)))
+            self._shapes.clear()
+
+    def _shape(self, block: bytes, plan: Plan, key: object, length: int) -> None:
+        """Keep the shape of a head that the plan parser has read; `block` as for _values_of."""
+        if self._poor < 0 or len(block) > _HEAD_MAX:
+            return
+        left, _ = self._values_of(block)
+        if left in self._shapes:
+            return
+        needles = [needle for needle, _ in self._needles if needle in left]
+        if any(left.count(needle) > 1 for needle in needles):
+            return
+        if len(self._shapes) >= _SHAPES:
+            self._shapes.clear()
+        self._shapes[left] = _Shape(left, [needle[2:-1] for needle in needles], plan, key, length)
 
     def _find(self, key: tuple[int, ...], numbers: tuple[int, ...], status: int) -> Plan | None:
         """Make and keep the plan for a key. None where only h11 may judge: an unsure line, a name twice, fields that the plan refuses."""
@@ -245,6 +267,33 @@ class _Memo:
         return head
 
 
+def _request(wire: bytes, raw: bytes, start: tuple[bytes, bytes], plan: Plan, length: int, key: object) -> Head:
+    return Head(
+        wire,
+        raw,
+        start[0],
+        start[1],
+        plan.host,
+        0,
+        b"",
+        1,
+        plan.body if length or not plan.length_id else NONE,
+        length,
+        plan.keep_alive,
+        plan.expect,
+        plan.upgrade,
+        plan.named,
+        key,
+        None,
+        plan.explain,
+    )
+
+
+def _answer(wire: bytes, raw: bytes, start: tuple[int, bytes], plan: Plan, length: int) -> Head:
+    body = plan.body if length or not plan.length_id else NONE
+    return Head(wire, raw, b"", b"", b"", start[0], start[1], 1, body, length, plan.keep_alive, False, plan.upgrade)
+
+
 class RequestMemo(_Memo):
     """Known request heads for one Limits and one Forwarding. `heads.get(data)` is the whole hot path, when a read is one known head.
 
@@ -261,6 +310,30 @@ class RequestMemo(_Memo):
         self._starts: dict[bytes, tuple[bytes, bytes] | None] = {}
         self._keyed = forwarding.interesting is not None
 
+    def like(self, raw: bytes, keep: bool = False) -> Head | None:
+        """The Head of a read that is exactly one whole request head of a known shape; None for all others, and for whatever is not that.
+
+        The same Head as that of `parse`. `keep`: for `heads`.
+        """
+        if self._poor < 0:
+            self._poor += 1
+            return None
+        at = raw.find(b"\r\n")
+        first = raw[:at]
+        start = self._starts.get(first) or self._start(first)
+        if start is None:
+            return None
+        block, values = self._values_of(raw[at:])
+        shape = self._shapes.get(block)
+        if shape is None:
+            self._miss(raw)
+            return None
+        length = self._good(shape, raw, values)
+        if length < 0:
+            return None
+        head = _request(shape.wire(first, values), raw, start, shape.plan, length, shape.key)
+        return self._keep(raw, head) if keep else head
+
     def parse(self, raw: bytes, keep: bool = True) -> Head:
         """The Head of a whole request head that ends with its first CRLFCRLF; kept for `heads` if wished. Raises as parse_request."""
         lines = raw.split(b"\r\n")
@@ -270,31 +343,15 @@ class RequestMemo(_Memo):
         ids: list[int | None] = [*map(self._ids.get, lines)]
         if None in ids:
             self._learn_all(lines, ids)
-        key: tuple[int, ...] = tuple(filter(None, ids))
-        plan = self._plans[key] if key in self._plans else self._find(key, key, 0)
+        numbers: tuple[int, ...] = tuple(filter(None, ids))
+        plan = self._plans[numbers] if numbers in self._plans else self._find(numbers, numbers, 0)
         if start is None or plan is None or len(ids) - 3 > self.limits.fields or len(raw) > self.limits.head:
             head = parse_request(raw, self.limits, self.profile)
             return self._keep(raw, head) if keep else head
         length = int(lines[ids.index(plan.length_id)][15:]) if plan.length_id else 0
-        head = Head(
-            self._cut(raw, lines, ids, plan),
-            raw,
-            start[0],
-            start[1],
-            plan.host,
-            0,
-            b"",
-            1,
-            plan.body if length or not plan.length_id else NONE,
-            length,
-            plan.keep_alive,
-            plan.expect,
-            plan.upgrade,
-            plan.named,
-            key if self._keyed else None,
-            None,
-            plan.explain,
-        )
+        key = numbers if self._keyed else None
+        self._shape(raw[len(first) :], plan, key, length)
+        head = _request(self._cut(raw, lines, ids, plan), raw, start, plan, length, key)
         return self._keep(raw, head) if keep else head
 
     def _start(self, line: bytes) -> tuple[bytes, bytes] | None:
@@ -322,6 +379,26 @@ class AnswerMemo(_Memo):
         super().__init__(limits, profile, by_line, HOP | {b"content-length"})
         self._starts: dict[bytes, tuple[int, bytes] | None] = {}
 
+    def like(self, raw: bytes, keep: bool = False) -> Head | None:
+        """The Head of a whole answer head of a known shape; None for all others, and for whatever is not one whole head.
+
+        The same Head as that of `parse`. `keep`: for `heads`.
+        """
+        if self._poor < 0:
+            self._poor += 1
+            return None
+        block, values = self._values_of(raw)
+        shape = self._shapes.get(block)
+        if shape is None:
+            self._miss(raw)
+            return None
+        length = self._good(shape, raw, values)
+        start = self._starts.get(shape.start) or self._start(shape.start)
+        if length < 0 or start is None:
+            return None
+        head = _answer(shape.wire(shape.start, values), raw, start, shape.plan, length)
+        return self._keep(raw, head) if keep else head
+
     def parse(self, raw: bytes, keep: bool = True) -> Head:
         """The Head of a whole answer head that ends with its first CRLFCRLF; kept for `heads` if wished. Raises as parse_answer."""
         lines = raw.split(b"\r\n")
@@ -341,21 +418,8 @@ class AnswerMemo(_Memo):
             head = parse_answer(raw, b"GET", self.limits, self.profile)
             return self._keep(raw, head) if keep else head
         length = int(lines[ids.index(plan.length_id)][15:]) if plan.length_id else 0
-        head = Head(
-            self._cut(raw, lines, ids, plan),
-            raw,
-            b"",
-            b"",
-            b"",
-            start[0],
-            start[1],
-            1,
-            plan.body if length or not plan.length_id else NONE,
-            length,
-            plan.keep_alive,
-            False,
-            plan.upgrade,
-        )
+        self._shape(raw, plan, None, length)
+        head = _answer(self._cut(raw, lines, ids, plan), raw, start, plan, length)
         return self._keep(raw, head) if keep else head
 
     def _start(self, line: bytes) -> tuple[int, bytes] | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from carrier.http import NONE, Forwarding
-from carrier.http1 import AnswerMemo, RequestMemo, parse_request
+import pytest
+
+from carrier.http import LENGTH, NONE, Forwarding, Head
+from carrier.http1 import AnswerMemo, Limits, RequestMemo, parse_answer, parse_request
 
 GET = b"GET /x HTTP/1.1\r\nHost: a.example\r\n\r\n"
 
@@ -82,3 +84,143 @@ def test_an_answer_seen_once_is_found_by_its_bytes_and_lengths_are_read_each_tim
         assert memo.parse(raw % (n, n)).length == n
     assert memo.heads[raw % (7, 7)].length == 7
     assert memo.heads[raw % (0, 0)].body == NONE
+
+
+PROFILE = Forwarding(interesting=frozenset((b"x-user",)), via=b"c")
+ALL = ("fields", *(name for name in Head.__slots__ if name not in ("decision", "_fields")))
+TRACED = (
+    b"POST /%d?a HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 10.0.0.%d\r\nContent-Length: %d\r\nConnection: keep-alive\r\n"
+    b"X-Request-Id: %d\r\nX-User: z\r\ntraceparent: 00-%d-1\r\n\r\n"
+)
+
+
+def traced(n: int) -> bytes:
+    return TRACED % (n, n, n, n, n)
+
+
+def knowing(limits: Limits | None = None) -> RequestMemo:
+    """A memo that knows the shape of TRACED."""
+    memo = RequestMemo(limits, PROFILE)
+    for n in range(60):
+        memo.parse(traced(n), False)
+    return memo
+
+
+def same(one: Head | None, other: Head) -> bool:
+    return one is not None and all(getattr(one, name) == getattr(other, name) for name in ALL if name != "key")
+
+
+def test_a_head_that_differs_in_volatile_values_only_is_what_the_plan_parser_and_h11_make_of_it() -> None:
+    memo = knowing()
+    for n in (0, 7, 1234567):
+        found = memo.like(traced(n))
+        assert same(found, parse_request(traced(n), profile=PROFILE))
+        assert found is not None and found.key == memo.parse(traced(5)).key
+        assert found.body == (LENGTH if n else NONE) and found.length == n
+    assert not memo.heads or memo.heads.keys() == {traced(5)}
+
+
+def test_a_head_of_known_shape_is_kept_when_that_is_wished() -> None:
+    memo = knowing()
+    head = memo.like(traced(99), keep=True)
+    assert head is not None and memo.heads[traced(99)] is head
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"00-7-1", b"00\r-1"),
+        (b"00-7-1", b"00\n-1"),
+        (b"00-7-1", b"00\0-1"),
+        (b"00-7-1", b"00-7\r\n folded"),
+        (b"00-7-1", b"00-7\r\nHost: b"),
+        (b"00-7-1", b"00-7\r\n\r\nGET / HTTP/1.1"),
+        (b"00-7-1\r\n\r\n", b"00-7-1\r\n"),
+        (b"00-7-1\r\n\r\n", b"00-7-1\r\n\r\nbody"),
+        (b"00-7-1\r\n\r\n", b"00-7-1\r\n\r\n\r\n\r\n"),
+        (b"traceparent:", b"traceparent :"),
+        (b"traceparent:", b" traceparent:"),
+        (b"X-User: z", b"X-User: y"),
+        (b"X-User: z", b"X-User: z\r\ntraceparent: 2"),
+        (b"Content-Length: 7", b"Content-Length: 07"),
+        (b"Content-Length: 7", b"Content-Length: +7"),
+        (b"Content-Length: 7", b"Content-Length: 7, 7"),
+        (b"Content-Length: 7", b"Content-Length: "),
+        (b"Content-Length: 7", b"Content-Length: 1000000000000000000"),
+        (b"Content-Length: 7", b"Content-Length: 7\r\nContent-Length: 7"),
+        (b"Content-Length: 7", b"Content-Length: 7\r\nTransfer-Encoding: chunked"),
+        (b"HTTP/1.1", b"HTTP/1.0"),
+        (b"POST", b"CONNECT"),
+        (b"/7?a", b"/7#a"),
+        (b"\r\nHost", b"\nHost"),
+    ],
+)
+def test_whatever_else_differs_is_not_of_that_shape(old: bytes, new: bytes) -> None:
+    raw = traced(7)
+    memo = knowing()
+    assert memo.like(raw) is not None and old in raw
+    assert memo.like(raw.replace(old, new, 1)) is None
+
+
+def test_limits_hold_for_heads_of_known_shape() -> None:
+    memo = knowing(Limits(line=200))
+    assert memo.like(traced(1)) is not None
+    assert memo.like(traced(1).replace(b"00-1", b"0" * 200)) is None
+    assert memo.like(traced(1).replace(b"/1", b"/" + b"1" * 200)) is None
+    memo = knowing(Limits(head=400))
+    assert memo.like(traced(1).replace(b"00-1", b"0" * 200)) is not None
+    assert memo.like(traced(1).replace(b"00-1", b"0" * 300)) is None
+
+
+def test_values_that_rules_look_at_are_never_taken_out() -> None:
+    memo = RequestMemo(profile=PROFILE)
+    raw = b"GET / HTTP/1.1\r\nHost: a\r\nX-User: %d\r\nE: %d\r\n\r\n"
+    for n in range(100):
+        memo.parse(raw % (n, n), False)
+    one, two = memo.like(raw % (98, 500)), memo.like(raw % (99, 500))
+    assert one is not None and two is not None and one.key != two.key
+    assert memo.like(raw % (100, 500)) is None
+
+
+def test_a_field_named_by_connection_never_becomes_part_of_a_shape() -> None:
+    memo = RequestMemo(profile=PROFILE)
+    raw = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: e\r\nE: %d\r\n\r\n"
+    for n in range(100):
+        memo.parse(raw % n, False)
+    assert memo.like(raw % 7) is None and b"E: 7" not in memo.parse(raw % 7).wire
+
+
+def test_shapes_are_given_up_while_they_do_not_help_and_learnt_anew_later() -> None:
+    memo = knowing()
+    odd = b"GET / HTTP/1.1\r\nHost: a%d\r\n\r\n"
+    asked = 0
+    while memo._poor >= 0:
+        assert memo.like(odd % asked) is None
+        asked += 1
+    assert asked < 1000 and not memo._shapes
+    assert memo.like(traced(1)) is None
+    for n in range(10_000):
+        if memo.like(traced(n)) is None:
+            memo.parse(traced(n), False)
+    assert same(memo.like(traced(1)), parse_request(traced(1), profile=PROFILE))
+
+
+def test_shapes_are_bounded() -> None:
+    memo = RequestMemo(profile=Forwarding(interesting=frozenset((b"x-user",))))
+    for n in range(3000):
+        memo.parse(b"GET / HTTP/1.1\r\nHost: a\r\nX-User: %d\r\nX-%d: %d\r\n\r\n" % (n % 2000, n % 20, n), False)
+    assert len(memo._shapes) <= 256 and len(memo._needles) <= 4
+
+
+def test_answers_have_shapes_too_each_status_its_own() -> None:
+    memo = AnswerMemo(profile=Forwarding(via=b"c"))
+    raw = b"HTTP/1.1 %d OK\r\nDate: %d\r\nContent-Length: %d\r\nKeep-Alive: %d\r\nServer: x\r\n\r\n"
+    for n in range(60):
+        memo.parse(raw % (200, n, n, n), False)
+        memo.parse(raw % (304, n, n, n), False)
+    for status, n in ((200, 0), (200, 700), (304, 700)):
+        slow = parse_answer(raw % (status, n, n, n), profile=Forwarding(via=b"c"))
+        assert same(memo.like(raw % (status, n, n, n)), slow)
+    assert memo.like(raw % (201, 1, 1, 1)) is None
+    assert memo.like(raw % (200, 1, 1, 1) + b"x") is None
+    assert memo.like((raw % (200, 1, 1, 1)).replace(b"Length: 1", b"Length: 01")) is None

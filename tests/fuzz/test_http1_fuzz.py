@@ -313,6 +313,55 @@ def test_all_readers_of_an_answer_head_agree(base: bytes, choose: random.Random)
     check_answer(mutate(base, choose))
 
 
+TRACED = [
+    b"GET /%d HTTP/1.1\r\nHost: a.example\r\nX-User: alice\r\nETag:%d\r\nConnection: keep-alive\r\ntraceparent: 00-%d\r\n\r\n",
+    b"POST /%d HTTP/1.1\r\nContent-Length: %d\r\nHost: a\r\nCookie: a=1\r\nX-Request-Id: %d\r\n\r\n",
+]
+DATED = [
+    b"HTTP/1.1 20%d OK\r\nContent-Length: %d\r\nETag: %d\r\n\r\n",
+    b"HTTP/1.1 30%d Moved\r\nServer: test\r\nConnection: keep-alive\r\nContent-Length: %d\r\nETag: %d\r\n\r\n",
+]
+
+
+def shaped(memo: RequestMemo | AnswerMemo, bases: list[bytes]) -> None:
+    """Let a memo learn which values always change."""
+    for n in range(50):
+        for base in bases:
+            memo.parse(base % (n % 3, n, n), False)
+
+
+def check_shape(raw: bytes, memo: RequestMemo | AnswerMemo, slow: object, *args: object) -> bool:
+    """Hold that a head of known shape is one whole head, read as the slow reader reads it; was it of one?"""
+    memo._poor = 0
+    head = memo.like(raw)
+    assert head is None or (head_of(raw) == raw and told(head) == told(outcome(slow, raw, *args))), raw
+    return head is not None
+
+
+@fuzz
+@given(base=st.sampled_from(TRACED), numbers=st.tuples(*[st.integers(0, 10**20)] * 3), choose=seeds)
+def test_a_request_head_of_known_shape_is_read_as_h11_reads_it_or_not_at_all(
+    base: bytes, numbers: tuple[int], choose: random.Random
+) -> None:
+    memo = RequestMemo(Limits(), PROFILE)
+    shaped(memo, TRACED)
+    if max(numbers) < 10**18:
+        assert check_shape(base % numbers, memo, parse_request, Limits(), PROFILE)
+    for _ in range(10):
+        check_shape(mutate(base % numbers, choose), memo, parse_request, Limits(), PROFILE)
+
+
+@fuzz
+@given(base=st.sampled_from(DATED), number=st.integers(0, 10**20), choose=seeds)
+def test_an_answer_head_of_known_shape_is_read_as_h11_reads_it_or_not_at_all(base: bytes, number: int, choose: random.Random) -> None:
+    memo = AnswerMemo(Limits(), PROFILE)
+    shaped(memo, DATED)
+    if number < 10**18:
+        assert check_shape(base % (0, number, number), memo, parse_answer, b"GET", Limits(), PROFILE)
+    for _ in range(10):
+        check_shape(mutate(base % (0, number, number), choose), memo, parse_answer, b"GET", Limits(), PROFILE)
+
+
 @fuzz
 @given(base=st.sampled_from(REQUESTS), more=st.sampled_from(REQUESTS), choose=seeds)
 def test_streams_of_requests_are_read_alike_however_they_are_cut(base: bytes, more: bytes, choose: random.Random) -> None:
