@@ -93,6 +93,7 @@ def test_a_page_of_another_site_is_refused(site: str) -> None:
 def test_the_body_of_a_form_is_no_call(form: str) -> None:
     assert kind(Gate(), method="POST", content_type=form) == "unsupported-media-type"
     assert kind(Gate(), method="GET", content_type=form) == ""
+    assert kind(Gate(), method="DELETE", content_type=form) == ""
 
 
 @pytest.mark.parametrize("name", ["x_forwarded_for", "forwarded", "via"])
