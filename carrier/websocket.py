@@ -136,9 +136,11 @@ class WebSocketEnd(ByteSocket):
     # ------------------------------------------------------------------ reading
 
     def resume(self) -> None:
-        super().resume()
-        if self.early:
-            self.loop.call_soon(self._play_early)
+        if self.paused and not self.closed and not self.ended_in:
+            self.paused = False
+            self.loop.add_reader(self.sock, self._relay if self.raw else self._readable)
+            if self.early:
+                self.loop.call_soon(self._play_early)  # before anything that is still to be read
 
     def _play_early(self) -> None:
         if self.early and not self.paused and not self.closed:
@@ -162,13 +164,27 @@ class WebSocketEnd(ByteSocket):
         self.bytes_in += len(data)
         if self.early:
             data, self.early = self.early + data, b""
-        if self.raw and not self.inward.over and not self.gone:
-            self._relay(self.inward, data)
-        else:
-            self.took(data)
+        self.took(data)
 
-    def _relay(self, inward: Scanner, data: bytes) -> None:
-        """Raw bytes: the hot path."""
+    def _relay(self) -> None:
+        """Readable, and raw: the hot path."""
+        try:
+            data = self.sock.recv(READ)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as exc:
+            self.broken(from_os(exc, self.side))
+            return
+        if not data:
+            self._eof()
+            return
+        self.bytes_in += len(data)
+        self._pass(data)
+
+    def _pass(self, data: bytes) -> None:
+        inward = self.inward
+        if inward.over:
+            return
         good = inward.feed(data)
         self.messages_in = inward.messages
         if good:
@@ -180,12 +196,12 @@ class WebSocketEnd(ByteSocket):
 
     def took(self, data: bytes) -> None:
         """Bytes after the handshake."""
+        if self.raw:
+            self._pass(data)
+            return
         if self.close_got or self.gone:
             return
         inward = self.inward
-        if self.raw:
-            self._relay(inward, data)
-            return
         good = inward.feed(data)
         self.messages_in = inward.messages
         if good:
@@ -373,7 +389,7 @@ class WebSocketEnd(ByteSocket):
         self.early = b""
         super().end()
         if not self.closed:
-            super().resume()
+            WebSocketEnd.resume(self)
             self.loop.call_later(LINGER, self.close)
 
     def reset(self, error: Error) -> None:
