@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from carrier import registry
+from carrier import access, registry
 from carrier.config import POLICIES, WILDCARD, Admin, Cluster, Config, Draft, Protocols, Raw, Route, Rule, RuleList
 from carrier.errors import ConfigError, Error, Problem
 from carrier.findings import Finding, findings
@@ -273,12 +273,19 @@ class Inspector:
             "log_level": self.choice(*LOG_LEVELS),
             "log_file": self.text,
             "access_log_path": self.text,
+            "access_log": self.access_log,
             "strict": self.boolean,
             "offload": lambda v, p: None if v in offload else self.wrong(p, v, "one of init, no_init, disable"),
             "offload_ifs": self.anything,
             "version": self.anything,
         }
         self.members(value, path, "admin", checks)
+
+    def access_log(self, value: Any, path: str) -> None:
+        try:
+            access.read(value, path)
+        except ConfigError as error:
+            self.problems += error.problems
 
     def _class(self, side: str, value: object) -> Any:
         spec = value.get("spec") if isinstance(value, Mapping) else None
@@ -477,8 +484,9 @@ def _admin(raw: object) -> Admin:
     if not isinstance(raw, Mapping):
         return Admin()
     known = {f: raw[f] for f in ("log_level", "log_file", "access_log_path", "strict", "offload", "offload_ifs") if raw.get(f) is not None}
+    options = {"options": {"access_log": raw["access_log"]}} if raw.get("access_log") is not None else {}
     try:
-        return msgspec.convert(known, Admin)
+        return msgspec.convert(known | options, Admin)
     except msgspec.ValidationError:
         return Admin()
 
@@ -501,7 +509,7 @@ def _rebased(config: Config, base: Config | None) -> Config:
 def to_document(config: Config) -> dict[str, Any]:
     """A document that `from_document` reads as the same objects, with their names and owners."""
     writer = _Writer(config)
-    admin = {k: v for k, v in msgspec.to_builtins(config.admin).items() if v is not None and k != "options"}
+    admin = {k: v for k, v in msgspec.to_builtins(config.admin).items() if v is not None and k != "options"} | config.admin.options
     sections: dict[str, list[Any]] = {section: [] for section in SECTIONS}
     for owned in (False, True):  # first what nobody owns, with all that it owns; then what its owner no longer refers to
         for section, kind in SECTIONS.items():

@@ -160,9 +160,15 @@ class Listener:
         self.live.discard(session)
         if session.error is not None and session.error.kind not in WANTED:
             self.failed += 1
+        observers = self.env.on_close
+        if observers or self.track > 0:
+            source = session.source
+            session.bytes_in, session.bytes_out = source.bytes_in, source.bytes_out
+            if self.kind == "message":  # a connection carries many
+                source.bytes_in = source.bytes_out = 0
         if self.track > 0:
             self.tracked.append(session)
-        for observer in self.env.on_close:
+        for observer in observers:
             try:  # not by `guard`: the name of every session would be made for it
                 observer(session)
             except Exception as exc:

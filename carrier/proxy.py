@@ -63,6 +63,8 @@ class Proxy:
         self.clusters: dict[str, Cluster] = {}
         self.tables: dict[str, Table] = {}
         self.matchers = Matchers()
+        self.refused = 0
+        """Changes that were not put in force."""
         self.hits: dict[str, Hits] = {}
         self.lock = asyncio.Lock()
         """Held from reading the configuration to its replacement: one writer at a time."""
@@ -110,6 +112,7 @@ class Proxy:
                 if self.persist is not None:
                     await self.persist(config)
             except BaseException:
+                self.refused += 1
                 build.undo(self.env.guard)
                 raise
             self._commit(config, build)

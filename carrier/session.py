@@ -41,6 +41,8 @@ class Session(Stream):
         "answer",
         "answered",
         "backlog",
+        "bytes_in",
+        "bytes_out",
         "cluster",
         "connected_at",
         "decision",
@@ -103,6 +105,9 @@ class Session(Stream):
     dropped: int
     """Datagrams that came while there was no destination and no room."""
     last_endpoint: Endpoint | None
+    bytes_in: int
+    bytes_out: int
+    """Of its source, set at its end, and only when somebody wants to know: an observer, or who asks for ended sessions."""
 
     def __init__(self, listener: Listener, source: Socket) -> None:
         self.to: Stream = source
@@ -659,8 +664,8 @@ class Session(Stream):
             "status": self.status,
             "events": [{"event": e, "timestamp": stamp(t), "message": m, "content": c} for e, t, m, c in self.events],
             "counters": {
-                "bytes_in": source.bytes_in,
-                "bytes_out": source.bytes_out,
+                "bytes_in": getattr(self, "bytes_in", source.bytes_in),
+                "bytes_out": getattr(self, "bytes_out", source.bytes_out),
                 "messages_in": source.messages_in,
                 "messages_out": source.messages_out,
                 "retries": self.retries,

@@ -1,0 +1,484 @@
+"""The access log: one line for each session that ends, of any protocol, as JSON or in Envoy's default text format.
+
+    {"time":"2026-11-21T08:00:21.123Z","listener":"web","rule":"bridge/john","why":"rule bridge/john: header x-user is \\"john\\"", ...}
+
+`AccessLog` is an observer for `Env.on_close`. Lines are made at once, from parts that are remembered (by decision and endpoint, by path),
+and handed in batches to a thread that writes them: the event loop never waits for a disk or a reader. What the thread cannot keep up
+with, beyond `MAX_WAITING` bytes, is dropped and counted. `reopen` (SIGUSR1) goes on in a new file after somebody has moved the old one
+away. Filters (status, duration, user) leave lines out, and so does sampling, failures apart. Of header fields only those that are
+named are written, secrets (`SECRET`) as "(redacted)".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from carrier.errors import ConfigError, Error, Problem
+
+if TYPE_CHECKING:
+    from carrier.config import Config
+    from carrier.session import Session
+
+FIELDS: Mapping[str, str] = {
+    "path": "a file, stdout or stderr",
+    "format": "json (default) or envoy",
+    "status": "only answers of this status or above (default 0: all)",
+    "duration": "only sessions of at least so many seconds (default 0)",
+    "users": "only sessions of the bridges of these users (default: everybody's)",
+    "sample": "the part of the lines that is written, 0 to 1 (default 1); failures are always written",
+    "headers": "names of request header fields to write (default: none)",
+    "redact": "names of further fields whose value is not to be seen",
+    "query": "false: paths are written without their query (default true)",
+}
+"""Fields of `admin.access_log`."""
+SECRET = frozenset(("authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "x-auth-token", "x-amz-security-token"))
+REDACTED = "(redacted)"
+MAX_WAITING = 8 << 20
+"""Bytes that may wait for the writer."""
+BATCH = 64 << 10
+"""Bytes that are handed over at once."""
+DELAY = 0.25
+"""Seconds that a line waits at most before it is handed over."""
+KEPT = 4096
+"""Parts of lines that are remembered, of each kind."""
+_json = msgspec.json.encode
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """See FIELDS."""
+
+    path: str
+    format: str = "json"
+    status: int = 0
+    duration: float = 0.0
+    users: tuple[str, ...] = ()
+    sample: float = 1.0
+    headers: tuple[str, ...] = ()
+    redact: tuple[str, ...] = ()
+    query: bool = True
+
+
+def read(value: object, path: str = "$.admin.access_log") -> Settings:
+    """The settings of a configuration: an object with FIELDS, or the path alone. Raises ConfigError with what is wrong."""
+    if isinstance(value, str):
+        value = {"path": value}
+    if not isinstance(value, Mapping):
+        raise ConfigError(Problem("expected a path or an object", path, seen=repr(value), allowed=", ".join(FIELDS)))
+    problems = [Problem(f"unknown field {name!r}", f"{path}.{name}", allowed=", ".join(FIELDS)) for name in value if name not in FIELDS]
+    try:
+        found = msgspec.convert({name: item for name, item in value.items() if name in FIELDS}, Settings)
+    except msgspec.ValidationError as exc:
+        said, _, at = str(exc).partition(" - at `$")
+        raise ConfigError(*problems, Problem(said, path + at.rstrip("`"))) from None
+    if found.format not in ("json", "envoy"):
+        problems.append(Problem(f"unknown format {found.format!r}", f"{path}.format", seen=repr(found.format), allowed="json, envoy"))
+    if not 0 <= found.sample <= 1:
+        problems.append(Problem(f"expected a number 0..1, got {found.sample:g}", f"{path}.sample"))
+    if problems:
+        raise ConfigError(*problems)
+    return found
+
+
+def settings_of(config: Config) -> Settings | None:
+    """What a configuration says of the access log; None: there is none. Raises ConfigError."""
+    value = config.admin.options.get("access_log", config.admin.access_log_path)
+    return None if value is None else read(value)
+
+
+# --- what went wrong, in Envoy's letters -------------------------------------------------------------------------------------------------
+
+_UPSTREAM = {"refused": "UF", "unreachable": "UF", "dns": "DF", "timeout": "UT", "closed": "UC", "reset": "UR", "bad-answer": "UPE"}
+_ANY = {"no-endpoint": "UH", "too-many-requests": "RL", "killed": "LR", "drain": "LR", "internal": "LR"}
+
+
+def flags(session: Session) -> str:
+    """Envoy's response flags of a session: "-" when all was well, else short names joined by commas."""
+    error, decision = session.error, session.decision
+    if error is None:
+        return "-"
+    if decision.error is not None and decision.error.kind == "no-route":
+        return "NC" if decision.missing else "NR"
+    found = _flag(session, error)
+    return f"{found},URX" if session.retries and error.side == "upstream" else found
+
+
+def _flag(session: Session, error: Error) -> str:
+    if error.kind in _ANY:
+        return _ANY[error.kind]
+    if error.kind == "overload":
+        return "UO" if session.cluster is not None or session.decision.error is None else "OM"
+    if error.side == "upstream":
+        return _UPSTREAM.get(error.kind, "UPE")
+    if error.side == "downstream":
+        return {"timeout": "SI", "request-timeout": "SI", "reset": "DC", "closed": "DC"}.get(error.kind, "DPE")
+    return "LR"
+
+
+# --- lines -------------------------------------------------------------------------------------------------------------------------------
+
+
+class Lines:
+    """Makes lines. users: rule -> the user whose bridge it is, "" for the others; asked once a decision."""
+
+    def __init__(self, settings: Settings, users: Callable[[str], str]) -> None:
+        self.settings = settings
+        self.users = users
+        self.headers = tuple((name.lower(), name.lower() in SECRET | {r.lower() for r in settings.redact}) for name in settings.headers)
+        self.fixed: dict[tuple[object, ...], bytes] = {}
+        self.texts: dict[bytes, bytes] = {}
+        self.peers: dict[object, bytes] = {}
+        self.second = -1
+        self.stamp = b""
+        self.offset = time.time() - time.monotonic()
+
+    def forget(self) -> None:
+        """The configuration has changed, or the clock was set: what was remembered may be wrong."""
+        self.fixed.clear()
+        self.offset = time.time() - time.monotonic()
+        self.second = -1
+
+    def when(self, monotonic: float) -> bytes:
+        """A moment as RFC 3339 has it, with milliseconds."""
+        wall = monotonic + self.offset
+        second = int(wall)
+        if second != self.second:
+            self.second = second
+            self.stamp = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
+        return b"%b.%03dZ" % (self.stamp, (wall - second) * 1000)
+
+    def text(self, raw: bytes) -> bytes:
+        """Bytes of a request as JSON text."""
+        found = self.texts.get(raw)
+        if found is None:
+            if len(self.texts) >= KEPT:
+                self.texts.clear()
+            shown = raw.decode("latin-1")
+            found = self.texts[raw] = _json(shown if self.settings.query else shown.partition("?")[0])
+        return found
+
+    def peer(self, source: Any) -> bytes:
+        """host:port of the client, or nothing."""
+        key = getattr(source, "peer", None) or getattr(source, "address", None)
+        if not isinstance(key, tuple):
+            return b""
+        found = self.peers.get(key)
+        if found is None:
+            if len(self.peers) >= KEPT:
+                self.peers.clear()
+            host = key[0].removeprefix("::ffff:") if "." in key[0] else key[0]
+            found = self.peers[key] = (f"[{host}]:{key[1]}" if ":" in host else f"{host}:{key[1]}").encode("utf-8", "replace")
+        return found
+
+    def json(self, session: Session) -> bytes:
+        """One line of JSON, its newline included."""
+        request, answer = session.request, session.answer
+        endpoint = session.endpoint or session.last_endpoint
+        if session.error is None and session.fallback is None and not session.retries:
+            key = (session.decision, session.cluster, endpoint)
+            fixed = self.fixed.get(key)
+            if fixed is None:
+                fixed = self._keep(key, self._fixed(session, endpoint))
+        else:
+            fixed = self._fixed(session, endpoint)
+        http = b""
+        if request is not None:
+            text = self.texts
+            http = b',"method":%b,"path":%b,"host":%b,"status":%d,"id":"%b"' % (
+                text.get(request.method) or self.text(request.method),
+                text.get(request.target) or self.text(request.target),
+                text.get(request.host) or self.text(request.host),
+                answer.status if answer is not None else 0,
+                request_id(session),
+            )
+            if self.headers:
+                http += b',"headers":' + _json(self.shown_headers(request))
+        return b'{"time":"%b","client":"%b","duration":%.6f,"bytes_in":%d,"bytes_out":%d%b%b\n' % (
+            self.when(session.ended_at),
+            self.peer(session.source),
+            session.ended_at - session.started,
+            session.bytes_in,
+            session.bytes_out,
+            http,
+            fixed,
+        )
+
+    def _keep(self, key: tuple[object, ...], fixed: bytes) -> bytes:
+        if len(self.fixed) >= KEPT:
+            self.fixed.clear()
+        self.fixed[key] = fixed
+        return fixed
+
+    def _fixed(self, session: Session, endpoint: Any) -> bytes:
+        """What all sessions of one decision have in common, or what went wrong with this one; from the comma on, the end included."""
+        decision = session.decision
+        found: dict[str, Any] = {
+            "listener": session.listener.name,
+            "protocol": session.listener.spec.get("protocol"),
+            "rule": decision.rule,
+            "why": session.why,
+            "cluster": session.cluster.name if session.cluster is not None else "",
+            "endpoint": endpoint.address if endpoint is not None else "",
+            "user": self.users(decision.rule),
+            "flags": flags(session),
+            "retries": session.retries,
+        }
+        if session.fallback is not None:
+            found["fallback"] = session.fallback
+        if session.error is not None:
+            found["error"] = session.error.kind
+        if session.dropped:
+            found["dropped"] = session.dropped
+        return b"," + _json(found)[1:]
+
+    def shown_headers(self, request: Any) -> dict[str, str]:
+        """The fields that are to be written, secrets redacted."""
+        found = {}
+        for name, secret in self.headers:
+            value = request.get(name.encode("latin-1", "replace"))
+            if value is not None:
+                found[name] = REDACTED if secret else value.decode("latin-1")
+        return found
+
+    def envoy(self, session: Session) -> bytes:
+        """One line of Envoy's default format, "-" for what is not known; bytes are those of bodies."""
+        request, answer = session.request, session.answer
+        endpoint = session.endpoint or session.last_endpoint
+        got, sent = session.bytes_in, session.bytes_out
+        what, agent, host, passed = "- - -", "-", "-", "-"
+        if request is not None:
+            got = max(0, got - len(request.raw or request.wire))
+            what = f"{_plain(request.method)} {_plain(self._path(request.target))} HTTP/{request.version}"
+            agent, host = _plain(request.get(b"user-agent")), _plain(request.host)
+            passed = _plain(request.get(b"x-forwarded-for"))
+        if answer is not None:
+            sent = max(0, sent - len(answer.wire))
+        service = answer.get(b"x-envoy-upstream-service-time") if answer is not None else None
+        milliseconds = round((session.ended_at - session.started) * 1000)
+        return (
+            f'[{self.when(session.started).decode()}] "{what}" {answer.status if answer is not None else 0} {flags(session)} {got} {sent} '
+            f'{milliseconds} {_plain(service)} "{passed}" "{agent}" "{_plain(request_id(session))}" "{host}" '
+            f'"{endpoint.address if endpoint is not None else "-"}"\n'
+        ).encode("utf-8", "replace")
+
+    def _path(self, target: bytes) -> bytes:
+        return target if self.settings.query else target.partition(b"?")[0]
+
+
+def request_id(session: Session) -> bytes:
+    """The x-request-id of a request, ours or its own; nothing for other sessions."""
+    fields = session.fields
+    at = fields.find(b"x-request-id: ")
+    if at >= 0:
+        return fields[at + 14 : fields.find(b"\r", at + 14)]
+    request = session.request
+    own: bytes | None = request.get(b"x-request-id") if request is not None and request.named else None
+    return b"" if own is None else own if _is_bare(own) else _json(own.decode("latin-1"))[1:-1]
+
+
+def _is_bare(value: bytes) -> bool:
+    """Does it stand in JSON text as it is? Ids usually do."""
+    return value.replace(b"-", b"").isalnum()
+
+
+def _plain(value: bytes | None) -> str:
+    """A value between quotes: what would end it or the line is escaped."""
+    if not value:
+        return "-"
+    return value.decode("latin-1").replace("\\", "\\\\").replace('"', '\\"')
+
+
+# --- writing -----------------------------------------------------------------------------------------------------------------------------
+
+
+class Writer:
+    """A thread that writes batches to a file descriptor. `put` never blocks; it is the loop's side, `_run` the thread's.
+
+    put_in, done: bytes that were handed over, and that were dealt with; each is written by one side only. failed: what the system said
+    when a batch could not be written.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.descriptor = _open(path)
+        self.batches: deque[tuple[bytes, int]] = deque()
+        self.put_in = self.done = 0
+        self.written = self.lost = 0
+        """Lines."""
+        self.failed = ""
+        self.wake = threading.Event()
+        self.ends = self.renew = False
+        self.thread = threading.Thread(target=self._run, name="access-log", daemon=True)
+        self.thread.start()
+
+    def put(self, batch: bytes, lines: int) -> bool:
+        """Hand a batch over; False when too much waits already: then it is not taken."""
+        if self.put_in - self.done + len(batch) > MAX_WAITING:
+            return False
+        self.put_in += len(batch)
+        self.batches.append((batch, lines))
+        self.wake.set()
+        return True
+
+    def reopen(self) -> None:
+        """Go on in a new file of the same name, after what was put until now."""
+        self.renew = True
+        self.wake.set()
+
+    def close(self, timeout: float = 2.0) -> None:
+        """Write what is left, for `timeout` seconds at most."""
+        self.ends = True
+        self.wake.set()
+        self.thread.join(timeout)
+
+    def _run(self) -> None:
+        while True:
+            self.wake.wait()
+            self.wake.clear()
+            ends, renew = self.ends, self.renew
+            while self.batches:
+                batch, lines = self.batches.popleft()
+                self._write(batch, lines)
+                self.done += len(batch)
+            if renew:
+                self.renew = False
+                self._reopen()
+            if ends and not self.batches:
+                self._close()
+                return
+
+    def _write(self, batch: bytes, lines: int) -> None:
+        rest = memoryview(batch)
+        try:
+            while rest:
+                rest = rest[os.write(self.descriptor, rest) :]
+            self.written += lines
+        except OSError as exc:  # no room, or the reader is gone: these lines are lost, the next may not be
+            self.failed = exc.strerror or str(exc)
+            self.lost += lines
+
+    def _reopen(self) -> None:
+        try:
+            new = _open(self.path)
+        except ConfigError as error:  # the old file is better than none
+            self.failed = error.detail
+            return
+        self._close()
+        self.descriptor = new
+
+    def _close(self) -> None:
+        if self.descriptor > 2:
+            os.close(self.descriptor)
+
+
+def _open(path: str) -> int:
+    if path in ("stdout", "-", "/dev/stdout"):
+        return sys.stdout.fileno()
+    if path in ("stderr", "/dev/stderr"):
+        return sys.stderr.fileno()
+    try:
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as exc:
+        text = f"cannot write the access log {path!r}: {exc.strerror or exc}"
+        raise ConfigError(
+            Problem(text, "$.admin.access_log", seen=repr(path), allowed="stdout, stderr or a file that can be written")
+        ) from None
+
+
+class AccessLog:
+    """See the module. users: rule -> user of its bridge; revision: that of the configuration. Raises ConfigError when the file cannot be
+    written."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        loop: asyncio.AbstractEventLoop,
+        users: Callable[[str], str] = lambda rule: "",
+        revision: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self.settings = settings
+        self.loop = loop
+        self.revision = revision
+        self.seen = revision()
+        self.lines = Lines(settings, users)
+        self.make: Callable[[Session], bytes] = self.lines.json if settings.format == "json" else self.lines.envoy
+        self.filters = settings.status > 0 or settings.duration > 0 or bool(settings.users) or settings.sample < 1
+        self.credit = 0.0
+        self.batch: list[bytes] = []
+        self.size = 0
+        self.refused = 0
+        self.timer: asyncio.TimerHandle | None = None
+        self.writer = Writer(settings.path)
+
+    @property
+    def written(self) -> int:
+        return self.writer.written
+
+    @property
+    def dropped(self) -> int:
+        """Lines that the writer could not keep up with, or could not write."""
+        return self.refused + self.writer.lost
+
+    def __call__(self, session: Session) -> None:
+        if not session.listener.listed or (self.filters and not self._wanted(session)):
+            return
+        line = self.make(session)
+        self.batch.append(line)
+        self.size += len(line)
+        if self.size >= BATCH:
+            self.flush()
+        elif self.timer is None:
+            self.timer = self.loop.call_later(DELAY, self.flush)
+
+    def _wanted(self, session: Session) -> bool:
+        """By the filters, all of which must let it pass; then by sampling."""
+        settings = self.settings
+        status = session.answer.status if session.answer is not None else 0
+        failed = session.error is not None or status >= 500
+        if status < settings.status and not (failed and session.answer is None):
+            return False
+        if session.ended_at - session.started < settings.duration:
+            return False
+        if settings.users and self.lines.users(session.decision.rule) not in settings.users:
+            return False
+        if settings.sample >= 1 or failed:
+            return True
+        self.credit += settings.sample
+        if self.credit < 1:
+            return False
+        self.credit -= 1
+        return True
+
+    def flush(self) -> None:
+        """Hand over what there is."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        if self.revision() != self.seen:
+            self.seen = self.revision()
+            self.lines.forget()
+        if not self.batch:
+            return
+        lines, self.batch, self.size = self.batch, [], 0
+        if not self.writer.put(b"".join(lines), len(lines)):
+            self.refused += len(lines)
+
+    def reopen(self) -> None:
+        """Go on in a new file (SIGUSR1); lines of before go to the old one."""
+        self.flush()
+        self.lines.forget()
+        self.writer.reopen()
+
+    def close(self) -> None:
+        """Write what is left and end the thread."""
+        self.flush()
+        self.writer.close()
