@@ -29,6 +29,8 @@ from clusters.tcp import check_bind, local_address
 
 SHORT = 4096
 """Bytes of an answer that is worth remembering whole."""
+MISSES = 8
+"""Straight misses of the memo after which a connection does not ask it again: its answers differ every time."""
 PIECE = 64 * 1024
 """Bytes of one read of an answer that is large, or of which nobody knows how large it is."""
 OPTIONS: Mapping[str, float] = {
@@ -259,7 +261,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
         "endpoint",
         "full",
         "half",
-        "heads",
+        "misses",
         "out",
         "paused",
         "plain",
@@ -285,7 +287,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
         self.endpoint = endpoint
         self.pool = pool
         self.reader = http1.AnswerReader(cluster.memo, cluster.limits, self)
-        self.heads = cluster.memo.heads
+        self.misses = 0
         self.request: Head | None = None
         self.out: list[bytes] = []
         self.used = self.chunked = self.paused = self.tunnel = self.plain = self.half = self.full = self.bulk = False
@@ -387,7 +389,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
                     self._whole(head, body)
                     return
                 i = data.find(b"\r\n\r\n") + 4
-                head = self.heads.get(data[:i])
+                head = self._known(data[:i]) if i > 3 else None
                 if head is not None and head.whole and len(data) == i + head.length:
                     body = data[i:]
                     if len(data) <= SHORT:
@@ -403,6 +405,17 @@ class HttpUpstream(Socket, asyncio.Protocol):
             return
         if self.session is session:
             self.to.flush()
+
+    def _known(self, raw: bytes) -> Head | None:
+        """A head, by the memo or by its shape; None: the codec has to look at it."""
+        if self.misses >= MISSES or len(raw) > SHORT:
+            return self.cluster.memo.like(raw)
+        head = self.cluster.memo.heads.get(raw)
+        if head is not None:
+            self.misses = 0
+            return head
+        self.misses += 1
+        return self.cluster.memo.like(raw, True)
 
     def _expect(self, request: Head) -> None:
         """The codec takes over: tell it what was asked."""

@@ -36,8 +36,8 @@ MISSES = 8
 IDS = 4096
 TAILS = [b"%03x\r\n\r\n" % number for number in range(IDS)]
 """The ends of request ids, and of the heads that they end."""
-NO_HEADS: dict[bytes, Head] = {}
-"""The memo of such a connection."""
+HEAD_MAX = 4096
+"""Bytes of a read that may be a known head: longer ones are not hashed."""
 DISCARD = 256 * 1024
 """Bytes of a request body that are read and dropped after an early answer, to keep the connection."""
 LINGER = 2.0
@@ -235,7 +235,7 @@ def _networks(value: object) -> list[IPv4Network | IPv6Network]:
 
 def rewritten(head: Head, decision: Decision) -> Head:
     """The head with the rule's rewrites of /HTTP/method, /HTTP/url/path and /HTTP/headers applied to what is sent on."""
-    if not any(rewrite.path.strip("/").startswith("HTTP") for rewrite in decision.rewrite):
+    if not decision.rewrite or not any(rewrite.path.strip("/").startswith("HTTP") for rewrite in decision.rewrite):
         return head
     before: dict[str, Any] = {"HTTP": head.metadata()}
     after = before
@@ -270,9 +270,9 @@ class HttpConnection(Socket, asyncio.Protocol):
     sent: the answer's final head was written or waits in `out`. chunked: the answer's body is framed in chunks. body_done: the
     request was read to its end. closing: no further request will be served. since: monotonic seconds (coarse) at which the present
     state began: accepted, idle, reading a head, reading a body, waiting for the answer. full: the transport holds enough of what the
-    downstream does not read; no further request is begun then. quiet: between requests, and the reader has nothing: the memo may be asked.
-    special: what is added to a request depends on more than the connection. frames: where the frames of a WebSocket in a tunnel begin that the
-    downstream gets; departing: it is to be told that the process ends.
+    downstream does not read; no further request is begun then. quiet: between requests, and the reader has nothing: the memo may be
+    asked. special: what is added to a request depends on more than the connection. frames: where the frames of a WebSocket in a tunnel
+    begin that the downstream gets; departing: it is to be told that the process ends.
     """
 
     __slots__ = (
@@ -355,17 +355,13 @@ class HttpConnection(Socket, asyncio.Protocol):
     # ------------------------------------------------------------------ what the downstream sends
 
     def data_received(self, data: bytes) -> None:
-        self.bytes_in += len(data)
-        if self.quiet:
-            head = self.heads.get(data)
+        size = len(data)
+        self.bytes_in += size
+        if self.quiet and size <= HEAD_MAX:
+            head = self._known(data) if self.misses else self.heads.get(data) or self._known(data)
             if head is not None and head.simple:
-                if self.misses:
-                    self.misses = 0
                 self._begin(head, True)
                 return
-            self.misses += 1
-            if self.misses >= MISSES:
-                self.heads = NO_HEADS
         reader = self.reader
         if self.session is None:
             if not reader.pending:
@@ -383,6 +379,17 @@ class HttpConnection(Socket, asyncio.Protocol):
             self.to.flush()
         else:
             self.quiet = reader.idle and not self.closing
+
+    def _known(self, data: bytes) -> Head | None:
+        """The head that a read is, if it is one, by the memo or by its shape; None: the codec has to look at it."""
+        if self.misses >= MISSES:
+            return self.reader.memo.like(data)
+        head = self.heads.get(data)
+        if head is not None:
+            self.misses = 0
+            return head
+        self.misses += 1
+        return self.reader.memo.like(data, True)
 
     def on_head(self, head: Head) -> None:
         """The codec has read a request's head."""
@@ -557,7 +564,8 @@ class HttpConnection(Socket, asyncio.Protocol):
         session, request = self.session, self.request
         if session is None or request is None:
             return
-        if not request.simple or not head.whole or self.closing or session.fallback is not None or session.hops:
+        simple = request.simple or (self.body_done and request.keep_alive and request.minor and not request.upgrade and not request.explain)
+        if not simple or not head.whole or request.method == b"HEAD" or self.closing or session.fallback is not None or session.hops:
             super().message(head, body)
             return
         session.answer = head
