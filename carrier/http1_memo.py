@@ -45,6 +45,8 @@ _POOR = 512  # how often shapes may fail before they rest, and are then learnt a
 _REST = 16 * _POOR
 _SLOW, _BY_LINE = -1, -2  # only h11 may judge; each line has its own number
 
+_OTHER = bytes(byte if byte in FIELD_BYTES else byte == 0 for byte in range(256))
+"""Changes every byte that no field value holds, and no other: `translate` with it is three times cheaper than to search or to delete."""
 _LENGTH = re.compile(rb" ?(0|[1-9][0-9]{0,17})")  # as LENGTH_LINE has it
 
 _OPTIONS = HOP | {b"close"}
@@ -85,8 +87,11 @@ class _Shape:
 
     def wire(self, start: bytes, values: list[bytes]) -> bytes:
         """The wire form of one of the heads."""
-        parts = self.parts.copy()
-        for place, value in zip(self.places, values):  # noqa: B905  (of one length: see _values_of; `strict` costs)
+        parts = self.parts
+        if len(parts) == 4 and len(values) == 1:  # the most frequent case, and twice as fast
+            return b"".join((start, parts[1], values[0], parts[3]))
+        parts = parts.copy()
+        for place, value in zip(self.places, values):  # noqa: B905  (of one length: see _Memo._left; `strict` costs)
             parts[place] = value
         parts[0] = start
         return b"".join(parts)
@@ -118,14 +123,13 @@ class _Memo:
         self._needles: tuple[tuple[bytes, int], ...] = ()
         self._shapes: dict[bytes, _Shape] = {}
 
-    def _values_of(self, block: bytes) -> tuple[bytes, list[bytes]]:
-        """A head (of a request: behind its start line) without the values of volatile names, and those values.
+    def _left(self, block: bytes, values: list[bytes]) -> bytes:
+        """A head (of a request: behind its start line) without the values of volatile names; those values are added to `values`.
 
         Whatever stands in a value, a shape found by what is left has the very lines of `block`: a value ends at the first CRLF, and
         begins after a name at the start of a line. So the head ends where the shape ends, too. The bytes of the values are still to be
         checked. A shape has as many places as its block has needles: when there are other needles, all shapes are forgotten.
         """
-        values = []
         for needle, size in self._needles:
             at = block.rfind(needle)  # ids are mostly added last; a shape has none of these names twice
             if at >= 0:
@@ -133,17 +137,18 @@ class _Memo:
                 end = block.find(b"\r\n", at)
                 values.append(block[at:end])
                 block = block[:at] + block[end:]
-        return block, values
+        return block
 
-    def _good(self, shape: _Shape, raw: bytes, values: list[bytes]) -> int:
+    def _length(self, shape: _Shape, raw: bytes, values: list[bytes]) -> int:
         """The length of a body with these values, -1 if they are not such as we are sure of."""
         if self._poor:
             self._poor -= 1
+        limits = self.limits
         if values:
-            text = b"".join(values)
-            if text.translate(None, FIELD_BYTES) or len(text) + _NAME_MAX >= self.limits.line:
+            text = values[0] if len(values) == 1 else b"".join(values)
+            if text.translate(_OTHER) != text or len(text) + _NAME_MAX >= limits.line:
                 return -1
-        if len(raw) > self.limits.head:
+        if len(raw) > limits.head:
             return -1
         if shape.counted >= 0:
             digits = _LENGTH.fullmatch(values[shape.counted])
@@ -213,7 +218,7 @@ class _Memo:
         """Keep the shape of a head that the plan parser has read; `block` as for _values_of."""
         if self._poor < 0 or len(block) > _HEAD_MAX:
             return
-        left, _ = self._values_of(block)
+        left = self._left(block, [])
         if left in self._shapes:
             return
         needles = [needle for needle, _ in self._needles if needle in left]
@@ -323,12 +328,12 @@ class RequestMemo(_Memo):
         start = self._starts.get(first) or self._start(first)
         if start is None:
             return None
-        block, values = self._values_of(raw[at:])
-        shape = self._shapes.get(block)
+        values: list[bytes] = []
+        shape = self._shapes.get(self._left(raw[at:], values))
         if shape is None:
             self._miss(raw)
             return None
-        length = self._good(shape, raw, values)
+        length = self._length(shape, raw, values)
         if length < 0:
             return None
         head = _request(shape.wire(first, values), raw, start, shape.plan, length, shape.key)
@@ -387,12 +392,12 @@ class AnswerMemo(_Memo):
         if self._poor < 0:
             self._poor += 1
             return None
-        block, values = self._values_of(raw)
-        shape = self._shapes.get(block)
+        values: list[bytes] = []
+        shape = self._shapes.get(self._left(raw, values))
         if shape is None:
             self._miss(raw)
             return None
-        length = self._good(shape, raw, values)
+        length = self._length(shape, raw, values)
         start = self._starts.get(shape.start) or self._start(shape.start)
         if length < 0 or start is None:
             return None
