@@ -1,0 +1,195 @@
+"""Safe to run, on processes of their own: the bounded forms of the soaks in tests/soak, signals, and who reaches the API from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.soak import churn, damaged, drain, kill9
+from tests.soak.process import PATIENCE, carrier, free_port
+
+EMPTY = {"listeners": []}
+
+
+def test_sigterm_with_requests_a_websocket_a_tunnel_and_a_udp_session_in_flight_cuts_nobody() -> None:
+    figures, failures = drain.run(30)
+    assert not failures, failures
+    assert figures["requests"] == "30 of 30"
+
+
+def test_kill_9_loses_nothing_that_was_acknowledged_and_leaves_nothing_half() -> None:
+    figures, failures = kill9.run(3)
+    assert not failures, failures
+    assert figures["acknowledged writes"] > 0
+
+
+def test_changes_under_load_fail_nobody_and_hold_for_the_next_request() -> None:
+    figures, failures = churn.run(1)
+    assert not failures, failures
+    assert figures["rounds of 4 changes"] > 1
+
+
+def test_damaged_configurations_are_refused_with_reasons_and_nobody_notices() -> None:
+    figures, failures = damaged.run(3 * len(damaged.DAMAGES))
+    assert not failures, failures
+    assert figures["requests meanwhile"] > 50
+
+
+# -- signals
+
+
+def echo(port: int) -> dict[str, object]:
+    return {
+        "clusters": [{"name": "echo", "spec": {"protocol": "Echo"}}],
+        "listeners": [
+            {
+                "name": "in",
+                "spec": {"protocol": "TCP", "port": port, "address": "127.0.0.1"},
+                "rules": [{"action": {"route": {"destination": "echo"}}}],
+            }
+        ],
+    }
+
+
+def wait_for(true: object, what: str) -> None:
+    until = time.monotonic() + PATIENCE
+    while not true():  # type: ignore[operator]
+        assert time.monotonic() < until, f"waited in vain {what}"
+        time.sleep(0.01)
+
+
+def test_sighup_reads_the_file_again_and_live_connections_stay() -> None:
+    first, second = free_port(), free_port()
+    with carrier(echo(first)) as one, socket.create_connection(("127.0.0.1", first)) as live:
+        live.sendall(b"x")
+        assert live.recv(1) == b"x"
+        one.file.write_text(json.dumps({"listeners": 5}))
+        one.signal(signal.SIGHUP)
+        wait_for(lambda: "nothing has changed" in one.log.read_text(), "for the refusal")
+        more = echo(first)
+        more["listeners"] += [dict(echo(second)["listeners"][0], name="second")]  # type: ignore[operator,index]
+        one.file.write_text(json.dumps(more))
+        one.signal(signal.SIGHUP)
+        wait_for(lambda: len(one.call("GET", "/api/v1/listeners")[1]) == 2, "for the second listener")
+        live.sendall(b"y")
+        assert live.recv(1) == b"y"
+        socket.create_connection(("127.0.0.1", second)).close()
+
+
+def test_post_drain_with_exit_ends_the_process_and_cut_work_is_exit_status_5() -> None:
+    port = free_port()
+    with carrier(echo(port), "--drain", "0.2", "--drain-delay", "0") as one:
+        with socket.create_connection(("127.0.0.1", port)) as live:
+            live.sendall(b"x")
+            assert live.recv(1) == b"x"
+            assert one.call("POST", "/api/v1/drain?exit=true")[1]["state"] == "draining"
+            assert one.wait() == 5
+            assert live.recv(1) == b""
+        assert not os.path.exists(one.socket)
+
+
+def test_a_process_without_work_ends_with_status_0() -> None:
+    with carrier(EMPTY, "--drain-delay", "0") as one:
+        one.signal(signal.SIGTERM)
+        assert one.wait() == 0
+
+
+def test_a_socket_file_that_a_crash_has_left_is_no_obstacle() -> None:
+    with carrier(EMPTY) as one:
+        one.kill()
+        assert os.path.exists(one.socket)
+        one.start()
+        assert one.call("GET", "/healthz")[0] == 200
+
+
+# -- usage
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--admin", "0.0.0.0:0"], "open to other machines"),
+        (["--admin-ca", "ca.pem"], "need --admin-cert"),
+        (["--admin-tokens", "/nonexistent"], "/nonexistent"),
+        (["--admin-cert", "/nonexistent"], "/nonexistent"),
+        (["--limit", "nonsense=1"], "expected NAME=NUMBER"),
+        (["--limit", "memory=many"], "expected NAME=NUMBER"),
+        (["--state", "/proc/nowhere"], "cannot keep the state"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_listens(tmp_path: Path, arguments: list[str], said: str) -> None:
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps(EMPTY))
+    command = [sys.executable, "-m", "carrier", "run", "-c", str(file), "--admin-socket", "off", *arguments]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert found.returncode == 2
+    assert said in found.stderr
+
+
+def test_limits_are_taken_from_the_command_line() -> None:
+    with carrier(EMPTY, "--limit", "api.body=1Ki", "--limit", "memory=900Mi") as one:
+        status, answer = one.call("POST", "/api/v1/config", {"listeners": ["x" * 2000]})
+        assert status == 413 and "1024 bytes" in answer["content"]
+
+
+# -- another machine
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[tuple[str, str]]:
+    """A network namespace with a wire to this one: its name, and our address as seen from it."""
+    name = f"carrier{os.getpid()}"
+    if shutil.which("ip") is None or os.geteuid() != 0:
+        pytest.skip("needs root and ip(8) for a network namespace")
+    end = f"c{os.getpid()}"[:12]
+    setup = [
+        ["ip", "netns", "add", name],
+        ["ip", "link", "add", f"{end}a", "type", "veth", "peer", "name", f"{end}b", "netns", name],
+        ["ip", "addr", "add", "198.18.77.1/30", "dev", f"{end}a"],
+        ["ip", "link", "set", f"{end}a", "up"],
+        ["ip", "-n", name, "addr", "add", "198.18.77.2/30", "dev", f"{end}b"],
+        ["ip", "-n", name, "link", "set", f"{end}b", "up"],
+    ]
+    try:
+        for command in setup:
+            if subprocess.run(command, capture_output=True).returncode:
+                pytest.skip(f"no network namespace here: {' '.join(command)} fails")
+        yield name, "198.18.77.1"
+    finally:
+        subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+def test_from_another_network_namespace_only_what_was_opened_answers(elsewhere: tuple[str, str]) -> None:
+    name, address = elsewhere
+    admin, health, controller = free_port(), free_port(), free_port()
+    config = {
+        "listeners": [
+            {
+                "name": "ctl",
+                "spec": {"protocol": "HTTP", "port": controller},
+                "rules": [{"action": {"route": {"destination": {"spec": {"protocol": "L7mpController"}}}}}],
+            }
+        ]
+    }
+
+    def reached(port: int) -> bool:
+        code = f"import socket; socket.create_connection(({address!r}, {port}), 3)"
+        return subprocess.run(["ip", "netns", "exec", name, sys.executable, "-c", code], capture_output=True).returncode == 0
+
+    with carrier(config, "--health", f"0.0.0.0:{health}"):
+        socket.create_connection(("127.0.0.1", controller)).close()
+        assert not reached(controller)
+        assert reached(health)
+    with carrier(EMPTY, "--admin", f"127.0.0.1:{admin}"):
+        socket.create_connection(("127.0.0.1", admin)).close()
+        assert not reached(admin)
