@@ -20,7 +20,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from inspect import isawaitable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
@@ -33,6 +33,9 @@ from carrier.findings import Finding, findings
 from carrier.gate import HEALTH, Limits
 from carrier.source import Bounds, Decoded, Syntax, decode, native
 from carrier.table import Matchers
+
+if TYPE_CHECKING:
+    from carrier.metrics import Metrics
 
 log = logging.getLogger("carrier.api")
 
@@ -137,6 +140,8 @@ class Api:
         self.life = life
         self.limits = limits or Limits()
         self.audit = audit
+        self.metrics: Metrics | None = None
+        """What serves /metrics; None: nobody does."""
         self.matchers: Matchers = getattr(proxy, "matchers", None) or Matchers()
         self.lock: asyncio.Lock = getattr(proxy, "lock", None) or asyncio.Lock()
         self.schemas = openapi.bodies(protocols)
@@ -163,6 +168,9 @@ class Api:
         if self.life is not None and path in HEALTH and method in ("GET", "HEAD"):
             status, shown = self.life.answer(path)
             return Answer(status, {"content-type": "application/json", "cache-control": "no-store"}, dump.dumps(shown, "space").encode())
+        if self.metrics is not None and path == "/metrics" and method in ("GET", "HEAD"):
+            kind, text = await self.metrics.text(headers.get("accept", ""))
+            return Answer(200, {"content-type": kind, "cache-control": "no-store"}, text)
         operation, names = self._resolve(method, path)
         if operation is None:
             return failure(404, "Unknown API operation")

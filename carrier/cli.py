@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
+    from carrier.access import Settings as AccessLog
     from carrier.errors import ConfigError, Error
     from carrier.log import Log
     from carrier.serve import Settings
@@ -96,6 +97,9 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         help="memory (bytes, 512Mi), lag (seconds), connections; api.body, api.depth, api.objects, api.request_timeout, "
         "api.connections, api.writes, api.burst; 0 for none",
     )
+    run.add_argument("--access-log", metavar="FILE", help="a line for each session; 'stdout', 'stderr' or a file (SIGUSR1 reopens it)")
+    run.add_argument("--access-log-format", metavar="FORMAT", choices=("json", "envoy"), help="json (default) or envoy")
+    run.add_argument("--no-metrics", action="store_true", help="do not count sessions for /metrics")
     _add_admin(run.add_argument_group("where the REST API listens, and who may call it"))
     run.add_argument("-o", "--offload", metavar="MODE", help=argparse.SUPPRESS)
     run.add_argument("-i", "--offload-ifs", metavar="IFS", help=argparse.SUPPRESS)
@@ -294,7 +298,23 @@ def _settings(options: argparse.Namespace, loaded: Loaded) -> Settings:
         text=loaded.text,
         allow_dangling=options.allow_dangling,
         adjust=lambda config: with_admin(config, options.log_level, options.strict),
+        access_log=_access_log(options, loaded),
+        metrics=not options.no_metrics,
     )
+
+
+def _access_log(options: argparse.Namespace, loaded: Loaded) -> AccessLog | None:
+    """What the file says of the access log, with what the command line says laid over it."""
+    import msgspec
+
+    from carrier import access
+
+    found = access.settings_of(loaded.config)
+    if options.access_log:
+        found = msgspec.structs.replace(found or access.Settings(options.access_log), path=options.access_log)
+    if found is not None and options.access_log_format:
+        found = msgspec.structs.replace(found, format=options.access_log_format)
+    return found
 
 
 def _warn(log: Log, options: argparse.Namespace, loaded: Loaded) -> None:
@@ -304,8 +324,7 @@ def _warn(log: Log, options: argparse.Namespace, loaded: Loaded) -> None:
         log.warn(problem.message, line=problem.line or None, hint=problem.hint or None)
     if options.offload is not None or options.offload_ifs is not None or admin.offload not in (None, False, "disable"):
         log.warn("kernel offload is not there yet: sessions are carried in user space", options="-o -i admin.offload")
-    if admin.access_log_path is not None:
-        log.warn("the access log is not there yet: admin.access_log_path has no effect", path=admin.access_log_path)
+
     if options.insecure_admin:
         log.warn("--insecure-admin: whoever reaches the REST API's address commands this proxy")
 

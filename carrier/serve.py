@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import uvloop
 
-from carrier import gate
+from carrier import access, gate
 from carrier.admin import UnixSocket, open_socket, own_listener
 from carrier.api import Api
 from carrier.bridge import Bridges, Leases
@@ -28,6 +28,7 @@ from carrier.config import Config
 from carrier.life import Life
 from carrier.listener import Listener
 from carrier.log import Log
+from carrier.metrics import Metrics
 from carrier.overload import Bounds, Watch, own_bounds
 from carrier.probes import Probes
 from carrier.proxy import Proxy
@@ -45,7 +46,7 @@ class Settings(msgspec.Struct, frozen=True):
     admin, health: where the REST API, and health and metrics, listen; None: nowhere. socket: the unix socket, "" for the default path,
     None for none. tokens: a file; ca, certificate, key: files of TLS with client certificates; names: host names of the API. drain,
     delay: seconds. file, text, allow_dangling, adjust: the configuration file, as it was read, for reloads. bounds None: those that
-    fit the machine.
+    fit the machine. metrics: count sessions for /metrics.
     """
 
     admin: tuple[str, int] | None = ("127.0.0.1", 1234)
@@ -67,6 +68,8 @@ class Settings(msgspec.Struct, frozen=True):
     text: str = ""
     allow_dangling: bool = False
     adjust: Callable[[Config], Config] | None = None
+    access_log: access.Settings | None = None
+    metrics: bool = True
 
 
 class Server:
@@ -91,6 +94,10 @@ class Server:
         )
         self.watch = Watch(settings.bounds or own_bounds(), self.proxy.connections, self.proxy.shed, log)
         self.unix: UnixSocket | None = None
+        self.metrics = Metrics(self.proxy, self.watch)
+        self.api.metrics = self.metrics
+        if settings.metrics:
+            self.env.on_close.append(self.metrics.meter)
         if log.shows("verbose"):
             self.env.on_close.append(lambda session: _ended(log, session))
 
@@ -100,6 +107,7 @@ class Server:
         if settings.health is not None:
             await self._open_health(*settings.health)
         config = self.base.config if settings.state is None else self.base.keep_in(Folder(settings.state, self.log.error))
+        self._open_access_log(settings.access_log or access.settings_of(config))
         if settings.socket is not None:
             self.unix, warning = open_socket(self.env, settings.socket or None, settings.limits)
             if self.unix is not None:
@@ -119,6 +127,25 @@ class Server:
         for warning in warnings:
             self.log.warn(warning)
 
+    def _open_access_log(self, wanted: access.Settings | None) -> None:
+        """Raises ConfigError when it cannot be written."""
+        if wanted is None:
+            return
+        proxy = self.proxy
+
+        def user(rule: str) -> str:
+            found = proxy.config.rules.get(rule)
+            bridge = proxy.config.bridges.get(found.bridge) if found is not None and found.bridge is not None else None
+            return bridge.user if bridge is not None else ""
+
+        self.metrics.access = access.AccessLog(wanted, self.env.loop, user, lambda: proxy.config.revision)
+        self.env.on_close.append(self.metrics.access)
+
+    def reopen_access_log(self) -> None:
+        """Go on in a new file (SIGUSR1)."""
+        if self.metrics.access is not None:
+            self.metrics.access.reopen()
+
     async def _open_health(self, host: str, port: int) -> None:
         """The address for health and metrics: an API of its own, in an environment of its own."""
         env = Env(self.env.loop)
@@ -134,6 +161,8 @@ class Server:
         self.watch.stop()
         cut = await self.proxy.close(drain)
         self.base.stop()
+        if self.metrics.access is not None:
+            self.metrics.access.close()
         if self.unix is not None:
             self.unix.remove()
         return cut
@@ -182,6 +211,7 @@ async def _run(config: Config, log: Log, settings: Settings, began: float, start
     signals = Signals()
     try:
         server = await start(config, log, settings)
+        signals.loop.add_signal_handler(signal.SIGUSR1, server.reopen_access_log)
         started(server)
         _announce(server, began)
         # What is there now stays until the end: the garbage collector need not look at it again.
@@ -246,7 +276,7 @@ class Signals:
 
     def close(self) -> None:
         """Give the signals back."""
-        for number in self.NUMBERS:
+        for number in (*self.NUMBERS, signal.SIGUSR1):
             self.loop.remove_signal_handler(number)
 
 
