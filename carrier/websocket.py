@@ -168,6 +168,9 @@ class WebSocketEnd(ByteSocket):
 
     def _relay(self) -> None:
         """Readable, and raw: the hot path."""
+        if not self.watched:
+            self.watched = True
+            self.lookout.add(self)
         try:
             data = self.sock.recv(READ)
         except (BlockingIOError, InterruptedError):

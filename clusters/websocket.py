@@ -42,8 +42,11 @@ class WebSocketCluster(TcpCluster):
 
     protocol = "WebSocket"
     kind = "message"
+    fields = {"port": "1..65535", "bind": "{address, port}"}
 
     def __init__(self, conf: config.Cluster, env: Env) -> None:
+        if conf.spec.get("tls"):
+            raise Error("config", "a WebSocket cluster speaks no TLS: an HTTP cluster does, and passes upgrades on")
         self.limits = numbers(conf.options, OPTIONS)
         self.memo = AnswerMemo()
         self.ends: set[WebSocketEnd] = set()

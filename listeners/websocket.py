@@ -42,6 +42,8 @@ class WebSocketListener(TcpListener):
     fields = {"port": "0..65535", "address": "IP address to bind to", "path": "ignored (l7mp)"}
 
     def __init__(self, conf: config.Listener, env: Env) -> None:
+        if conf.spec.get("tls"):
+            raise Error("config", "a WebSocket listener speaks no TLS: an HTTP listener does, and passes upgrades on")
         super().__init__(conf, env)
         self.limits = numbers(conf.options, OPTIONS)
         self.max_connections = self.limits["max_connections"] or float("inf")
@@ -64,12 +66,14 @@ class WebSocketListener(TcpListener):
     def accepted(self, connection: socket.socket) -> None:
         """Read the handshake of a connection."""
         try:
-            if len(self.ends) >= self.max_connections:
-                raise OSError("max_connections")
+            if len(self.ends) >= self.max_connections:  # those without a session yet count too
+                self.limited["max_connections"] = self.limited.get("max_connections", 0) + 1
+                connection.close()
+                return
             connection.setblocking(False)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             WebSocketSource(self, connection)
-        except OSError:  # it was reset before it was looked at, or too many are there
+        except OSError:  # it was reset before it was looked at
             connection.close()
 
     def stop(self) -> None:
