@@ -79,7 +79,8 @@ class WebSocketListener(TcpListener):
     def stop(self) -> None:
         super().stop()
         for end in list(self.ends):
-            if end.session is None:
+            assert isinstance(end, WebSocketSource)
+            if end.request is None and not end.gone:
                 end.close()
 
     def tick(self, now: float) -> None:

@@ -352,6 +352,27 @@ async def test_an_upstream_that_vanishes_in_mid_frame_ends_the_client_without_a_
         await client.hears_end()
 
 
+async def test_a_client_that_reads_nothing_holds_back_the_upstream_of_a_relay() -> None:
+    async with relayed() as (proxy, client, upstream):
+        source = (await the_session(proxy)).source
+        client.peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        message = build(BINARY, b"x" * 100_000)
+        sent = 0
+        while not source.full:  # type: ignore[attr-defined]
+            upstream.raw(message)
+            sent += 1
+            await asyncio.sleep(0)
+        for _ in range(50):
+            upstream.raw(message)
+            sent += 1
+        await asyncio.sleep(0.1)
+        assert source.size < 256 * 1024  # type: ignore[attr-defined]
+        assert upstream.peer.writer.transport.get_write_buffer_size() > 1_000_000, "what is not read stays with the sender"
+        client.peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        for _ in range(sent):
+            assert await client.hears() == (BINARY, b"x" * 100_000)
+
+
 async def test_a_route_that_wants_reconnects_gets_them_and_loses_nothing() -> None:
     retry = {"retry_on": "always", "num_retries": 3, "timeout": 50}
     async with websocket_server() as server:
