@@ -523,7 +523,15 @@ def _session(api: Api, call: Call) -> Any:
 
 
 def _bridges(api: Api, call: Call) -> Any:
-    return api.bridges.dump(api.config, *call.names)
+    return api.bridges.dump(api.config, call.names[0] if call.names else None, clusters=api.proxy.clusters)
+
+
+def _validate_bridge(api: Api, call: Call) -> Any:
+    """POST /bridges:validate: would PUT take it, and if not why not; nothing is changed."""
+    assert call.decoded is not None
+    if call.decoded.problems:
+        raise ConfigError(*call.decoded.problems)
+    return api.bridges.validate(api.config, call.body)
 
 
 def _no_admin(api: Api, call: Call) -> Any:
@@ -675,7 +683,14 @@ def _put_bridge(api: Api, call: Call, old: Config) -> tuple[Config, Iterable[str
     assert call.decoded is not None
     if call.decoded.problems:
         raise ConfigError(*call.decoded.problems)
-    return api.bridges.put(old, call.names[0], call.body), ()
+    new = api.bridges.put(old, call.names[0], call.body)
+    return new, api.bridges.warnings(new, call.names[0])
+
+
+def _renew_bridge(api: Api, call: Call, old: Config) -> tuple[Config, Iterable[str]]:
+    """POST /bridges/{name}: it lives on."""
+    assert call.decoded is not None
+    return api.bridges.renew(old, call.names[0], call.body), ()
 
 
 def _delete_bridge(api: Api, call: Call, old: Config) -> tuple[Config, Iterable[str]]:
@@ -715,6 +730,8 @@ def _operations() -> dict[tuple[str, str], Operation]:
         ("GET", "bridges"): Operation(read=_bridges, query=("format",), strict=True),
         ("GET", "bridges/*"): Operation(read=_bridges, query=("format",), strict=True, kind="bridge"),
         ("PUT", "bridges/*"): Operation(replace=_put_bridge, strict=True, takes_body=True, kind="bridge"),
+        ("POST", "bridges/*"): Operation(replace=_renew_bridge, strict=True, takes_body=True, kind="bridge"),
+        ("POST", "bridges:validate"): Operation(act=_validate_bridge, strict=True, takes_body=True),
         ("DELETE", "bridges/*"): Operation(replace=_delete_bridge, strict=True, kind="bridge"),
     }
     for section, kind in SECTIONS.items():

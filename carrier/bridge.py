@@ -8,8 +8,12 @@ Everything it stands on is named `bridge/NAME`; the rule is owned by the bridge,
                                 "endpoint": "10.0.0.9:8000", "expires": 3600}
 
 What would not work is refused with the reason (status 409, kind "conflict"): a rule whose requests another one takes all, or one that would
-take all of another's; a rule that takes everybody's is refused too (400). `Bridges` is pure: a `Config` in, a `Config` out.
-`Leases` takes bridges away when their time is over.
+take all of another's; a rule that takes everybody's is refused too (400), unless it says that it means to: `{"type": "stream"}` bridges a
+port as a whole. `validate` says all of this without doing it, and warns of a rule that is legal and wide. With `mirror` the laptop gets a
+copy and the shadow answers. `Bridges` edits purely: a `Config` in, a `Config` out.
+
+`Leases` takes bridges away when their time is over: they are remembered as expired for a while, and what still runs through them is given
+`DRAIN` seconds. `plainly` says how a laptop is, in words that help its owner.
 """
 
 from __future__ import annotations
@@ -28,22 +32,43 @@ from carrier import registry
 from carrier.config import Bridge, Config, Draft, Listener, Protocols, RuleList, refused
 from carrier.document import did_you_mean, inspect, shown
 from carrier.errors import ConfigError, Error, Problem
-from carrier.match import Condition, Finding, Matcher, compile_match
+from carrier.match import Condition, Finding, Leaf, Matcher, Node, compile_match
+from carrier.session import DESTROYED
 
 if TYPE_CHECKING:
+    from carrier.cluster import Cluster, Endpoint
     from carrier.log import Log
     from carrier.proxy import Proxy
 
-FIELDS = ("port", "listener", "user", "match", "rules", "endpoint", "expires", "fallback", "options")
+FIELDS = (
+    "port",
+    "listener",
+    "user",
+    "match",
+    "rules",
+    "type",
+    "url",
+    "endpoint",
+    "tls",
+    "expires",
+    "fallback",
+    "mirror",
+    "answer_timeout",
+    "options",
+)
 _READ_ONLY = ("name", "status")
 LONGEST = 366 * 86_400.0
 """Seconds that a bridge may live at most, when it says how long."""
 TICK = 1.0
 """Seconds between two looks at the leases."""
+DRAIN = 30.0
+"""Seconds that sessions of a bridge that is over may go on."""
+REMEMBERED = 100
+"""Expired bridges that are listed, at most."""
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """A body that was found good. alternatives: the match of each rule; expires: seconds since 1970, or None."""
+    """A body that was found good. alternatives: the match of each rule; expires: seconds since 1970, or None. mirror: copies only."""
 
     user: str
     alternatives: tuple[Any, ...]
@@ -53,6 +78,7 @@ class Wanted(msgspec.Struct, frozen=True):
     options: dict[str, Any]
     expires: float | None
     spec: dict[str, Any]
+    mirror: bool = False
 
     @property
     def match(self) -> Any:
@@ -75,6 +101,8 @@ class Bridges:
     def __init__(self, protocols: Protocols = registry, clock: Callable[[], float] = time.time) -> None:
         self.protocols = protocols
         self.clock = clock
+        self.gone: dict[str, dict[str, Any]] = {}
+        """Bridges that have expired, as they were shown, until one of that name is made again."""
 
     def put(self, config: Config, name: str, body: object) -> Config:
         """Make or replace bridge `name`; the configuration itself when that changes nothing.
@@ -97,6 +125,49 @@ class Bridges:
         unchanged = msgspec.structs.replace(new, revision=config.revision) == config
         return config if unchanged else msgspec.structs.replace(new, revision=config.revision + 1)
 
+    def validate(self, config: Config, body: object) -> dict[str, Any]:
+        """What would become of a bridge: `{"valid", "reasons", "warnings"}`, in sentences. The body is PUT's, and may have its `name`."""
+        name = body.get("name") if isinstance(body, Mapping) else None
+        try:
+            new = self.put(config, name if isinstance(name, str) else "(new)", body)
+        except ConfigError as error:
+            return {"valid": False, "reasons": [str(problem) for problem in error.problems], "warnings": []}
+        except Error as error:
+            return {"valid": False, "reasons": [error.detail], "warnings": []}
+        return {"valid": True, "reasons": [], "warnings": self.warnings(new, name if isinstance(name, str) else "(new)")}
+
+    def warnings(self, config: Config, name: str) -> list[str]:
+        """What is legal about a bridge and odd: it takes requests of others too."""
+        bridge = config.bridges[name]
+        if bridge.spec.get("type") == "stream":
+            return [f"bridge {name!r} takes every session of listener {bridge.listener!r} that no other bridge takes, whoever it is from"]
+        rule = config.rules[bridge.rules[0]]
+        condition = compile_match(rule.match, strict=False)
+        wide = [alternative for alternative in condition.alternatives if not any(map(_names_somebody, alternative))]
+        texts = [" and ".join(node.text for node in alternative) for alternative in wide]
+        return [
+            f"bridge {name!r} of user {bridge.user} takes everybody's requests with {text}: "
+            "add a header, a cookie or a baggage member that only your requests have"
+            for text in texts
+        ]
+
+    def renew(self, config: Config, name: str, body: object) -> Config:
+        """Let a bridge live on: `{"expires": ...}` as in PUT. Raises Error("not-found"), ConfigError."""
+        if name not in config.bridges:
+            raise _unknown(config, name)
+        problems: list[Problem] = []
+        at = None
+        if not isinstance(body, Mapping) or set(body) != {"expires"} or body["expires"] is None:
+            problems.append(
+                Problem("a bridge is renewed by 'expires' and nothing else", "$", seen=shown(body), allowed='{"expires": 3600}')
+            )
+        else:
+            at = _expiry(body["expires"], self.clock(), problems)
+        if problems:
+            raise ConfigError(*problems)
+        renewed = msgspec.structs.replace(config.bridges[name], expires=at)
+        return msgspec.structs.replace(config, bridges={**config.bridges, name: renewed}, revision=config.revision + 1)
+
     def delete(self, config: Config, name: str) -> Config:
         """Take a bridge away. Raises Error("not-found")."""
         if name not in config.bridges:
@@ -111,13 +182,29 @@ class Bridges:
             new = _without(new, name, self.protocols)
         return msgspec.structs.replace(new, revision=config.revision + 1) if due else config
 
-    def dump(self, config: Config, name: str | None = None) -> Any:
-        """A bridge, or all of them in a list, as PUT takes them, with `status` beside. Raises Error("not-found")."""
+    def dump(self, config: Config, name: str | None = None, clusters: Mapping[str, Cluster] | None = None) -> Any:
+        """A bridge, or all of them in a list, as PUT takes them, with `status` beside. Raises Error("not-found").
+
+        clusters: those that run, for the health of endpoints. Those that have expired are listed too, and shown by their name.
+        """
+        running = clusters or {}
         if name is None:
-            return [_dump(config, bridge) for bridge in config.bridges.values()]
-        if name not in config.bridges:
-            raise _unknown(config, name)
-        return _dump(config, config.bridges[name])
+            found = [_dump(config, bridge, running) for bridge in config.bridges.values()]
+            return found + [gone for name, gone in self.gone.items() if name not in config.bridges]
+        if name in config.bridges:
+            return _dump(config, config.bridges[name], running)
+        if name in self.gone and clusters is not None:
+            return self.gone[name]
+        raise _unknown(config, name)
+
+    def remember(self, config: Config, name: str) -> None:
+        """A bridge of this configuration has expired: keep how it was shown."""
+        self.gone.pop(name, None)
+        found = _dump(config, config.bridges[name], {})
+        found["status"] = {"state": "expired", "listener": config.bridges[name].listener}
+        self.gone[name] = found
+        while len(self.gone) > REMEMBERED:
+            del self.gone[next(iter(self.gone))]
 
     # -- what was asked for ------------------------------------------------------------------------------------------------------
 
@@ -165,17 +252,22 @@ class Bridges:
         options = body.get("options", {})
         if not isinstance(options, dict):
             problems.append(Problem(f"expected an object, got {shown(options)}", "$.options", seen=shown(options)))
+        mirror = body.get("mirror", False)
+        if not isinstance(mirror, bool):
+            problems.append(Problem("expected true or false", "$.mirror", seen=shown(mirror)))
         expires = _expiry(body.get("expires"), self.clock(), problems)
-        endpoint = self._endpoint(listener, body.get("endpoint"), problems)
+        endpoint = self._endpoint(listener, body, problems)
         alternatives = _alternatives(body, problems)
-        condition = self._condition(listener, alternatives, problems)
+        condition = self._condition(listener, alternatives, body.get("type") == "stream", problems)
         if problems or condition is None:
             raise ConfigError(*problems)
         spec = {key: value for key, value in body.items() if key != "expires"}
-        return Wanted(str(user), tuple(match for match, _ in alternatives), condition, endpoint, fallback, options, expires, spec)
+        matches = tuple(match for match, _ in alternatives)
+        return Wanted(str(user), matches, condition, endpoint, fallback, options, expires, spec, mirror)
 
-    def _endpoint(self, listener: Listener, raw: Any, problems: list[Problem]) -> Any:
+    def _endpoint(self, listener: Listener, body: Mapping[str, Any], problems: list[Problem]) -> Any:
         """The cluster object that leads to the endpoint, in the listener's own protocol."""
+        raw = body.get("endpoint")
         protocol = listener.spec.get("protocol", "")
         cls = self.protocols.cluster(protocol)
         if cls is None or cls.virtual:
@@ -196,11 +288,17 @@ class Bridges:
         if not isinstance(address, str) or not address or not re.fullmatch(r"[^\s\x00-\x1f\x7f]{1,253}", address):
             problems.append(Problem("a bridge needs 'endpoint': where the user's container listens", "$.endpoint", seen=shown(raw)))
             return None
-        cluster = {"spec": {**more, "protocol": protocol}, "endpoints": [{"spec": {"address": address}}]}
+        cluster: dict[str, Any] = {"spec": {**more, "protocol": protocol}, "endpoints": [{"spec": {"address": address}}]}
+        if "tls" in body:
+            cluster["spec"]["tls"] = body["tls"]
+        if "answer_timeout" in body:
+            cluster["options"] = {"answer_timeout": body["answer_timeout"]}
         problems += inspect("cluster", cluster, "$.endpoint", self.protocols)
         return cluster
 
-    def _condition(self, listener: Listener, alternatives: Sequence[tuple[Any, str]], problems: list[Problem]) -> Condition | None:
+    def _condition(
+        self, listener: Listener, alternatives: Sequence[tuple[Any, str]], all_of_it: bool, problems: list[Problem]
+    ) -> Condition | None:
         """All alternatives compiled; a problem for each one that is invalid, that takes everything, or that this listener cannot meet."""
         protocol = listener.spec.get("protocol", "")
         cls = self.protocols.listener(protocol)
@@ -214,7 +312,7 @@ class Bridges:
             if cls is not None and cls.kind != "message" and (needs.headers is None or needs.headers or needs.method or needs.url):
                 text = f"{condition.text}: listener {listener.name!r} speaks {protocol}, which has no headers, methods or paths"
                 problems.append(Problem(text, path, allowed="conditions on addresses, such as matchSource"))
-            elif _takes_all(condition):
+            elif not all_of_it and _takes_all(condition):
                 text = f"{condition.text} takes every session of listener {listener.name!r}, also everybody else's"
                 problems.append(Problem(text, path, hint="name a header, a path or an address that only your requests have"))
         return compile_match({"any": [match for match, _ in alternatives]}) if alternatives and not problems else None
@@ -243,14 +341,20 @@ class Bridges:
     def _insert(self, config: Config, name: str, wanted: Wanted, place: Place) -> Config:
         """The configuration with the bridge's rule, route, cluster and record."""
         own = f"bridge/{name}"
-        endpoints = [{"name": own, **wanted.endpoint["endpoints"][0]}]
-        route: dict[str, Any] = {"name": own, "destination": {"name": own, "spec": wanted.endpoint["spec"], "endpoints": endpoints}}
-        if place.shadow is not None:
+        cluster = {**wanted.endpoint, "name": own, "endpoints": [{"name": own, **wanted.endpoint["endpoints"][0]}]}
+        route: dict[str, Any] = {"name": own, "destination": cluster}
+        draft = Draft(config, self.protocols)
+        if wanted.mirror:
+            if place.shadow is None:
+                raise ConfigError(Problem("there is no shadow here that could answer while the laptop gets a copy", "$.mirror"))
+            route |= {"destination": place.shadow, "ingress": [{"name": f"{own}/mirror", "spec": {"protocol": "Mirror", "cluster": own}}]}
+        elif place.shadow is not None:
             route["fallback"] = place.shadow
         if wanted.options:
             route["options"] = wanted.options
-        draft = Draft(config, self.protocols)
         try:
+            if wanted.mirror:
+                draft.add_cluster(cluster)
             draft.insert_rule(place.rulelist.name, place.at, {"name": own, "match": wanted.match, "action": {"route": route}})
         except Error as error:  # somebody gave an object of his own that name
             raise Error("conflict", f"bridge {name!r} cannot be made: {error.detail}") from None
@@ -265,6 +369,17 @@ class Bridges:
 def _alternatives(body: Mapping[str, Any], problems: list[Problem]) -> list[tuple[Any, str]]:
     """(match, path) of each alternative of `match` or `rules`."""
     rules = body.get("rules")
+    kind, url = body.get("type"), body.get("url")
+    if kind not in (None, "http", "stream") or (url is not None and kind != "http"):
+        problems.append(Problem("unknown type of bridge", "$.type", seen=shown(kind), allowed='stream, or http with "url": a path prefix'))
+        return []
+    if kind == "stream" and rules is None and "match" not in body:
+        return [([], "$.type")]  # no condition: everything
+    if kind == "http" and url is not None:
+        if not isinstance(url, str) or not url.startswith("/"):
+            problems.append(Problem("expected a path prefix", "$.url", seen=shown(url), allowed='such as "/api"'))
+            return []
+        body = {**body, "match": [{"matchPath": {"path": url, "type": "prefix"}}, *_listed(body.get("match"))]}
     if ("match" in body) == (rules is not None):
         problems.append(Problem("a bridge needs either 'match' or 'rules': which requests are its user's", "$"))
         return []
@@ -277,6 +392,11 @@ def _alternatives(body: Mapping[str, Any], problems: list[Problem]) -> list[tupl
         problems.append(Problem("expected a list of {match: [...]}", "$.rules", seen=shown(rules), allowed="at least one rule"))
         return []
     return [(rule["match"], f"$.rules[{i}].match") for i, rule in enumerate(rules)]
+
+
+def _listed(match: Any) -> list[Any]:
+    """The conditions of a match that is one condition, a list of them, or none."""
+    return [] if match is None else match if isinstance(match, list) else [match]
 
 
 def _expiry(raw: Any, now: float, problems: list[Problem]) -> float | None:
@@ -324,6 +444,16 @@ def _takes_all(condition: Condition) -> bool:
     return condition.always or all(condition.holds(stranger) for stranger in _STRANGERS)
 
 
+def _names_somebody(node: Node) -> bool:
+    """Does a condition ask for something that tells one user's requests from another's? Paths, methods and hosts do not."""
+    if isinstance(node, Leaf):
+        return node.source.kind not in ("path", "host") and node.source.reads[:1] not in _EVERYBODYS
+    return any(map(_names_somebody, node.parts)) if node.op != "any" else all(map(_names_somebody, node.parts))
+
+
+_EVERYBODYS: tuple[Any, ...] = ((("HTTP", "method"),), (("HTTP", "url", "path"),), ())
+
+
 def _ports(config: Config) -> str:
     """The ports that can be bridged, for a message."""
     ports = [f"port {x.spec['port']} ({x.spec.get('protocol')}, listener {x.name})" for x in config.listeners.values() if "port" in x.spec]
@@ -341,12 +471,14 @@ def _kept_position(config: Config, old: Bridge | None, listener: Listener) -> in
     return next((i for i, rule in enumerate(rulelist.rules) if rule in old.rules), None)
 
 
-def _first_wildcard(config: Config, rulelist: RuleList) -> int | None:
+def _first_wildcard(config: Config, rulelist: RuleList, also_bridges: bool = True) -> int | None:
     """The position of the first rule that takes everything; a name that leads nowhere does too."""
     for i, name in enumerate(rulelist.rules):
         rule = config.rules.get(name)
         if rule is None:
             return i
+        if rule.bridge is not None and not also_bridges:
+            continue
         try:
             if compile_match(rule.match, strict=False).always:
                 return i
@@ -360,7 +492,7 @@ def _shadow(config: Config, rulelist: str) -> str | None:
     seen: set[str] = set()
     while rulelist in config.rulelists and rulelist not in seen:
         seen.add(rulelist)
-        at = _first_wildcard(config, config.rulelists[rulelist])
+        at = _first_wildcard(config, config.rulelists[rulelist], also_bridges=False)
         rule = config.rules.get(config.rulelists[rulelist].rules[at]) if at is not None else None
         if rule is None:
             return None
@@ -381,7 +513,13 @@ def _check_conflicts(config: Config, name: str, wanted: Wanted, place: Place) ->
         if found is not None:
             raise Error("conflict", _why(config, name, wanted.user, match, found))
     dead = {finding.rule for finding in Matcher(others, rulelist.order).findings}
-    found = _finding(others, place.at, (own, wanted.match), rulelist, lambda f: f.other == place.at and f.rule not in dead)
+    whole_port = wanted.spec.get("type") == "stream"  # it means to take what the shadow got, and nobody's bridge
+
+    def takes(finding: Finding) -> bool:
+        theirs = config.rules.get(finding.rule)
+        return finding.other == place.at and finding.rule not in dead and not (whole_port and (theirs is None or theirs.bridge is None))
+
+    found = _finding(others, place.at, (own, wanted.match), rulelist, takes)
     if found is not None:
         text = f"bridge {name!r} of user {wanted.user} would take every request that {_who(config, found.rule)} gets"
         raise Error("conflict", f"{text} ({wanted.condition.text}): make its match narrower")
@@ -427,7 +565,7 @@ def _without(config: Config, name: str, protocols: Protocols) -> Config:
     for rule in bridge.rules:
         if rule in draft.rules:
             draft.delete("rule", rule, recursive=True)
-    for kind in ("route", "cluster"):  # left behind when somebody deleted the rule without what it owned
+    for kind in ("route", "cluster"):  # a mirror's cluster, or left behind when somebody deleted the rule without what it owned
         if bridge.cluster in getattr(draft, f"{kind}s") and not _used(draft, kind, bridge.cluster):
             draft.delete(kind, bridge.cluster, recursive=True)
     return draft.done()
@@ -439,7 +577,7 @@ def _used(draft: Draft, kind: str, name: str) -> bool:
     return any(name in (r.destination, *r.ingress, *r.egress, r.fallback) for r in draft.routes.values())
 
 
-def _dump(config: Config, bridge: Bridge) -> dict[str, Any]:
+def _dump(config: Config, bridge: Bridge, running: Mapping[str, Cluster]) -> dict[str, Any]:
     listener = config.listeners.get(bridge.listener)
     in_force = listener is not None and any(
         rule in config.rulelists[listener.rules].rules and rule in config.rules
@@ -450,10 +588,39 @@ def _dump(config: Config, bridge: Bridge) -> dict[str, Any]:
     status: dict[str, Any] = {"state": "in force" if in_force else "its listener or its rule is gone", "listener": bridge.listener}
     status |= {"rule": bridge.rules[0] if bridge.rules else None, "cluster": bridge.cluster}
     status["fallback"] = route.fallback if route is not None else None
+    if bridge.cluster in running:
+        status |= _health(running[bridge.cluster])
     shown = {"name": bridge.name, **bridge.spec}
     if bridge.expires is not None:
         shown["expires"] = _iso(bridge.expires)
     return {**shown, "status": status}
+
+
+def _health(cluster: Cluster) -> dict[str, Any]:
+    """How a bridge's endpoint is: `healthy`, and in words why not."""
+    for endpoint in cluster.endpoints:
+        state = cluster.health.states.get(endpoint)
+        if state is not None and state.last is not None:
+            return {"healthy": False, "health": plainly(endpoint, state.last), "sessions": cluster.sessions_total}
+    return {"healthy": True, "health": "reached" if cluster.sessions_total else "not tried yet", "sessions": cluster.sessions_total}
+
+
+def plainly(endpoint: Endpoint, error: Error) -> str:
+    """What the failure of a laptop means to the one who owns it."""
+    where = endpoint.address
+    if error.kind == "refused":
+        return f"{where} refused: is your container listening on {endpoint.port}?"
+    if error.kind == "dns":
+        return f"{endpoint.host} is not known: has your client's connection been removed?"
+    if error.kind == "unreachable" and ("TLS" in error.detail or "certificate" in error.detail):
+        return f"{error.detail}: does your container speak TLS on {endpoint.port}, with the right certificate?"
+    if error.kind == "unreachable" or (error.kind == "timeout" and error.retry == "yes"):
+        return f"{where} cannot be reached: is your client connected to the cluster?"
+    if error.kind == "timeout":
+        return f"{where} takes requests and does not answer them: is your container stopped at a breakpoint?"
+    if error.kind in ("reset", "closed"):
+        return f"{where} breaks connections before it answers: does your container crash?"
+    return f"{where} does not answer in the protocol of this port: {error.detail}"
 
 
 def _iso(at: float) -> str:
@@ -506,6 +673,17 @@ class Leases:
             self.log.error("a bridge that is over cannot be taken away", reason=error.detail)
         else:
             for name in before.bridges.keys() - after.bridges.keys():
-                self.log.notice("bridge is over", bridge=name, user=before.bridges[name].user)
+                self.bridges.remember(before, name)
+                running = self._drain(before.bridges[name])
+                self.log.notice("bridge is over", bridge=name, user=before.bridges[name].user, sessions=running)
         finally:
             self.task = None
+
+    def _drain(self, bridge: Bridge) -> int:
+        """Let the sessions of a bridge that is over come to their end, for so long; returns how many there are."""
+        own = [
+            s for s in self.proxy.sessions() if s.status != DESTROYED and getattr(s, "decision", None) and s.decision.rule in bridge.rules
+        ]
+        for session in own:
+            self.proxy.env.loop.call_later(DRAIN, session.kill, f"bridge {bridge.name} is over")
+        return len(own)

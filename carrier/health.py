@@ -34,7 +34,7 @@ class State:
     """What is known of an endpoint that is, or was, in trouble. good: its sessions that had ended well at the last look. until:
     monotonic seconds when it may be tried again; None: when a probe succeeds. next: when the next probe is due."""
 
-    __slots__ = ("answers", "connects", "failed", "good", "next", "probing", "reason", "succeeded", "until")
+    __slots__ = ("answers", "connects", "failed", "good", "last", "next", "probing", "reason", "succeeded", "until")
 
     def __init__(self) -> None:
         self.connects = self.answers = self.failed = self.succeeded = 0
@@ -42,6 +42,8 @@ class State:
         self.until: float | None = None
         self.next = 0.0
         self.reason = ""
+        self.last: Error | None = None
+        """How the last session failed; None once one has not."""
         self.probing: asyncio.Task[None] | None = None
 
 
@@ -73,6 +75,7 @@ class Health:
         if error.kind == "overload":  # our own limits, or our own descriptors
             return
         state = self._state(endpoint)
+        state.last = error
         if error.retry == "yes":
             state.connects += 1
             if state.connects >= self.failures and endpoint.up:
@@ -92,6 +95,8 @@ class Health:
         state = self.states.get(endpoint)
         if state is not None:
             state.connects = 0
+            if state.last is not None and state.last.retry == "yes":
+                state.last = None
 
     # ------------------------------------------------------------------ up and down
 
@@ -107,6 +112,7 @@ class Health:
         endpoint.down_until = 0.0
         state.reason, state.until = "", None
         state.connects = state.answers = state.failed = 0
+        state.last = None
         self._sum_up()
 
     def _sum_up(self) -> None:

@@ -27,6 +27,8 @@ INIT, CONNECTED, FINALIZING, DESTROYED = "INIT", "CONNECTED", "FINALIZING", "DES
 MAX_EVENTS = 64
 NOBODY: frozenset[str] = frozenset()
 CONNECTED_TEXT = "Session successfully connected"
+UNANSWERED = frozenset(("reset", "closed", "timeout", "bad-answer"))
+"""Failures of a destination that was connected to and has not answered."""
 SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
 """Methods that may be sent again (RFC 9110 section 9.2.1); the other idempotent ones carry bodies that are gone by then."""
 
@@ -564,15 +566,21 @@ class Session(Stream):
         return True
 
     def _give_up(self, error: Error) -> None:
-        """No destination: the fallback cluster serves if nothing was sent on, else the source is told."""
+        """No destination: the fallback cluster serves if nothing was sent on, or all of it may be sent again; else the source is told."""
         fallback = self.decision.fallback
-        if fallback is not None and self.fallback is None and not self.sent and error.retry == "yes" and self.status != DESTROYED:
+        if fallback is not None and self.fallback is None and self.status != DESTROYED and self._may_fall_back(error):
             self.fallback = error.kind
             self.event("FALLBACK", f"fallback cluster {fallback.name}", error.detail)
             self._hold()
             self.task = self.listener.env.loop.create_task(self._reach(fallback))
             return
         self.fail(error)
+
+    def _may_fall_back(self, error: Error) -> bool:
+        """Nothing reached the destination; or it was reached, failed, and the request is whole and safe (RFC 9110 section 9.2.1)."""
+        if not self.sent and error.retry == "yes":
+            return True
+        return not self.answered and self.request is not None and error.kind in UNANSWERED and self._whole()
 
     def _reconnect(self, error: Error | None) -> bool:
         """The destination went away and the route wants it back (also after an orderly end): the source waits in a backlog."""

@@ -50,6 +50,7 @@ class FakeProxy:
         self.live: list[FakeSession] = []
         self.applied: list[Config] = []
         self.refuses: Exception | None = None
+        self.clusters: dict[str, object] = {}
 
     @property
     def strict(self) -> bool:

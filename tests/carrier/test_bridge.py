@@ -420,6 +420,9 @@ class FakeProxy:
         self.applied = asyncio.Event()
         self.refuse = False
 
+    def sessions(self):
+        return ()
+
     async def apply(self, config):
         assert self.lock.locked()
         self.applied.set()

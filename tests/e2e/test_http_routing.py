@@ -197,9 +197,9 @@ async def test_the_fallback_serves_and_says_so_when_the_destination_refuses() ->
             assert b"x-carrier-fallback: refused\r\n" in head and body == b"ok"
 
 
-async def test_the_fallback_does_not_serve_what_the_destination_has_seen() -> None:
+async def test_the_fallback_does_not_serve_what_the_destination_has_seen_and_may_have_done() -> None:
     async with Stage() as shadow, Stage(fallback="other", clusters={"other": endpoint(shadow.backend_port)}) as stage:
-        client, server, _ = await stage.both(GET)
+        client, server, _ = await stage.both(GET.replace(b"GET", b"DELETE"))
         server.goes()
         assert (await answered(client))[0].startswith(b"HTTP/1.1 502 ")
         assert shadow.accepted.empty()
