@@ -272,6 +272,10 @@ class Over(Listener):
             self.inner.bound = sockets
 
     @property
+    def listening(self) -> bool:
+        return self.inner.listening
+
+    @property
     def port(self) -> int:
         """The bound port, if the transport has ports."""
         port: int = self.inner.port  # type: ignore[attr-defined]

@@ -60,13 +60,8 @@ class Life:
             return ["draining"]
         if not self.started:
             return ["starting: the configuration is not in force yet"]
-        return [
-            f"listener {name} is not bound" for name, one in self.proxy.listeners.items() if not one.bound and one not in self._drained()
-        ]
-
-    def _drained(self) -> list[Any]:
-        """Listeners that somebody drained on purpose."""
-        return [self.proxy.listeners[name] for name in self.proxy.drained if name in self.proxy.listeners]
+        working = {name: one for name, one in self.proxy.listeners.items() if name not in self.proxy.drained}
+        return [f"listener {name} is not bound" for name, one in working.items() if not one.listening]
 
     def answer(self, path: str) -> tuple[int, dict[str, Any]]:
         """Status and body for /healthz (is the event loop alive: always yes, if it answers), /readyz and /startupz."""

@@ -111,6 +111,11 @@ class Listener:
         """Route new sessions by this table."""
         self.table = table
 
+    @property
+    def listening(self) -> bool:
+        """Does it have its address? What listens at something else than a socket says so itself."""
+        return bool(self.bound)
+
     def start(self) -> None:
         """Begin to accept."""
 

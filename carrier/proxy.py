@@ -161,7 +161,7 @@ class Proxy:
             if old is not None and name not in self.rebound and same((old.conf.spec, old.conf.options), (conf.spec, conf.options)):
                 self._check_kept(old, build)
                 build.listeners[name] = old
-        leaving = [old for name, old in self.listeners.items() if name not in build.listeners and old.bound]
+        leaving = [old for name, old in self.listeners.items() if name not in build.listeners and old.listening]
         if to_api and self.admin is not None:
             leaving.append(self.admin)
         for name, conf in config.listeners.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -99,3 +100,58 @@ async def is_reset(port: int) -> None:
     with pytest.raises(ConnectionError):
         async with tcp(port) as client:
             await client.read_all()
+
+
+class Pipe:
+    """One end of a named pipe. A writer waits for a reader to be there."""
+
+    def __init__(self, path: Path, flags: int) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.fd = os.open(path, flags | os.O_NONBLOCK)
+
+    async def write(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[os.write(self.fd, rest) :]
+            except BlockingIOError:
+                await self._ready(self.loop.add_writer, self.loop.remove_writer)
+
+    async def read(self, size: int) -> bytes:
+        """So many bytes, or fewer at the end."""
+        data = b""
+        while len(data) < size:
+            try:
+                more = os.read(self.fd, size - len(data))
+            except BlockingIOError:
+                more = None
+            if more == b"" and (data or self.heard):
+                break
+            if more:
+                self.heard = True
+                data += more
+            else:
+                await self._ready(self.loop.add_reader, self.loop.remove_reader)
+        return data
+
+    heard = False
+    """Something has come: from then on nothing is the end, and not that nobody writes yet."""
+
+    async def _ready(self, add: Any, remove: Any) -> None:
+        ready: asyncio.Future[Any] = self.loop.create_future()
+        add(self.fd, lambda: ready.done() or ready.set_result(None))
+        try:
+            await asyncio.wait_for(ready, PATIENCE)
+        finally:
+            remove(self.fd)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Pipe:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -1,0 +1,201 @@
+"""PIPE listener: a named pipe (fifo(7)) that programs write to, and another one, `reply`, where they may read answers.
+
+A pipe has no connections: a session begins with the first bytes and ends when all who wrote have closed the pipe; what is written after
+that is the next session's. Pipes are made when they are not there, and removed again. `reply` must be open for reading before an answer
+is complete, because what is left in a pipe that nobody holds is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from typing import Any
+
+from carrier import config
+from carrier.cluster import Env
+from carrier.errors import Error, Problem
+from carrier.filestream import FileStream
+from carrier.listener import Key, Listener
+from carrier.options import check_numbers, numbers
+from carrier.packetsocket import Idle
+from carrier.session import Session
+
+OPTIONS: Mapping[str, float] = {"track": 0, "idle_timeout": 0}
+"""Seconds; 0 means none."""
+
+
+class PipeListener(Listener):
+    """`spec: {protocol: PIPE, filename, reply}`, `options`: see OPTIONS."""
+
+    protocol = "PIPE"
+    fields = {"filename": "a named pipe to read", "reply": "a named pipe to write answers to"}
+
+    def __init__(self, conf: config.Listener, env: Env) -> None:
+        super().__init__(conf, env)
+        self.filename = str(conf.spec.get("filename") or "")
+        self.reply = str(conf.spec.get("reply") or "")
+        self.idle_timeout = numbers(conf.options, OPTIONS)["idle_timeout"]
+        self.idle = Idle()
+        self.fd: int | None = None
+        """Held open while the listener lives, so that what is written between two sessions stays in the pipe."""
+        self.made: list[str] = []
+        self.started = False
+
+    @classmethod
+    def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
+        found = super().check(spec, path)
+        name = spec.get("filename")
+        if not isinstance(name, str) or not name:
+            found.append(Problem("needs 'filename'", f"{path}.filename", seen=repr(name), allowed=cls.fields["filename"]))
+        reply = spec.get("reply", "x")
+        if not isinstance(reply, str) or not reply:
+            found.append(Problem(f"expected a path, got {reply!r}", f"{path}.reply", seen=repr(reply), allowed=cls.fields["reply"]))
+        return found
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], path: str = "") -> list[Problem]:
+        """Everything wrong with the options, by the strict standard."""
+        return check_numbers(options, OPTIONS, path)
+
+    # ------------------------------------------------------------------ life
+
+    def key(self) -> Key:
+        return "pipe", self.filename, -1
+
+    def local(self) -> bool:
+        return True
+
+    @property
+    def listening(self) -> bool:
+        return self.fd is not None
+
+    async def bind(self) -> None:
+        try:
+            for name in filter(None, (self.filename, self.reply)):
+                if make_pipe(name):
+                    self.made.append(name)
+            self.fd = open_pipe(self.filename, os.O_RDONLY)
+        except (OSError, ValueError) as exc:
+            self.stop()
+            reason = exc.strerror if isinstance(exc, OSError) else str(exc)
+            raise Error("bind", f'"{self.name}": Could not open {self.filename!r}: {reason}') from None
+
+    def take_over(self, old: Listener) -> bool:
+        """The pipe stays; a session that is there goes on, and what comes is for whoever reads first."""
+        if not isinstance(old, PipeListener) or (old.filename, old.reply) != (self.filename, self.reply) or old.fd is None:
+            return False
+        self.fd = open_pipe(self.filename, os.O_RDONLY)
+        self.before = old
+        return True
+
+    before: PipeListener | None = None
+
+    def start(self) -> None:
+        self.started = True
+        if self.before is not None:  # it was stopped a moment ago
+            self.made, self.before.made, self.before = self.before.made, [], None
+        assert self.fd is not None
+        self.env.loop.add_reader(self.fd, self._came)
+
+    def stop(self) -> None:
+        self.started = False
+        if self.fd is not None:
+            self.env.loop.remove_reader(self.fd)
+            os.close(self.fd)
+            self.fd = None
+        self.env.loop.call_soon(self._unlink)
+
+    def _unlink(self) -> None:
+        for name in self.made:
+            try:
+                os.unlink(name)
+            except OSError:
+                pass  # somebody else has removed it
+        self.made = []
+
+    # ------------------------------------------------------------------ sessions
+
+    def _came(self) -> None:
+        """Somebody writes: a session of its own description of the pipe, which knows only the writers of now."""
+        assert self.fd is not None
+        self.env.loop.remove_reader(self.fd)
+        try:
+            reader = open_pipe(self.filename, os.O_RDONLY)
+            os.close(self.fd)
+            self.fd = open_pipe(self.filename, os.O_RDONLY)
+            writer = open_pipe(self.reply, os.O_RDWR) if self.reply else None
+        except (OSError, ValueError):  # the file is gone, or descriptors are short: look again at the next tick
+            return
+        source = PipeStream(self.env.loop, reader, writer, "downstream")
+        session = Session(self, source)
+        self.live.add(session)
+        session.begin(self.table.decide(session.metadata))
+
+    def ended(self, session: Session) -> None:
+        """After a failure the next session begins at a tick: what was not read is still in the pipe, and is tried again then."""
+        self.idle.forget(session)
+        super().ended(session)
+        if session.error is None:
+            self._watch()
+
+    def _watch(self) -> None:
+        """Wait for the next writer, with a description that has not seen those of before leave."""
+        if not self.started or self.fd is None or self.live:
+            return
+        self.env.loop.remove_reader(self.fd)
+        try:
+            fresh = open_pipe(self.filename, os.O_RDONLY)
+        except (OSError, ValueError):
+            return
+        os.close(self.fd)
+        self.fd = fresh
+        self.env.loop.add_reader(self.fd, self._came)
+
+    def tick(self, now: float) -> None:
+        super().tick(now)
+        for session in list(self.live):
+            if self.idle_timeout and now - self.idle.since(session, now) > self.idle_timeout:
+                text = f"nothing moved for more than {self.idle_timeout:g} s (options.idle_timeout)"
+                session.fail(Error("timeout", text, "downstream"))
+        self._watch()
+
+    def session_name(self, session: Session) -> str:
+        return f"PIPE:{self.name}-{session.number}"
+
+    def metadata(self, session: Session) -> dict[str, Any]:
+        return {"PIPE": {"filename": self.filename, **({"reply": self.reply} if self.reply else {})}}
+
+
+class PipeStream(FileStream):
+    """Reads until nothing is left: who has written and gone before the pipe was opened is reported by read(2) and not by epoll."""
+
+    __slots__ = ()
+
+    def _readable(self) -> None:
+        before = self.bytes_in
+        super()._readable()
+        if self.bytes_in != before and not self.paused and not self.closed:
+            self.loop.call_soon(self._again)
+
+    def _again(self) -> None:
+        if not self.paused and not self.closed:
+            self._readable()
+
+
+def make_pipe(name: str) -> bool:
+    """Make a named pipe unless there is one; was it made? Raises OSError."""
+    try:
+        os.mkfifo(name, 0o600)
+    except FileExistsError:
+        return False
+    return True
+
+
+def open_pipe(name: str, flags: int) -> int:
+    """A non-blocking descriptor of a named pipe. Raises OSError, ValueError."""
+    fd = os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ValueError("it is no named pipe")
+    return fd

@@ -1,0 +1,52 @@
+"""Stdio listener: the process's standard input and output as one session, begun when the listener starts.
+
+`echo hello | carrier run -c pipe.yaml` sends a line through whatever the configuration says. There is one such listener at most. The
+descriptors stay in the mode that they are in (carrier/filestream.py), because a terminal is shared with the shell.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from carrier.filestream import FileStream
+from carrier.listener import Key, Listener
+from carrier.session import Session
+
+STDIN, STDOUT = 0, 1
+
+
+class StdioListener(Listener):
+    """`spec: {protocol: Stdio}`."""
+
+    protocol = "Stdio"
+    descriptors = (STDIN, STDOUT)
+
+    def key(self) -> Key:
+        return "stdio", "standard input", -1
+
+    def local(self) -> bool:
+        return True
+
+    @property
+    def listening(self) -> bool:
+        return True
+
+    async def bind(self) -> None:
+        """There is nothing to bind."""
+
+    def take_over(self, old: Listener) -> bool:
+        """The session that is there stays the old one's, and keeps what it reads; a new one begins if there is none."""
+        return isinstance(old, StdioListener) and not old.live
+
+    def start(self) -> None:
+        reader, writer = self.descriptors
+        source = FileStream(self.env.loop, reader, writer, "downstream", owned=False)
+        session = Session(self, source)
+        self.live.add(session)
+        session.begin(self.table.decide(session.metadata))
+
+    def session_name(self, session: Session) -> str:
+        return f"STDIO:{self.name}-{session.number}"
+
+    def metadata(self, session: Session) -> dict[str, Any]:
+        return {"STDIO": {}}
