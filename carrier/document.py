@@ -21,6 +21,8 @@ from carrier.config import POLICIES, WILDCARD, Admin, Cluster, Config, Draft, Pr
 from carrier.errors import ConfigError, Error, Problem
 from carrier.findings import Finding, findings
 from carrier.match import compile_match
+from carrier.options import check_numbers
+from carrier.overload import BREAKER
 from carrier.table import Matchers
 
 LOG_LEVELS = ("silly", "verbose", "debug", "info", "notice", "warn", "error", "silent")
@@ -179,9 +181,21 @@ class Inspector:
             "spec": self._spec("cluster"),
             "endpoints": self._endpoints(cls),
             "loadbalancer": self._loadbalancer,
-            "options": self._options(cls, None),
+            "options": self._cluster_options(cls),
         }
         self.members(value, path, "a cluster", checks, ("spec",))
+
+    def _cluster_options(self, cls: Any) -> Check:
+        """The circuit breaker's, which every cluster has, and those of the protocol."""
+
+        def check(value: Any, path: str) -> None:
+            own = value
+            if isinstance(value, dict):
+                own = {name: limit for name, limit in value.items() if name not in BREAKER}
+                self.problems += check_numbers({name: limit for name, limit in value.items() if name in BREAKER}, BREAKER, path)
+            self._options(cls, None)(own, path)
+
+        return check
 
     def _endpoints(self, cls: Any) -> Check:
         def check(value: Any, path: str) -> None:

@@ -12,7 +12,7 @@ from carrier.log import Log
 class FakeListener:
     def __init__(self, kind: str = "byte", sessions: int = 0) -> None:
         self.kind = kind
-        self.bound: list[object] = [object()]
+        self.listening = True
         self.live = {FakeSession(self) for _ in range(sessions)}
 
 
@@ -64,7 +64,7 @@ def test_it_is_starting_then_ready_and_names_listeners_that_are_not_bound() -> N
     assert found.state == "starting" and found.answer("/readyz")[0] == 503
     found.started = True
     assert found.state == "ready" and found.answer("/readyz")[0] == 200
-    proxy.listeners["0"].bound = []
+    proxy.listeners["0"].listening = False
     assert found.reasons() == ["listener 0 is not bound"]
     assert found.answer("/healthz")[0] == 200
     proxy.drained.add("0")

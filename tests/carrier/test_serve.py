@@ -14,14 +14,18 @@ from typing import Any
 
 import pytest
 import trustme
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 
 from carrier.config import Config
 from carrier.document import from_document
 from carrier.errors import ConfigError, Error
 from carrier.gate import Limits
 from carrier.log import Log
+from carrier.overload import Bounds
 from carrier.serve import Server, Settings, start
-from tests.support import cluster, config, echo, free_port, listener, port_of, tcp, tcp_server, udp, wait_until
+from tests.support import cluster, config, echo, free_port, http, listener, port_of, tcp, tcp_server, udp, wait_until
 
 TOKEN = "correct-horse-battery"
 
@@ -372,6 +376,83 @@ async def test_one_listener_drains_and_comes_back() -> None:
             assert await new.read(1) == b"z"
         assert await up.status("DELETE", "/api/v1/listeners/in/drain") == 400
         assert await up.status("POST", "/api/v1/listeners/nope/drain") == 400
+
+
+async def test_an_http_listener_drains_and_comes_back() -> None:
+    conf = config(clusters=[echo()], listeners=[listener("web", protocol="HTTP", port=free_port())])
+    async with serving(conf) as up:
+        port = port_of(up.proxy, "web")
+        assert (await http(port, method="POST", body=b"x"))[2] == b"x"
+        assert await up.status("POST", "/api/v1/listeners/web/drain") == 200
+        with pytest.raises(OSError):
+            await http(port)
+        assert await up.status("DELETE", "/api/v1/listeners/web/drain") == 200
+        assert (await http(port, method="POST", body=b"y"))[2] == b"y"
+
+
+async def test_a_datagram_listener_drains_its_peers_and_comes_back_with_them() -> None:
+    conf = config(clusters=[echo()], listeners=[listener("in", protocol="UDP", port=free_port(socket.SOCK_DGRAM))])
+    async with serving(conf) as up, udp(port_of(up.proxy, "in")) as old, udp(port_of(up.proxy, "in")) as new:
+        old.send(b"1")
+        assert await old.read() == b"1"
+        assert await up.status("POST", "/api/v1/listeners/in/drain") == 200
+        new.send(b"lost")
+        old.send(b"2")
+        assert await old.read() == b"2"
+        assert await up.status("DELETE", "/api/v1/listeners/in/drain") == 200
+        for client, text in ((old, b"3"), (new, b"4")):
+            client.send(text)
+            assert await client.read() == text
+
+
+async def test_too_many_connections_are_refused_until_there_are_fewer() -> None:
+    conf = config(clusters=[echo()], listeners=[listener("web", protocol="HTTP")])
+    async with serving(conf, bounds=Bounds(connections=2)) as up:
+        port = port_of(up.proxy, "web")
+        async with tcp(port), tcp(port), tcp(port):
+            await wait_until(lambda: up.server.watch.reason)
+            status, headers, body = await http(port)
+            assert (status, headers["retry-after"]) == (503, "1") and b"connections (limit 2)" in body
+            assert await up.status("GET", "/api/v1/config") == 200
+        await wait_until(lambda: not up.server.watch.reason)
+        assert (await http(port, method="POST", body=b"x"))[0] == 200
+
+
+async def test_a_websocket_in_a_tunnel_of_an_http_listener_is_closed_with_1001() -> None:
+    async def echo_back(peer: ServerConnection) -> None:
+        async for message in peer:
+            await peer.send(message)
+
+    async with serve(echo_back, "127.0.0.1", 0) as upstream:
+        up_port = next(iter(upstream.sockets)).getsockname()[1]
+        conf = config(clusters=[cluster("ws", up_port, protocol="HTTP")], listeners=[listener("web", "ws", protocol="HTTP")])
+        async with serving(conf) as up, connect(f"ws://127.0.0.1:{port_of(up.proxy, 'web')}/") as client:
+            for text in ("x", "y" * 100_000):
+                await client.send(text)
+                assert await client.recv() == text
+            up.server.life.begin_drain("a test")
+            with pytest.raises(ConnectionClosed) as caught:
+                await asyncio.wait_for(client.recv(), 5)
+            assert caught.value.rcvd is not None and caught.value.rcvd.code == 1001
+            assert await up.server.life.drained() == 0
+
+
+async def test_a_configured_listener_of_the_api_has_the_limits_of_the_api_unless_it_says_otherwise() -> None:
+    api = {"name": "api", "spec": {"protocol": "L7mpController"}}
+    made = [listener("a", "api", protocol="HTTP"), listener("b", "api", protocol="HTTP", options={"max_connections": 7})]
+    async with serving(config(clusters=[api], listeners=made), admin=None) as up:
+        assert [up.proxy.listeners[name].max_connections for name in "ab"] == [32, 7]  # type: ignore[attr-defined]
+        assert up.proxy.config.listeners["a"].options == {}
+
+
+async def test_breakers_are_options_of_every_cluster_that_put_takes() -> None:
+    async with serving() as up:
+        for protocol in ("HTTP", "TCP", "UDP", "WebSocket"):
+            body = {**cluster("c", 9, protocol=protocol), "options": {"max_connections": 5, "max_pending": 6, "max_retries": 7}}
+            status, _, answer = await up.call("PUT", "/api/v1/clusters/c", {"cluster": body})
+            assert status == 200, answer
+            breaker = up.proxy.clusters["c"].breaker
+            assert (breaker.max_connections, breaker.max_pending, breaker.max_retries) == (5, 6, 7)
 
 
 async def test_one_endpoint_drains_through_other_changes_and_comes_back() -> None:
