@@ -1,4 +1,6 @@
-"""User bridges on real sockets: laptops that fail in every way, leases, copies, whole ports; nobody else notices."""
+"""User bridges in a running proxy: who gets what while bridges come and go, over HTTP, TCP and UDP."""
+
+from __future__ import annotations
 
 import asyncio
 import contextlib
@@ -6,312 +8,137 @@ import contextlib
 import pytest
 
 from carrier.bridge import Bridges, Leases
-from carrier.errors import ConfigError, Error
+from carrier.config import Config
 from carrier.log import Log
-from tests.support import cluster, config, free_port, http, listener, port_of, running, tcp, tcp_server, wait_until
+from carrier.proxy import Proxy
+from tests import support as s
 
-JOHN = {"matchHeader": {"name": "x-user", "value": "john"}}
-
-
-def http_server_saying(text):
-    async def serve(peer):
-        while True:
-            head = await peer.reader.readuntil(b"\r\n\r\n")
-            if b"chunked" in head:
-                await peer.reader.readuntil(b"0\r\n\r\n")
-            peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(text), text))
-
-    return serve
+LOOPBACK = {"matchSource": {"cidr": "127.0.0.1/32"}}
 
 
-@contextlib.asynccontextmanager
-async def port(shadow, protocol="HTTP", **bridge):
-    """(port, proxy, bridges) of a port with a shadow and, if asked for, john's bridge."""
-    bridges = Bridges()
-    base = config(clusters=[cluster("shadow", shadow, protocol=protocol)], listeners=[listener("in", "shadow", protocol=protocol)])
-    async with running(bridges.put(base, "john", body(**bridge)) if bridge else base) as proxy:
-        yield port_of(proxy, "in"), proxy, bridges
+async def bridged(proxy: Proxy, name: str, **body: object) -> None:
+    """PUT a bridge, as the REST API does."""
+    async with proxy.lock:
+        await proxy.apply(Bridges().put(proxy.config, name, {"user": name, **body}))
 
 
-def body(**more):
-    found = {"listener": "in", "user": "john", "match": JOHN, **more}
-    return {name: value for name, value in found.items() if value is not None}
+async def unbridged(proxy: Proxy, name: str) -> None:
+    async with proxy.lock:
+        await proxy.apply(Bridges().delete(proxy.config, name))
 
 
-async def ask(port_number, method="GET", **headers):
-    return await http(port_number, "/", method, {"x-user": "john", **headers})
+def pod(protocol: str, shadow: int, port: int) -> Config:
+    kind = s.cluster("shadow", shadow, protocol=protocol)
+    return s.config(clusters=[kind], listeners=[s.listener("web", "shadow", protocol=protocol, port=port)])
 
 
-async def silent(peer):
-    await peer.reader.read()
+async def says(port: int) -> bytes:
+    async with s.tcp(port) as client:
+        return await client.read_all()
 
 
-async def slamming(peer):
-    await peer.reader.readuntil(b"\r\n\r\n")
-    peer.reset()
-
-
-async def babbling(peer):
-    await peer.reader.readuntil(b"\r\n\r\n")
-    peer.send(b"220 this is a mail server\r\n")
-
-
-@pytest.mark.parametrize(
-    ("laptop", "why", "said"),
-    [
-        (slamming, "reset", "does your container crash?"),
-        (babbling, "bad-answer", "does not answer in the protocol of this port"),
-        (silent, "timeout", "stopped at a breakpoint?"),
-    ],
-)
-async def test_a_laptop_that_takes_a_safe_request_and_fails_is_answered_for_by_the_shadow(laptop, why, said):
+async def test_a_tcp_bridge_takes_its_peers_and_gives_them_back():
+    port = s.free_port()
     async with (
-        tcp_server(http_server_saying(b"shadow")) as shadow,
-        tcp_server(laptop) as john,
-        port(shadow.port, endpoint=f"127.0.0.1:{john.port}", answer_timeout=1) as (number, proxy, bridges),
+        s.tcp_server(s.saying(b"shadow")) as shadow,
+        s.tcp_server(s.saying(b"laptop")) as laptop,
+        s.running(pod("TCP", shadow.port, port)) as proxy,
     ):
-        status, fields, text = await ask(number)
-        assert (status, text, fields.get("x-carrier-fallback")) == (200, b"shadow", why)
-        shown = bridges.dump(proxy.config, "john", proxy.clusters)["status"]
-        assert not shown["healthy"]
-        assert said in shown["health"]
+        assert await says(port) == b"shadow"
+        await bridged(proxy, "john", port=port, match=LOOPBACK, endpoint=f"127.0.0.1:{laptop.port}")
+        assert await says(port) == b"laptop"
+        await unbridged(proxy, "john")
+        assert await says(port) == b"shadow"
 
 
-async def test_what_may_have_been_done_is_not_done_twice():
+@pytest.mark.parametrize(("fallback", "heard"), [("shadow", b"shadow"), ("error", b"")])
+async def test_the_shadow_answers_for_a_laptop_that_is_away_unless_the_bridge_says_error(fallback, heard):
+    port, away = s.free_port(), s.free_port()
+    async with s.tcp_server(s.saying(b"shadow")) as shadow, s.running(pod("TCP", shadow.port, port)) as proxy:
+        await bridged(proxy, "john", port=port, match=LOOPBACK, endpoint=f"127.0.0.1:{away}", fallback=fallback)
+        with contextlib.suppress(ConnectionResetError):
+            assert await says(port) == heard
+
+
+async def test_a_session_goes_on_after_its_bridge_is_gone():
+    port = s.free_port()
     async with (
-        tcp_server(http_server_saying(b"shadow")) as shadow,
-        tcp_server(slamming) as john,
-        port(shadow.port, endpoint=f"127.0.0.1:{john.port}") as (number, _, _),
+        s.tcp_server(s.saying(b"shadow")) as shadow,
+        s.tcp_server(s.echoing) as laptop,
+        s.running(pod("TCP", shadow.port, port)) as proxy,
     ):
-        status, fields, _ = await ask(number, "DELETE")
-        assert status == 502
-        assert "x-carrier-fallback" not in fields
-
-
-async def test_a_laptop_that_refuses_is_told_so_in_plain_words_and_soon_no_request_waits_for_it():
-    gone = free_port()
-    async with (
-        tcp_server(http_server_saying(b"shadow")) as shadow,
-        port(shadow.port, endpoint=f"127.0.0.1:{gone}") as (number, proxy, bridges),
-    ):
-        for _ in range(6):
-            assert (await ask(number))[2] == b"shadow"
-        shown = bridges.dump(proxy.config, "john", proxy.clusters)["status"]
-        assert shown["health"] == f"127.0.0.1:{gone} refused: is your container listening on {gone}?"
-        assert proxy.clusters["bridge/john"].down
-        async with tcp_server(http_server_saying(b"laptop"), port=gone):
-            await wait_until(lambda: not proxy.clusters["bridge/john"].down, "for the laptop to be found again")
-            assert (await ask(number))[2] == b"laptop"
-            assert bridges.dump(proxy.config, "john", proxy.clusters)["status"]["health"] == "reached"
-
-
-async def test_fallback_error_says_what_is_wrong_instead():
-    async with (
-        tcp_server(http_server_saying(b"shadow")) as shadow,
-        tcp_server(slamming) as john,
-        port(shadow.port, endpoint=f"127.0.0.1:{john.port}", fallback="error") as (number, _, _),
-    ):
-        assert (await ask(number))[0] == 502
-
-
-async def test_a_mirror_gives_the_laptop_a_copy_and_the_shadow_answers():
-    heard = []
-
-    async def listening(peer):
-        heard.append(await peer.reader.readuntil(b"\r\n\r\n"))
-        peer.send(b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n")
-
-    async with (
-        tcp_server(http_server_saying(b"shadow")) as shadow,
-        tcp_server(listening) as john,
-        port(shadow.port, endpoint=f"127.0.0.1:{john.port}", mirror=True) as (number, proxy, bridges),
-    ):
-        status, _, text = await ask(number, tag="1")
-        assert (status, text) == (200, b"shadow")
-        await wait_until(lambda: heard, "for the copy")
-        assert b"tag: 1\r\n" in heard[0]
-        assert (await http(number, "/"))[2] == b"shadow"
-        assert len(heard) == 1
-        bare = bridges.delete(proxy.config, "john")
-        assert "bridge/john" not in {**bare.clusters, **bare.routes, **bare.rules}
-        assert list(bare.clusters) == ["shadow"]
-
-
-async def test_a_mirror_whose_laptop_is_away_harms_nobody():
-    async with (
-        tcp_server(http_server_saying(b"shadow")) as shadow,
-        port(shadow.port, endpoint=f"127.0.0.1:{free_port()}", mirror=True) as (number, _, _),
-    ):
-        for _ in range(3):
-            assert (await ask(number))[::2] == (200, b"shadow")
-
-
-@pytest.mark.parametrize("protocol", ["TCP", "auto"])
-async def test_a_global_bridge_takes_a_whole_port_and_gives_it_back(protocol):
-    async def echo(peer):
-        while data := await peer.reader.read(100):
-            peer.send(b"laptop " + data)
-
-    async with (
-        tcp_server(silent) as shadow,
-        tcp_server(echo) as john,
-        port(shadow.port, protocol, type="stream", match=None, endpoint=f"127.0.0.1:{john.port}") as (number, proxy, bridges),
-    ):
-        async with tcp(number) as client:
-            client.send(b"\x00one")
-            assert await client.read(11) == b"laptop \x00one"
-            await proxy.apply(bridges.delete(proxy.config, "john"))
+        await bridged(proxy, "john", port=port, match=LOOPBACK, endpoint=f"127.0.0.1:{laptop.port}")
+        async with s.tcp(port) as client:
+            client.send(b"one")
+            assert await client.read(3) == b"one"
+            await unbridged(proxy, "john")
             client.send(b"two")
-            assert await client.read(10) == b"laptop two"
-        async with tcp(number) as client:
-            client.send(b"\x00one")
-            await shadow.peer()
+            assert await client.read(3) == b"two"
+        assert await says(port) == b"shadow"
 
 
-async def test_a_bridge_made_after_a_global_one_comes_before_it_and_falls_back_to_the_shadow():
+async def test_a_udp_bridge_serves_new_peers():
+    port = s.free_port()
     async with (
-        tcp_server(http_server_saying(b"shadow")) as shadow,
-        tcp_server(http_server_saying(b"all")) as everything,
-        port(shadow.port, type="stream", match=None, endpoint=f"127.0.0.1:{everything.port}") as (number, proxy, bridges),
+        s.udp_server(lambda data: b"shadow " + data) as shadow,
+        s.udp_server(lambda data: b"laptop " + data) as laptop,
+        s.running(pod("UDP", shadow.port, port)) as proxy,
+        s.udp(port) as before,
     ):
-        jane = {**body(endpoint=f"127.0.0.1:{free_port()}"), "user": "jane"}
-        await proxy.apply(bridges.put(proxy.config, "jane", jane))
-        assert (await ask(number))[2] == b"shadow"
-        assert (await http(number))[2] == b"all"
+        before.send(b"1")
+        assert await before.read() == b"shadow 1"
+        await bridged(proxy, "john", port=port, match=LOOPBACK, endpoint=f"127.0.0.1:{laptop.port}")
+        before.send(b"2")
+        assert await before.read() == b"shadow 2"  # a session keeps its route
+        async with s.udp(port) as after:
+            after.send(b"3")
+            assert await after.read() == b"laptop 3"
 
 
-async def test_the_crd_s_path_prefix_is_a_bridge():
+async def test_twenty_bridges_of_one_port_each_take_their_own_and_nobody_elses():
+    port = s.free_port()
+    config = s.config(clusters=[s.echo("shadow")], listeners=[s.listener("web", "shadow", protocol="HTTP", port=port)])
+    async with s.tcp_server(_naming) as laptop, s.running(config) as proxy:
+        users = [f"user-{i}" for i in range(20)]
+        for user in users:
+            match = {"matchHeader": {"name": "X-User", "value": user}}
+            await bridged(proxy, user, port=port, match=match, endpoint=f"127.0.0.1:{laptop.port}")
+        for user in users:
+            assert (await s.http(port, headers={"x-user": user}))[2] == user.encode()
+        assert (await s.http(port, "/", "POST", {"x-user": "nobody"}, b"shadow"))[2] == b"shadow"
+
+
+async def _naming(peer: s.Peer) -> None:
+    """A laptop that answers with the user that it was asked as."""
+    request = await peer.reader.readuntil(b"\r\n\r\n")
+    user = next(line.split(b": ")[1] for line in request.split(b"\r\n") if line.lower().startswith(b"x-user:"))
+    peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(user), user))
+
+
+async def test_a_bridge_that_is_over_takes_nothing_any_more():
+    port = s.free_port()
     async with (
-        tcp_server(http_server_saying(b"shadow")) as shadow,
-        tcp_server(http_server_saying(b"laptop")) as john,
-        port(shadow.port, type="http", url="/api", match=None, endpoint=f"127.0.0.1:{john.port}") as (number, _, _),
+        s.tcp_server(s.saying(b"shadow")) as shadow,
+        s.tcp_server(s.saying(b"laptop")) as laptop,
+        s.running(pod("TCP", shadow.port, port)) as proxy,
     ):
-        assert (await http(number, "/api/x"))[2] == b"laptop"
-        assert (await http(number, "/web"))[2] == b"shadow"
-
-
-async def test_a_lease_that_is_over_is_listed_as_expired_and_its_sessions_drain(monkeypatch):
-    monkeypatch.setattr("carrier.bridge.DRAIN", 0.1)
-
-    async def tunnel(peer):
-        await peer.reader.readuntil(b"\r\n\r\n")
-        peer.send(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n")
-        await peer.reader.read()
-
-    async with (
-        tcp_server(http_server_saying(b"shadow")) as shadow,
-        tcp_server(tunnel) as john,
-        port(shadow.port, endpoint=f"127.0.0.1:{john.port}", expires=0.3) as (number, proxy, bridges),
-    ):
-        leases = Leases(proxy, bridges, Log("error"))
+        await bridged(proxy, "john", port=port, match=LOOPBACK, endpoint=f"127.0.0.1:{laptop.port}", expires=0.3)
+        leases = Leases(proxy, Bridges(), Log("silent"))
         leases.start()
-        async with tcp(number) as client:
-            client.send(b"GET / HTTP/1.1\r\nhost: x\r\nx-user: john\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n")
-            assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
-            with contextlib.suppress(ConnectionResetError):
-                assert await client.read_all() == b""
-        leases.stop()
-        (shown,) = bridges.dump(proxy.config, None, proxy.clusters)
-        assert (shown["name"], shown["status"]["state"]) == ("john", "expired")
-        assert (await ask(number))[2] == b"shadow"
+        try:
+            assert await says(port) == b"laptop"
+            await s.wait_until(lambda: not proxy.config.bridges, "for the bridge to end")
+            assert await says(port) == b"shadow"
+        finally:
+            leases.stop()
 
 
-async def test_a_renewed_lease_lives_on():
-    async with port(1, endpoint="127.0.0.1:1", expires=60) as (_, proxy, bridges):
-        renewed = bridges.renew(proxy.config, "john", {"expires": 3600})
-        assert renewed.bridges["john"].expires > proxy.config.bridges["john"].expires + 3000
-        assert renewed.rules == proxy.config.rules
-        with pytest.raises(ConfigError):
-            bridges.renew(proxy.config, "john", {"expires": -1})
-        with pytest.raises(Error):
-            bridges.renew(proxy.config, "jane", {"expires": 1})
-
-
-# -- validation
-
-
-@pytest.mark.parametrize(
-    ("more", "sentence"),
-    [
-        ({"user": "jane"}, "bridge 'john' of user john has the same rule already"),
-        ({"user": "jane", "match": [JOHN, {"matchPath": {"path": "/a"}}]}, "comes first and takes all its requests"),
-        ({"match": {"matchPath": {"path": "/", "type": "prefix"}}}, "takes every session"),
-        ({"match": {"matchPath": {"path": "(", "type": "regex"}}}, "missing )"),
-        ({"listener": None, "port": 9}, "there is no port 9"),
-        ({"type": "datagram"}, "unknown type"),
-    ],
-)
-async def test_what_cannot_work_is_said_in_a_sentence(more, sentence):
-    async with port(1, endpoint="127.0.0.1:1") as (_, proxy, bridges):
-        found = bridges.validate(proxy.config, {**body(endpoint="10.0.0.1:80", **more), "name": "new"})
-        assert not found["valid"]
-        assert sentence in " ".join(found["reasons"])
-
-
-@pytest.mark.parametrize(
-    ("match", "wide"),
-    [
-        ({"matchPath": {"path": "/api", "type": "prefix"}}, True),
-        ([{"matchPath": {"path": "/api"}}, {"matchMethod": {"method": "GET"}}], True),
-        ({"matchHost": {"host": "app.test"}}, True),
-        ([{"matchPath": {"path": "/api"}}, JOHN], False),
-        ({"matchBaggage": {"name": "user", "value": "jane"}}, False),
-        ({"matchCookie": {"name": "user", "value": "jane"}}, False),
-        ({"matchSource": {"cidr": "10.0.0.0/24"}}, False),
-    ],
-)
-async def test_a_legal_and_wide_rule_is_a_warning(match, wide):
-    async with port(1, endpoint="127.0.0.1:1") as (_, proxy, bridges):
-        found = bridges.validate(proxy.config, body(user="jane", endpoint="10.0.0.1:80", match=match))
-        if not found["valid"]:
-            assert match[1:] == [JOHN], found
-            return
-        assert bool(found["warnings"]) is wide
-
-
-async def test_twenty_users_come_go_and_crash_under_load_and_nobody_gets_anothers_answer():
-    """A bounded form of the figure: every answer is the user's own laptop's or the shadow's, marked when it stands in."""
-    users = 20
-
-    def laptop(i):
-        return http_server_saying(b"user%d" % i)
-
-    async with contextlib.AsyncExitStack() as stack:
-        shadow = await stack.enter_async_context(tcp_server(http_server_saying(b"shadow")))
-        async with port(shadow.port) as (number, proxy, bridges):
-            done = asyncio.Event()
-            counts = {"own": 0, "fallback": 0, "shadow": 0}
-
-            async def asking(i):
-                while not done.is_set():
-                    status, fields, text = await http(number, "/", headers={"x-user": f"u{i}"})
-                    assert status == 200
-                    assert text in (b"user%d" % i, b"shadow")
-                    kind = "own" if text != b"shadow" else "fallback" if "x-carrier-fallback" in fields else "shadow"
-                    counts[kind] += 1
-
-            load = [asyncio.create_task(asking(i)) for i in range(users)]
-            for turn in range(3):
-                async with contextlib.AsyncExitStack() as laptops:
-                    for i in range(users):
-                        away = i % 5 == turn  # a laptop that has crashed: its bridge is there, it is not
-                        where = free_port() if away else (await laptops.enter_async_context(tcp_server(laptop(i)))).port
-                        match = {"matchHeader": {"name": "x-user", "value": f"u{i}"}}
-                        async with proxy.lock:
-                            bridge = {"listener": "in", "user": f"u{i}", "match": match, "endpoint": f"127.0.0.1:{where}"}
-                            await proxy.apply(bridges.put(proxy.config, f"u{i}", bridge))
-                    seen = dict(counts)
-                    await wait_until(lambda seen=seen: counts["own"] > seen["own"] + 20 and counts["fallback"] > seen["fallback"])
-                    for i in range(0, users, 2):
-                        async with proxy.lock:
-                            await proxy.apply(bridges.delete(proxy.config, f"u{i}"))
-            done.set()
-            await asyncio.gather(*load)
-            assert min(counts.values()) > 0
-
-
-async def test_two_users_cannot_have_the_whole_port():
-    async with port(1, type="stream", match=None, endpoint="127.0.0.1:1") as (_, proxy, bridges):
-        with pytest.raises(Error) as caught:
-            bridges.put(proxy.config, "jane", {**body(type="stream", match=None, endpoint="127.0.0.1:2"), "user": "jane"})
-        assert "bridge 'john' of user john" in caught.value.detail
+async def test_a_refused_bridge_changes_nothing_that_runs():
+    port = s.free_port()
+    async with s.tcp_server(s.saying(b"shadow")) as shadow, s.running(pod("TCP", shadow.port, port)) as proxy:
+        before = proxy.config
+        for body in ({"match": "*"}, {"match": LOOPBACK, "endpoint": "x"}, {"match": {"matchHeader": {"name": "a", "value": "b"}}}):
+            with pytest.raises(Exception, match=r"\$"):
+                await bridged(proxy, "john", **{"port": port, "endpoint": "127.0.0.1:1", **body})
+        assert proxy.config is before
+        assert await asyncio.wait_for(says(port), 5) == b"shadow"
