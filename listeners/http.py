@@ -368,6 +368,7 @@ class HttpConnection(Socket, asyncio.Protocol):
                 self.since = self.listener.now
         elif self.body_done and not self.tunnel:
             reader.held = True  # the reader does not know of a request that the memo knew
+        self.quiet = False
         try:
             reader.feed(data)
         except Error as error:
@@ -789,6 +790,7 @@ class HttpConnection(Socket, asyncio.Protocol):
     def _linger(self) -> None:
         """Close without losing the answer: a client that is still sending would see a reset before it reads it (RFC 9112 section 9.6)."""
         self.closing = True
+        self.quiet = False
         self.reader.stop()
         self.discard = 0
         if self.paused:

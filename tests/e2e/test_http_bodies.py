@@ -234,6 +234,18 @@ async def test_a_bad_request_behind_a_good_one_is_refused_after_the_good_one_is_
         assert await client.closed() and await server.silent(0.02)
 
 
+async def test_after_a_refusal_nothing_is_served_not_even_what_the_memo_knows() -> None:
+    async with Stage() as stage:
+        first, server, _ = await stage.both(GET)
+        await server.says(OK)
+        await answered(first)
+        client = await stage.client()
+        await client.says(b"GET / HTTP/1.1\r\nhost : a\r\n\r\n")
+        assert (await answered(client))[0].startswith(b"HTTP/1.1 400 ")
+        await client.says(GET)
+        assert await server.silent(0.05) and stage.accepted.empty()
+
+
 async def test_many_pipelined_requests_without_a_reader_are_not_all_answered_into_memory() -> None:
     async with Stage() as stage:
         client = await stage.client(rcvbuf=4096)
