@@ -51,6 +51,7 @@ UNMERGEABLE = ENDURING | HOP | {b"content-encoding", b"content-type", b"content-
 TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 FIELD_BYTES = bytes([9, *range(32, 127), *range(128, 256)])
 """Bytes of a field value (RFC 9110 5.5): tab, space, visible, obs-text. No other controls: servers disagree about them."""
+_new = object.__new__
 REASONS = {s.value: s.phrase.encode() for s in HTTPStatus}
 
 
@@ -216,6 +217,35 @@ class Head:
             "path": self.location.decode("latin-1"),
             "query": self.query.decode("latin-1"),
         }
+
+    def again(self, wire: bytes, raw: bytes, target: bytes, length: int) -> Head:
+        """The same head with another target, other values in fields that decide nothing, and another length, if its body has one.
+
+        Half the price of a new one: nothing is decided again. No length becomes 0 or ceases to be it: that changes what the rest means.
+        """
+        head = _new(Head)
+        head.wire = wire
+        head.stem = wire[:-2]
+        head.raw = raw
+        head.method = self.method
+        head.target = target
+        head.host = self.host
+        head.status = self.status
+        head.reason = self.reason
+        head.minor = self.minor
+        head.body = self.body
+        head.length = length
+        head.keep_alive = self.keep_alive
+        head.expect = self.expect
+        head.upgrade = self.upgrade
+        head.named = self.named
+        head.explain = self.explain
+        head.key = self.key
+        head._fields = None
+        head.simple = self.simple
+        head.whole = self.whole
+        head.decision = None
+        return head
 
     def _like(self, **changed: Any) -> Head:
         values = {name: getattr(self, name) for name in self.__slots__ if name not in ("_fields", "decision", "simple", "stem", "whole")}

@@ -58,15 +58,15 @@ _numbers = count(1)
 class _Shape:
     """What all heads have in common that differ only in their start line and in the values of volatile names.
 
-    start: the start line of an answer; those of requests differ. parts: their wire form. The start line goes to parts[0], the value of
-    the n-th needle found to parts[places[n]]; a value whose line is not sent on has place 0 as well. counted: which of the values is the
-    length, -1 if `length` holds it.
+    head: one of them. start: the start line of an answer; those of requests differ. parts: their wire form. The start line goes to
+    parts[0], the value of the n-th needle found to parts[places[n]]; a value whose line is not sent on has place 0 as well. counted: which
+    of the values is the length, -1 if they have all the same.
     """
 
-    __slots__ = ("counted", "key", "length", "parts", "places", "plan", "start")
+    __slots__ = ("counted", "head", "parts", "places", "plan", "start")
 
-    def __init__(self, block: bytes, names: list[bytes], plan: Plan, key: object, length: int) -> None:
-        self.plan, self.key, self.length = plan, key, length
+    def __init__(self, block: bytes, names: list[bytes], plan: Plan, head: Head) -> None:
+        self.plan, self.head = plan, head
         self.start, *lines = block.split(b"\r\n")[:-2]
         self.places = [0] * len(names)
         self.counted = -1
@@ -106,6 +106,7 @@ class _Memo:
 
     def __init__(self, limits: Limits | None, profile: Forwarding | None, by_line: frozenset[bytes], by_presence: frozenset[bytes]) -> None:
         self.limits, self.profile = limits or Limits(), profile or Forwarding()
+        self._value_max = self.limits.line - _NAME_MAX - 1
         self.heads: dict[bytes, Head] = {}
         self._bytes = 0
         self._poor = 0  # how much more often shapes failed than they helped
@@ -123,8 +124,8 @@ class _Memo:
         self._needles: tuple[tuple[bytes, int], ...] = ()
         self._shapes: dict[bytes, _Shape] = {}
 
-    def _left(self, block: bytes, values: list[bytes]) -> bytes:
-        """A head (of a request: behind its start line) without the values of volatile names; those values are added to `values`.
+    def _left(self, block: bytes, begin: int, values: list[bytes]) -> bytes:
+        """A head (from `begin`, where a start line ends) without the values of volatile names; those values are added to `values`.
 
         Whatever stands in a value, a shape found by what is left has the very lines of `block`: a value ends at the first CRLF, and
         begins after a name at the start of a line. So the head ends where the shape ends, too. The bytes of the values are still to be
@@ -136,24 +137,24 @@ class _Memo:
                 at += size
                 end = block.find(b"\r\n", at)
                 values.append(block[at:end])
-                block = block[:at] + block[end:]
-        return block
+                block = block[begin:at] + block[end:]
+                begin = 0
+        return block[begin:] if begin else block
 
     def _length(self, shape: _Shape, raw: bytes, values: list[bytes]) -> int:
         """The length of a body with these values, -1 if they are not such as we are sure of."""
         if self._poor:
             self._poor -= 1
-        limits = self.limits
         if values:
             text = values[0] if len(values) == 1 else b"".join(values)
-            if text.translate(_OTHER) != text or len(text) + _NAME_MAX >= limits.line:
+            if text.translate(_OTHER) != text or len(text) > self._value_max:
                 return -1
-        if len(raw) > limits.head:
+        if len(raw) > self.limits.head:
             return -1
         if shape.counted >= 0:
             digits = _LENGTH.fullmatch(values[shape.counted])
             return int(digits[1]) if digits else -1
-        return shape.length
+        return shape.head.length
 
     def _miss(self, raw: bytes) -> None:
         """Heads of which too few are like another are not worth asking for; others may come one day, with other volatile names."""
@@ -214,11 +215,11 @@ class _Memo:
             self._needles = (*self._needles, (needle, len(needle)))
             self._shapes.clear()
 
-    def _shape(self, block: bytes, plan: Plan, key: object, length: int) -> None:
-        """Keep the shape of a head that the plan parser has read; `block` as for _values_of."""
-        if self._poor < 0 or len(block) > _HEAD_MAX:
+    def _shape(self, head: Head, begin: int, plan: Plan) -> None:
+        """Keep the shape of a head that the plan parser has read; `begin` as for _left."""
+        if self._poor < 0 or len(head.raw) > _HEAD_MAX:
             return
-        left = self._left(block, [])
+        left = self._left(head.raw, begin, [])
         if left in self._shapes:
             return
         needles = [needle for needle, _ in self._needles if needle in left]
@@ -226,7 +227,7 @@ class _Memo:
             return
         if len(self._shapes) >= _SHAPES:
             self._shapes.clear()
-        self._shapes[left] = _Shape(left, [needle[2:-1] for needle in needles], plan, key, length)
+        self._shapes[left] = _Shape(left, [needle[2:-1] for needle in needles], plan, head)
 
     def _find(self, key: tuple[int, ...], numbers: tuple[int, ...], status: int) -> Plan | None:
         """Make and keep the plan for a key. None where only h11 may judge: an unsure line, a name twice, fields that the plan refuses."""
@@ -329,14 +330,19 @@ class RequestMemo(_Memo):
         if start is None:
             return None
         values: list[bytes] = []
-        shape = self._shapes.get(self._left(raw[at:], values))
+        shape = self._shapes.get(self._left(raw, at, values))
         if shape is None:
             self._miss(raw)
             return None
         length = self._length(shape, raw, values)
         if length < 0:
             return None
-        head = _request(shape.wire(first, values), raw, start, shape.plan, length, shape.key)
+        known = shape.head
+        wire = shape.wire(first, values)
+        if start[0] == known.method and (length > 0) == (known.length > 0):
+            head = known.again(wire, raw, start[1], length)
+        else:
+            head = _request(wire, raw, start, shape.plan, length, known.key)
         return self._keep(raw, head) if keep else head
 
     def parse(self, raw: bytes, keep: bool = True) -> Head:
@@ -354,9 +360,8 @@ class RequestMemo(_Memo):
             head = parse_request(raw, self.limits, self.profile)
             return self._keep(raw, head) if keep else head
         length = int(lines[ids.index(plan.length_id)][15:]) if plan.length_id else 0
-        key = numbers if self._keyed else None
-        self._shape(raw[len(first) :], plan, key, length)
-        head = _request(self._cut(raw, lines, ids, plan), raw, start, plan, length, key)
+        head = _request(self._cut(raw, lines, ids, plan), raw, start, plan, length, numbers if self._keyed else None)
+        self._shape(head, len(first), plan)
         return self._keep(raw, head) if keep else head
 
     def _start(self, line: bytes) -> tuple[bytes, bytes] | None:
@@ -393,15 +398,19 @@ class AnswerMemo(_Memo):
             self._poor += 1
             return None
         values: list[bytes] = []
-        shape = self._shapes.get(self._left(raw, values))
+        shape = self._shapes.get(self._left(raw, 0, values))
         if shape is None:
             self._miss(raw)
             return None
         length = self._length(shape, raw, values)
-        start = self._starts.get(shape.start) or self._start(shape.start)
-        if length < 0 or start is None:
+        if length < 0:
             return None
-        head = _answer(shape.wire(shape.start, values), raw, start, shape.plan, length)
+        known = shape.head
+        wire = shape.wire(shape.start, values)
+        if (length > 0) == (known.length > 0):
+            head = known.again(wire, raw, b"", length)
+        else:
+            head = _answer(wire, raw, (known.status, known.reason), shape.plan, length)
         return self._keep(raw, head) if keep else head
 
     def parse(self, raw: bytes, keep: bool = True) -> Head:
@@ -423,8 +432,8 @@ class AnswerMemo(_Memo):
             head = parse_answer(raw, b"GET", self.limits, self.profile)
             return self._keep(raw, head) if keep else head
         length = int(lines[ids.index(plan.length_id)][15:]) if plan.length_id else 0
-        self._shape(raw, plan, None, length)
         head = _answer(self._cut(raw, lines, ids, plan), raw, start, plan, length)
+        self._shape(head, 0, plan)
         return self._keep(raw, head) if keep else head
 
     def _start(self, line: bytes) -> tuple[int, bytes] | None:
