@@ -41,17 +41,35 @@ class Fault(NamedTuple):
 
 
 class Scanner:
-    """One direction of a connection. masked: it comes from the client (section 5.3). limit: bytes of a message, of one frame too."""
+    """One direction of a connection. masked: it comes from the client (section 5.3). limit: bytes of a message; frame_limit: of one frame
+    (None: the same). rsv: reserved bits that may be set."""
 
-    __slots__ = ("at", "close", "fault", "frame", "key", "limit", "mask", "messages", "open", "over", "part", "rsv", "short", "size")
+    __slots__ = (
+        "at",
+        "close",
+        "fault",
+        "frame",
+        "frame_limit",
+        "key",
+        "limit",
+        "mask",
+        "messages",
+        "open",
+        "over",
+        "part",
+        "rsv",
+        "short",
+        "size",
+    )
 
-    def __init__(self, masked: bool, limit: int = MAX_MESSAGE, rsv: int = 0) -> None:
+    def __init__(self, masked: bool, limit: int = MAX_MESSAGE, rsv: int = 0, frame_limit: int | None = None) -> None:
         self.mask = 0x80 if masked else 0
         self.key = 4 if masked else 0
         """Bytes of the masking key in each header."""
         self.limit = limit
+        self.frame_limit = limit if frame_limit is None else min(limit, frame_limit)
         self.rsv = rsv
-        self.short = min(126, limit + 1)
+        self.short = min(126, self.frame_limit + 1)
         self.at = 0
         """Where the next header begins, counted from the next byte to come: 0 between two frames."""
         self.part = b""
@@ -82,7 +100,7 @@ class Scanner:
                     self.messages += 1
                     at += 2 + key + size
                     continue
-                if size == 126 and at + 4 <= n and 125 < (size := data[at + 2] << 8 | data[at + 3]) <= self.limit:
+                if size == 126 and at + 4 <= n and 125 < (size := data[at + 2] << 8 | data[at + 3]) <= self.frame_limit:
                     self.messages += 1
                     at += 4 + key + size
                     continue
@@ -133,6 +151,9 @@ class Scanner:
             self._wrong("a message begins inside another" if self.open else "a continuation of nothing")
             return False
         total = self.size + size
+        if size > self.frame_limit < self.limit:
+            self._wrong(f"a frame of more than {self.frame_limit} bytes", TOO_BIG)
+            return False
         if total > self.limit:
             self._wrong(f"a message of more than {self.limit} bytes", TOO_BIG)
             return False

@@ -43,9 +43,17 @@ from carrier.frames import (
 from carrier.http import Head
 from carrier.stream import NOWHERE
 
-OPTIONS: Mapping[str, float] = {"max_message": MAX_MESSAGE, "ping_interval": 30, "ping_timeout": 30, "close_timeout": 5}
-"""Limits of both ends (bytes, seconds) and their defaults (DESIGN section 7). ping_interval: silence after which a peer is pinged, 0 for
-never. close_timeout: between the two close frames, and until the connection is closed."""
+OPTIONS: Mapping[str, float] = {
+    "max_message": MAX_MESSAGE,
+    "max_frame": MAX_MESSAGE,
+    "ping_interval": 30,
+    "ping_timeout": 30,
+    "close_timeout": 5,
+}
+"""Limits of both ends (bytes, seconds; 0 for none) and their defaults (DESIGN section 7). max_message, max_frame: compressed ones as
+they come. ping_interval: silence after which a peer is pinged; ping_timeout: what it has to answer. close_timeout: between the two close
+frames, and until the connection is closed."""
+NO_LIMIT = 1 << 63
 LINGER = 2.0
 """Seconds that a peer whose session has failed gets to read why."""
 NORMAL, GOING_AWAY, INTERNAL, TRY_LATER = 1000, 1001, 1011, 1013
@@ -85,7 +93,7 @@ class WebSocketEnd(ByteSocket):
     raw: bytes go on as they are. inward, outward: the scans of what comes and, when raw, of what is sent: the other end's, or our own if
     that end is no WebSocketEnd (`scans`). messages: wsproto, unless raw, once it was needed. close_got, close_sent: close frames so
     far. gone: the session is over and this connection only waits to be closed. seen, since, pinged: bytes at the last tick that saw
-    some, when that was (monotonic seconds), and whether we have asked since. ends: where its owner keeps it.
+    some, when that was (monotonic seconds), and whether we have asked since. limits: see OPTIONS. ends: where its owner keeps it.
     """
 
     __slots__ = (
@@ -96,7 +104,7 @@ class WebSocketEnd(ByteSocket):
         "ends",
         "gone",
         "inward",
-        "limit",
+        "limits",
         "messages",
         "outward",
         "parts",
@@ -107,12 +115,14 @@ class WebSocketEnd(ByteSocket):
         "since",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, side: Side, limit: int, ends: set[WebSocketEnd]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, side: Side, limits: Mapping[str, float], ends: set[WebSocketEnd]
+    ) -> None:
         super().__init__(loop, sock, side)
         self.client = side == "upstream"
-        self.limit = limit
+        self.limits = limits
         self.raw = self.scans = self.gone = self.close_got = self.close_sent = self.pinged = False
-        self.inward = Scanner(not self.client, limit)
+        self.inward = self._scanner(not self.client)
         self.outward: Scanner | None = None
         self.messages: Connection | None = None
         self.parts: list[bytes] | None = None
@@ -123,6 +133,10 @@ class WebSocketEnd(ByteSocket):
         self.ends = ends
         ends.add(self)
 
+    def _scanner(self, masked: bool) -> Scanner:
+        limits = self.limits
+        return Scanner(masked, int(limits["max_message"]) or NO_LIMIT, frame_limit=int(limits["max_frame"]) or NO_LIMIT)
+
     def begin_raw(self, answer: Head, other: object) -> None:
         """The handshake is done from end to end, with this answer; `other`: the session's other end."""
         self.raw = True
@@ -131,7 +145,8 @@ class WebSocketEnd(ByteSocket):
         if isinstance(other, WebSocketEnd):
             self.outward = other.inward
         else:
-            self.outward = Scanner(self.client, self.limit, self.inward.rsv)
+            self.outward = self._scanner(self.client)
+            self.outward.rsv = self.inward.rsv
 
     # ------------------------------------------------------------------ reading
 
@@ -415,8 +430,9 @@ class WebSocketEnd(ByteSocket):
 
     # ------------------------------------------------------------------ time
 
-    def tick(self, now: float, limits: Mapping[str, float]) -> None:
-        """Once a second (monotonic seconds): what waits for the peer for too long. limits: see OPTIONS."""
+    def tick(self, now: float) -> None:
+        """Once a second (monotonic seconds): what waits for the peer for too long."""
+        limits = self.limits
         moved = self.bytes_in + (self.bytes_out - self.size if self.full else 0)
         if moved != self.seen or self.paused:
             self.seen, self.since, self.pinged = moved, now, False

@@ -107,7 +107,7 @@ class WebSocketCluster(TcpCluster):
 
     def tick(self, now: float) -> None:
         for end in list(self.ends):
-            end.tick(now, self.limits)
+            end.tick(now)
 
 
 class Answer:
@@ -220,7 +220,7 @@ class WebSocketUpstream(WebSocketEnd):
     __slots__ = ("answer", "subprotocol")
 
     def __init__(self, cluster: WebSocketCluster, session: Session, sock: socket.socket, answer: Head, rest: bytes, raw: bool) -> None:
-        super().__init__(cluster.env.loop, sock, "upstream", int(cluster.limits["max_message"]) or 1 << 62, cluster.ends)
+        super().__init__(cluster.env.loop, sock, "upstream", cluster.limits, cluster.ends)
         self.session = session
         self.answer: Head | None = answer
         self.subprotocol = answer.get(SUBPROTOCOL) or b""

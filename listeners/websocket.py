@@ -47,7 +47,6 @@ class WebSocketListener(TcpListener):
         super().__init__(conf, env)
         self.limits = numbers(conf.options, OPTIONS)
         self.max_connections = self.limits["max_connections"] or float("inf")
-        self.max_message = int(self.limits["max_message"]) or 1 << 62
         self.ends: set[WebSocketEnd] = set()
         """Every connection: before, in and after its session."""
 
@@ -89,7 +88,7 @@ class WebSocketListener(TcpListener):
         for end in list(self.ends):
             assert isinstance(end, WebSocketSource)
             if end.upgraded:
-                end.tick(now, self.limits)
+                end.tick(now)
             elif end.request is None and timeout and now - end.since >= timeout:
                 self.limited["header_timeout"] = self.limited.get("header_timeout", 0) + 1
                 end.refuse(Error("request-timeout", f"no whole head within {timeout:g} s", "downstream"))
@@ -137,7 +136,7 @@ class WebSocketSource(WebSocketEnd):
         self.listener = listener
         self.request: Head | None = None
         self.upgraded = self.refused = False
-        super().__init__(listener.env.loop, sock, "downstream", listener.max_message, listener.ends)
+        super().__init__(listener.env.loop, sock, "downstream", listener.limits, listener.ends)
         WebSocketEnd.resume(self)
 
     def depart(self) -> None:

@@ -158,6 +158,17 @@ def test_a_limit_below_the_shortest_lengths_holds_too() -> None:
     assert scanned(build(TEXT, b"x" * 11, MASK), limit=10)[0].fault == Fault(1009, "a message of more than 10 bytes")
 
 
+@pytest.mark.parametrize("size", [11, 200, 70_000])
+def test_a_frame_has_a_limit_of_its_own(size: int) -> None:
+    scanner = Scanner(True, 100_000, 0, size - 1)
+    scanner.feed(build(BINARY, b"x" * size, MASK))
+    assert scanner.fault == Fault(1009, f"a frame of more than {size - 1} bytes")
+    scanner = Scanner(True, 100_000, 0, size)
+    fragments = bytes((BINARY,)) + build(BINARY, b"x" * size, MASK)[1:] + bytes((0x80,)) + build(BINARY, b"x" * size, MASK)[1:]
+    if 2 * size < 100_000:
+        assert scanner.feed(fragments) == fragments, "together they may be more"
+
+
 # --- frames and codes -------------------------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from carrier.errors import Error
 from carrier.frames import BINARY, CLOSE, NO_CODE, PING, PONG, TEXT, Closing, Scanner, build, close_payload
 from carrier.http import answer_head
 from carrier.stream import Stream, link
-from carrier.websocket import Violation, WebSocketEnd, closing_of, reserved_bits
+from carrier.websocket import OPTIONS, Violation, WebSocketEnd, closing_of, reserved_bits
 from tests.support import wait_until
 
 MASK = b"\x01\x02\x03\x04"
@@ -86,7 +86,7 @@ async def an_end(client: bool = False, limit: int = 1000) -> AsyncIterator[tuple
     near, far = socket.socketpair()
     near.setblocking(False)
     ends: set[WebSocketEnd] = set()
-    end = WebSocketEnd(asyncio.get_running_loop(), near, "upstream" if client else "downstream", limit, ends)
+    end = WebSocketEnd(asyncio.get_running_loop(), near, "upstream" if client else "downstream", {**OPTIONS, "max_message": limit}, ends)
     notes = Notes()
     link([end, notes])
     end.resume()
