@@ -561,12 +561,16 @@ class HttpConnection(Socket, asyncio.Protocol):
         elif request.minor:
             self._write(head.wire)
 
+    def _is_read(self, request: Head) -> bool:
+        """Has a request with a body been read, and may any whole answer follow it as it is?"""
+        plain = request.keep_alive and request.minor == 1 and not request.upgrade and not request.explain
+        return self.body_done and plain and request.method != b"HEAD"
+
     def message(self, head: Head, body: bytes) -> None:
         session, request = self.session, self.request
         if session is None or request is None:
             return
-        simple = request.simple or (self.body_done and request.keep_alive and request.minor and not request.upgrade and not request.explain)
-        if not simple or not head.whole or request.method == b"HEAD" or self.closing or session.fallback is not None or session.hops:
+        if not (request.simple or self._is_read(request)) or not head.whole or self.closing or session.fallback is not None or session.hops:
             super().message(head, body)
             return
         session.answer = head
