@@ -23,6 +23,7 @@ from carrier.findings import Finding, findings
 from carrier.match import compile_match
 from carrier.options import check_numbers
 from carrier.overload import BREAKER
+from carrier.resolve import literal
 from carrier.table import Matchers
 
 LOG_LEVELS = ("silly", "verbose", "debug", "info", "notice", "warn", "error", "silent")
@@ -221,8 +222,8 @@ class Inspector:
         self.members(value, path, "an endpoint", checks, ("spec",))
 
     def _address(self, value: Any, path: str) -> None:
-        if not isinstance(value, str) or not value.strip():
-            self.wrong(path, value, "an address: an IP address, a host name or a file")
+        if not isinstance(value, str) or not _is_address(value):
+            self.wrong(path, value, "an address: an IP address, a host name or a file", _address_hint(value))
 
     def _loadbalancer(self, value: Any, path: str) -> None:
         checks: dict[str, Check] = {"policy": self.choice(*POLICIES), "key": self.text}
@@ -327,6 +328,22 @@ class Inspector:
         return check
 
 
+def _is_address(text: str) -> bool:
+    """A file has a slash, which that of a URL does not make it; else it is an IP address or a name (RFC 1123, and "_"; "@" before a name
+    is a socket without a file). Digits and dots that are no IPv4 address are no name either."""
+    if "/" in text:
+        return "://" not in text
+    return literal(text, 0) is not None or re.fullmatch(r"(?![\d.]+$)@?[\w.-]+", text) is not None
+
+
+def _address_hint(value: object) -> str:
+    """What was probably meant: people write an endpoint as they would in a browser."""
+    found = re.fullmatch(r"(?:\w+://)?(\[[^\]]*\]|[\w.-]+)(?::(\d+))?/?", value) if isinstance(value, str) else None
+    if found is None or found[0] == found[1]:
+        return ""
+    return f"address: {found[1].strip('[]')!r}" + (f", port: {found[2]}" if found[2] else "")
+
+
 def shown(value: object) -> str:
     """A value as it stands in a message: JSON, cut short."""
     try:
@@ -425,10 +442,9 @@ class _Builder:
     def _build(self, kind: str, raw: object, path: str) -> None:
         before = len(self.problems)
         getattr(self.inspector, kind)(raw, path)
-        if kind == "listener" and len(self.problems) == before:
+        if kind == "listener":
             self._claim(raw, path)
-        if len(self.problems) == before and isinstance(raw, Mapping) and "name" not in raw:
-            self.problems.append(Problem(f"a {kind} needs 'name'", path, seen=", ".join(map(repr, raw))))
+        self._name(kind, raw, path, strict=len(self.problems) > before)
         if len(self.problems) == before:
             try:
                 self._place(kind, getattr(self.draft, f"add_{kind}")(raw), raw, path)
@@ -438,13 +454,24 @@ class _Builder:
         if isinstance(raw, Mapping):
             self.declared |= set(_names_in(kind, raw))
 
+    def _name(self, kind: str, raw: object, path: str, strict: bool) -> None:
+        """An object of a section has a name, and one that no other has. strict: it has other problems, so nobody will try to add it."""
+        if not isinstance(raw, Mapping):
+            return
+        name = raw.get("name")
+        if "name" not in raw and kind in ("cluster", "rulelist", "rule", "route"):
+            noun = "rule list" if kind == "rulelist" else kind
+            self.problems.append(Problem(f"a {noun} needs 'name'", path, seen=", ".join(map(repr, raw))))
+        elif isinstance(name, str) and ((strict and name in getattr(self.draft, kind + "s")) or (kind, name) in self.declared):
+            self.problems.append(Problem(f"{kind} {name!r} is already defined", f"{path}.name", seen=shown(name)))
+
     def _claim(self, raw: Any, path: str) -> None:
         """Two listeners of one protocol on one port: the second is a problem. Across protocols only binding can tell."""
-        spec = raw["spec"]
-        port = spec.get("port")
-        if port:
-            holder = self.ports.setdefault((spec["protocol"], spec.get("address"), port), raw.get("name"))
-            if holder is not raw.get("name"):
+        spec = raw.get("spec") if isinstance(raw, Mapping) else None
+        port = spec.get("port") if isinstance(spec, Mapping) else None
+        if isinstance(spec, Mapping) and isinstance(spec.get("protocol"), str) and isinstance(port, int) and port:
+            holder = self.ports.setdefault((spec["protocol"], str(spec.get("address")), port), raw.get("name"))
+            if holder != raw.get("name"):
                 self.problems.append(Problem(f"port {port} is taken by listener {holder!r}", f"{path}.spec.port", seen=shown(port)))
 
     def _place(self, kind: str, name: str, raw: Any, path: str) -> None:

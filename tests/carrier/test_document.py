@@ -110,6 +110,38 @@ def test_two_objects_of_one_name_are_refused_at_the_second() -> None:
     assert problems({"clusters": [ECHO, ECHO]}) == {"$.clusters[1]": 'Cannot add cluster: Cluster "echo" already defined'}
 
 
+def test_other_problems_of_an_object_hide_neither_its_double_nor_missing_name_nor_a_port_that_is_taken() -> None:
+    odd = {"rulez": []}
+    found = problems({"clusters": [ECHO, {"spec": {}}], "listeners": [web(**odd), web(), web(name="other", **odd)]})
+    assert found["$.listeners[1].name"] == "listener 'web' is already defined"
+    assert found["$.listeners[2].spec.port"] == "port 8080 is taken by listener 'web'"
+    assert found["$.clusters[1]"] == "a cluster needs 'name'"
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["10.0.0.1", "::1", "[::1]", "fe80::1%lo", "app-gefyra-svc", "a_b.example.com.", "/run/x.sock", "./x y", "@name", "127.1.example"],
+)
+def test_an_address_is_an_ip_address_a_name_or_a_file(address: str) -> None:
+    assert inspect("endpoint", {"spec": {"address": address}}, "$") == []
+
+
+@pytest.mark.parametrize(
+    ("address", "hint"),
+    [
+        ("10.0.0.1:80", "address: '10.0.0.1', port: 80"),
+        ("http://shop.example/", "address: 'shop.example'"),
+        ("https://[::1]:8443", "address: '::1', port: 8443"),
+        ("bad host", ""),
+        ("1.2.3.400", ""),
+        ("", ""),
+        (7, ""),
+    ],
+)
+def test_what_is_no_address_is_refused_with_what_was_probably_meant(address: Any, hint: str) -> None:
+    assert [(p.path, p.hint) for p in inspect("endpoint", {"spec": {"address": address}}, "$")] == [("$.spec.address", hint)]
+
+
 def test_two_listeners_of_one_protocol_on_one_port_are_refused() -> None:
     found = problems(
         {"clusters": [ECHO], "listeners": [web(), web(name="other"), web(name="third", spec={"protocol": "TCP", "port": 8080})]}
