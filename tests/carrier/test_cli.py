@@ -16,6 +16,8 @@ import pytest
 from carrier import cli, log
 from carrier.demo import free_ports
 from carrier.errors import ConfigError
+from carrier.gate import Limits
+from carrier.overload import Bounds
 
 COMMAND = [sys.executable, "-m", "carrier"]
 
@@ -200,6 +202,11 @@ def test_help_imports_nothing_heavy():
 
 def test_the_levels_of_the_option_are_those_of_the_log():
     assert cli.LEVELS == log.LEVELS
+
+
+def test_the_limits_of_the_option_are_those_of_the_api_and_of_the_process():
+    names = [f"api.{name}" for name in Limits.__struct_fields__] + list(Bounds.__struct_fields__)
+    assert sorted(names) == sorted(cli.LIMITS)
 
 
 def test_an_admin_address_that_others_reach_is_refused(good, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -15,6 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from carrier.api import OPERATIONS
+from carrier.cli import LIMITS, parser
+from carrier.gate import Limits
+from carrier.overload import BREAKER
 from tests.soak import churn, damaged, drain, kill9
 from tests.soak.process import PATIENCE, carrier, free_port
 
@@ -193,3 +198,30 @@ def test_from_another_network_namespace_only_what_was_opened_answers(elsewhere: 
     with carrier(EMPTY, "--admin", f"127.0.0.1:{admin}"):
         socket.create_connection(("127.0.0.1", admin)).close()
         assert not reached(admin)
+
+
+# -- the guide
+
+
+GUIDE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+
+
+def test_the_guide_names_options_limits_paths_and_soaks_that_exist() -> None:
+    run = next(action for action in parser()._actions if action.dest == "command").choices["run"]  # type: ignore[union-attr,index,call-overload]
+    options = set(run._option_string_actions)
+    assert set(re.findall(r"--(?:admin|insecure|health|state|watch|drain|limit)[a-z-]*", GUIDE)) <= options
+    assert set(re.findall(r"`(?:--limit )?((?:api\.[a-z_]+|lag|memory|connections))[`=]", GUIDE)) == set(LIMITS)
+    for method, path in re.findall(r"`(GET|POST|DELETE) /api/v1/([^`?]+)", GUIDE):
+        assert (method, path.replace("NAME", "*")) in OPERATIONS
+    for soak in re.findall(r"^\| `([a-z0-9]+) \d+`", GUIDE, re.M):
+        assert (Path(__file__).parents[1] / "soak" / f"{soak}.py").exists()
+
+
+def test_the_guide_tells_the_defaults() -> None:
+    limits, defaults = Limits(), {name: f"{int(value)}" for name, value in BREAKER.items()}
+    for text in ("`api.body` 1 MiB", f"`api.depth` {limits.depth}", f"`api.objects` {limits.objects:,}"):
+        assert text in GUIDE
+    assert f"`api.request_timeout` {limits.request_timeout:g} s" in GUIDE and f"`api.connections` {limits.connections}" in GUIDE
+    assert f"`api.writes` {limits.writes:g} a second after `api.burst` {limits.burst}" in GUIDE
+    for name, default in defaults.items():
+        assert re.search(rf"`options\.{name}`.*\| {default} \|", GUIDE)

@@ -22,6 +22,7 @@ import uvloop
 from tests.soak.process import Load, carrier, exchange, free_port, number, report, request, upstream
 
 Doc = dict[str, Any]
+TEN_MEGABYTES = json.dumps({"rules": ["x" * 1000] * 10_000}).encode()
 ODD: tuple[Any, ...] = (None, True, -1, 1e300, 99_999, "", " ", "ü\u2028", [], {}, [[]], {"a": 1}, "x" * 300, 0.5)
 
 
@@ -128,7 +129,7 @@ def flipped(doc: Doc, dice: random.Random) -> Any:
 
 
 def huge(doc: Doc, dice: random.Random) -> Any:
-    return json.dumps({**doc, "rules": ["x" * 1000] * 10_000}).encode()
+    return TEN_MEGABYTES
 
 
 def deep(doc: Doc, dice: random.Random) -> Any:
@@ -214,11 +215,11 @@ async def soak(count: int) -> tuple[dict[str, Any], list[str]]:
                     sock.connect(one.socket)
                     return exchange(sock, request("POST", "/api/v1/config", body, content_type=kind))
 
+            bodies = [damaged(doc, i) for i in range(count)]
             load = Load()
             clients = [asyncio.create_task(load.client(port, b"ok")) for _ in range(10)]
             before = await asyncio.to_thread(one.call, "GET", "/api/v1/config?document=true")
-            for i in range(count):
-                name, kind, body = damaged(doc, i)
+            for i, (name, kind, body) in enumerate(bodies):
                 began = time.perf_counter()
                 try:
                     status, answer = await asyncio.to_thread(send, kind, body)
