@@ -230,11 +230,6 @@ class WebSocketUpstream(WebSocketEnd):
         else:
             self.answer = None
 
-    def resume(self) -> None:
-        """In raw mode nothing is read before the answer has gone to the source."""
-        if self.answer is None:
-            super().resume()
-
     def head(self, head: Any, last: bool = False) -> None:
         """The source's handshake: its answer is there already."""
         answer = self.answer
@@ -244,8 +239,7 @@ class WebSocketUpstream(WebSocketEnd):
         self.answer = None
         to = self.to
         if answer.status == 101:
-            to.head(answer)
-            self.resume()
+            to.head(answer)  # before anything is read: the session links, resumes and calls this in one go
             return
         body, self.early = self.early, b""
         self._depart(Closing(0, ""))

@@ -223,6 +223,17 @@ async def test_nothing_is_read_while_the_hop_in_front_is_full() -> None:
         await wait_until(lambda: notes.calls)
 
 
+async def test_a_peer_that_we_do_not_listen_to_is_not_asked_whether_it_is_there() -> None:
+    async with an_end() as (end, _, far):
+        end.pause()
+        for seconds in (0, 40, 80, 120):
+            end.tick(end.since + seconds)
+        assert far.heard() is None and not end.closed
+        end.resume()
+        end.tick(end.since + 31)
+        assert await far.hears(2) == build(PING, b"")
+
+
 async def test_what_came_with_the_handshake_is_passed_on_first() -> None:
     async with an_end() as (end, notes, far):
         end.pause()

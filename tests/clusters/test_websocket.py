@@ -240,9 +240,11 @@ async def test_what_was_not_offered_is_not_accepted(line: str) -> None:
         assert (code, "not offered" in reason) == (1011, True)
 
 
-async def test_an_upstream_that_hangs_up_before_it_answers_is_replaced_by_the_fallback() -> None:
+@pytest.mark.parametrize("how", ["end", "reset"])
+async def test_an_upstream_that_hangs_up_before_it_answers_is_replaced_by_the_fallback(how: str) -> None:
     async def hang_up(peer: Peer) -> None:
         await peer.reader.readuntil(b"\r\n\r\n")
+        peer.end() if how == "end" else peer.reset()
 
     async with tcp_server(hang_up) as server:
         conf = config(clusters=[to(server.port), echo()], listeners=[ws(fallback="echo")])
@@ -389,6 +391,53 @@ async def test_a_route_that_wants_reconnects_gets_them_and_loses_nothing() -> No
             assert await again.hears() == (TEXT, b"two")
             again.says(TEXT, b"back")
             assert await client.hears() == (TEXT, b"back")
+
+
+async def test_an_upstream_that_breaks_the_rules_is_connected_to_again_where_the_route_wants_that() -> None:
+    retry = {"retry_on": "always", "num_retries": 3, "timeout": 50}
+    async with websocket_server() as server:
+        conf = config(clusters=[to(server.port)], listeners=[ws(retry=retry)])
+        async with running(conf) as proxy, tcp(port_of(proxy, "in")) as peer:
+            shaking = asyncio.ensure_future(shake(peer))
+            upstream = await server.wire()
+            client = await shaking
+            upstream.raw(b"\x83\x00")
+            again = await server.wire()
+            client.says(TEXT, b"still here")
+            assert await again.hears() == (TEXT, b"still here")
+            client.closes(3000, "enough")
+            assert await again.hears_close() == (3000, "enough")
+            again.closes(3001)
+            assert await client.hears_close() == (3001, ""), "a client that has closed is not connected again"
+
+
+async def test_a_fallback_behind_a_transform_gets_messages() -> None:
+    dead = cluster("dead", free_port(), protocol="HTTP")
+    discard = {"name": "log", "spec": {"protocol": "Logger", "log_file": "/dev/null"}}
+    async with websocket_server() as server:
+        conf = config(clusters=[dead, to(server.port)], listeners=[ws(destination="dead", fallback="up", ingress=[discard])])
+        async with running(conf) as proxy, tcp(port_of(proxy, "in")) as peer:
+            shaking = asyncio.ensure_future(shake(peer, sec_websocket_extensions="permessage-deflate"))
+            upstream = await server.wire()
+            client = await shaking
+            assert field(upstream.head, "sec-websocket-extensions") is None
+            client.says(TEXT, b"a", final=False)
+            client.says(0, b"b")
+            assert await upstream.hears() == (TEXT, b"ab")
+
+
+async def test_what_comes_together_with_the_upstreams_answer_is_not_lost() -> None:
+    async def greet(wire: Wire) -> None:
+        wire.says(TEXT, b"welcome")  # in the same wake-up as the 101
+        await wire.hears()
+
+    async with websocket_server(greet) as server:
+        conf = config(clusters=[to(server.port)], listeners=[ws(), listener("tcp", "up")])
+        async with running(conf) as proxy:
+            async with websocket(port_of(proxy, "in")) as client:
+                assert await client.hears() == (TEXT, b"welcome")
+            async with tcp(port_of(proxy, "tcp")) as peer:
+                assert await peer.read(7) == b"welcome"
 
 
 async def test_a_silent_upstream_is_pinged_and_given_up() -> None:
