@@ -23,6 +23,7 @@ from carrier.stream import Socket, Stream
 from carrier.tls import check_client
 
 if TYPE_CHECKING:
+    from carrier.ledger import Ledger
     from carrier.listener import Listener
     from carrier.session import Session
 
@@ -37,7 +38,9 @@ class Env:
         self.loop = loop
         self.resolver = Resolver()
         self.on_close: list[Callable[[Session], None]] = []
-        """Called with each session that ends: access log, metrics."""
+        """Called with each session that ends, at once."""
+        self.ledger: Ledger | None = None
+        """Where sessions that have ended are kept for access log and metrics; None: nobody wants them."""
         self.api: Any = None
         """The REST API, for the one cluster that leads into it."""
         self.gate: Any = None

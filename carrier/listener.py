@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from carrier import config
 from carrier.cluster import Env, Kind, check_framing, check_port, framed
 from carrier.errors import Error, Problem, from_os
+from carrier.ledger import LARGE
 from carrier.resolve import literal
 from carrier.tls import check_server
 
@@ -165,12 +166,18 @@ class Listener:
         self.live.discard(session)
         if session.error is not None and session.error.kind not in WANTED:
             self.failed += 1
-        observers = self.env.on_close
-        if observers or self.track > 0:
+        env = self.env
+        ledger, observers = env.ledger, env.on_close
+        if ledger is not None or observers or self.track > 0:
             source = session.source
             session.bytes_in, session.bytes_out = source.bytes_in, source.bytes_out
             if self.kind == "message":  # a connection carries many
                 source.bytes_in = source.bytes_out = 0
+            if ledger is not None and self.listed:
+                ended = ledger.ended
+                ended.append(session)
+                if not 1 < len(ended) < LARGE:
+                    ledger.due()
         if self.track > 0:
             self.tracked.append(session)
         for observer in observers:

@@ -1,6 +1,6 @@
 """Counters and what they are called outside: one table of metrics, one place that counts sessions, one that writes everything down.
 
-`Meter` is told of each session that ends and adds to plain integers in slots, 0.5 µs a session; everything else that is shown (endpoints,
+`Meter` is told of the sessions that have ended and adds to plain integers in slots; everything else that is shown (endpoints,
 limits, drops, revision) is counted where it happens and only read here. prometheus-client writes the text, it does not count. Label
 values come from the configuration alone, never from requests; `MAX_SETS` label sets of sessions are kept apart, what is beyond is summed
 up under "(other)", and those of rules that are gone are forgotten. A scrape is written in pieces of `PIECE` samples, and the event
@@ -27,6 +27,7 @@ from carrier.dump import version
 if TYPE_CHECKING:
     from carrier.access import AccessLog
     from carrier.cluster import Cluster
+    from carrier.ledger import Ledger
     from carrier.listener import Listener
     from carrier.overload import Watch
     from carrier.proxy import Proxy
@@ -133,32 +134,33 @@ class Series:
 
 
 class Meter:
-    """Counts the sessions that end: an observer for `Env.on_close`. known: by names of listener, rule and cluster."""
+    """Counts the sessions that have ended. known: by names of listener, rule and cluster."""
 
     def __init__(self) -> None:
         self.known: dict[tuple[str, str, str], Series] = {}
         self.flows: dict[tuple[str, str], Flow] = {}
 
-    def __call__(self, session: Session) -> None:
-        listener = session.listener
-        if not listener.listed:
-            return
-        cluster = session.cluster
-        key = (listener.name, session.decision.rule, cluster.name if cluster is not None else "")
-        series = self.known.get(key) or self._new(key)
-        answer = session.answer
-        if answer is not None:
-            series.codes[answer.status // 100] += 1
-        else:
-            series.codes[FAILED if session.error is not None else OK] += 1
-        seconds = session.ended_at - session.started
-        series.counts[bisect_left(BOUNDS, seconds)] += 1
-        series.times.sum += seconds
-        flow = series.flow
-        flow.received += session.bytes_in
-        flow.sent += session.bytes_out
-        if session.connected_at != session.started:
-            self._slow(session, flow)
+    def count(self, sessions: Iterable[Session]) -> None:
+        """A reader of `Ledger`. Written flat, for speed: 0.4 µs a session."""
+        known, bounds = self.known, BOUNDS
+        for session in sessions:
+            cluster = session.cluster
+            key = (session.listener.name, session.decision.rule, cluster.name if cluster is not None else "")
+            series = known.get(key) or self._new(key)
+            answer = session.answer
+            if answer is not None:
+                series.codes[answer.status // 100] += 1
+            else:
+                series.codes[FAILED if session.error is not None else OK] += 1
+            started = session.started
+            seconds = session.ended_at - started
+            series.counts[bisect_left(bounds, seconds)] += 1
+            series.times.sum += seconds
+            flow = series.flow
+            flow.received += session.bytes_in
+            flow.sent += session.bytes_out
+            if session.connected_at != started:
+                self._slow(session, flow)
 
     def _slow(self, session: Session, flow: Flow) -> None:
         """Of a session whose destination was not there at once."""
@@ -203,9 +205,15 @@ class Metrics:
         self.watch = watch
         self.access = access
         self.meter = Meter()
+        self.ledger: Ledger | None = None
         self.revision = -1
         self.left_out = 0
         self.process = ProcessCollector(registry=None)
+
+    def settle(self) -> None:
+        """Count what has ended until now."""
+        if self.ledger is not None:
+            self.ledger.settle()
 
     async def text(self, accept: str = "") -> tuple[str, bytes]:
         """Content type and text of a scrape, OpenMetrics when the Accept header asks for it. The event loop goes on between pieces."""
@@ -221,6 +229,7 @@ class Metrics:
         write = openmetrics.generate_latest if open_metrics else generate_latest
         left = MAX_SAMPLES
         self.left_out = 0
+        self.settle()
         self._forget()
         for metric in METRICS:
             samples = self._samples(metric.name)

@@ -25,6 +25,7 @@ from carrier.api import Api
 from carrier.bridge import Bridges, Leases
 from carrier.cluster import Env
 from carrier.config import Config
+from carrier.ledger import Ledger, Reader
 from carrier.life import Life
 from carrier.listener import Listener
 from carrier.log import Log
@@ -97,7 +98,7 @@ class Server:
         self.metrics = Metrics(self.proxy, self.watch)
         self.api.metrics = self.metrics
         if settings.metrics:
-            self.env.on_close.append(self.metrics.meter)
+            self._read(self.metrics.meter.count)
         if log.shows("verbose"):
             self.env.on_close.append(lambda session: _ended(log, session))
 
@@ -139,11 +140,18 @@ class Server:
             return bridge.user if bridge is not None else ""
 
         self.metrics.access = access.AccessLog(wanted, self.env.loop, user, lambda: proxy.config.revision)
-        self.env.on_close.append(self.metrics.access)
+        self._read(self.metrics.access.write)
+
+    def _read(self, reader: Reader) -> None:
+        """Tell it of the sessions that end."""
+        if self.env.ledger is None:
+            self.env.ledger = self.metrics.ledger = Ledger(self.env.loop)
+        self.env.ledger.readers.append(reader)
 
     def reopen_access_log(self) -> None:
         """Go on in a new file (SIGUSR1)."""
         if self.metrics.access is not None:
+            self.metrics.settle()
             self.metrics.access.reopen()
 
     async def _open_health(self, host: str, port: int) -> None:
@@ -161,6 +169,7 @@ class Server:
         self.watch.stop()
         cut = await self.proxy.close(drain)
         self.base.stop()
+        self.metrics.settle()
         if self.metrics.access is not None:
             self.metrics.access.close()
         if self.unix is not None:

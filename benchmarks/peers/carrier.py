@@ -1,7 +1,7 @@
 """Ours: `carrier run -c FILE` with the same job in our own YAML, and variants of it.
 
 `carrier-ws` ends WebSocket itself (listener and cluster) where `carrier` passes the Upgrade on; `carrier-100` and `carrier-1000` have so
-many rules more.
+many rules more; `carrier-bare` counts and logs nothing of sessions, `carrier-watched` counts them and writes an access log to a file.
 """
 
 import importlib.util
@@ -26,10 +26,11 @@ class Carrier:
     routes = True
     version_command = (sys.executable, "--version")
 
-    def __init__(self, name: str = "carrier", protocols: Sequence[str] = PROTOCOLS, rules: int = 0):
+    def __init__(self, name: str = "carrier", protocols: Sequence[str] = PROTOCOLS, rules: int = 0, more: Sequence[str] = ()):
         self.name = name
         self.protocols = protocols
         self.rules = rules  # exact header rules that no request meets, before the others
+        self.more = more  # options of the command; DIR is the directory of this run
 
     def missing(self, protocol: str) -> str | None:
         """See `Peer`."""
@@ -43,7 +44,8 @@ class Carrier:
         protocol = "http" if job.protocol == "websocket" and self.name == "carrier" else job.protocol
         users = {f"nobody-{number}": job.default for number in range(self.rules)} | dict(job.users)
         file.write_text(yaml.safe_dump(config(replace(job, users=users), protocol, free_ports(1)[0]), sort_keys=False))
-        return Command([sys.executable, "-c", START, "run", "-c", str(file), "-l", "error"])
+        more = [option.replace("DIR", str(directory)) for option in self.more]
+        return Command([sys.executable, "-c", START, "run", "-c", str(file), "-l", "error", *more])
 
 
 def _no_websocket() -> str | None:

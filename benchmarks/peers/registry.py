@@ -16,6 +16,8 @@ PEERS: tuple[Peer, ...] = (
     Carrier("carrier-100", ("rules",), 100),
     Carrier("carrier-1000", ("rules",), 1000),
     Carrier("carrier-ws", ("websocket",)),
+    Carrier("carrier-bare", ("http",), more=("--no-metrics",)),
+    Carrier("carrier-watched", ("http", "large"), more=("--access-log", "DIR/access.log")),
     Nginx(),
     Nginx("nginx-tuned"),
     Haproxy(),
