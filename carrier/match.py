@@ -23,8 +23,10 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from itertools import islice
+from operator import or_
 from typing import Any, Literal, cast
 from urllib.parse import parse_qsl, unquote
 
@@ -689,7 +691,7 @@ class ConditionReport(msgspec.Struct, frozen=True):
 class Condition:
     """A compiled match. `holds(meta)` decides; `text` says it in words; `needs` says what it looks at."""
 
-    __slots__ = ("alternatives", "holds", "key", "needs", "node")
+    __slots__ = ("_ways", "alternatives", "holds", "key", "needs", "node")
 
     def __init__(self, node: Node) -> None:
         self.node = node
@@ -700,6 +702,15 @@ class Condition:
         for leaf in _leaves(node):
             for path in leaf.source.reads:
                 self.needs |= _needs(path)
+        self._ways: tuple[_Way, ...] | None = None
+
+    @property
+    def ways(self) -> tuple[_Way, ...]:
+        """For each alternative: itself, the condition that it is found by, and the others. Made when first asked for, then kept: a rule
+        list of which one rule changes is indexed anew as a whole."""
+        if self._ways is None:
+            self._ways = tuple(map(_way, self.alternatives))
+        return self._ways
 
     @property
     def text(self) -> str:
@@ -1356,6 +1367,42 @@ def _pivot(conjunction: Conjunction) -> Leaf | None:
     return best and best[1]
 
 
+_Way = tuple[Conjunction, Leaf | None, Held | None]
+
+
+def _way(conjunction: Conjunction) -> _Way:
+    pivot = _pivot(conjunction)
+    others = [part for part in conjunction if part is not pivot]
+    return conjunction, pivot, _all(others).held if others else None
+
+
+class Conditions:
+    """Compiled matches by rule name, kept so that a change of one rule of a thousand compiles one.
+
+    A match that is the same object is taken for unchanged: matches are never mutated.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[object, Condition | str]] = {}
+
+    def get(self, name: str, match: object) -> Condition | str:
+        """The condition, or why there is none."""
+        known = self._known.get(name)
+        if known is not None and known[0] is match:
+            return known[1]
+        made: Condition | str
+        try:
+            made = compile_match(match, strict=False)
+        except ConfigError as exc:
+            made = "; ".join(f"{p.message}; {p.hint}" if p.hint else p.message for p in exc.problems)
+        self._known[name] = match, made
+        return made
+
+    def forget_all_but(self, names: Container[str]) -> None:
+        for name in [name for name in self._known if name not in names]:
+            del self._known[name]
+
+
 _Hit = tuple[int, Held | None]  # a position, and what else must hold
 _Table = dict[object, list[_Hit]]
 
@@ -1374,20 +1421,28 @@ class Matcher:
 
     rules: (name, raw match) pairs. order: "first", the first rule that matches wins; "specific", the Gateway API's precedence (host,
     exact path, longest prefix, method, number of header conditions, of query conditions, then place in the list), which is by
-    alternative where a match has several. A match that cannot be compiled never matches and is a finding.
+    alternative where a match has several. A match that cannot be compiled never matches and is a finding. conditions: what other matchers
+    of these rules have compiled.
     """
 
-    def __init__(self, rules: Sequence[tuple[str, object]], order: Literal["first", "specific"] = "first") -> None:
+    def __init__(
+        self,
+        rules: Sequence[tuple[str, object]],
+        order: Literal["first", "specific"] = "first",
+        conditions: Conditions | None = None,
+    ) -> None:
         self.names = tuple(name for name, _ in rules)
         self.conditions: list[Condition | None] = []
         self.reasons: dict[int, str] = {}
-        for index, (_, match) in enumerate(rules):
-            self.conditions.append(self._condition(index, match))
-        self.needs = Needs()
-        for condition in filter(None, self.conditions):
-            self.needs |= condition.needs
-        self._entries = self._ordered(order)
-        self._rules: list[int | None] = [*(entry.rule for entry in self._entries), None]
+        known = conditions if conditions is not None else Conditions()
+        for index, (name, match) in enumerate(rules):
+            found = known.get(name, match)
+            if isinstance(found, str):
+                self.reasons[index] = found
+            self.conditions.append(None if isinstance(found, str) else found)
+        self.needs = reduce(or_, {condition.needs for condition in self.conditions if condition}, Needs())
+        self._ways = self._ordered(order)
+        self._rules: list[int | None] = [*(rule for rule, _ in self._ways), None]
         self._by_header: dict[str, list[tuple[_Table, bool]]] = {}
         self._equal: list[tuple[Callable[[object], Sequence[object]], _Table]] = []
         self._starts: list[tuple[Callable[[object], Sequence[object]], tuple[int, ...], _Table]] = []
@@ -1395,27 +1450,18 @@ class Matcher:
         self._index()
         self._findings: tuple[Finding, ...] | None = None
 
-    def _condition(self, index: int, match: object) -> Condition | None:
-        try:
-            return compile_match(match, path=f"rules[{index}].match", strict=False)
-        except ConfigError as exc:
-            self.reasons[index] = "; ".join(f"{p.message}; {p.hint}" if p.hint else p.message for p in exc.problems)
-            return None
-
-    def _ordered(self, order: str) -> list[_Entry]:
-        pairs = [(i, c) for i, condition in enumerate(self.conditions) if condition for c in condition.alternatives]
+    def _ordered(self, order: str) -> list[tuple[int, _Way]]:
+        ways = [(i, way) for i, condition in enumerate(self.conditions) if condition for way in condition.ways]
         if order == "specific":
-            pairs.sort(key=lambda pair: _specificity(pair[1]))  # stable: the place in the list decides last
-        return [_Entry(position, rule, conjunction) for position, (rule, conjunction) in enumerate(pairs)]
+            ways.sort(key=lambda way: _specificity(way[1][0]))  # stable: the place in the list decides last
+        return ways
 
     def _index(self) -> None:
         equal: dict[Source, _Table] = {}
         starts: dict[Source, _Table] = {}
         readers: dict[Source, Callable[[object], Sequence[object]]] = {}
-        for entry in self._entries:
-            pivot = _pivot(entry.conjunction)
-            others = [part for part in entry.conjunction if part is not pivot]
-            hit = entry.position, _all(others).held if others else None
+        for position, (_, (_, pivot, held)) in enumerate(self._ways):
+            hit = position, held
             if pivot is None:
                 self._rest.append(hit)
                 continue
@@ -1434,7 +1480,7 @@ class Matcher:
 
     def first(self, meta: object) -> int | None:
         """The index of the rule that takes a session with this metadata, None when no rule does. Never raises."""
-        best = len(self._entries)
+        best = len(self._ways)
         by_header = self._by_header
         if by_header:
             headers = _headers_of(meta)
@@ -1504,7 +1550,8 @@ class Matcher:
             yield Finding("invalid", index, self.names[index], f"rule {self.names[index]!r} never matches: {reason}")
         seen = _Seen()
         covers: dict[int, list[_Entry | None]] = {}
-        for entry in self._entries:
+        for position, (rule, (conjunction, _, _)) in enumerate(self._ways):
+            entry = _Entry(position, rule, conjunction)
             if not _contradicts(entry.conjunction):
                 covers.setdefault(entry.rule, []).append(seen.covering(entry))
                 seen.add(entry)

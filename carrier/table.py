@@ -17,7 +17,7 @@ import msgspec
 
 from carrier import config
 from carrier.errors import Error
-from carrier.match import Matcher, Needs
+from carrier.match import Conditions, Matcher, Needs
 
 if TYPE_CHECKING:
     from carrier.cluster import Cluster
@@ -146,6 +146,7 @@ class Matchers:
 
     def __init__(self) -> None:
         self.known: dict[str, tuple[object, Matcher]] = {}
+        self.conditions = Conditions()
 
     def get(self, conf: config.Config, name: str) -> Matcher:
         rulelist = conf.rulelists[name]
@@ -155,13 +156,15 @@ class Matchers:
         if known is not None and same(known[0], key):
             return known[1]
         # A dangling name that is met before a match fails the session: it compiles to a rule that takes everything.
-        matcher = Matcher([(n, rule.match if rule else None) for n, rule in zip(rulelist.rules, rules, strict=True)], order=rulelist.order)
+        matches = [(n, rule.match if rule else None) for n, rule in zip(rulelist.rules, rules, strict=True)]
+        matcher = Matcher(matches, rulelist.order, self.conditions)
         self.known[name] = (key, matcher)
         return matcher
 
     def forget_all_but(self, conf: config.Config) -> None:
         for name in [name for name in self.known if name not in conf.rulelists]:
             del self.known[name]
+        self.conditions.forget_all_but(conf.rules)
 
 
 class Table:
@@ -261,8 +264,10 @@ def _resolve(decision: Decision, route: config.Route, clusters: Mapping[str, Clu
 
     decision.conf = route
     decision.cluster = find(route.destination)
-    decision.ingress = tuple(found for name in route.ingress if (found := find(name)) is not None)
-    decision.egress = tuple(found for name in route.egress if (found := find(name)) is not None)
+    if route.ingress:
+        decision.ingress = tuple(found for name in route.ingress if (found := find(name)) is not None)
+    if route.egress:
+        decision.egress = tuple(found for name in route.egress if (found := find(name)) is not None)
     if route.fallback is not None:
         decision.fallback = clusters.get(route.fallback)
         seen.append(decision.fallback or route.fallback)

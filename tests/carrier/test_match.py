@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from carrier.errors import ConfigError
-from carrier.match import Matcher, Needs, compile_match, conflict, get_at, normal_path, set_at
+from carrier.match import Conditions, Matcher, Needs, compile_match, conflict, get_at, normal_path, set_at
 
 
 def request(path: str = "/", method: str = "GET", src: str = "192.0.2.7", sni: str = "", host: str = "", **headers: Any) -> dict[str, Any]:
@@ -886,3 +886,25 @@ def test_findings_cope_with_a_predicate_whose_path_is_only_a_slash() -> None:
     matcher = Matcher([("root", {"op": "starts", "path": "/", "value": ""}), ("all", None)])
     assert matcher.findings is not None
     assert matcher.first({"HTTP": {"headers": {}}}) == 1
+
+
+def test_conditions_are_compiled_once_for_each_match_and_shared_by_matchers() -> None:
+    john, known = header("john"), Conditions()
+    one = Matcher([("a", john), ("b", header("jane")), ("bad", {"op": "x"})], conditions=known)
+    changed = [("new", path("/x")), ("a", john), ("b", header("joe")), ("bad", {"op": "x"})]
+    two = Matcher(changed, conditions=known)
+    assert two.conditions[1] is one.conditions[0]
+    assert two.conditions[2] is not one.conditions[1]
+    assert two.reasons == {3: one.reasons[2]}
+    assert [two.first(request("/", x_user=name)) for name in ("john", "jane", "joe")] == [1, None, 2]
+    assert [one.first(request("/", x_user=name)) for name in ("john", "jane", "joe")] == [0, 1, None]
+    known.forget_all_but({"b"})
+    assert Matcher([("a", john)], conditions=known).conditions[0] is not one.conditions[0]
+
+
+def test_a_shared_condition_serves_both_orders() -> None:
+    short, long, known = path("/a", "prefix"), path("/a/b", "prefix"), Conditions()
+    rules = [("short", short), ("long", long)]
+    assert Matcher(rules, conditions=known).first(request("/a/b")) == 0
+    assert Matcher(rules, "specific", known).first(request("/a/b")) == 1
+    assert Matcher(rules, "first", known).first(request("/a/b")) == 0

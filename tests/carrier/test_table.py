@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
 import pytest
 
 from carrier.cluster import Cluster, Env
@@ -205,3 +206,12 @@ def test_a_route_with_transforms_or_reconnects_is_not_plain(env: Env) -> None:
     rules = [rule(r["name"], "/r", r["name"], route=r["name"]) for r in routes]
     one = table(config(clusters=[echo("a"), echo("b")], routes=routes, rulelists=[{"name": "rl", "rules": rules}]), env)
     assert [one.decide({"r": name}).plain for name in ("plain", "through", "again")] == [True, False, False]
+
+
+def test_a_change_of_one_rule_compiles_only_that_one() -> None:
+    matchers = Matchers()
+    base = config(rulelists=[{"name": "rl", "rules": [rule("r", "/x", 1, route="y"), rule("s", "/x", 2, route="y")]}])
+    before = matchers.get(base, "rl").conditions
+    changed = msgspec.structs.replace(base, rules={**base.rules, "s": msgspec.structs.replace(base.rules["s"], match=None)})
+    after = matchers.get(changed, "rl").conditions
+    assert after[0] is before[0] and after[1] is not before[1]
