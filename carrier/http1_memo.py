@@ -34,7 +34,7 @@ from carrier.http1_head import (
 
 _TABLE = 4096  # entries of a table: lines or heads
 _PLANS = 1024
-_MEMO_BYTES = 1024 * 1024  # of raw heads in one memo; their wire forms take as much again
+_MEMO_BYTES = 2 * 1024 * 1024  # of heads in one memo: as they came, as they are sent on, and that without its end
 _HEAD_MAX = 4096  # bytes of a head that is kept
 _LINE_MAX = 256  # bytes of a line that is kept
 _NAME_MAX = 64  # bytes of a field name that is kept
@@ -265,10 +265,11 @@ class _Memo:
 
     def _keep(self, raw: bytes, head: Head) -> Head:
         if len(raw) <= _HEAD_MAX:
-            self._bytes += len(raw)
+            size = len(raw) + 2 * len(head.wire)
+            self._bytes += size
             if len(self.heads) >= _TABLE or self._bytes > _MEMO_BYTES:
                 self.heads.clear()
-                self._bytes = len(raw)
+                self._bytes = size
             self.heads[raw] = head
         return head
 
