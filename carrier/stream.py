@@ -107,12 +107,12 @@ class Socket(Stream):
     It starts paused: nothing is read before `resume()`. It counts its own bytes and messages; a session shows its source's.
     """
 
-    __slots__ = ("bytes_in", "bytes_out", "messages_in", "messages_out", "session")
-    waits = True
+    __slots__ = ("bytes_in", "bytes_out", "messages_in", "messages_out", "session", "waits")
     session: Session | None
 
     def __init__(self) -> None:
         super().__init__()
+        self.waits = True
         self.session = None
         self.bytes_in = self.bytes_out = self.messages_in = self.messages_out = 0
 

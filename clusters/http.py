@@ -278,7 +278,6 @@ class HttpUpstream(Socket, asyncio.Protocol):
         "write",
     )
 
-    waits = False
     transport: asyncio.Transport
 
     def __init__(self, cluster: HttpCluster, endpoint: Endpoint, pool: Pool) -> None:
@@ -286,6 +285,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
         self.cluster = cluster
         self.endpoint = endpoint
         self.pool = pool
+        self.waits = False
         self.reader = http1.AnswerReader(cluster.memo, cluster.limits, self)
         self.misses = 0
         self.request: Head | None = None
