@@ -3,6 +3,7 @@
 # make check   format, lint, types      make corpus   the HTTP/1.1 attack corpus, where it is at hand
 # make venv    just the environment     make docs     what is generated in docs/
 # make lock    freeze the versions      make clean    remove what these made
+# make image   build it with podman     make image-test   run it as Gefyra's operator does
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -13,8 +14,9 @@ SHARED ?= ../shared
 FUZZ   ?= 20
 EVERY  ?= 1
 BENCH  ?= --short
+IMAGE  ?= localhost/carrier2
 
-.PHONY: all demo test check bench fuzz corpus docs lock venv clean
+.PHONY: all demo test check bench fuzz corpus docs lock image image-test venv clean
 all: check test
 
 venv: $(STAMP)
@@ -46,6 +48,12 @@ fuzz: $(STAMP)
 corpus: $(STAMP)
 	$(BIN)/python tests/compliance/corpus.py --shared $(SHARED) --every $(EVERY)
 
+image: $(STAMP)
+	PYTHON=$(BIN)/python deploy/image/build $(IMAGE)
+
+image-test: $(STAMP)
+	CONTAINERS_CONF=$${CONTAINERS_CONF:-deploy/image/containers.conf} CARRIER_IMAGE=$(IMAGE) $(BIN)/pytest --timeout 180 tests/image
+
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py
 
@@ -54,5 +62,5 @@ lock: $(STAMP)
 	mv requirements-dev.new requirements-dev.lock
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis benchmarks/results
+	rm -rf $(VENV) build dist wheels *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis benchmarks/results
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
