@@ -295,6 +295,8 @@ class Api:
     async def _write(self, operation: Operation, call: Call) -> Answer:
         """Make the next configuration and put it in force. The lock is held from reading the old one on."""
         old = self.config
+        if getattr(self.proxy, "ending", False):
+            raise Error("drain", "the proxy is ending: nothing is changed any more")
         self._check_tags(operation, call, old)
         new, said = self._edited(operation, call, old) if operation.edit else operation.replace(self, call, old)  # type: ignore[misc]
         warnings = [*said, *self._news(old, new, operation)]

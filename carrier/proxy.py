@@ -100,8 +100,6 @@ class Proxy:
     async def apply(self, config: cfg.Config) -> tuple[str, ...]:
         """Put `config` in force as the next revision; returns warnings. Raises ConfigError or Error: then nothing has changed."""
         async with self.applying:
-            if self.ending:
-                raise Error("drain", "the proxy is ending: nothing is changed any more")
             config = msgspec.structs.replace(config, revision=self.config.revision + 1)
             build = Build()
             try:
@@ -317,7 +315,7 @@ class Proxy:
         return [*found, *(listener for listener in self.draining if listener.listed and not leads_to_api(listener.table, only=True))]
 
     def say_goodbye(self) -> None:
-        """Everything is still accepted; answers ask their clients to leave. Changes are refused from now on."""
+        """Everything is still accepted; answers ask their clients to leave."""
         self.ending = True
         for listener in self.working():
             self.env.guard(f"the farewell of listener {listener.name}", listener.farewell)

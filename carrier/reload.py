@@ -120,6 +120,8 @@ class Base:
         return source.load(path, allow_dangling=self.allow_dangling)
 
     async def _put_in_force(self, loaded: source.Loaded, why: str) -> None:
+        if self.proxy.ending:
+            raise Error("drain", "the proxy is ending: nothing is changed any more")
         mark, before = fingerprint(loaded.text), (self.config, self.mark)
         if mark == self.mark:
             self.log.notice("the configuration file says what it said", why=why, file=self.path)

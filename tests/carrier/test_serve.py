@@ -318,6 +318,20 @@ async def test_post_drain_turns_readiness_off_and_still_accepts_for_a_moment() -
         assert (await up.call("GET", "/api/v1/drain"))[2]["state"] == "drained"
 
 
+async def test_a_lease_runs_out_during_a_drain_as_at_any_time() -> None:
+    conf = config(clusters=[echo()], listeners=[listener("web", protocol="HTTP", port=free_port()), listener("in")])
+    async with serving(conf, drain=10) as up, tcp(port_of(up.proxy, "in")) as live:
+        live.send(b"x")
+        await live.read(1)
+        match = {"matchHeader": {"name": "x-user", "value": "john"}}
+        body = {"listener": "web", "user": "john", "match": match, "endpoint": "127.0.0.1:9", "expires": 0.3}
+        assert await up.status("PUT", "/api/v1/bridges/john", body) == 200
+        assert await up.status("POST", "/api/v1/drain") == 200
+        await wait_until(lambda: not up.proxy.config.bridges)
+        assert not up.proxy.listeners["web"].bound
+        assert not [line for line in up.lines if " error " in line]
+
+
 async def test_what_is_left_when_the_time_is_over_is_cut_and_counted() -> None:
     async with serving(config(clusters=[echo()], listeners=[listener("in")]), drain=0.2) as up, tcp(port_of(up.proxy, "in")) as client:
         client.send(b"x")
