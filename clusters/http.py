@@ -574,7 +574,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
         if session is not None and session.status == DESTROYED:  # cancelled in the very moment that it was connected
             self.close()
         elif (self.waiting or self.request is not None) and self.request_done and timeout and now - self.since > timeout:
-            self._broken(Error("timeout", f"{self.endpoint.address}: no answer within {timeout:g} s", "upstream"))
+            self._broken(Error("timeout", f"{self.endpoint.address}: no answer within {timeout:g} s (options.answer_timeout)", "upstream"))
 
     # ------------------------------------------------------------------ flow
 

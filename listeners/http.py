@@ -836,7 +836,9 @@ class HttpConnection(Socket, asyncio.Protocol):
         elif self.reader.pending and not self.full:
             if waited >= listener.header_timeout > 0:
                 listener.hit("header_timeout")
-                self._refuse(Error("request-timeout", f"no whole head within {listener.header_timeout:g} s", "downstream"))
+                self._refuse(
+                    Error("request-timeout", f"no whole head within {listener.header_timeout:g} s (options.header_timeout)", "downstream")
+                )
         elif not self.messages_in and waited >= listener.header_timeout > 0:
             listener.hit("header_timeout")
             self._close()  # it never said a word: it did not ask for an answer
@@ -851,7 +853,9 @@ class HttpConnection(Socket, asyncio.Protocol):
         late = now - self.since - listener.body_grace
         if late > 0 and self.body_bytes < late * listener.body_min_rate:
             listener.hit("body_min_rate")
-            self._refuse(Error("request-timeout", f"the body comes slower than {listener.body_min_rate:g} B/s", "downstream"))
+            self._refuse(
+                Error("request-timeout", f"the body comes slower than {listener.body_min_rate:g} B/s (options.body_min_rate)", "downstream")
+            )
 
     def _tick_idle(self, now: float) -> None:
         listener = self.listener
@@ -861,7 +865,7 @@ class HttpConnection(Socket, asyncio.Protocol):
             self.since = now
         elif now - self.since >= listener.idle_timeout > 0:
             listener.hit("idle_timeout")
-            error = Error("timeout", f"nothing moved for {listener.idle_timeout:g} s")
+            error = Error("timeout", f"nothing moved for {listener.idle_timeout:g} s (options.idle_timeout)")
             to = self.to
             self.reset(error)
             to.reset(error)
