@@ -95,6 +95,20 @@ async def test_a_status_that_the_route_retries_is_asked_for_again(answer: bytes)
         assert (await answered(client))[0].startswith(b"HTTP/1.1 503 ")
 
 
+async def test_a_refused_connection_is_tried_again_when_the_route_says_so_also_with_a_body() -> None:
+    async with Stage(retry={"retry_on": "connect-failure", "num_retries": 20, "timeout": 50}) as stage:
+        stage.shuts()
+        client = await stage.client()
+        await client.says(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello")
+        await stage.becomes(lambda: any(session.retries for session in stage.listener.live))
+        await stage.opens()
+        server = await stage.server()
+        await server.head()
+        assert await server.hears(5) == b"hello"
+        await server.says(OK)
+        assert (await answered(client))[1] == b"ok"
+
+
 async def test_a_post_is_not_asked_again_whatever_its_status() -> None:
     async with Stage(route={"retry_statuses": [503]}) as stage:
         client, server, _ = await stage.both(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n")
