@@ -213,7 +213,11 @@ class Api:
             if syntax is None:
                 return failure(415, f"Content-Type must be one of {', '.join(SYNTAXES)}")
             try:
-                call.decoded = _decode(body, syntax, self.limits)
+                if len(body) > BIG:  # sessions are not to wait for it
+                    decoding = asyncio.get_running_loop().run_in_executor(None, _decode, body, syntax, self.limits)
+                    call.decoded = await decoding
+                else:
+                    call.decoded = _decode(body, syntax, self.limits)
             except ConfigError as error:
                 return failure(error.status, f"Invalid {syntax.upper()} format in request: {_unreadable(error.problems[0])}")
         if self.proxy.strict and not operation.strict:
@@ -388,6 +392,8 @@ class Api:
 
 DONE = {"status": 200, "message": "OK"}
 OK = dump.dumps(DONE)
+BIG = 64 * 1024
+"""Bytes of a body that is decoded beside the event loop: 1 MiB of YAML takes a second."""
 AUDITED = 20
 """Objects that one audit line names."""
 

@@ -88,6 +88,7 @@ class Proxy:
         self.rebound: set[str] = set()
         """Listeners that are to be bound anew, though their configuration is as it was."""
         self.ending = False
+        """It is being drained: whoever changes it for others refuses them; leases still run out."""
         self.shedding = ""
         """Why new sessions are refused at the moment; empty: they are not."""
 

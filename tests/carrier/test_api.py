@@ -593,3 +593,20 @@ ENDPOINT = {"name": "e", "spec": {"address": "127.0.0.1"}}
 async def test_drains_are_unknown_where_nobody_can_drain(client: Client) -> None:
     for method, path in (("POST", "/drain"), ("GET", "/drain"), ("POST", "/listeners/controller-listener/drain")):
         assert (await client(method, path))[0] == 404
+
+
+async def test_a_large_body_is_decoded_beside_the_event_loop(client: Client) -> None:
+    text = "".join(f"- {{name: r{i}, action: {{}}}}\n" for i in range(4000))
+    call = asyncio.ensure_future(client.raw("POST", "/api/v1/config", f"rules:\n{text}- [\n".encode(), content_type="text/yaml"))
+    turns = 0
+    while not call.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert call.result().status == 400
+    assert turns > 20, "the loop stood still meanwhile"
+
+
+async def test_a_large_body_that_is_bad_is_refused_with_its_place(client: Client) -> None:
+    body = b"rules:\n" + b"- r\n" * 20_000 + b"- [\n"
+    answer = await client.raw("POST", "/api/v1/config", body, content_type="text/yaml")
+    assert answer.status == 400 and b"line 20003" in answer.body
