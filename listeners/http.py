@@ -214,7 +214,8 @@ class HttpListener(Listener):
                     self.decisions.clear()
                 self.decisions[key] = decided
         found = decided, rewritten(head, decided)
-        head.decision = found
+        if head.decision is None:
+            head.decision = found
         return found
 
     def session_name(self, session: Session) -> str:

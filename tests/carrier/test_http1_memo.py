@@ -123,7 +123,12 @@ def test_a_head_that_differs_in_volatile_values_only_is_what_the_plan_parser_and
 def test_a_head_of_known_shape_is_kept_when_that_is_wished() -> None:
     memo = knowing()
     head = memo.like(traced(99), keep=True)
-    assert head is not None and memo.heads[traced(99)] is head
+    assert head is not None and memo.heads[traced(99)] is head and head.decision is None
+
+
+def test_nothing_is_to_be_remembered_with_a_head_that_is_not_kept() -> None:
+    head = knowing().like(traced(99))
+    assert head is not None and head.decision is False
 
 
 @pytest.mark.parametrize(
