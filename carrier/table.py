@@ -93,6 +93,7 @@ class Decision:
         "rulelist",
         "said",
         "statuses",
+        "tally",
     )
 
     def __init__(self, rule: str, rulelist: str, hits: Hits, matcher: Matcher | None = None, index: int = 0) -> None:
@@ -101,6 +102,8 @@ class Decision:
         self.hits = hits
         self.matcher = matcher
         self.index = index
+        self.tally: Any = None
+        """Where its sessions are counted (carrier/metrics.py)."""
         self.said = ""
         """The reason, once somebody has asked for it."""
         self.rewrite: tuple[config.Rewrite, ...] = ()
