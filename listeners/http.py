@@ -22,7 +22,7 @@ from carrier.cluster import Env
 from carrier.errors import Error, Problem
 from carrier.explain import answer_fields
 from carrier.frames import ANY_RSV, Scanner
-from carrier.http import CHUNKED, CLOSE, NONE, REASONS, Fields, Forwarding, Head, answer_head, make_id, rewrite, trusts
+from carrier.http import CHUNKED, CLOSE, LENGTH, NONE, REASONS, Fields, Forwarding, Head, answer_head, make_id, rewrite, trusts
 from carrier.listener import Key, Listener, bind_stream, is_loopback, plain
 from carrier.match import set_at
 from carrier.options import check_numbers, numbers
@@ -363,6 +363,8 @@ class HttpConnection(Socket, asyncio.Protocol):
             if head is not None and head.simple:
                 self._begin(head, True)
                 return
+        if self.quiet and self._whole(data):
+            return
         reader = self.reader
         if self.session is None:
             if not reader.pending:
@@ -381,6 +383,25 @@ class HttpConnection(Socket, asyncio.Protocol):
             self.to.flush()
         else:
             self.quiet = reader.idle and not self.closing
+
+    def _whole(self, data: bytes) -> bool:
+        """If a read is one known head and all of its body, it is served without the codec."""
+        end = data.find(b"\r\n\r\n", 0, HEAD_MAX) + 4
+        body = len(data) - end
+        if end == 3 or not body:
+            return False
+        head = self._known(data[:end])
+        if head is None or head.body != LENGTH or head.length != body or not head.keep_alive or head.minor != 1:
+            return False
+        most = self.listener.limits.body
+        if head.expect or head.upgrade or head.explain or head.method == b"CONNECT" or 0 < most < body:
+            return False
+        self._begin(head, False)
+        session = self.session
+        if session is not None:
+            session.source_done = True
+            self.to.data(data[end:], None, True)
+        return True
 
     def _known(self, data: bytes) -> Head | None:
         """The head that a read is, if it is one, by the memo or by its shape; None: the codec has to look at it."""
