@@ -62,6 +62,17 @@ def probe_ports(document: object) -> dict[str, list[int]]:
     return {kind: [port for port in ports if _is_port(port)] for kind, ports in probes.items() if isinstance(ports, list)}
 
 
+def alternatives(rules: object, path: str = "$.rules") -> list[list[Any]]:
+    """A bridge's `rules` as lists of our conditions. Raises ConfigError with everything that is wrong with them."""
+    reader = _Reader()
+    found = [reader.rule(rule, f"{path}[{i}]") for i, rule in enumerate(reader.items(rules, path, "rules"))]
+    if not found and not reader.problems:
+        reader.wrong(path, rules, "at least one rule: which requests are this user's")
+    if reader.problems:
+        raise ConfigError(*reader.problems)
+    return [one for one in found if one is not None]
+
+
 class _Reader:
     """Collects the listeners, clusters and problems of one document."""
 

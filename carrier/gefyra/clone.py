@@ -1,0 +1,195 @@
+"""What is made of a workload so that it can be bridged: the shadow, a clone under another name, and its Service. Objects in, objects out.
+
+The clone has every label value with `-gefyra` and the duplication id, so that no Service of the original selects it. Names keep to
+63 characters: a longer one is cut and gets a hash of the whole, and who looks it up computes it the same way. What refers to the
+cluster's own state (uids, owners, status) is not cloned: an owner would adopt the clone, or delete it.
+
+`base_config` is the configuration of a pod's proxy without any bridge, in Gefyra's format: ports lead to the shadow, probe ports answer.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from carrier.gefyra.access import Object
+
+SUFFIX = "-gefyra"
+LONGEST = 63
+"""Characters of a label's value, and of a Service's name (RFC 1123)."""
+DUPLICATION = "bridge.gefyra.dev/duplication-id"
+KINDS = {"deploy": "Deployment", "deployment": "Deployment", "sts": "StatefulSet", "statefulset": "StatefulSet", "pod": "Pod", "po": "Pod"}
+_OF_THE_CLUSTER = (
+    "uid",
+    "resourceVersion",
+    "creationTimestamp",
+    "generation",
+    "managedFields",
+    "selfLink",
+    "ownerReferences",
+    "deletionTimestamp",
+)
+_ANNOTATIONS = ("kubectl.kubernetes.io/last-applied-configuration", "deployment.kubernetes.io/revision")
+
+
+def split_target(target: str) -> tuple[str, str]:
+    """(kind, name) of `deploy/nginx`; aliases of a kind are the same kind. Raises ValueError with a sentence."""
+    kind, slash, name = target.strip().partition("/")
+    if not slash or not name or (kind.lower().removesuffix("s") not in KINDS and kind.lower() not in KINDS):
+        raise ValueError(f"{target!r} is no target: expected deploy/NAME, statefulset/NAME or pod/NAME")
+    return KINDS.get(kind.lower()) or KINDS[kind.lower().removesuffix("s")], name
+
+
+def short(text: str, suffix: str = SUFFIX) -> str:
+    """`text` with the suffix, in at most 63 characters, and different for different texts."""
+    whole = text + suffix
+    if len(whole) <= LONGEST:
+        return whole
+    mark = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{text[: LONGEST - len(suffix) - len(mark) - 1].rstrip('-._')}-{mark}{suffix}"
+
+
+def service_name(workload: str, container: str) -> str:
+    """The name of the shadow's Service."""
+    return short(f"{workload}-{container}", f"{SUFFIX}-svc")
+
+
+def template(workload: Object) -> Object:
+    """The part of a workload that describes its pods: the template, or the pod itself."""
+    found: Object = workload["spec"]["template"] if "template" in workload.get("spec", {}) else workload
+    return found
+
+
+def container(workload: Object, name: str) -> Object | None:
+    """A container of the workload's pods."""
+    return next((one for one in template(workload)["spec"].get("containers", []) if one.get("name") == name), None)
+
+
+def ports(described: Object) -> list[tuple[int, str]]:
+    """(port, "TCP" or "UDP") of a container; one without ports has none."""
+    return [(int(port["containerPort"]), str(port.get("protocol") or "TCP")) for port in described.get("ports") or []]
+
+
+def refusals(workload: Object, container_name: str, claims: Iterable[Object]) -> list[str]:
+    """Why a workload cannot be cloned, in sentences. claims: the PersistentVolumeClaims that its pods use."""
+    found = []
+    kind, name = workload.get("kind", "workload"), workload["metadata"]["name"]
+    described = container(workload, container_name)
+    if described is None:
+        names = ", ".join(one["name"] for one in template(workload)["spec"].get("containers", []))
+        found.append(f"{kind} {name} has no container {container_name!r}; it has {names}")
+    for claim in claims:
+        modes = claim.get("spec", {}).get("accessModes") or []
+        if not {"ReadWriteMany", "ReadOnlyMany"} & set(modes):
+            volume = claim["metadata"]["name"]
+            found.append(
+                f"{kind} {name} uses the volume {volume} ({', '.join(modes) or 'no access mode'}), which only one node or pod may mount: "
+                "the shadow could not start, or would share the app's own data. Use a ReadWriteMany volume, or take it out of the workload"
+            )
+    if workload.get("spec", {}).get("volumeClaimTemplates"):
+        found.append(f"{kind} {name} makes a volume for each pod (volumeClaimTemplates): the shadow would begin with empty ones")
+    for kind_of_probe in ("livenessProbe", "readinessProbe", "startupProbe"):
+        probe = (described or {}).get(kind_of_probe) or {}
+        if "exec" in probe:
+            found.append(
+                f"{kind_of_probe} of container {container_name!r} runs a command of the app's image, which is not there while it is bridged"
+            )
+    return found
+
+
+def cloned(workload: Object, duplication: str) -> Object:
+    """The shadow. duplication: an id that stays the same for the life of a mount, so that preparing again rolls nothing."""
+    clone = copy.deepcopy(workload)
+    clone.pop("status", None)
+    clone["metadata"] = _metadata(workload["metadata"])
+    clone["metadata"]["name"] = short(workload["metadata"]["name"])
+    described = template(clone)
+    described["metadata"] = _metadata(described.get("metadata") or {})
+    described["metadata"].setdefault("labels", {})[DUPLICATION] = duplication
+    if described is clone:
+        clone["metadata"]["name"] = short(workload["metadata"]["name"])
+        for field in ("nodeName", "hostname"):
+            clone["spec"].pop(field, None)
+    else:
+        selector = clone["spec"].get("selector") or {}
+        clone["spec"]["selector"] = {**selector, "matchLabels": _labels(selector.get("matchLabels") or {})}
+        clone["spec"]["selector"]["matchLabels"][DUPLICATION] = duplication
+    return clone
+
+
+def _metadata(metadata: Mapping[str, Any]) -> Object:
+    found = {name: copy.deepcopy(value) for name, value in metadata.items() if name not in _OF_THE_CLUSTER}
+    if found.get("labels"):
+        found["labels"] = _labels(found["labels"])
+    if found.get("annotations"):
+        found["annotations"] = {name: value for name, value in found["annotations"].items() if name not in _ANNOTATIONS}
+    return found
+
+
+def _labels(labels: Mapping[str, str]) -> dict[str, str]:
+    return {name: short(str(value)) if value else SUFFIX[1:] for name, value in labels.items()}
+
+
+def service(workload: Object, container_name: str, duplication: str) -> Object | None:
+    """The Service in front of the shadow, each port in its own protocol; None for a container without ports: there is nothing to serve."""
+    described = container(workload, container_name)
+    found = ports(described) if described is not None else []
+    if not found:
+        return None
+    named = [{"name": f"{protocol.lower()}-{port}", "port": port, "targetPort": port, "protocol": protocol} for port, protocol in found]
+    metadata = {
+        "name": service_name(workload["metadata"]["name"], container_name),
+        "namespace": workload["metadata"].get("namespace", "default"),
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {**metadata, "labels": {DUPLICATION: duplication}},
+        "spec": {"selector": {DUPLICATION: duplication}, "ports": named},
+    }
+
+
+def base_config(workload: Object, container_name: str, tls: Mapping[str, Any] | None = None) -> Object:
+    """The proxy's configuration in each pod of the workload, in Gefyra's format, without bridges.
+
+    tls: the mount's parameter, `{certificate, key, sni}` for every port, or such by port.
+    """
+    described = container(workload, container_name) or {}
+    metadata = workload["metadata"]
+    host = f"{service_name(metadata['name'], container_name)}.{metadata.get('namespace', 'default')}.svc.cluster.local"
+    proxies = []
+    for port, protocol in ports(described):
+        found: Object = {"port": port, "clusterUpstream": [f"{host}:{port}"]}
+        if protocol == "UDP":
+            found["protocol"] = "udp"
+        elif tls:
+            own = tls if "certificate" in tls else tls.get(str(port))
+            if own:
+                found["tls"] = {name: value for name, value in own.items() if value is not None}
+        proxies.append(found)
+    return {"version": 1, "proxy": proxies, "probes": probes(described)}
+
+
+def probes(described: Object) -> dict[str, list[int]]:
+    """The probe ports of a container that are no ports of the app: those the proxy itself answers."""
+    own = {port for port, protocol in ports(described) if protocol != "UDP"}
+    names = {port.get("name"): int(port["containerPort"]) for port in described.get("ports") or [] if port.get("name")}
+    found: dict[str, list[int]] = {}
+    for kind in ("livenessProbe", "readinessProbe", "startupProbe"):
+        probe = described.get(kind) or {}
+        for action, key in (("httpGet", "httpGet"), ("tcpSocket", "tcpSocket"), ("grpc", "grpc")):
+            body = probe.get(action)
+            if not body:
+                continue
+            given = body.get("port")
+            port = names.get(given, given)
+            if isinstance(port, str) and port.isdigit():
+                port = int(port)
+            if not isinstance(port, int) or port in own:
+                continue
+            where = found.setdefault("httpsGet" if action == "httpGet" and body.get("scheme", "HTTP").upper() == "HTTPS" else key, [])
+            if port not in where:
+                where.append(port)
+    return found
