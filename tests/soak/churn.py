@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 import uvloop
 
-from tests.soak.process import Carrier, Client, Load, carrier, free_port, number, report, upstream
+from tests.soak.process import Client, Load, call, carrier, free_port, number, report, upstream
 
+PHASES = 5
+"""With and without changes in turn, so that what else the machine does meets both."""
 DELAY = 0.005
 """Seconds that an upstream takes: clients are not to fill the machine, which the change has to share."""
 
@@ -28,15 +33,15 @@ def to(header: str | None, cluster: str) -> dict[str, Any]:
     return {**match, "action": {"route": {"destination": cluster}}}
 
 
-async def rounds(one: Carrier, port: int, extra: int, seconds: float, failures: list[str]) -> int:
-    """Add, read back, use, delete, until the time is over; how often."""
-    loop = asyncio.get_running_loop()
-    until = loop.time() + seconds
+async def rounds(api: str, port: int, extra: int, seconds: float) -> tuple[int, list[str]]:
+    """Add, read back, use, delete, until the time is over: how often, and what was wrong. api: the path of its socket."""
+    until = time.monotonic() + seconds
+    failures: list[str] = []
     old = await Client.to(port, x_to="new")
     count = 0
 
-    async def call(method: str, path: str, body: Any = None) -> Any:
-        status, answer = await asyncio.to_thread(one.call, method, f"/api/v1{path}", body)
+    def change(method: str, path: str, body: Any = None) -> Any:
+        status, answer = call(api, method, f"/api/v1{path}", body)
         if status != 200:
             failures.append(f"{method} {path}: {status} {answer}")
         return answer
@@ -49,19 +54,24 @@ async def rounds(one: Carrier, port: int, extra: int, seconds: float, failures: 
                 failures.append(f"{when}: {which} connection got {status} {body!r}, wanted {wanted!r}")
         new.close()
 
-    while loop.time() < until:
-        await call("POST", "/clusters", {"cluster": backend("extra", extra)})
+    while time.monotonic() < until:
+        change("POST", "/clusters", {"cluster": backend("extra", extra)})
         rule = {"name": "extra", **to("new", "extra")}
-        await call("POST", "/rulelists/web/rules/0", {"rule": rule})
-        if (await call("GET", "/rules/extra"))["match"] != rule["match"]:
+        change("POST", "/rulelists/web/rules/0", {"rule": rule})
+        if change("GET", "/rules/extra")["match"] != rule["match"]:
             failures.append("the rule that was read back is another one")
         await both(b"extra", "after adding")
-        await call("DELETE", "/rulelists/web/rules/extra?recursive=true")
-        await call("DELETE", "/clusters/extra?recursive=true")
+        change("DELETE", "/rulelists/web/rules/extra?recursive=true")
+        change("DELETE", "/clusters/extra?recursive=true")
         await both(b"one", "after deleting")
         count += 1
     old.close()
-    return count
+    return count, failures
+
+
+def in_a_process(*arguments: Any) -> tuple[int, list[str]]:
+    """`rounds` in a process of its own: what it does must not slow the clients that are measured."""
+    return asyncio.run(rounds(*arguments))
 
 
 async def soak(seconds: float) -> tuple[dict[str, Any], list[str]]:
@@ -72,17 +82,22 @@ async def soak(seconds: float) -> tuple[dict[str, Any], list[str]]:
             "rulelists": [{"name": "web", "rules": [to("two", "two"), to(None, "one")]}],
             "listeners": [{"name": "web", "spec": {"protocol": "HTTP", "port": port, "address": "127.0.0.1"}, "rules": "web"}],
         }
-        with carrier(config, "-l", "warn") as one:
+        with carrier(config, "-l", "warn") as one, ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(pool, in_a_process, one.socket, port, c, 0.1)  # it is to be there before anything is measured
             idle, busy = Load(), Load()
             failures: list[str] = []
             changes = 0
-            for load in (idle, busy):
+            for load in (idle, busy) * PHASES:
+                load.stop = False
                 clients = [load.client(port, b"one") for _ in range(30)] + [load.client(port, b"two", x_to="two") for _ in range(10)]
                 tasks = [asyncio.create_task(client) for client in clients]
                 if load is busy:
-                    changes = await rounds(one, port, c, seconds, failures)
+                    count, wrong = await loop.run_in_executor(pool, in_a_process, one.socket, port, c, seconds / PHASES)
+                    changes += count
+                    failures += wrong
                 else:
-                    await asyncio.sleep(seconds)
+                    await asyncio.sleep(seconds / PHASES)
                 load.stop = True
                 await asyncio.gather(*tasks)
     figures = {

@@ -55,11 +55,7 @@ class Carrier:
 
     def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """One call of the API on a connection of its own. Raises OSError when nobody answers, or not to the end."""
-        encoded = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(PATIENCE)
-            sock.connect(self.socket)
-            return exchange(sock, request(method, path, encoded))
+        return call(self.socket, method, path, body)
 
     def signal(self, number: signal.Signals) -> None:
         assert self.process is not None
@@ -75,6 +71,15 @@ class Carrier:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+
+
+def call(path_of_socket: str, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    """One call of the API at a unix socket: status and decoded body. Raises OSError."""
+    encoded = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(PATIENCE)
+        sock.connect(path_of_socket)
+        return exchange(sock, request(method, path, encoded))
 
 
 def request(method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
