@@ -25,7 +25,7 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from carrier import dump, explain, openapi, registry
+from carrier import dump, explain, openapi, overview, registry
 from carrier.config import Config, Draft, Protocols, position, refused
 from carrier.document import SECTIONS, from_document, inspect, to_document
 from carrier.errors import ConfigError, Error, Problem
@@ -546,6 +546,17 @@ def _no_admin(api: Api, call: Call) -> Any:
     raise Error("not-implemented", "settings cannot be changed while the proxy runs")
 
 
+def _status(api: Api, call: Call) -> Any:
+    """GET /status: what runs, for people."""
+    watch = api.metrics.watch if api.metrics is not None else None
+    return overview.overview(api.proxy, api.life.state if api.life is not None else "ready", watch.reason if watch is not None else "")
+
+
+def _probe(api: Api, call: Call) -> Any:
+    """POST /bridges/NAME/probe: is the user's container there? Nothing is changed."""
+    return overview.probe(api.proxy, call.names[0])
+
+
 def _explain(api: Api, call: Call) -> Any:
     """POST /explain: where a session that is described in the body would go, and why; nothing is changed."""
     assert call.decoded is not None
@@ -716,6 +727,8 @@ def _operations() -> dict[tuple[str, str], Operation]:
         ("POST", "config"): Operation(replace=_whole, strict=True, takes_body=True),
         ("POST", "validate"): Operation(act=_validate, strict=True, takes_body=True),
         ("POST", "explain"): Operation(act=_explain, strict=True, takes_body=True),
+        ("GET", "status"): Operation(read=_status, query=("format",), strict=True),
+        ("POST", "bridges/*/probe"): Operation(act=_probe, strict=True),
         ("GET", "admin"): Operation(read=_admin, query=("format",)),
         ("POST", "admin"): Operation(act=_no_admin, body="admin", takes_body=True),
         ("GET", "clusters/*/endpoints"): Operation(read=_endpoints, query=("format",)),

@@ -14,6 +14,7 @@ import gc
 import signal
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -27,10 +28,10 @@ from carrier.cluster import Env
 from carrier.config import Config
 from carrier.ledger import Ledger, Reader
 from carrier.life import Life
-from carrier.listener import Listener
 from carrier.log import Log
 from carrier.metrics import Metrics
 from carrier.overload import Bounds, Watch, own_bounds
+from carrier.overview import address_of, user_of
 from carrier.probes import Probes
 from carrier.proxy import Proxy
 from carrier.reload import Base
@@ -133,13 +134,7 @@ class Server:
         if wanted is None:
             return
         proxy = self.proxy
-
-        def user(rule: str) -> str:
-            found = proxy.config.rules.get(rule)
-            bridge = proxy.config.bridges.get(found.bridge) if found is not None and found.bridge is not None else None
-            return bridge.user if bridge is not None else ""
-
-        self.metrics.access = access.AccessLog(wanted, self.env.loop, user, lambda: proxy.config.revision)
+        self.metrics.access = access.AccessLog(wanted, self.env.loop, partial(user_of, proxy), lambda: proxy.config.revision)
         self._read(self.metrics.access.write)
 
     def _read(self, reader: Reader) -> None:
@@ -287,18 +282,6 @@ class Signals:
         """Give the signals back."""
         for number in (*self.NUMBERS, signal.SIGUSR1):
             self.loop.remove_signal_handler(number)
-
-
-def address_of(listener: Listener) -> str:
-    """Where a listener listens, as people write it."""
-    port = getattr(listener, "port", None)
-    key = listener.key()
-    if key is None:
-        return listener.name
-    if key[2] < 0:  # a file
-        return key[1]
-    host = f"[{key[1]}]" if ":" in key[1] else key[1]
-    return f"{host}:{port if isinstance(port, int) else key[2]}"
 
 
 def _announce(server: Server, began: float) -> None:
