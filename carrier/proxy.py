@@ -24,7 +24,8 @@ from carrier.admin import options, own_listener
 from carrier.cluster import Cluster, Env, Plan
 from carrier.errors import ConfigError, Error, Problem
 from carrier.gate import Limits
-from carrier.listener import Listener, is_loopback
+from carrier.listener import Listener
+from carrier.resolve import is_here
 from carrier.session import Session
 from carrier.table import Decision, Hits, Matchers, Table, same
 
@@ -44,6 +45,7 @@ class Build:
         self.fresh: list[Listener] = []
         self.made: list[Cluster] = []
         self.admin: Listener | None = None
+        self.api_ports: frozenset[int] = frozenset()
         self.warnings: list[str] = []
 
     def undo(self, guard: Callable[..., None]) -> None:
@@ -225,16 +227,16 @@ class Proxy:
         return self.env.gate.limits if self.env.gate is not None else Limits()
 
     def _check_endpoints(self, config: cfg.Config, build: Build) -> None:
-        """No cluster may lead to the API's own addresses. Raises ConfigError. Names are not looked up: see carrier/gate.py for those."""
+        """No cluster may lead to the API's own addresses. Raises ConfigError. Names that do are noticed when they are looked up."""
         ports = {config.listeners[name].spec.get("port") for name, table in build.tables.items() if leads_to_api(table)}
         if self.admin_address is not None and not ports:
             ports = {self.admin_address[1]}
-        ports -= {0, None}
+        build.api_ports = frozenset(port for port in ports if isinstance(port, int) and port)
         problems = []
         for name, cluster in config.clusters.items():
             for i, endpoint in enumerate(cluster.endpoints if build.clusters[name].kind != "datagram" else ()):
                 address, port = str(endpoint.spec.get("address")), endpoint.spec.get("port", cluster.spec.get("port"))
-                if address in self.paths or (port in ports and _is_here(address)):
+                if address in self.paths or (port in build.api_ports and (is_here(address) or address.lower().rstrip(".") == "localhost")):
                     path = f"clusters[{name}].endpoints[{i}].spec"
                     text = f"{address} is where the REST API listens: no cluster leads there"
                     problems.append(Problem(text, path, hint="route to a cluster of protocol L7mpController"))
@@ -276,6 +278,7 @@ class Proxy:
             cluster.adopt(plan)
         old_clusters, self.clusters = self.clusters, build.clusters
         self.env.clusters = build.clusters
+        self.env.resolver.closed = build.api_ports
         old_listeners, self.listeners = self.listeners, build.listeners
         self.env.listeners = build.listeners
         old_admin, self.admin = self.admin, build.admin
@@ -458,11 +461,6 @@ def _spell(listener: Listener) -> str:
 def _odd(kind: str, name: str, exc: Exception) -> ConfigError:
     """A protocol's class stumbled over a value that it did not expect: the change is refused, the process lives."""
     return ConfigError(Problem(f"cannot be made: {type(exc).__name__}: {exc}", f"{kind}[{name}]"))
-
-
-def _is_here(address: str) -> bool:
-    """Does a literal address, or localhost, mean this machine for sure?"""
-    return is_loopback(address) or address.lower().rstrip(".") == "localhost" or address.strip("[]") in ("0.0.0.0", "::")
 
 
 class Shed(Table):

@@ -36,6 +36,16 @@ def literal(host: str, port: int) -> Address | None:
     return socket.AF_INET6, (host.partition("%")[0], port, 0, scope)
 
 
+def is_here(host: str) -> bool:
+    """Does a literal address mean this machine, whichever it is: loopback, or no address at all (connect(2) takes it for loopback)?"""
+    try:
+        ip = ipaddress.ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        return False
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return (mapped or ip).is_loopback or (mapped or ip).is_unspecified
+
+
 class Resolver:
     """Looks endpoint names up. ttl, stale: seconds."""
 
@@ -43,13 +53,15 @@ class Resolver:
         self.ttl = ttl
         self.stale = stale
         self.known: dict[str, tuple[float, float, list[tuple[socket.AddressFamily, str]]]] = {}  # fresh until, stale until
+        self.closed: frozenset[int] = frozenset()
+        """TCP ports of this machine that no session is sent to, whatever name leads there: those of the REST API."""
         self.asking: dict[str, asyncio.Future[list[tuple[socket.AddressFamily, str]]]] = {}
 
     async def resolve(self, host: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> list[Address]:
-        """Addresses of `host`, in the order of preference. Raises Error("dns")."""
+        """Addresses of `host`, in the order of preference. Raises Error("dns"), Error("forbidden"): they are the REST API's."""
         found = literal(host, port)
         if found is not None:
-            return [found]
+            return self._open([found], host, port, kind)
         if not host:
             raise Error("dns", "the endpoint has no address", "upstream", "yes")
         now = asyncio.get_running_loop().time()
@@ -58,7 +70,17 @@ class Resolver:
             hosts = known[2]
         else:
             hosts = await self._ask(host, kind)
-        return [(family, (ip, port) if family == socket.AF_INET else (ip, port, 0, 0)) for family, ip in hosts]
+        addresses: list[Address] = [(family, (ip, port) if family == socket.AF_INET else (ip, port, 0, 0)) for family, ip in hosts]
+        return self._open(addresses, host, port, kind)
+
+    def _open(self, addresses: list[Address], host: str, port: int, kind: socket.SocketKind) -> list[Address]:
+        """Those that sessions may be sent to. Raises Error("forbidden") when there is none."""
+        if port not in self.closed or kind != socket.SOCK_STREAM:
+            return addresses
+        found = [address for address in addresses if not is_here(str(address[1][0]))]
+        if not found:
+            raise Error("forbidden", f"{host}:{port} is where the REST API of this proxy listens", "upstream", "yes")
+        return found
 
     async def _ask(self, host: str, kind: socket.SocketKind) -> list[tuple[socket.AddressFamily, str]]:
         pending = self.asking.get(host)

@@ -145,6 +145,26 @@ async def test_no_cluster_leads_to_the_unix_socket_of_the_api(tmp_path: Path) ->
         assert status == 400 and "REST API" in answer["content"]
 
 
+@pytest.mark.parametrize("protocol", ["TCP", "HTTP"])
+async def test_a_name_that_turns_out_to_be_the_apis_own_address_is_not_connected_to(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    made = [cluster("sly", port, "sly.example", protocol=protocol)]
+    conf = config(clusters=made, listeners=[listener("in", "sly", protocol=protocol)])
+    async with serving(conf, admin=("127.0.0.1", port)) as up:
+
+        async def rebound(host: str, kind: socket.SocketKind) -> Any:
+            return [(socket.AF_INET, "127.0.0.1")]
+
+        monkeypatch.setattr(up.server.env.resolver, "_ask", rebound)
+        async with tcp(port_of(up.proxy, "in")) as client:
+            client.send(b"GET /api/v1/config HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            try:
+                answer = await client.read_all()
+            except ConnectionResetError:
+                answer = b""
+        assert answer == b"" or (answer.startswith(b"HTTP/1.1 403") and b"where the REST API" in answer)
+
+
 async def test_a_token_is_asked_for_on_tcp(tokens: str) -> None:
     async with serving(tokens=tokens) as up:
         status, headers, _ = await up.call("GET", "/api/v1/config")
