@@ -102,6 +102,8 @@ class Cluster:
     """Leads into the REST API: a listener that routes here binds loopback only."""
     fields: ClassVar[Mapping[str, str]] = {}
     """Fields of the spec -> what is allowed, in words; anything else is an unknown field in a strict check."""
+    wrapped: bool = False
+    """Its streams carry another protocol's (carrier/joint.py): what comes from a source may not pass as it is."""
     failover: ClassVar[bool] = True
     """An endpoint that cannot be connected to is replaced by another of the cluster, before any retry."""
 

@@ -333,6 +333,7 @@ class OverCluster(Cluster):
     def __init__(self, conf: config.Cluster, env: Env, inner: Callable[[config.Cluster, Env], Cluster], spec: Mapping[str, Any]) -> None:
         self.inner_spec = dict(spec)
         self.inner = inner(msgspec.structs.replace(conf, spec=self.inner_spec, endpoints=()), env)
+        self.inner.wrapped = True
         self.nowhere = Endpoint(conf.name, "<VIRTUAL>", 0, 1)
         super().__init__(conf, env)
         self.kind = self.inner.kind

@@ -60,6 +60,8 @@ class WebSocketCluster(TcpCluster):
     def tunnels(self, session: Session) -> bool:
         """Will the source's own handshake be answered by the upstream, and its bytes be relayed as they are? What stands between a
         WebSocket listener and us wants messages; through an HTTP listener an upgrade is a tunnel, also to its transforms."""
+        if self.wrapped:
+            return False
         return upgrade_of(session) is not None and (session.decision.plain or not isinstance(session.source, WebSocketEnd))
 
     async def open(self, session: Session, endpoint: Endpoint) -> WebSocketUpstream:
