@@ -3,6 +3,8 @@
     carrier run -c FILE [-l LEVEL] [-s] [--allow-dangling] [--state DIR] [--watch] [--drain SECONDS] [--limit NAME=NUMBER] [--admin ...]
     carrier check FILE [--print] [--allow-dangling]
     carrier demo [--once]
+    carrier explain | status | sessions | bridges | apply | dump | diff    (carrier/status.py)
+    carrier completion SHELL, carrier manual
 
 Exit status: 0 fine; 1 it failed; 2 bad usage or configuration; 3 an address is in use; 5 it ended with work cut. `carrier -c FILE` is
 `carrier run -c FILE`, and l7mp's options -o and -i are taken with a warning, so that its command lines go on working. Only argparse is
@@ -18,6 +20,9 @@ import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
+
+from carrier.status import add_commands
+from carrier.status import run as ask
 
 if TYPE_CHECKING:
     from carrier.access import Settings as AccessLog
@@ -46,7 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(options, began)
         if options.command == "check":
             return _check(options)
-        return _demo(options)
+        if options.command == "demo":
+            return _demo(options)
+        if options.command in ("completion", "manual"):
+            return _write(options)
+        return ask(options)
     except KeyboardInterrupt:
         return FAILED
     except BrokenPipeError:  # the reader of our output is gone: nobody to tell
@@ -72,6 +81,10 @@ def parser() -> argparse.ArgumentParser:
         "demo", help="see it work", description="Two laptops, a shadow and Carrier2, in one process, on real sockets."
     )
     demo.add_argument("--once", action="store_true", help="play the story, check every claim, exit 0 or 1")
+    add_commands(commands)
+    completion = commands.add_parser("completion", help="completion for a shell", description="Write the completion of a shell.")
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="for example: source <(carrier completion bash)")
+    commands.add_parser("manual", help="the man page", description="Write the man page: carrier manual | man -l -")
     return top
 
 
@@ -164,6 +177,16 @@ def _limit(text: str) -> tuple[str, float]:
     if name not in LIMITS or not 0 <= value < 1e18:
         raise argparse.ArgumentTypeError(f"expected NAME=NUMBER with one of {', '.join(LIMITS)}, got {text!r}")
     return name, value
+
+
+# ---------------------------------------------------------------------------------------------------------------- carrier manual
+
+
+def _write(options: argparse.Namespace) -> int:
+    from carrier import manual
+
+    print(manual.page(parser()) if options.command == "manual" else manual.completion(parser(), options.shell), end="")
+    return OK
 
 
 # ---------------------------------------------------------------------------------------------------------------- carrier check
