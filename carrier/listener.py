@@ -201,8 +201,10 @@ def is_loopback(address: str) -> bool:
         return False
 
 
-def bind_stream(name: str, host: str | None, port: int) -> list[socket.socket]:
+def bind_stream(name: str, host: str | None, port: Any) -> list[socket.socket]:
     """Listening TCP sockets. host None: every address, IPv6 and IPv4 on one socket where the kernel can. Raises Error("bind")."""
+    if not isinstance(port, int):
+        raise Error("bind", f'"{name}": expected a port 0..65535, got {port!r}')
     address = literal(host if host is not None else "::", port)
     if address is None:
         raise Error("bind", f'"{name}": expected an IP address to bind to, got {host!r}')
@@ -212,7 +214,7 @@ def bind_stream(name: str, host: str | None, port: int) -> list[socket.socket]:
         if host is None and (not socket.has_ipv6 or exc.errno in NO_IPV6):
             return bind_stream(name, "0.0.0.0", port)
         raise bind_error(name, host or "::", port, exc) from None
-    except (TypeError, OverflowError):
+    except OverflowError:
         raise Error("bind", f'"{name}": expected a port 0..65535, got {port!r}') from None
 
 

@@ -25,7 +25,7 @@ from carrier.frames import ANY_RSV, Scanner
 from carrier.http import CHUNKED, CLOSE, LENGTH, NONE, REASONS, Fields, Forwarding, Head, answer_head, make_id, rewrite, trusts
 from carrier.listener import Key, Listener, bind_stream, is_loopback, plain
 from carrier.match import set_at
-from carrier.options import check_numbers, numbers
+from carrier.options import check_numbers, numbers, port_of
 from carrier.session import DESTROYED, Session
 from carrier.stream import HIGH, NOWHERE, Socket, Stream
 from carrier.table import Decision, Table
@@ -127,12 +127,12 @@ class HttpListener(Listener):
         return int(self.bound[0].getsockname()[1])
 
     def key(self) -> Key:
-        return "tcp", "127.0.0.1" if self.loopback else str(self.spec.get("address") or "*"), int(self.spec["port"])
+        return "tcp", "127.0.0.1" if self.loopback else str(self.spec.get("address") or "*"), port_of(self.spec)
 
     async def bind(self) -> None:
         address = self.spec.get("address")
         host = "127.0.0.1" if self.loopback else address if isinstance(address, str) else None
-        self.bound = bind_stream(self.name, host, self.spec["port"])
+        self.bound = bind_stream(self.name, host, self.spec.get("port"))
 
     def use(self, table: Table) -> None:
         """A new routing table: what was memoised under the old one is not asked any more, also on connections that are there."""

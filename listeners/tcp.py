@@ -64,7 +64,7 @@ class TcpListener(Listener):
     async def bind(self) -> None:
         address = self.spec.get("address")
         host = "127.0.0.1" if self.loopback else address if isinstance(address, str) else None
-        self.bound = bind_stream(self.name, host, self.spec["port"])
+        self.bound = bind_stream(self.name, host, self.spec.get("port"))
 
     @property
     def port(self) -> int:

@@ -141,6 +141,16 @@ async def test_a_listener_with_an_odd_port_is_refused_or_bound_and_the_process_l
             assert proxy.config is not None and "odd" not in proxy.listeners
 
 
+@pytest.mark.parametrize("protocol", ["TCP", "HTTP", "WebSocket"])
+@pytest.mark.parametrize(("spec", "seen"), [({}, "None"), ({"port": "x"}, "'x'"), ({"port": 70000}, "70000"), ({"port": 1.5}, "1.5")])
+async def test_a_port_that_is_none_is_refused_in_words(protocol: str, spec: dict[str, Any], seen: str) -> None:
+    async with running(config()) as proxy:
+        odd = cfg.Listener("odd", {"protocol": protocol, **spec}, "rules")
+        with unchanged(proxy), pytest.raises(Error) as error:
+            await proxy.apply(msgspec.structs.replace(proxy.config, listeners={"odd": odd}))
+        assert error.value.detail == f'"odd": expected a port 0..65535, got {seen}'
+
+
 @pytest.mark.parametrize(
     ("protocol", "fields"),
     [
