@@ -144,7 +144,7 @@ class Bridges:
         rule = config.rules[bridge.rules[0]]
         condition = compile_match(rule.match, strict=False)
         wide = [alternative for alternative in condition.alternatives if not any(map(_names_somebody, alternative))]
-        texts = [" and ".join(node.text for node in alternative) for alternative in wide]
+        texts = [" and ".join(node.text for node in alternative).replace("/HTTP/url/path", "path") for alternative in wide]
         return [
             f"bridge {name!r} of user {bridge.user} takes everybody's requests with {text}: "
             "add a header, a cookie or a baggage member that only your requests have"

@@ -106,10 +106,10 @@ def cloned(workload: Object, duplication: str) -> Object:
     clone["metadata"] = _metadata(workload["metadata"])
     clone["metadata"]["name"] = short(workload["metadata"]["name"])
     described = template(clone)
-    described["metadata"] = _metadata(described.get("metadata") or {})
+    if described is not clone:
+        described["metadata"] = _metadata(described.get("metadata") or {})
     described["metadata"].setdefault("labels", {})[DUPLICATION] = duplication
     if described is clone:
-        clone["metadata"]["name"] = short(workload["metadata"]["name"])
         for field in ("nodeName", "hostname"):
             clone["spec"].pop(field, None)
     else:

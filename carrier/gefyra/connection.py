@@ -50,7 +50,8 @@ class Destinations:
             port = there.get(_name(peer_id, destination_ip, destination_port)) or _free(set(there.values()))
             for protocol in KINDS:
                 listener = self._listener(peer_id, destination_ip, int(destination_port), port, protocol)
-                self._check(await fleet.call("PUT", path("listeners", listener["name"]), {"listener": listener}))
+                answers = await fleet.call("POST", "listeners", {"listener": listener})
+                self._check([answer for answer in answers if "already defined" not in answer.reason])
         await self.access.apply(self._service(peer_id, destination_ip, int(destination_port), port))
         return self._address(port)
 

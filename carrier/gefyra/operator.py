@@ -1,0 +1,108 @@
+"""One import in Gefyra's operator puts our providers in place of its own: `import carrier.gefyra.operator`.
+
+This is the only file that imports Gefyra and kopf. It makes classes of ours that are also the operator's abstract ones, with the
+signatures that its builders have, and registers builders for them over `BridgeProviderType.CARRIER2` and
+`BridgeMountProviderType.CARRIER2MOUNT`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import kopf
+from gefyra.bridge.abstract import AbstractGefyraBridgeProvider
+from gefyra.bridge.factory import BridgeProviderType, bridge_provider_factory
+from gefyra.bridge_mount.abstract import AbstractGefyraBridgeMountProvider
+from gefyra.bridge_mount.factory import BridgeMountProviderType, bridge_mount_provider_factory
+
+from carrier.gefyra.access import Access
+from carrier.gefyra.kubernetes import KubernetesAccess
+from carrier.gefyra.mount import CarrierMount
+from carrier.gefyra.provider import CarrierProvider, Failures
+
+RETRY = 2
+"""Seconds after which the operator asks again when something is not there yet."""
+
+
+def failures() -> Failures:
+    """The exceptions that the operator's handlers understand."""
+    return Failures(lambda text: kopf.TemporaryError(text, delay=RETRY), kopf.AdmissionError)
+
+
+class Provider(CarrierProvider, AbstractGefyraBridgeProvider):  # type: ignore[misc]
+    """Our bridge provider as one of the operator's."""
+
+
+class Mount(CarrierMount, AbstractGefyraBridgeMountProvider):  # type: ignore[misc]
+    """Our bridge-mount provider as one of the operator's."""
+
+
+class Builders:
+    """What the operator's factories call. access: makes the way into the cluster, once."""
+
+    def __init__(self, access: Callable[[], Access] = KubernetesAccess) -> None:
+        self.make = access
+        self.made: Access | None = None
+
+    def access(self) -> Access:
+        """The way into the cluster."""
+        if self.made is None:
+            self.made = self.make()
+        return self.made
+
+    async def bridge(
+        self,
+        configuration: Any,
+        name: str,
+        target_namespace: str,
+        target_pod: str,
+        target_container: str,
+        post_event_function: Callable[[str, str, str], None],
+        logger: Any,
+        **_ignored: Any,
+    ) -> Provider:
+        """A bridge's provider. target_pod: the name of its mount."""
+        namespace = str(getattr(configuration, "NAMESPACE", "gefyra"))
+        found = Provider(self.access(), name, target_namespace, target_pod, target_container, post_event_function, failures(), namespace)
+        await found._async_init_()
+        return found
+
+    def mount(
+        self,
+        configuration: Any,
+        name: str,
+        target_namespace: str,
+        target: str,
+        target_container: str,
+        post_event_function: Callable[[str, str, str], None],
+        parameter: Any,
+        logger: Any,
+        **_ignored: Any,
+    ) -> Mount:
+        """A mount's provider."""
+        image = f"{configuration.CARRIER2_IMAGE}:{configuration.CARRIER2_IMAGE_TAG}"
+        namespace = str(getattr(configuration, "NAMESPACE", "gefyra"))
+        return Mount(
+            self.access(),
+            name,
+            target_namespace,
+            target,
+            target_container,
+            image,
+            parameter,
+            post_event_function,
+            failures(),
+            namespace,
+        )
+
+
+def register(access: Callable[[], Access] = KubernetesAccess) -> Builders:
+    """Put our builders in force."""
+    builders = Builders(access)
+    bridge_provider_factory.register_builder(BridgeProviderType.CARRIER2, builders.bridge)
+    bridge_mount_provider_factory.register_builder(BridgeMountProviderType.CARRIER2MOUNT, builders.mount)
+    return builders
+
+
+builders = register()

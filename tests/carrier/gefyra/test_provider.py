@@ -1,0 +1,412 @@
+"""Our providers as the operator uses them: mounts and bridges from REQUESTED to terminated, on pods with real proxies."""
+
+import asyncio
+import importlib
+import inspect
+import json
+import subprocess
+import sys
+import time
+import types
+from enum import Enum
+from pathlib import Path
+
+import pytest
+
+from carrier.gefyra import provider as provider_module
+from carrier.gefyra.connection import Destinations
+from carrier.gefyra.kubernetes import KubernetesAccess, parse
+from carrier.gefyra.mount import CarrierMount
+from carrier.gefyra.provider import CarrierProvider
+from tests.carrier.gefyra.world import IMAGE, World
+
+INTERFACES = Path(__file__).resolve().parents[4] / "shared" / "data" / "gefyra" / "interfaces.json"
+LABELS = {"app": "web"}
+CONTAINER = {
+    "name": "web",
+    "image": "app:1",
+    "ports": [{"containerPort": 8080}, {"containerPort": 53, "protocol": "UDP"}, {"containerPort": 9000, "name": "admin"}],
+    "readinessProbe": {"httpGet": {"port": 8081, "path": "/ready"}},
+}
+unshare = pytest.mark.skipif(
+    subprocess.run(["unshare", "-n", "true"], capture_output=True, check=False).returncode != 0, reason="no network namespaces here"
+)
+
+
+def deployment(world, name="web", **spec):
+    template = {"metadata": {"labels": LABELS}, "spec": {"containers": [CONTAINER], **spec}}
+    return world.add("Deployment", name, labels=LABELS, spec={"selector": {"matchLabels": LABELS}, "template": template})
+
+
+@pytest.fixture
+async def world(tmp_path):
+    found = World(tmp_path)
+    deployment(found)
+    for i in range(3):
+        found.add_pod(f"web-{i}", LABELS, CONTAINER)
+    mount = found.add("gefyrabridgemount", "mount-a", "gefyra", state="ACTIVE")
+    mount.update(target="deploy/web", targetNamespace="default", targetContainer="web")
+    try:
+        yield found
+    finally:
+        await found.close()
+
+
+def mount_of(world, target="deploy/web", **more):
+    return CarrierMount(world, "mount-a", "default", target, "web", IMAGE, event=world.event, pause=0.02, **more)
+
+
+def shadow_runs(world):
+    """What the cluster would do once the shadow was made: a pod of it becomes ready."""
+    shadow = world.objects["Deployment", "default", "web-gefyra"]
+    world.add_pod("web-gefyra-0", shadow["spec"]["template"]["metadata"]["labels"], CONTAINER)
+
+
+def bridge_of(world, name):
+    return CarrierProvider(world, name, "default", "mount-a", "web", world.event)
+
+
+RULES = {"rules": [{"match": [{"matchHeader": {"name": "x-gefyra", "value": "john"}}]}]}
+
+
+def request(world, name, client, parameters, ports=("8080:8080",), host="10.0.0.9"):
+    labels = {"gefyra.dev/bridge-mount": "mount-a", "gefyra.dev/client": client}
+    found = world.add("gefyrabridge", name, "gefyra", labels, state="REQUESTED", client=client, providerParameter=parameters)
+    found.update(portMappings=list(ports), destinationIP=host, target="mount-a", clusterEndpoint={})
+    return found
+
+
+class Bridge:
+    """The operator's state machine of a bridge, as far as it calls the provider: REQUESTED to ACTIVE to TERMINATED."""
+
+    def __init__(self, world, obj):
+        self.world, self.obj = world, obj
+        self.name = obj["metadata"]["name"]
+
+    def provider(self):
+        return bridge_of(self.world, self.name)  # the operator makes one for every access
+
+    async def create(self):
+        await self.provider().validate(self.obj, None)
+        self.obj["state"] = "INSTALLING"
+        await self.provider().install()
+        assert await self.provider().ready()
+        self.obj["state"] = "INSTALLED"
+        self.obj["state"] = "CREATING"
+        for mapping in self.obj["portMappings"]:
+            local, target = mapping.split(":")
+            if not await self.provider().proxy_route_exists(target, self.obj["destinationIP"], local, self.name):
+                await self.provider().add_proxy_route(target, self.obj["destinationIP"], local, self.obj["providerParameter"])
+            assert await self.provider().proxy_route_exists(target, self.obj["destinationIP"], local, self.name)
+        self.obj["state"] = "ACTIVE"
+
+    async def terminate(self):
+        self.obj["state"] = "TERMINATING"
+        for mapping in self.obj["portMappings"]:
+            local, target = mapping.split(":")
+            await self.provider().remove_proxy_route(target, self.obj["destinationIP"], local)
+            assert not await self.provider().proxy_route_exists(target, self.obj["destinationIP"], local, self.name)
+        await self.provider().uninstall()
+        del self.world.objects["gefyrabridge", "gefyra", self.name]
+
+
+async def mounted(world):
+    mount = mount_of(world)
+    await mount.validate({"metadata": {"name": "mount-a"}}, None)
+    await mount.prepare()
+    shadow_runs(world)
+    await mount.install()
+    assert await mount.ready()
+    return mount
+
+
+@unshare
+async def test_two_users_on_three_pods_from_requested_to_terminated(world):
+    await mounted(world)
+    john = Bridge(world, request(world, "bridge-a", "john", RULES))
+    jane = Bridge(
+        world, request(world, "bridge-b", "jane", {"rules": [{"match": [{"matchHeader": {"name": "x-gefyra", "value": "jane"}}]}]})
+    )
+    await john.create()
+    world.calls.clear()
+    began = time.monotonic()
+    await jane.provider().add_proxy_route("8080", "10.0.0.9", "8000", jane.obj["providerParameter"])
+    assert time.monotonic() - began < 0.5
+    assert [method for _, method, _ in world.calls] == ["PUT"] * 3
+    await jane.create()
+    listed = await bridge_of(world, "bridge-b").fleet()
+    for answer in await listed.call("GET", "bridges"):
+        assert [bridge["user"] for bridge in answer.body] == ["john", "jane"]
+        assert answer.revision > 1
+    await john.terminate()
+    await jane.terminate()
+    for answer in await listed.call("GET", "bridges"):
+        assert answer.body == []
+
+
+@unshare
+async def test_pods_are_patched_one_at_a_time_and_the_gap_is_told(world):
+    await mounted(world)
+    assert world.patched == ["web-0", "web-1", "web-2"]
+    assert [reason for reason, _, _ in world.events] == ["Proxy installed"] * 3
+    assert all("did not serve for" in message for _, message, _ in world.events)
+    kept = world.objects["ConfigMap", "gefyra", "gefyra-carrier2-restore-configmap"]["data"]
+    assert json.loads(kept["default-web-0-web"]) == {"image": "app:1"}
+    pods = await (await bridge_of(world, "x").fleet()).call("GET", "listeners")
+    specs = {(one["name"], one["spec"]["protocol"], one["spec"]["port"]) for one in pods[0].body}
+    assert specs == {("port/8080", "auto", 8080), ("port/53/udp", "UDP", 53), ("port/9000", "auto", 9000), ("probe-8081", "HTTP", 8081)}
+
+
+@unshare
+async def test_a_replaced_pod_and_a_restarted_proxy_are_taken_up_with_their_bridges(world):
+    mount = await mounted(world)
+    john = Bridge(world, request(world, "bridge-a", "john", RULES))
+    await john.create()
+    await world.stop("web-1")
+    del world.objects["Pod", "default", "web-1"]
+    world.add_pod("web-9", LABELS, CONTAINER)
+    await world.start("web-2")  # the container restarted: same pod, nothing configured
+    world.events.clear()
+    assert await mount.ready()
+    assert await john.provider().ready()
+    assert await john.provider().proxy_route_exists("8080", "10.0.0.9", "8080")
+    told = [reason for reason, _, _ in world.events]
+    assert told.count("Bridge restored") == 2
+    assert "Pods replaced" in told
+    assert "Configuration restored" in told
+
+
+@unshare
+async def test_what_a_pod_does_not_take_is_a_stale_bridge_and_an_event(world):
+    await mounted(world)
+    john = Bridge(world, request(world, "bridge-a", "john", RULES))
+    await john.create()
+    jane = request(world, "bridge-b", "jane", RULES)
+    jane["state"] = "ACTIVE"  # as if it had been made before there was a check
+    with pytest.raises(RuntimeError, match="has the same rule already"):
+        await bridge_of(world, "bridge-b").ready()
+    assert "Bridge stale" in [reason for reason, _, _ in world.events]
+
+
+@unshare
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        (RULES, "bridge 'bridge-a.8080' of user john has the same rule already"),
+        ({"rules": [{"match": []}]}, "takes every session"),
+        ({"rules": [{"match": [{"matchPath": {"path": "(", "type": "regex"}}]}]}, "missing )"),
+        ({}, "at least one rule"),
+        ({"rules": [{"match": [{"matchHeader": {"name": "x-gefyra", "value": "jane"}}]}], "port": 1}, ""),
+    ],
+)
+async def test_validate_refuses_in_sentences(world, parameters, sentence):
+    await mounted(world)
+    await Bridge(world, request(world, "bridge-a", "john", RULES)).create()
+    jane = request(world, "bridge-b", "jane", parameters)
+    if not sentence:
+        assert await bridge_of(world, "bridge-b").validate(jane, None) == []
+        return
+    with pytest.raises(ValueError, match=sentence.replace("(", r"\(").replace(")", r"\)")):
+        await bridge_of(world, "bridge-b").validate(jane, None)
+
+
+@unshare
+async def test_validate_warns_of_a_wide_rule_and_refuses_unknown_ports_and_mounts(world):
+    await mounted(world)
+    wide = request(world, "bridge-b", "jane", {"rules": [{"match": [{"matchPath": {"path": "/api", "type": "prefix"}}]}]})
+    (warning,) = await bridge_of(world, "bridge-b").validate(wide, None)
+    assert "takes everybody's requests with path" in warning
+    with pytest.raises(ValueError, match="there is no port 7"):
+        await bridge_of(world, "bridge-c").validate(request(world, "bridge-c", "jane", RULES, ("80:7",)), None)
+    world.objects["gefyrabridgemount", "gefyra", "mount-a"]["state"] = "INSTALLING"
+    with pytest.raises(ValueError, match="not active yet, but INSTALLING"):
+        await bridge_of(world, "bridge-b").validate(wide, None)
+    with pytest.raises(ValueError, match="has no label gefyra"):
+        await bridge_of(world, "bridge-b").validate({"metadata": {"labels": {"gefyra.dev/bridge-mount": "mount-a"}}}, None)
+
+
+@unshare
+async def test_the_crd_s_global_bridge_and_path_prefix_are_bridges(world):
+    await mounted(world)
+    await Bridge(world, request(world, "all", "john", {"type": "stream"})).create()
+    await Bridge(world, request(world, "api", "jane", {"type": "http", "url": "/api"})).create()
+
+
+@unshare
+async def test_destinations_are_tcp_and_udp_and_nobody_else_notices(world):
+    world.add_pod("stowaway", {"app": "stowaway"}, {"name": "stowaway", "image": IMAGE})
+    await world.start("stowaway")
+
+    async def pods():
+        return await world.list("Pod", "default", {"app": "stowaway"})
+
+    made = Destinations(world, pods, "stowaway", {"app": "stowaway"})
+    for _ in range(100):  # until its proxy answers
+        try:
+            one = await made.add_destination("john", "192.168.101.1", 8080)
+            break
+        except RuntimeError:
+            await asyncio.sleep(0.05)
+    assert one == "gefyra-stowaway-proxy-10000.gefyra.svc.cluster.local:10000"
+    assert await made.add_destination("john", "192.168.101.1", "8080") == one
+    two = await made.add_destination("jane", "192.168.101.2", 8080)
+    assert two.endswith(":10001")
+    assert await made.destination_exists("john", "192.168.101.1", 8080)
+    assert await made.get_destination("jane", "192.168.101.2", "8080") == two
+    service = world.objects["Service", "gefyra", "gefyra-stowaway-proxy-10000"]
+    assert {port["protocol"] for port in service["spec"]["ports"]} == {"TCP", "UDP"}
+    await made.remove_destination("john", "192.168.101.1", 8080)
+    await made.remove_destination("john", "192.168.101.1", 8080)
+    assert not await made.destination_exists("john", "192.168.101.1", 8080)
+    assert await made.destination_exists("jane", "192.168.101.2", 8080)
+    with pytest.raises(RuntimeError):
+        await made.get_destination("john", "192.168.101.1", 8080)
+    assert (await made.add_destination("kim", "192.168.101.3", 1)).endswith(":10000")
+
+
+# -- mounts without a proxy
+
+
+async def test_preparing_again_keeps_the_duplication_id(world):
+    mount = mount_of(world)
+    await mount.prepare()
+    first = world.objects["Deployment", "default", "web-gefyra"]["spec"]["selector"]["matchLabels"]
+    await mount.prepare()
+    assert world.objects["Deployment", "default", "web-gefyra"]["spec"]["selector"]["matchLabels"] == first
+    assert not await mount.prepared()
+    shadow_runs(world)
+    assert await mount.prepared()
+
+
+async def test_what_cannot_be_cloned_is_refused_with_the_reason(world):
+    deployment(world, volumes=[{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}])
+    world.add("PersistentVolumeClaim", "data", spec={"accessModes": ["ReadWriteOnce"]})
+    with pytest.raises(ValueError, match=r"uses the volume data \(ReadWriteOnce\)"):
+        await mount_of(world).prepare()
+    with pytest.raises(ValueError, match="is mounted already, by 'mount-a'"):
+        await mount_of(world, "deployments/web").validate({"metadata": {"name": "mount-b"}, "targetNamespace": "default"}, None)
+    with pytest.raises(ValueError, match="expected deploy/NAME"):
+        await mount_of(world).validate({"target": "cronjob/x"}, None)
+    with pytest.raises(ValueError, match="there is no Deployment nothing"):
+        await mount_of(world).validate({"target": "deploy/nothing"}, None)
+
+
+async def test_taking_a_mount_away_rolls_the_workload_and_deletes_the_shadow(world):
+    mount = mount_of(world)
+    await mount.prepare()
+    await mount.uninstall()
+    assert ("Deployment", "default", "web-gefyra") not in world.objects
+    assert not [key for key in world.objects if key[0] == "Service"]
+    annotations = world.objects["Deployment", "default", "web"]["spec"]["template"]["metadata"]["annotations"]
+    assert "kubectl.kubernetes.io/restartedAt" in annotations
+    assert await mount.target_exists()
+    del world.objects["Deployment", "default", "web"]
+    assert not await mount.target_exists()
+    await mount.uninstall()
+
+
+# -- the operator's classes
+
+
+@pytest.fixture
+def gefyra(monkeypatch):
+    """The operator's modules as recorded: abstract classes with its methods, enums, factories."""
+
+    def module(name, **members):
+        found = types.ModuleType(name)
+        found.__dict__.update(members)
+        monkeypatch.setitem(sys.modules, name, found)
+        return found
+
+    class Factory:
+        def __init__(self):
+            self.builders = {}
+
+        def register_builder(self, provider_type, builder):
+            self.builders[provider_type] = builder
+
+    def abstract(name, methods):
+        from abc import ABC, abstractmethod
+
+        return type(name, (ABC,), {method: abstractmethod(lambda self: None) for method in methods})
+
+    bridge = ("install", "installed", "ready", "uninstall", "add_proxy_route", "remove_proxy_route", "proxy_route_exists", "validate")
+    mount = ("install", "prepare", "ready", "prepared", "uninstall", "target_exists", "validate")
+    factories = types.SimpleNamespace(bridge=Factory(), mount=Factory())
+    for package in ("gefyra", "gefyra.bridge", "gefyra.bridge_mount"):
+        module(package)
+    module(
+        "kopf",
+        TemporaryError=type("TemporaryError", (Exception,), {"__init__": lambda self, text, delay=0: Exception.__init__(self, text)}),
+    )
+    sys.modules["kopf"].AdmissionError = type("AdmissionError", (Exception,), {})
+    module("gefyra.bridge.abstract", AbstractGefyraBridgeProvider=abstract("AbstractGefyraBridgeProvider", bridge))
+    module("gefyra.bridge.factory", BridgeProviderType=Enum("T", {"CARRIER2": "carrier2"}), bridge_provider_factory=factories.bridge)
+    module("gefyra.bridge_mount.abstract", AbstractGefyraBridgeMountProvider=abstract("AbstractGefyraBridgeMountProvider", mount))
+    mounts = Enum("M", {"CARRIER2MOUNT": "carrier2mount"})
+    module("gefyra.bridge_mount.factory", BridgeMountProviderType=mounts, bridge_mount_provider_factory=factories.mount)
+    monkeypatch.delitem(sys.modules, "carrier.gefyra.operator", raising=False)
+    yield factories
+    sys.modules.pop("carrier.gefyra.operator", None)
+
+
+async def test_one_import_registers_builders_that_make_our_providers(gefyra, world):
+    operator = importlib.import_module("carrier.gefyra.operator")
+    operator.register(lambda: world)
+    configuration = types.SimpleNamespace(CARRIER2_IMAGE="proxy", CARRIER2_IMAGE_TAG="1", NAMESPACE="gefyra")
+    (bridge_builder,), (mount_builder,) = gefyra.bridge.builders.values(), gefyra.mount.builders.values()
+    bridge = await bridge_builder(configuration, "bridge-a", "default", "mount-a", "web", world.event, None, extra=1)
+    mount = mount_builder(configuration, "mount-a", "default", "deploy/web", "web", world.event, None, None)
+    assert isinstance(bridge, sys.modules["gefyra.bridge.abstract"].AbstractGefyraBridgeProvider)
+    assert (bridge.provider_type, mount.provider_type, mount.image) == ("carrier2", "carrier2mount", IMAGE)
+    with pytest.raises(sys.modules["kopf"].AdmissionError):
+        await bridge.validate({"metadata": {}}, None)
+    with pytest.raises(sys.modules["kopf"].TemporaryError):
+        await mount.ready()
+
+
+@pytest.mark.parametrize(("kind", "ours"), [("bridge", CarrierProvider), ("bridge_mount", CarrierMount), ("connection", Destinations)])
+def test_every_method_has_the_operator_s_signature(kind, ours):
+    if not INTERFACES.exists():
+        pytest.skip("the recorded interfaces are not at hand")
+    for method in json.loads(INTERFACES.read_text())["abstract"][kind]["abstract_methods"]:
+        if kind == "connection" and "destination" not in method["name"]:
+            continue
+        found = getattr(ours, method["name"])
+        assert inspect.iscoroutinefunction(found), method["name"]
+        names = [(p.name, p.default is p.empty) for p in inspect.signature(found).parameters.values()]
+        assert names == [(p["name"], p["default"] == "<required>") for p in method["params"]], method["name"]
+
+
+def test_the_core_needs_nothing_of_gefyra():
+    code = "import sys, carrier.gefyra.provider, carrier.gefyra.mount, carrier.gefyra.connection, carrier.gefyra.kubernetes\n"
+    code += "print([name for name in ('kopf', 'kubernetes', 'gefyra') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert provider_module.LIVE
+
+
+# -- exec
+
+
+@pytest.mark.parametrize(
+    ("out", "status", "revision", "body"),
+    [
+        (b'200 7\n{"a": 1}\n', 200, 7, {"a": 1}),
+        (b"409 -\nno\n", 409, 0, "no"),
+        (b"200 3\n", 200, 3, None),
+    ],
+)
+def test_what_carrierctl_prints_is_an_answer(out, status, revision, body):
+    assert parse("p", out) == ("p", status, revision, body)
+
+
+async def test_an_exec_that_fails_is_an_oserror_with_the_pods_name():
+    def run(pod, namespace, container, command, stdin):
+        assert command[:4] == ["carrierctl", "-i", "PUT", "bridges/a"]
+        raise RuntimeError("container not found")
+
+    access = KubernetesAccess(run, dynamic=object())
+    with pytest.raises(OSError, match="pod web-0: container not found"):
+        await access.call({"metadata": {"name": "web-0"}}, "web", "PUT", "bridges/a", {})
+    with pytest.raises(OSError, match="no such socket"):
+        parse("p", b"carrierctl: no such socket")

@@ -1,0 +1,133 @@
+"""A cluster small enough for a test: objects in a dict, pods whose proxies are real processes, each in a network namespace of its own.
+
+A pod's container runs "the app" until its image is the proxy's; then a daemon starts as the image's entry does, and kube exec is a
+process of `carrierctl` against its socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import carrier.carrierctl
+from carrier.gefyra.access import Answer, name_of
+from carrier.gefyra.kubernetes import parse
+
+IMAGE = "proxy:1"
+
+
+def merge(into: dict[str, Any], patch: dict[str, Any]) -> None:
+    """A merge patch; lists of named things are merged by their names."""
+    for key, value in patch.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            merge(into[key], value)
+        elif isinstance(value, list) and value and isinstance(value[0], dict) and "name" in value[0] and isinstance(into.get(key), list):
+            for one in value:
+                there = next((x for x in into[key] if x.get("name") == one["name"]), None)
+                merge(there, one) if there is not None else into[key].append(one)
+        else:
+            into[key] = copy.deepcopy(value)
+
+
+class World:
+    """See the module. events: what was told; calls: (pod, method, path) of every exec."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.objects: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self.events: list[tuple[str, str, str]] = []
+        self.calls: list[tuple[str, str, str]] = []
+        self.patched: list[str] = []
+        self.processes: dict[str, asyncio.subprocess.Process] = {}
+        self.least_ready: list[int] = []
+        """How many pods were ready at each patch of one."""
+
+    def add(self, kind: str, name: str, namespace: str = "default", labels: dict[str, str] | None = None, **rest: Any) -> dict[str, Any]:
+        found = {"kind": kind, "metadata": {"name": name, "namespace": namespace, "labels": labels or {}}, **rest}
+        self.objects[kind, namespace, name] = found
+        return found
+
+    def event(self, reason: str, message: str, type: str) -> None:
+        self.events.append((reason, message, type))
+
+    def add_pod(self, name: str, labels: dict[str, str], container: dict[str, Any]) -> dict[str, Any]:
+        status = {"phase": "Running", "containerStatuses": [{"name": container["name"], "ready": True}]}
+        return self.add("Pod", name, labels=labels, spec={"containers": [copy.deepcopy(container)]}, status=status)
+
+    # -- Access
+
+    async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
+        return copy.deepcopy(self.objects.get((kind, namespace, name)))
+
+    async def list(self, kind: str, namespace: str, labels: dict[str, str]) -> list[dict[str, Any]]:
+        found = [obj for (k, n, _), obj in self.objects.items() if (k, n) == (kind, namespace)]
+        return copy.deepcopy([obj for obj in found if labels.items() <= (obj["metadata"].get("labels") or {}).items()])
+
+    async def apply(self, obj: dict[str, Any]) -> None:
+        key = obj["kind"], obj["metadata"].get("namespace", "default"), name_of(obj)
+        if key in self.objects:
+            merge(self.objects[key], obj)
+        else:
+            self.objects[key] = copy.deepcopy(obj)
+
+    async def patch(self, kind: str, namespace: str, name: str, patch: dict[str, Any]) -> None:
+        if kind == "Pod":
+            self.patched.append(name)
+            pods = [obj for (k, _, _), obj in self.objects.items() if k == "Pod"]
+            self.least_ready.append(sum(obj["status"]["containerStatuses"][0]["ready"] for obj in pods))
+        merge(self.objects[kind, namespace, name], patch)
+        if kind == "Pod" and any(one["image"] == IMAGE for one in self.objects[kind, namespace, name]["spec"]["containers"]):
+            await self.start(name)
+
+    async def delete(self, kind: str, namespace: str, name: str) -> None:
+        self.objects.pop((kind, namespace, name), None)
+
+    async def call(self, pod: dict[str, Any], container: str, method: str, path: str, body: object = None) -> Answer:
+        name = name_of(pod)
+        self.calls.append((name, method, path))
+        arguments = ["-i", method, path, *([json.dumps(body)] if body is not None else [])]
+        exec_ = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-ISB",
+            carrier.carrierctl.__file__,
+            "-s",
+            self.socket(name),
+            *arguments,
+            stdout=-1,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        out, _ = await exec_.communicate()
+        return parse(name, out)
+
+    # -- processes
+
+    def socket(self, pod: str) -> str:
+        return str(self.folder / pod / "carrier2-api.sock")
+
+    async def start(self, pod: str) -> None:
+        """The container restarts with the proxy."""
+        (self.folder / pod).mkdir(exist_ok=True)
+        await self.stop(pod)
+        self.processes[pod] = await asyncio.create_subprocess_exec(
+            *("unshare", "-n", "sh", "-c", 'ip link set lo up; exec "$@"', "sh", sys.executable, "-m", "carrier.gefyra"),
+            env={**os.environ, "CARRIER_RUN_DIR": str(self.folder / pod)},
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+
+    async def stop(self, pod: str) -> None:
+        process = self.processes.pop(pod, None)
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+            Path(self.socket(pod)).unlink(missing_ok=True)
+
+    async def close(self) -> None:
+        for pod in list(self.processes):
+            await self.stop(pod)
