@@ -152,6 +152,8 @@ def run(options: argparse.Namespace) -> int:
     except Refused as error:
         _complain(options, error)
         return FAILED
+    except BrokenPipeError:  # the reader of our output is gone
+        raise
     except (OSError, IndexError) as exc:
         print(f"carrier {options.command}: {exc}", file=sys.stderr)
         return FAILED
@@ -482,9 +484,9 @@ def _show_lines(client: Client, text: str, page: Page) -> None:
     import difflib
 
     from carrier.document import to_document
-    from carrier.source import load
+    from carrier.source import loads
 
-    here = _yaml(to_document(load(text, allow_dangling=True).config) | {"admin": {}})
+    here = _yaml(to_document(loads(text, allow_dangling=True).config) | {"admin": {}})
     there = _yaml(client.call("GET", "config?document=true") | {"admin": {}})
     lines: Iterator[str] = difflib.unified_diff(there.splitlines(), here.splitlines(), "in force", "file", lineterm="")
     for line in lines:
