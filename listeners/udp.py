@@ -219,6 +219,9 @@ class UdpListener(Listener):
         if peer is not None:
             peer.bytes_in += len(data)
             peer.messages_in += 1
+            if peer.held:
+                self.drop("upstream-full")
+                return True
             to = peer.to
             to.data(data)
             to.flush()
@@ -353,12 +356,13 @@ class UdpPeer(DatagramSocket):
     key: the receiver's key of its address. seen, active_at: messages at the last tick, and since when that many.
     """
 
-    __slots__ = ("active_at", "key", "listener", "seen")
+    __slots__ = ("active_at", "held", "key", "listener", "seen")
 
     def __init__(self, listener: UdpListener, sock: socket.socket, address: Any) -> None:
         super().__init__(sock, address)
         self.listener = listener
         self.key: Any = None
+        self.held = False
         self.active_at = listener.env.loop.time()
         self.seen = 0
 
@@ -366,6 +370,9 @@ class UdpPeer(DatagramSocket):
         """Datagrams of `size` bytes each have come in a batch; the parts are valid until this returns."""
         self.messages_in += len(parts)
         self.bytes_in += size * len(parts)
+        if self.held:
+            self.listener.drop("upstream-full", len(parts))
+            return
         to = self.to
         if isinstance(to, DatagramSocket):
             to.burst(parts, size)
@@ -409,9 +416,11 @@ class UdpPeer(DatagramSocket):
             self.finish(error)
 
     def pause(self) -> None:
-        """Datagrams cannot wait; what the next hop cannot take it drops and counts."""
+        """Datagrams cannot wait: while the next hop is full, what comes is dropped and counted."""
+        self.held = True
 
-    def resume(self) -> None: ...
+    def resume(self) -> None:
+        self.held = False
 
     def status(self) -> str:
         return "END" if self.closed else "READY"

@@ -185,6 +185,9 @@ class UnixListener(TcpListener):
             if peer is not None:
                 peer.messages_in += 1
                 peer.bytes_in += len(data)
+                if peer.held:
+                    self.drop("upstream-full")
+                    continue
                 peer.to.data(data)
                 peer.to.flush()
 
@@ -204,9 +207,10 @@ class UnixListener(TcpListener):
 class UnixPeer(PacketSocket):
     """One peer of a dgram listener, which owns the socket."""
 
-    __slots__ = ("address", "listener")
+    __slots__ = ("address", "held", "listener")
 
     def __init__(self, listener: UnixListener, address: str | None) -> None:
+        self.held = False
         super().__init__(listener.env.loop, listener.bound[0], "downstream", ends=False, half=False)
         self.listener = listener
         self.address = address
@@ -228,9 +232,11 @@ class UnixPeer(PacketSocket):
             self.watch()
 
     def pause(self) -> None:
-        """Other peers write to the same socket: what the next hop cannot take it drops and counts."""
+        """Other peers write to the same socket, so it is read on: while the next hop is full, what comes is dropped and counted."""
+        self.held = True
 
-    def resume(self) -> None: ...
+    def resume(self) -> None:
+        self.held = False
 
     def release(self) -> None:
         self.listener.peers.pop(self.address, None)

@@ -132,6 +132,7 @@ class Pipe:
                 data += more
             else:
                 await self._ready(self.loop.add_reader, self.loop.remove_reader)
+                self.heard = True
         return data
 
     heard = False

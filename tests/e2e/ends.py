@@ -124,8 +124,9 @@ class PipeEnd(End):
                     self.reader.heard = True
                     return data
             except BlockingIOError:
-                self.reader.heard = True  # somebody writes: from now on nothing is the end
+                pass
             await self.reader._ready(self.reader.loop.add_reader, self.reader.loop.remove_reader)
+            self.reader.heard = True  # somebody writes, or has: from now on nothing is the end
 
     async def end(self) -> None:
         self.writer.close()

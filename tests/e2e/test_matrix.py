@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from carrier import registry
 from carrier.proxy import Proxy
@@ -146,7 +147,7 @@ async def test_a_killed_session_leaves_nothing_behind(into: str, out: str, tmp_p
 async def test_a_refused_upstream_is_said_and_nothing_is_left(into: str, out: str, tmp_path: Path) -> None:
     async with between(into, out, tmp_path, refused=True) as (proxy, client, _):
         end: End | None = None
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ConnectionClosed):
             end = await client.connect(proxy, tmp_path, refused=True)
             await end.send(b"hello")
         await wait_until(lambda: any(s.error for s in proxy.sessions()) and not live(proxy), "for the session to fail")
