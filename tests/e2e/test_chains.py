@@ -1,0 +1,133 @@
+"""Chains: transforms of any number on both ways, remote clusters among them; and retries on both sides."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.support import Peer, cluster, config, echo, free_port, listener, port_of, running, tcp, tcp_server, udp, udp_server, wait_until
+
+
+def metric(name: str) -> dict[str, Any]:
+    return {"name": name, "spec": {"protocol": "Metric"}}
+
+
+async def upper(peer: Peer) -> None:
+    """A remote transform over TCP."""
+    while data := await peer.reader.read(65536):
+        peer.send(data.upper())
+
+
+async def brackets(peer: Peer) -> None:
+    """Another one, line by line."""
+    while line := await peer.reader.readline():
+        peer.send(b"<" + line[:-1] + b">\n")
+
+
+@pytest.mark.parametrize("count", [1, 3, 12])
+async def test_a_chain_of_any_length_passes_everything_in_order(count: int) -> None:
+    names = [f"m{i}" for i in range(count)]
+    conf = config(clusters=[echo(), *map(metric, names)], listeners=[listener("in", ingress=names, egress=names)])
+    async with running(conf) as proxy, tcp(port_of(proxy, "in")) as client:
+        data = b"0123456789" * 50_000
+        client.send(data)
+        client.end()
+        assert await client.read_all() == data
+        for name in names:
+            found: Any = proxy.clusters[name]
+            assert sum(size for _, size, _ in found.sessions()) == 2 * len(data)
+
+
+async def test_remote_tcp_transforms_stand_on_both_ways() -> None:
+    async with tcp_server(upper) as one, tcp_server(brackets) as two:
+        clusters = [echo(), cluster("upper", one.port), cluster("brackets", two.port), metric("m")]
+        conf = config(clusters=clusters, listeners=[listener("in", ingress=["upper", "m"], egress=["m", "brackets"])])
+        async with running(conf) as proxy, tcp(port_of(proxy, "in")) as client:
+            client.send(b"hello\n")
+            assert await client.reader.readline() == b"<HELLO>\n"
+            client.send(b"bye\n")
+            client.end()  # the end goes round, too: through both remotes
+            assert await client.read_all() == b"<BYE>\n"
+            await wait_until(lambda: not list(proxy.sessions()), "for the session to end")
+
+
+async def test_remote_udp_transforms_keep_datagrams_apart() -> None:
+    async with udp_server(lambda data: b"[" + data + b"]") as one, udp_server(bytes.upper) as two:
+        clusters = [echo(), cluster("one", one.port, protocol="UDP"), cluster("two", two.port, protocol="UDP")]
+        conf = config(clusters=clusters, listeners=[listener("in", protocol="UDP", ingress=["one"], egress=["two"])])
+        async with running(conf) as proxy, udp(port_of(proxy, "in")) as client:
+            sent = [b"m%d" % i for i in range(50)]
+            for message in sent:
+                client.send(message)
+            assert [await client.read() for _ in sent] == [b"[M%d]" % i for i in range(50)]
+
+
+async def test_a_udp_remote_stands_in_a_tcp_chain() -> None:
+    async with udp_server(bytes.upper) as remote:
+        conf = config(clusters=[echo(), cluster("up", remote.port, protocol="UDP")], listeners=[listener("in", ingress=["up"])])
+        async with running(conf) as proxy, tcp(port_of(proxy, "in")) as client:
+            for text in (b"one", b"two"):
+                client.send(text)
+                assert await client.read(3) == text.upper()
+
+
+@pytest.mark.parametrize("way", ["ingress", "egress"])
+async def test_a_remote_transform_that_breaks_ends_the_session(way: str) -> None:
+    async with tcp_server() as remote, tcp_server() as upstream:
+        clusters = [cluster("up", upstream.port), cluster("remote", remote.port)]
+        conf = config(clusters=clusters, listeners=[listener("in", "up", options={"track": 60}, **{way: ["remote"]})])
+        async with running(conf) as proxy, tcp(port_of(proxy, "in")) as client:
+            (await remote.peer()).reset()
+            with pytest.raises(ConnectionError):
+                await client.read_all()
+            server = await upstream.peer()
+            with pytest.raises(ConnectionError):
+                await server.read_all()
+            (session,) = proxy.sessions()
+            assert session.error is not None and session.error.kind == "reset"
+
+
+async def test_a_remote_transform_that_is_refused_fails_the_session_and_leaves_nothing_open() -> None:
+    async with tcp_server() as upstream:
+        clusters = [cluster("up", upstream.port), cluster("remote", free_port())]
+        conf = config(clusters=clusters, listeners=[listener("in", "up", ingress=["remote"], options={"track": 60})])
+        async with running(conf) as proxy:
+            with pytest.raises(ConnectionError):
+                async with tcp(port_of(proxy, "in")) as client:
+                    await client.read_all()
+            (session,) = proxy.sessions()
+            assert session.error is not None and session.error.kind == "refused"
+            for peer in upstream.peers:
+                assert await peer.read_all() == b""
+
+
+async def test_a_slow_remote_transform_pauses_the_client() -> None:
+    async with tcp_server() as remote:
+        conf = config(clusters=[echo(), cluster("remote", remote.port)], listeners=[listener("in", ingress=["remote"])])
+        async with running(conf) as proxy, tcp(port_of(proxy, "in")) as client:
+            data = b"x" * 20_000_000
+            client.send(data)
+            server = await remote.peer()
+            (session,) = proxy.sessions()
+            stage: Any = session.hops[0]
+            await wait_until(lambda: stage.full, "for a full transform")
+            assert stage.size < 1_000_000
+            assert await server.read(len(data)) == data
+
+
+async def test_a_chain_is_made_anew_when_the_destination_comes_back() -> None:
+    async with tcp_server(upper) as remote, tcp_server() as upstream:
+        clusters = [cluster("up", upstream.port), cluster("upper", remote.port)]
+        retry = {"retry_on": "disconnect", "num_retries": 3, "timeout": 20}
+        conf = config(clusters=clusters, listeners=[listener("in", "up", ingress=["upper"], retry=retry)])
+        async with running(conf) as proxy, tcp(port_of(proxy, "in")) as client:
+            for n, text in enumerate((b"one", b"two")):
+                client.send(text)
+                server = await upstream.peer(n)
+                assert await server.read(3) == text.upper()
+                (session,) = proxy.sessions()
+                server.close()
+                await wait_until(lambda n=n, session=session: session.retries == n + 1 and session.task is None, "for the reconnect")
+            await asyncio.sleep(0)
