@@ -44,12 +44,12 @@ def overview(proxy: Proxy, state: str = "ready", overloaded: str = "") -> Dict:
 
 def address_of(listener: Listener) -> str:
     """Where a listener listens, as people write it."""
-    port = getattr(listener, "port", None) if listener.bound else None
     key = listener.key()
     if key is None:
         return listener.name
-    if key[2] < 0:  # a file
+    if key[2] < 0:  # a file, which has no port to ask for
         return key[1]
+    port = getattr(listener, "port", None) if listener.bound else None
     host = f"[{key[1]}]" if ":" in key[1] else key[1]
     return f"{host}:{port if isinstance(port, int) else key[2]}"
 
