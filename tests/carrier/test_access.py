@@ -1,0 +1,302 @@
+"""The access log: what a line says, which lines are written, and that nobody waits for the writer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from carrier import access
+from carrier.access import AccessLog, Settings, Writer, flags, read, settings_of
+from carrier.config import Admin, Config
+from carrier.errors import ConfigError, Error
+from carrier.ledger import Ledger
+from tests.conversation import Stage
+from tests.e2e.test_http_bodies import answered
+from tests.support import config, echo, listener, port_of, running, tcp, wait_until
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
+BYE = OK.replace(b"OK\r\n", b"OK\r\nconnection: close\r\n")
+HEADER = {"matchHeader": {"name": "x-user", "value": "john"}}
+
+
+@contextlib.asynccontextmanager
+async def logged(env: Any, file: Path, whose: Any = lambda rule: "", **settings: Any) -> AsyncIterator[AccessLog]:
+    """An access log of what happens meanwhile; on leaving, all of it is written."""
+    log = AccessLog(Settings(str(file), **settings), env.loop, whose)
+    env.ledger = Ledger(env.loop)
+    env.ledger.readers.append(log.write)
+    try:
+        yield log
+    finally:
+        env.ledger.settle()
+        log.close()
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+async def request(stage: Stage, text: str, answer: bytes | None = OK) -> bytes:
+    client = await stage.client()
+    await client.says(text.replace("\n", "\r\n").encode("latin-1") + b"\r\n\r\n")
+    if answer is not None:
+        server = await stage.server()
+        await server.head()
+        await server.says(answer)
+    head, _ = await answered(client)
+    client.goes()
+    return head
+
+
+async def test_a_request_is_one_line_with_the_reason_of_its_routing(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    async with Stage() as stage, logged(stage.proxy.env, file):
+        await request(stage, "GET /a?b=1 HTTP/1.1\nhost: shop")
+    (line,) = lines(file)
+    assert (line["method"], line["path"], line["host"], line["status"]) == ("GET", "/a?b=1", "shop", 200)
+    assert (line["listener"], line["protocol"], line["rule"], line["why"]) == ("front", "HTTP", "all", "rule all: anything")
+    assert (line["cluster"], line["endpoint"]) == ("up", f"127.0.0.1:{stage.backend_port}")
+    assert line["bytes_in"] == len("GET /a?b=1 HTTP/1.1\r\nhost: shop\r\n\r\n") and line["bytes_out"] == len(OK)
+    assert re.fullmatch(r"127\.0\.0\.1:\d+", line["client"]) and re.fullmatch(r"[0-9a-f]{32}", line["id"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"]) and 0 < line["duration_us"] < 5_000_000
+    assert "error" not in line and "flags" not in line
+
+
+async def test_requests_of_one_connection_are_lines_of_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    async with Stage() as stage, logged(stage.proxy.env, file):
+        client = await stage.client()
+        for turn in range(3):
+            await client.says(b"GET / HTTP/1.1\r\nhost: a\r\nx-request-id: mine-1\r\n\r\n")
+            await server.head()
+            await server.says(OK)
+            await answered(client)
+    found = lines(file)
+    assert len(found) == 3 and {line["bytes_out"] for line in found} == {len(OK)} and len({line["bytes_in"] for line in found}) == 1
+    assert {line["id"] for line in found} == {"mine-1"}
+
+
+async def test_a_line_says_what_went_wrong_and_who_served_instead(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    async with Stage(catch_all=False, rules=((HEADER, "up", ()),)) as stage, logged(stage.proxy.env, file):
+        await request(stage, "GET / HTTP/1.1\nhost: a", None)
+        stage.shuts()
+        await request(stage, "GET / HTTP/1.1\nhost: a\nx-user: john", None)
+    nobody, refused = lines(file)
+    assert (nobody["status"], nobody["flags"], nobody["error"]) == (404, "NR", "no-route") and nobody["why"] == "no rule of rl matched"
+    assert (refused["status"], refused["flags"], refused["error"]) == (503, "UF", "refused")
+    assert refused["why"].startswith('rule r0: header x-user is "john"; failed, refused: 127.0.0.1:')
+
+
+async def test_any_protocol_has_its_lines(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    async with running(config(clusters=[echo()], listeners=[listener("in", port=0)])) as proxy, logged(proxy.env, file):
+        async with tcp(port_of(proxy, "in")) as client:
+            client.send(b"hello")
+            await client.read(5)
+        await wait_until(lambda: not proxy.listeners["in"].live)
+    (line,) = lines(file)
+    assert (line["listener"], line["protocol"], line["bytes_in"], line["bytes_out"], line["cluster"]) == ("in", "TCP", 5, 5, "echo")
+    assert "method" not in line and re.fullmatch(r"127\.0\.0\.1:\d+", line["client"])
+
+
+async def test_headers_are_written_when_named_and_secrets_are_not(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    options = {"headers": ("User-Agent", "authorization", "x-own", "x-none"), "redact": ("X-Own",)}
+    async with Stage() as stage, logged(stage.proxy.env, file, **options):
+        await request(stage, 'GET / HTTP/1.1\nhost: a\nuser-agent: a "b"\nauthorization: Bearer s3cret\nx-own: s3cret')
+    assert lines(file)[0]["headers"] == {"user-agent": 'a "b"', "authorization": "(redacted)", "x-own": "(redacted)"}
+    assert "s3cret" not in file.read_text()
+
+
+async def test_the_query_can_be_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    async with Stage() as stage, logged(stage.proxy.env, file, query=False):
+        await request(stage, "GET /a?token=s3cret HTTP/1.1\nhost: a")
+    assert lines(file)[0]["path"] == "/a" and "s3cret" not in file.read_text()
+
+
+ENVOY = re.compile(r'\[(\S+Z)\] "(\S+) (\S+) (HTTP/1\.1|-)" (\d+) (\S+) (\d+) (\d+) (\d+) (\S+) "(.*)" "(.*)" "(.*)" "(.*)" "(\S+)"\n')
+
+
+async def test_envoy_s_default_format_can_be_had(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    async with Stage() as stage, logged(stage.proxy.env, file, format="envoy"):
+        await request(stage, 'POST /p HTTP/1.1\nhost: a\nuser-agent: x"y\ncontent-length: 0', BYE)
+        stage.shuts()
+        await request(stage, "GET / HTTP/1.1\nhost: a", None)
+    first, second = (ENVOY.fullmatch(line) for line in file.read_text().splitlines(keepends=True))
+    assert first is not None and second is not None
+    assert first.group(2, 3, 5, 6, 7, 8) == ("POST", "/p", "200", "-", "0", "2"), first[0]
+    assert first[12] == 'x\\"y' and first[14] == "a" and first[15] == f"127.0.0.1:{stage.backend_port}"
+    assert second.group(5, 6) == ("503", "UF")
+
+
+@pytest.mark.parametrize(
+    ("settings", "statuses"),
+    [
+        ({"status": 400}, [404, 500]),
+        ({"status": 500}, [500]),
+        ({"duration": 60.0}, []),
+        ({"users": ["john"]}, [200]),
+        ({"sample": 0.0}, [500]),
+        ({"sample": 0.5}, [200, 500]),
+    ],
+)
+async def test_filters_and_sampling_leave_lines_out_but_failures_are_kept(
+    tmp_path: Path, settings: dict[str, Any], statuses: list[int]
+) -> None:
+    file = tmp_path / "log"
+    rules = ((HEADER, "up", ()),)
+    async with Stage(rules=rules) as stage, logged(stage.proxy.env, file, lambda rule: "john" if rule == "r0" else "", **settings):
+        for status, user in ((404, "jane"), (200, "john"), (500, "jane")):
+            await request(
+                stage,
+                f"GET / HTTP/1.1\nhost: a\nconnection: close\nx-user: {user}",
+                OK.replace(b"200 OK\r\n", b"%d X\r\nconnection: close\r\n" % status),
+            )
+    assert [line["status"] for line in lines(file)] == statuses
+
+
+async def test_after_reopen_lines_go_to_a_new_file(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    async with Stage() as stage, logged(stage.proxy.env, file) as log:
+        await request(stage, "GET /1 HTTP/1.1\nhost: a\nconnection: close", BYE)
+        stage.proxy.env.ledger.settle()  # type: ignore[union-attr]
+        log.flush()
+        await wait_until(lambda: log.written == 1)
+        file.rename(tmp_path / "log.1")
+        log.reopen()
+        await wait_until(file.exists)
+        await request(stage, "GET /2 HTTP/1.1\nhost: a")
+    assert [line["path"] for line in lines(tmp_path / "log.1")] == ["/1"]
+    assert [line["path"] for line in lines(file)] == ["/2"]
+
+
+def test_what_a_slow_reader_does_not_take_is_dropped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    held = os.open(pipe, os.O_RDWR)  # somebody has it open and reads nothing
+    monkeypatch.setattr(access, "MAX_WAITING", 300_000)
+    writer = Writer(str(pipe))
+    taken = [writer.put(b"x" * 100_000, 1) for _ in range(6)]
+    assert taken[0] and not taken[-1]  # and none of these calls waited
+    drained = threading.Thread(target=lambda: [os.read(held, 65536) for _ in range(100) if writer.done < writer.put_in], daemon=True)
+    drained.start()
+    writer.close(5)
+    assert writer.written == sum(taken) and not writer.thread.is_alive()
+    os.close(held)
+
+
+def test_lines_that_cannot_be_written_are_counted_and_do_no_harm() -> None:
+    writer = Writer("/dev/full")
+    assert writer.put(b"x\n", 1)
+    writer.close()
+    assert (writer.written, writer.lost, writer.failed) == (0, 1, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (7, "expected a path or an object"),
+        ({"path": "x", "colour": "red"}, "unknown field 'colour'"),
+        ({"path": "x", "format": "xml"}, "unknown format 'xml'"),
+        ({"path": "x", "sample": 2}, "expected a number 0..1, got 2"),
+        ({"path": "x", "status": "many"}, "$.admin.access_log.status"),
+        ({}, "missing required field `path`"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(value: Any, words: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        read(value)
+    assert words in str(refused.value)
+
+
+def test_a_path_alone_is_enough_also_under_l7mp_s_name(tmp_path: Path) -> None:
+    assert read("x") == Settings("x")
+    assert settings_of(Config(admin=Admin(access_log_path="y"))) == Settings("y")
+    assert settings_of(Config()) is None
+    with pytest.raises(ConfigError, match="cannot write the access log"):
+        Writer(str(tmp_path / "no" / "such" / "folder"))
+
+
+class Ended:
+    """As much of a session as flags look at."""
+
+    def __init__(self, error: Error | None, cluster: object = None, retries: int = 0) -> None:
+        self.error, self.cluster, self.retries = error, cluster, retries
+        self.decision: Any = type("D", (), {"error": None, "missing": False})()
+
+
+@pytest.mark.parametrize(
+    ("error", "letters"),
+    [
+        (None, "-"),
+        (Error("no-endpoint", side="upstream"), "UH"),
+        (Error("refused", side="upstream"), "UF"),
+        (Error("dns", side="upstream"), "DF"),
+        (Error("timeout", side="upstream"), "UT"),
+        (Error("timeout", side="downstream"), "SI"),
+        (Error("closed", side="upstream"), "UC"),
+        (Error("reset", side="upstream"), "UR"),
+        (Error("reset", side="downstream"), "DC"),
+        (Error("bad-answer", side="upstream"), "UPE"),
+        (Error("protocol-error", side="downstream"), "DPE"),
+        (Error("overload"), "UO"),
+        (Error("killed"), "LR"),
+        (Error("internal"), "LR"),
+        (Error("config"), "LR"),
+    ],
+)
+def test_flags_are_envoy_s(error: Error | None, letters: str) -> None:
+    assert flags(Ended(error)) == letters  # type: ignore[arg-type]
+
+
+def test_flags_tell_missing_clusters_shedding_and_retries() -> None:
+    lost = Ended(Error("no-route"))
+    lost.decision.error, lost.decision.missing = lost.error, True
+    assert flags(lost) == "NC"  # type: ignore[arg-type]
+    shed = Ended(Error("overload"))
+    shed.decision.error = shed.error
+    assert flags(shed) == "OM"  # type: ignore[arg-type]
+    assert flags(Ended(Error("refused", side="upstream"), retries=2)) == "UF,URX"  # type: ignore[arg-type]
+
+
+async def test_a_change_of_the_configuration_makes_lines_anew(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    owner = {"all": "john"}
+    async with Stage() as stage, logged(stage.proxy.env, file, lambda rule: owner[rule]) as log:
+        log.revision = lambda: stage.proxy.config.revision
+        log.seen = stage.proxy.config.revision
+        for user in ("john", "jane"):
+            owner["all"] = user
+            conf = stage.proxy.config
+            await stage.proxy.apply(msgspec.structs.replace(conf, revision=conf.revision + 1))
+            log.flush()
+            await request(stage, "GET / HTTP/1.1\nhost: a\nconnection: close", BYE)
+            stage.proxy.env.ledger.settle()  # type: ignore[union-attr]
+    assert [line["user"] for line in lines(file)] == ["john", "jane"]
+
+
+async def test_a_reader_that_fails_costs_nothing_but_its_lines() -> None:
+    async with running(config(clusters=[echo()], listeners=[listener("in", port=0)])) as proxy:
+        stray: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: stray.append(str(context["message"])))
+        seen: list[Any] = []
+        proxy.env.ledger = Ledger(proxy.env.loop)
+        proxy.env.ledger.readers += [lambda sessions: 1 / 0, seen.extend]
+        async with tcp(port_of(proxy, "in")) as client:
+            client.send(b"x")
+            await client.read(1)
+        await wait_until(lambda: seen)  # by its timer
+        assert len(seen) == 1 and stray == ["a reader of ended sessions failed: division by zero"]
