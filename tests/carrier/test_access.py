@@ -76,8 +76,12 @@ async def test_requests_of_one_connection_are_lines_of_their_own(tmp_path: Path)
     file = tmp_path / "log"
     async with Stage() as stage, logged(stage.proxy.env, file):
         client = await stage.client()
+        asks = b"GET / HTTP/1.1\r\nhost: a\r\nx-request-id: mine-1\r\n\r\n"
+        await client.says(asks)
+        server = await stage.server()
         for turn in range(3):
-            await client.says(b"GET / HTTP/1.1\r\nhost: a\r\nx-request-id: mine-1\r\n\r\n")
+            if turn:
+                await client.says(asks)
             await server.head()
             await server.says(OK)
             await answered(client)
