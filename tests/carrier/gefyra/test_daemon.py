@@ -3,14 +3,19 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
+import ssl
 from pathlib import Path
 
 import pytest
+import trustme
 
 from carrier.gefyra.daemon import LogFile, Paths, request_id
 from tests.carrier.gefyra.operator import Pod, accepted
 from tests.support import free_port, http, tcp, tcp_server
+
+pytestmark = pytest.mark.skipif(shutil.which("busybox") is None, reason="busybox is not installed")
 
 
 @pytest.fixture
@@ -197,6 +202,57 @@ async def test_names_that_nobody_knows_and_dead_endpoints_refuse_nothing(pod):
         status, fields, body = await http(port)
         assert (status, body, fields["x-carrier-fallback"]) == (200, b"shadow", "dns")
         assert (await http(dead))[0] == 503
+
+
+async def test_certificates_change_in_place_and_a_bad_one_leaves_the_old(pod):
+    ca = trustme.CA()
+    client = ssl.create_default_context()
+    ca.configure_trust(client)
+    tls = {"certificate": str(pod.folder / "c.pem"), "key": str(pod.folder / "k.pem"), "sni": "app.test"}
+
+    def issue(name):
+        made = ca.issue_cert(name)
+        made.cert_chain_pems[0].write_to_path(tls["certificate"])
+        made.private_key_pem.write_to_path(tls["key"])
+
+    async def subject(port, name):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client, server_hostname=name)
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        answer = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+        return answer
+
+    shadow_tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ca.issue_cert("inner.test").configure_cert(shadow_tls)
+    asked = []
+    shadow_tls.sni_callback = lambda _, name, __: asked.append(name)
+
+    async def serve(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nshadow")
+        await writer.drain()
+        writer.close()
+
+    port = free_port()
+    shadow = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=shadow_tls)
+    try:
+        issue("old.test")
+        config = {"proxy": [{"port": port, "tls": tls, "clusterUpstream": [f"127.0.0.1:{shadow.sockets[0].getsockname()[1]}"]}]}
+        for _ in range(5):
+            if accepted(await pod.commit(config)):
+                break
+        assert "Running with tls config" in await pod.until("Bootstrap starting")
+        assert (await subject(port, "old.test")).endswith(b"shadow")
+        assert asked == ["app.test"]  # re-encrypted, by the name of the file; the certificate is not checked, as upstream does not
+        issue("new.test")
+        assert accepted(await pod.commit(config))
+        assert (await subject(port, "new.test")).endswith(b"shadow")
+        Path(tls["certificate"]).write_text("nonsense")
+        assert accepted(await pod.commit(config))
+        assert "the old certificate stays in force" in pod.log.read_text()
+        assert (await subject(port, "new.test")).endswith(b"shadow")
+    finally:
+        shadow.close()
 
 
 async def test_without_its_file_it_is_idle_and_ready_when_the_file_comes(pod):
