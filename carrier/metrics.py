@@ -42,7 +42,7 @@ MAX_SETS = 1000
 """Label sets of sessions (listener, rule, cluster) that are kept apart."""
 MAX_SAMPLES = 20_000
 """Samples of one scrape; what is beyond is left out and said to be."""
-PIECE = 400
+PIECE = 150
 """Samples that are written before the event loop goes on."""
 OTHER = "(other)"
 OPENMETRICS = openmetrics.CONTENT_TYPE_LATEST
