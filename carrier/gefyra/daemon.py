@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import msgspec
 
 from carrier import serve
 from carrier.config import Config
-from carrier.errors import ConfigError, Error
+from carrier.errors import ConfigError, Error, Problem
 from carrier.gefyra.format import probe_ports
 from carrier.log import LEVELS, Log, to_descriptor
 from carrier.serve import Server, Settings
@@ -292,7 +292,11 @@ def main(arguments: Sequence[str]) -> int:
     if background and os.getpgid(0) != os.getpid():
         os.setsid()  # the shell that the operator typed into ends, and takes its group along
     daemon = Daemon(paths, files[0] if files else "", log, log_file)
-    settings = Settings(admin=None, socket=str(paths.socket), drain=25.0)
+    try:
+        settings = settings_from(os.environ, str(paths.socket))
+    except ConfigError as error:
+        log.error(error.detail)
+        return 2
     try:
         return serve.run(Config(), log, settings, began, daemon.started)
     except Error as error:
@@ -301,6 +305,20 @@ def main(arguments: Sequence[str]) -> int:
             return 1
         log.warn("no REST API on a unix socket", reason=error.detail)
         return serve.run(Config(), log, msgspec.structs.replace(settings, socket=None), began, daemon.started)
+
+
+def settings_from(environment: Mapping[str, str], socket: str | None) -> Settings:
+    """The process's settings. CARRIER_ADMIN: HOST:PORT, where the REST API listens beside its unix socket; CARRIER_TOKENS: its file.
+
+    Raises ConfigError: the address is none.
+    """
+    admin = None
+    if environment.get("CARRIER_ADMIN"):
+        host, _, port = environment["CARRIER_ADMIN"].rpartition(":")
+        if not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+            raise ConfigError(Problem(f"CARRIER_ADMIN: expected HOST:PORT, got {environment['CARRIER_ADMIN']!r}"))
+        admin = host.strip("[]"), int(port)
+    return Settings(admin=admin, socket=socket, drain=25.0, tokens=environment.get("CARRIER_TOKENS") or None)
 
 
 def _name_process() -> None:

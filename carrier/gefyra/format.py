@@ -17,8 +17,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from carrier.document import did_you_mean, shown
-from carrier.errors import ConfigError, Problem
+from carrier.errors import ConfigError, Problem, did_you_mean, shown
 from carrier.match import compile_match
 from carrier.resolve import literal
 

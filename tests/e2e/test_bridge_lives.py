@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import socket
 
 import pytest
 
@@ -298,7 +299,12 @@ async def test_twenty_users_come_go_and_crash_under_load_and_nobody_gets_another
                 async with contextlib.AsyncExitStack() as laptops:
                     for i in range(users):
                         away = i % 5 == turn % 5  # a laptop that has crashed: its bridge is there, it is not
-                        where = free_port() if away else (await laptops.enter_async_context(tcp_server(laptop(i)))).port
+                        if away:  # bound, so that it is nobody else's meanwhile, and refusing
+                            held = laptops.enter_context(socket.socket())
+                            held.bind(("127.0.0.1", 0))
+                            where = held.getsockname()[1]
+                        else:
+                            where = (await laptops.enter_async_context(tcp_server(laptop(i)))).port
                         match = {"matchHeader": {"name": "x-user", "value": f"u{i}"}}
                         async with proxy.lock:
                             bridge = {"listener": "in", "user": f"u{i}", "match": match, "endpoint": f"127.0.0.1:{where}"}
