@@ -222,8 +222,10 @@ class Gate:
             self._check_anonymous(caller, headers)
         if method not in ("GET", "HEAD"):
             # Only POST may carry a form without asking first (Fetch, CORS-safelisted requests); l7mp takes any type with DELETE.
-            if method == "POST" and headers.get("content-type", "").partition(";")[0].strip().lower() in FORMS:
-                raise Error("unsupported-media-type", "the body of a form is no call of the API", "downstream")
+            form = headers.get("content-type", "").partition(";")[0].strip().lower()
+            if method == "POST" and form in FORMS:
+                detail = f"Content-Type {form} is a form's, which any page may send; send application/json or application/yaml"
+                raise Error("unsupported-media-type", detail, "downstream")
             if caller.kind == "remote":
                 self._check_rate(caller)
         return f"{known} at {caller.text}" if known else caller.text

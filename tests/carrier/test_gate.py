@@ -96,6 +96,11 @@ def test_the_body_of_a_form_is_no_call(form: str) -> None:
     assert kind(Gate(), method="DELETE", content_type=form) == ""
 
 
+def test_who_forgot_the_content_type_is_told_which_to_send() -> None:
+    with pytest.raises(Error, match=r"application/x-www-form-urlencoded.*send application/json"):
+        Gate().admit(LOCAL, "POST", "/api/v1/clusters", {"content-type": "application/x-www-form-urlencoded"})
+
+
 @pytest.mark.parametrize("name", ["x_forwarded_for", "forwarded", "via"])
 def test_what_came_through_a_proxy_needs_a_token(name: str, file: Path) -> None:
     assert kind(Gate(), **{name: "x"}) == "forbidden"
