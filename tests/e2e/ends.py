@@ -36,6 +36,8 @@ class End:
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
+        if sock.family == socket.AF_INET and sock.type == socket.SOCK_STREAM:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else Nagle and delayed acknowledgements wait for each other
         self.sock = sock
         self.loop = asyncio.get_running_loop()
 
