@@ -25,6 +25,7 @@ class FileStream(Socket):
     """See the module. reader, writer: descriptors; owned: close them at the end, and they are in non-blocking mode."""
 
     __slots__ = (
+        "blocking",
         "closed",
         "ended_in",
         "ended_out",
@@ -47,6 +48,7 @@ class FileStream(Socket):
         self.writer = writer
         self.side: Side = side
         self.owned = owned
+        self.blocking = tuple(fd is not None and os.get_blocking(fd) for fd in (reader, writer))
         self.pending: deque[memoryview] = deque()
         self.size = 0
         self.full = False
@@ -66,10 +68,16 @@ class FileStream(Socket):
         if self.watched:
             try:
                 self.loop.add_reader(self.reader, self._readable)
+                self._restore(self.reader, self.blocking[0])
                 return
             except OSError:  # epoll_ctl(2), EPERM: a regular file, or a device that never waits
                 self.watched = False
         self.loop.call_soon(self._turn)
+
+    def _restore(self, fd: int, blocking: bool) -> None:
+        """libuv makes every descriptor that it watches non-blocking: give a borrowed one its mode back."""
+        if not self.owned:
+            os.set_blocking(fd, blocking)
 
     def pause(self) -> None:
         if not self.paused:
@@ -155,6 +163,7 @@ class FileStream(Socket):
         assert self.writer is not None
         try:
             self.loop.add_writer(self.writer, self._writable)
+            self._restore(self.writer, self.blocking[1])
         except OSError:  # as above: it takes whatever it is given
             self.loop.call_soon(self._writable)
 
@@ -178,15 +187,17 @@ class FileStream(Socket):
         except OSError as exc:
             self._write_failed(exc)
             return
+        if self.full and self.size < HIGH // 2:
+            self.full = False
+            self.back.resume()
+            if self.writer is None:
+                return
         if not pending:
             self.loop.remove_writer(self.writer)
             if self.ended_out:
                 self.shut()
         elif not self.owned:
             self._watch_writer()
-        if self.full and self.size < HIGH // 2:
-            self.full = False
-            self.back.resume()
 
     def _write_failed(self, exc: OSError) -> None:
         """Who read what is written has gone: what it has written may still be worth reading."""

@@ -41,7 +41,7 @@ async def test_what_is_typed_comes_back(pipes: tuple[int, int]) -> None:
         assert session.name == "STDIO:in-0"
         os.close(typing)
         await wait_until(lambda: not list(proxy.sessions()), "for the end of input to end the session")
-    assert os.get_blocking(shown)
+    assert all(map(os.get_blocking, StdioListener.descriptors))
 
 
 async def test_a_reader_that_is_slow_pauses_and_never_blocks_the_loop(pipes: tuple[int, int]) -> None:
