@@ -3,14 +3,13 @@
 import asyncio
 import contextlib
 import os
-import socket
 
 import pytest
 
 from carrier.bridge import Bridges, Leases
 from carrier.errors import ConfigError, Error
 from carrier.log import Log
-from tests.support import cluster, config, free_port, http, listener, port_of, running, tcp, tcp_server, wait_until
+from tests.support import TcpServer, cluster, config, free_port, http, listener, port_of, running, tcp, tcp_server, wait_until
 
 JOHN = {"matchHeader": {"name": "x-user", "value": "john"}}
 
@@ -276,8 +275,17 @@ async def test_twenty_users_come_go_and_crash_under_load_and_nobody_gets_another
     users = 20
     until = asyncio.get_running_loop().time() + float(os.environ.get("CARRIER_SOAK", "0"))
 
-    def laptop(i):
-        return http_server_saying(b"user%d" % i)
+    @contextlib.asynccontextmanager
+    async def laptop(i):
+        """A laptop at an address of its own, as laptops have, so that none ever gets a port that was another's; its port."""
+        peers = TcpServer(http_server_saying(b"user%d" % i))
+        server = await asyncio.start_server(peers.accepted, f"127.0.1.{i}", 0)
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
+            for peer in peers.peers:
+                peer.writer.transport.abort()
 
     async with contextlib.AsyncExitStack() as stack:
         shadow = await stack.enter_async_context(tcp_server(http_server_saying(b"shadow")))
@@ -299,15 +307,10 @@ async def test_twenty_users_come_go_and_crash_under_load_and_nobody_gets_another
                 async with contextlib.AsyncExitStack() as laptops:
                     for i in range(users):
                         away = i % 5 == turn % 5  # a laptop that has crashed: its bridge is there, it is not
-                        if away:  # bound, so that it is nobody else's meanwhile, and refusing
-                            held = laptops.enter_context(socket.socket())
-                            held.bind(("127.0.0.1", 0))
-                            where = held.getsockname()[1]
-                        else:
-                            where = (await laptops.enter_async_context(tcp_server(laptop(i)))).port
+                        where = 1 if away else await laptops.enter_async_context(laptop(i))
                         match = {"matchHeader": {"name": "x-user", "value": f"u{i}"}}
                         async with proxy.lock:
-                            bridge = {"listener": "in", "user": f"u{i}", "match": match, "endpoint": f"127.0.0.1:{where}"}
+                            bridge = {"listener": "in", "user": f"u{i}", "match": match, "endpoint": f"127.0.1.{i}:{where}"}
                             await proxy.apply(bridges.put(proxy.config, f"u{i}", bridge))
                     seen = dict(counts)
                     await wait_until(lambda seen=seen: counts["own"] > seen["own"] + 20 and counts["fallback"] > seen["fallback"])
