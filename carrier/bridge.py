@@ -30,8 +30,8 @@ import msgspec
 
 from carrier import registry
 from carrier.config import Bridge, Config, Draft, Listener, Protocols, RuleList, refused
-from carrier.document import did_you_mean, inspect, shown
-from carrier.errors import ConfigError, Error, Problem
+from carrier.document import inspect
+from carrier.errors import ConfigError, Error, Problem, did_you_mean, shown
 from carrier.match import Condition, Finding, Leaf, Matcher, Node, compile_match
 from carrier.session import DESTROYED
 

@@ -9,7 +9,6 @@ read again: owned objects stand in their owner, with their names.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
@@ -18,7 +17,7 @@ import msgspec
 
 from carrier import access, registry
 from carrier.config import POLICIES, WILDCARD, Admin, Cluster, Config, Draft, Protocols, Raw, Route, Rule, RuleList
-from carrier.errors import ConfigError, Error, Problem
+from carrier.errors import ConfigError, Error, Problem, did_you_mean, shown
 from carrier.findings import Finding, findings
 from carrier.match import compile_match
 from carrier.options import check_numbers
@@ -342,22 +341,6 @@ def _address_hint(value: object) -> str:
     if found is None or found[0] == found[1]:
         return ""
     return f"address: {found[1].strip('[]')!r}" + (f", port: {found[2]}" if found[2] else "")
-
-
-def shown(value: object) -> str:
-    """A value as it stands in a message: JSON, cut short."""
-    try:
-        text = msgspec.json.encode(value).decode()
-    except (TypeError, ValueError, msgspec.MsgspecError):
-        text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def did_you_mean(seen: str, allowed: Iterable[str]) -> str:
-    """A hint when something allowed looks like what was seen."""
-    names = {name.lower(): name for name in allowed}
-    near = difflib.get_close_matches(seen.lower(), names, 1, 0.6)
-    return f"did you mean {names[near[0]]!r}?" if near else ""
 
 
 def inspect(kind: str, value: object, path: str, protocols: Protocols = registry) -> list[Problem]:

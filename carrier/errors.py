@@ -6,7 +6,9 @@ downstream HTTP peer sees. Configuration errors carry all their problems at once
 
 from __future__ import annotations
 
+import difflib
 import errno
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -125,3 +127,22 @@ def from_os(exc: OSError, side: Side, where: str = "", retry: Retry = "no") -> E
         kind = "timeout" if isinstance(exc, TimeoutError) else "unreachable" if retry == "yes" else "reset"
     reason = exc.strerror or str(exc) or type(exc).__name__
     return Error(kind, f"{where}: {reason}" if where else reason, side, retry)
+
+
+# -- words for messages ------------------------------------------------------------------------------------------------------------------
+
+
+def shown(value: object, most: int = 80) -> str:
+    """A value as it stands in a message: JSON where it can be, cut to `most` characters."""
+    try:
+        text = msgspec.json.encode(value).decode()
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
+        text = repr(value) if isinstance(value, str) else f"({type(value).__name__})"
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def did_you_mean(seen: str, allowed: Iterable[str]) -> str:
+    """A hint when something allowed looks like what was seen, whatever its case; else ""."""
+    names = {name.lower(): name for name in allowed}
+    near = difflib.get_close_matches(seen.lower(), names, 1, 0.6)
+    return f"did you mean {names[near[0]]!r}?" if near else ""

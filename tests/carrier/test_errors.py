@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 import pytest
 
-from carrier.errors import STATUS, ConfigError, Error, Problem, from_os
+from carrier.errors import STATUS, ConfigError, Error, Problem, did_you_mean, from_os, shown
 
 
 def test_every_kind_has_a_status_that_http_knows() -> None:
@@ -57,3 +57,20 @@ def test_a_config_error_tells_all_its_problems() -> None:
     assert error.problems == (first, Problem("no"))
     assert str(error) == "clusters[a].spec.prot: unknown field 'prot' (allowed: protocol, port); did you mean 'port'?; no"
     assert (error.status, ConfigError(first, kind="conflict").status) == (400, 409)
+
+
+def test_a_value_in_a_message_is_json_and_cut_and_never_raises() -> None:
+    assert shown({"a": [1, None]}) == '{"a":[1,null]}'
+    assert shown("x" * 100) == '"' + "x" * 76 + "..."
+    assert len(shown("x" * 300, 200)) == 200
+    assert shown("\ud800") == "'\\ud800'"
+    assert shown(object()) == "(object)"
+    deep: object = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert shown(deep) == "(list)"
+
+
+def test_a_near_miss_is_a_hint_whatever_its_case() -> None:
+    assert did_you_mean("roundrobin", ("RoundRobin", "LeastConn")) == "did you mean 'RoundRobin'?"
+    assert did_you_mean("zzz", ("RoundRobin",)) == ""

@@ -1,0 +1,201 @@
+"""A match, compiled: a small tree of conditions that says whether a session satisfies it, what it looks at, and itself in words.
+
+A `Leaf` reads one input and checks its values; it holds when one of them satisfies it. A `Group` is all, any or none of its parts. A
+`Condition` is the whole tree, taken apart into alternatives (ANDs), each with the equality or prefix that an index finds it by. Nothing
+here raises, whatever the metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Literal
+
+from carrier.checks import ASKS, Check, checker, hashable, is_number
+from carrier.errors import shown as shown_value
+from carrier.inputs import HEADERS, METHOD, Needs, Source, headers_of, joined, members, needs_of, reader
+
+MAX_REGEX_MEMBERS = 64  # members of one header tried by one regular expression; more than that, only the whole value counts
+HASHED = frozenset({str, int, float})  # types of values that an index has as keys
+
+Held = Callable[[object], bool]
+
+
+class Leaf:
+    """One condition: a source, an operator, the value wanted, and whether case is ignored."""
+
+    __slots__ = ("absent", "check", "fold", "held", "key", "op", "read", "shown", "source", "want")
+
+    def __init__(self, source: Source, op: str, want: object = None, fold: bool = False, shown: str | None = None) -> None:
+        self.source = source
+        self.op = op
+        self.want = want
+        self.fold = fold
+        self.shown = shown if shown is not None else shown_value(want, 200)
+        self.key: object = (source, op, hashable(want), fold)
+        self.read = reader(source)
+        self.check = checker(op, want, fold)
+        self.absent = op == "undefined" or (op == "type" and want == "undefined")
+        self.held: Held = self._held()
+
+    def _held(self) -> Held:
+        read, check, want = self.read, self.check, self.want
+        if self.absent:
+            return lambda meta: not read(meta)
+        if self.source.kind == "header" and isinstance(want, str) and not self.fold and self.op in ("test", "starts"):
+            return _header_held(self.source.name, want, check)
+        if self.op == "matches":
+            return lambda meta: any(map(check, islice(read(meta), MAX_REGEX_MEMBERS + 1)))
+
+        return lambda meta: any(map(check, read(meta)))
+
+    @property
+    def text(self) -> str:
+        """In words: `header x-user is "john"`."""
+        wanted = "" if self.op in ("defined", "undefined") else f" {self.shown}"
+        return f"{self.source} {ASKS[self.op]}{wanted}" + (" (in any case)" if self.fold else "")
+
+
+def _header_held(name: str, want: str, check: Check) -> Held:
+    """The common header conditions. The list is only taken apart when what is wanted is somewhere in it."""
+
+    def held(meta: object) -> bool:
+        value = joined(headers_of(meta).get(name))
+        if value is None:
+            return False
+        return check(value) or ("," in value and want in value and any(map(check, members(value))))
+
+    return held
+
+
+class Group:
+    """Conditions taken together: all of them, any of them, or none of them."""
+
+    __slots__ = ("held", "key", "op", "parts")
+
+    def __init__(self, op: Literal["all", "any", "none"], parts: Sequence[Node]) -> None:
+        self.op = op
+        self.parts = tuple(parts)
+        self.key: object = (op, frozenset(part.key for part in parts))
+        self.held: Held = self._held()
+
+    def _held(self) -> Held:
+        tests = tuple(part.held for part in self.parts)
+        if self.op == "all" and len(tests) == 2:  # by far the most usual, and a generator costs more than both tests
+            one, two = tests
+            return lambda meta: one(meta) and two(meta)
+        if self.op == "all":
+            return lambda meta: all(test(meta) for test in tests)
+        if self.op == "any":
+            return lambda meta: any(test(meta) for test in tests)
+        return lambda meta: not any(test(meta) for test in tests)
+
+    @property
+    def text(self) -> str:
+        """In words, with parentheses where they are needed."""
+        if not self.parts:
+            return "nothing" if self.op == "any" else "anything"
+        if self.op == "none":
+            return "not (" + " or ".join(part.text for part in self.parts) + ")"
+        texts = [f"({part.text})" if isinstance(part, Group) and part.op != "none" else part.text for part in self.parts]
+        return (" and " if self.op == "all" else " or ").join(texts)
+
+
+Node = Leaf | Group
+Conjunction = tuple[Node, ...]
+
+
+def all_of(parts: Iterable[Node]) -> Node:
+    """An AND, flat: conditions that are ANDs themselves give their parts."""
+    flat: list[Node] = []
+    for part in parts:
+        flat.extend(part.parts if isinstance(part, Group) and part.op == "all" else (part,))
+    return flat[0] if len(flat) == 1 else Group("all", flat)
+
+
+def any_of(parts: Sequence[Node]) -> Node:
+    """An OR; one part stays itself."""
+    return parts[0] if len(parts) == 1 else Group("any", parts)
+
+
+def _alternatives(node: Node) -> list[Conjunction]:
+    """The ORs at the top of a condition taken apart: a list of ANDs. ORs below an AND stay as they are, so nothing multiplies."""
+    if isinstance(node, Group) and node.op == "any":
+        return [conjunction for part in node.parts for conjunction in _alternatives(part)]
+    if isinstance(node, Group) and node.op == "all":
+        return [node.parts]
+    return [(node,)]
+
+
+def _leaves(node: Node) -> Iterator[Leaf]:
+    if isinstance(node, Leaf):
+        yield node
+    else:
+        for part in node.parts:
+            yield from _leaves(part)
+
+
+class Condition:
+    """A compiled match. `holds(meta)` decides; `text` says it in words; `needs` says what it looks at."""
+
+    __slots__ = ("_ways", "alternatives", "holds", "key", "needs", "node")
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.holds: Held = node.held
+        self.alternatives = _alternatives(node)
+        self.key: object = frozenset(frozenset(part.key for part in conjunction) for conjunction in self.alternatives)
+        self.needs = Needs()
+        for leaf in _leaves(node):
+            for path in leaf.source.reads:
+                self.needs |= needs_of(path)
+        self._ways: tuple[Way, ...] | None = None
+
+    @property
+    def ways(self) -> tuple[Way, ...]:
+        """For each alternative: itself, the condition that it is found by, and the others. Made when first asked for, then kept: a rule
+        list of which one rule changes is indexed anew as a whole."""
+        if self._ways is None:
+            self._ways = tuple(map(_way, self.alternatives))
+        return self._ways
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        return self.node.text
+
+    @property
+    def always(self) -> bool:
+        """It holds for every session."""
+        return any(not conjunction for conjunction in self.alternatives)
+
+
+# What an index finds an alternative by.
+
+
+def pivot_of(conjunction: Conjunction) -> Leaf | None:
+    """The condition that an alternative is found by: an equality on a header before other equalities, those before prefixes; an
+    equality on the method only if there is nothing better, as half of all requests have the same."""
+    best: tuple[int, Leaf] | None = None
+    for leaf in conjunction:
+        if not isinstance(leaf, Leaf) or leaf.fold:
+            continue
+        if leaf.op == "test" and (isinstance(leaf.want, str) or is_number(leaf.want)) and leaf.source.reads:
+            is_header = leaf.source.reads[0][:2] == HEADERS and len(leaf.source.reads[0]) == 3
+            rank = 0 if is_header else 3 if leaf.source.reads == (METHOD,) else 1
+        elif leaf.op == "starts" and leaf.source.reads:
+            rank = 2
+        else:
+            continue
+        if best is None or rank < best[0]:
+            best = rank, leaf
+    return best and best[1]
+
+
+Way = tuple[Conjunction, Leaf | None, Held | None]
+
+
+def _way(conjunction: Conjunction) -> Way:
+    pivot = pivot_of(conjunction)
+    others = [part for part in conjunction if part is not pivot]
+    return conjunction, pivot, all_of(others).held if others else None

@@ -1,0 +1,70 @@
+"""A session's metadata: a tree of dicts, read and rewritten by path.
+
+Paths are l7mp's: `/HTTP/headers/x-user`, with or without a leading or trailing slash. No tree is ever changed, however odd none makes
+these functions raise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+
+class _Missing:
+    def __repr__(self) -> str:
+        return "undefined"
+
+
+MISSING = _Missing()
+"""What is at a path where nothing is; None is a value."""
+
+
+def pieces_of(path: str) -> tuple[str, ...]:
+    """The keys that a path names: `/HTTP/headers/` gives ("HTTP", "headers")."""
+    return tuple(piece for piece in path.split("/") if piece)
+
+
+def _child(tree: object, piece: str) -> object:
+    if isinstance(tree, dict):
+        return tree.get(piece, MISSING)
+    if isinstance(tree, list) and piece.isascii() and piece.isdigit() and len(piece) < 10 and int(piece) < len(tree):
+        return tree[int(piece)]
+    return MISSING
+
+
+def walk(tree: object, pieces: Iterable[str]) -> object:
+    """What is found by going down these keys, else MISSING."""
+    for piece in pieces:
+        tree = _child(tree, piece)
+        if tree is MISSING:
+            return MISSING
+    return tree
+
+
+def get_at(tree: object, path: str, default: object = None) -> Any:
+    """The value at a metadata path (`/HTTP/headers/x-user`), else `default`.
+
+    As l7mp's Rule.getAtPath: with or without a leading or trailing slash; "/" is the whole tree.
+    """
+    value = walk(tree, pieces_of(path))
+    return default if value is MISSING else value
+
+
+def set_at(tree: object, path: str, value: object) -> Any:
+    """A tree like `tree` with `value` at `path`; the given tree is not changed, untouched branches are shared.
+
+    As l7mp's Rule.setAtPath: objects are made on the way, what is not an object and stands in the way is replaced by one, a numeric
+    piece is an ordinary key (an index in an array that has it), and "/" replaces the whole tree.
+    """
+    return _set(tree, pieces_of(path), value)
+
+
+def _set(tree: object, pieces: tuple[str, ...], value: object) -> object:
+    if not pieces:
+        return value
+    piece, rest = pieces[0], pieces[1:]
+    below = _child(tree, piece)
+    new = _set(below, rest, value)
+    if isinstance(tree, list) and below is not MISSING:
+        return [*tree[: int(piece)], new, *tree[int(piece) + 1 :]]
+    return {**tree, piece: new} if isinstance(tree, dict) else {piece: new}
