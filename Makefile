@@ -38,6 +38,7 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python deploy/grafana/generate.py --check
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(BENCH)
@@ -56,6 +57,8 @@ image-test: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py
+	$(BIN)/python deploy/grafana/generate.py
+	$(BIN)/python docs/why.py
 
 lock: $(STAMP)
 	{ head -n 1 requirements-dev.lock; $(BIN)/python -m pip freeze --exclude-editable; } > requirements-dev.new

@@ -260,6 +260,8 @@ def _status_once(options: argparse.Namespace, client: Client, page: Page) -> int
     for listener in found["listeners"]:
         _show_listener(listener, page)
     _show_endpoints(found["clusters"], page)
+    if found["bridges"]:
+        print()
     _show_bridges(found["bridges"], page)
     return OK
 
@@ -325,7 +327,6 @@ def _show_bridges(bridges: list[Dict], page: Page) -> None:
             )
         )
     if rows:
-        print()
         page.table(("bridge", "user", "listener", "endpoint", "hits", "last hit", "expires"), rows)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from carrier import api, bridge, cli, registry, source
+from carrier import access, api, bridge, cli, metrics, registry, source
 from carrier.document import LOG_LEVELS, RETRY_ON
 from carrier.errors import STATUS
 
@@ -20,7 +20,7 @@ FILE = Path(__file__).parent / "reference.md"
 
 def reference() -> str:
     """The whole text."""
-    return "\n".join((*_head(), *_command(), *_protocols(), *_bridges(), *_rest(), *_errors())) + "\n"
+    return "\n".join((*_head(), *_command(), *_protocols(), *_bridges(), *_rest(), *_errors(), *_seen())) + "\n"
 
 
 def _head() -> Iterator[str]:
@@ -100,6 +100,27 @@ def _errors() -> Iterator[str]:
     yield "|---|---|"
     for status in sorted(set(STATUS.values())):
         yield f"| {status} | {_code(kind for kind, its in STATUS.items() if its == status)} |"
+
+
+def _seen() -> Iterator[str]:
+    yield ""
+    yield "## Metrics and access log"
+    yield ""
+    yield "`GET /metrics`, on the API's address and on that of `--health`; OpenMetrics when it is asked for. Counters end in `_total`."
+    yield ""
+    yield "| metric | kind | labels | |"
+    yield "|---|---|---|---|"
+    for metric in metrics.METRICS:
+        yield f"| `{metric.name}` | {metric.kind} | {_code(metric.labels) or '–'} | {metric.help} |"
+    yield ""
+    yield "`admin.access_log` is a path, or an object:"
+    yield ""
+    yield "| field | |"
+    yield "|---|---|"
+    for field, allowed in access.FIELDS.items():
+        yield f"| `{field}` | {_cell(allowed)} |"
+    yield ""
+    yield f"Redacted in any case: {_code(sorted(access.SECRET))}. See [why.md](why.md)."
 
 
 def _code(words: Iterable[str]) -> str:
