@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from carrier.errors import Error
 from carrier.match import set_at
@@ -33,33 +34,51 @@ SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
 """Methods that may be sent again (RFC 9110 section 9.2.1); the other idempotent ones carry bodies that are gone by then."""
 
 
+T = TypeVar("T")
+
+
+class Rare(Generic[T]):
+    """An attribute that most sessions never set, nor ask for while they are `usual`: it takes no slot, and none has to fill it.
+
+    What is set is kept in the session's `rare`, a dictionary that is made for the first of them.
+    """
+
+    def __init__(self, default: T) -> None:
+        self.default = default
+
+    def __set_name__(self, owner: type[Session], name: str) -> None:
+        self.name = name
+
+    def __get__(self, session: Session, owner: type[Session]) -> T:
+        rare = session.rare
+        return self.default if rare is None else rare.get(self.name, self.default)
+
+    def __set__(self, session: Session, value: T) -> None:
+        if session.rare is None:
+            session.rare = {}
+        session.rare[self.name] = value
+
+
 class Session(Stream):
-    """See the module. __slots__: there are more attributes than a dictionary of shared keys takes, and most are read for each request."""
+    """See the module. __slots__: there are more attributes than a dictionary of shared keys takes, and most are read for each request;
+    the others are Rare."""
 
     __slots__ = (
-        "_events",
-        "_metadata",
-        "_name",
         "answer",
         "answered",
-        "backlog",
         "bytes_in",
         "bytes_out",
         "cluster",
         "connected_at",
         "decision",
         "destination",
-        "dropped",
         "ended_at",
         "endpoint",
         "error",
-        "fallback",
         "fields",
-        "full",
-        "hops",
-        "last_endpoint",
         "listener",
         "number",
+        "rare",
         "request",
         "request_last",
         "retries",
@@ -68,8 +87,7 @@ class Session(Stream):
         "source_done",
         "started",
         "status",
-        "task",
-        "tried",
+        "usual",
     )
     status: str
     answer: Any
@@ -85,28 +103,31 @@ class Session(Stream):
     destination: Stream
     cluster: Cluster | None
     endpoint: Endpoint | None
-    fallback: str | None
+    fallback = Rare[str | None](None)
     """Why the fallback cluster serves: the kind of error of the destination."""
     fields: bytes
     """HTTP: what varies per request and is appended to the memoised head, the final CRLF included."""
-    hops: tuple[Stream, ...]
-    backlog: Backlog | None
-    task: asyncio.Task[None] | None
+    hops = Rare[tuple[Stream, ...]](())
+    backlog = Rare["Backlog | None"](None)
+    task = Rare["asyncio.Task[None] | None"](None)
     error: Error | None
     retries: int
     connected_at: float
     ended_at: float
-    tried: frozenset[str]
-    _name: str | None
-    _metadata: dict[str, Any] | None
-    _events: list[tuple[str, float, str, Any]] | None
+    tried = Rare(NOBODY)
+    rare: dict[str, Any] | None
+    _name = Rare[str | None](None)
+    _metadata = Rare[dict[str, Any] | None](None)
+    _events = Rare[list[tuple[str, float, str, Any]] | None](None)
+    usual: bool
+    """Nothing was out of the ordinary so far: the destination was there at once, no transform, no retry, no event, no error."""
     source_done: bool
     """The source has sent its end."""
-    full: bool
+    full = Rare(False)
     """The egress side said `pause`: a destination that is connected again waits for `resume`."""
-    dropped: int
+    dropped = Rare(0)
     """Datagrams that came while there was no destination and no room."""
-    last_endpoint: Endpoint | None
+    last_endpoint = Rare["Endpoint | None"](None)
     bytes_in: int
     bytes_out: int
     """Of its source, set at its end, and only when somebody wants to know: an observer, or who asks for ended sessions."""
@@ -114,21 +135,19 @@ class Session(Stream):
     def __init__(self, listener: Listener, source: Socket) -> None:
         self.to: Stream = source
         self.back: Stream = NOWHERE
+        self.destination = NOWHERE
         self.listener = listener
         self.source = source
-        self.started = time.monotonic()
+        self.started = monotonic()
         self.number = number = listener.counter
         listener.counter = number + 1
         self.status = INIT
-        self.request = self.answer = self.cluster = self.endpoint = self.last_endpoint = self.fallback = None
-        self.backlog = self.task = self.error = self._name = self._metadata = self._events = None
-        self.answered = self.request_last = self.sent = self.source_done = self.full = False
-        self.destination = NOWHERE
+        self.usual = True
+        self.answered = self.sent = self.source_done = False
+        self.request = self.answer = self.cluster = self.endpoint = self.error = self.rare = None
         self.fields = b"\r\n"
-        self.hops = ()
-        self.retries = self.dropped = 0
-        self.connected_at = self.ended_at = 0.0
-        self.tried = NOBODY
+        self.retries = 0
+        self.connected_at = 0.0
         source.session = self
 
     # ------------------------------------------------------------------ what it is
@@ -172,6 +191,7 @@ class Session(Stream):
 
     def event(self, event: str, message: str = "", content: Any = "") -> None:
         """Add to the session's history, as l7mp lists it; bounded."""
+        self.usual = False
         if self._events is None:
             self._events = []
         if len(self._events) >= MAX_EVENTS:
@@ -250,8 +270,8 @@ class Session(Stream):
             return
         self.cluster = cluster
         cluster.sessions_total += 1
+        self.endpoint = endpoint
         if endpoint is not None:
-            self.endpoint = endpoint
             endpoint.active += 1
             endpoint.total += 1
         source = self.source
@@ -283,6 +303,7 @@ class Session(Stream):
 
     def _unlink(self, error: Error) -> None:
         """Take the destination and the transforms out of the ring and end them; the session is as before it was connected."""
+        self.usual = False
         self._leave()
         self.to = self.source
         stages = (self.destination, *self.hops)
@@ -295,6 +316,7 @@ class Session(Stream):
 
     def _hold(self) -> None:
         """Until the destination is there, what the source sends waits in a backlog."""
+        self.usual = False
         if self.backlog is None:
             self.backlog = Backlog(HIGH, self.listener.kind == "datagram")
         backlog = self.backlog
@@ -620,15 +642,17 @@ class Session(Stream):
         if self.status == DESTROYED:
             return
         self.status = DESTROYED
-        self.ended_at = time.monotonic()
-        if self.endpoint is not None:
-            self.endpoint.active -= 1
-        if error is not None or self.task is not None or self.hops or self.backlog is not None:
+        self.ended_at = monotonic()
+        endpoint = self.endpoint
+        if endpoint is not None:
+            endpoint.active -= 1
+        if error is not None or not self.usual:
             self._release(error)
         self.listener.ended(self)
 
     def _release(self, error: Error | None) -> None:
         """What a session that went well does not have: a task, transforms, a backlog, a destination to be told."""
+        self.usual = False
         self.error = self.error or error
         if self.task is not None:
             self.task.cancel()

@@ -592,7 +592,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         session, request = self.session, self.request
         if session is None or request is None:
             return
-        if not (request.simple or self._is_read(request)) or not head.whole or self.closing or session.fallback is not None or session.hops:
+        if not (request.simple or self._is_read(request)) or not head.whole or self.closing or not session.usual:
             super().message(head, body)
             return
         session.answer = head
