@@ -70,3 +70,25 @@ def test_links_lead_somewhere():
     for file in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", file.read_text()):
             assert (file.parent / target).exists(), f"{file.name}: {target}"
+
+
+def modules_named_by_the_architecture():
+    """Package -> names of the files that docs/architecture.md has a line on."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    core, rest = text.split("## The core: `carrier/`")[1].split("| `carrier/gefyra/` |")
+    gefyra, protocols = rest.split("## Protocols")
+    rows = [line.split("|") for line in protocols.splitlines() if line.startswith("|")]
+    parts = {
+        "carrier": core,
+        "carrier/gefyra": gefyra,
+        "listeners": "".join(row[1] for row in rows),
+        "clusters": "".join(row[3] for row in rows),
+        "transforms": protocols.split("`transforms/`:")[1].split("To add one")[0],
+    }
+    return {package: set(re.findall(r"`(\w+\.py)`", part)) for package, part in parts.items()}
+
+
+@pytest.mark.parametrize("package", ["carrier", "carrier/gefyra", "listeners", "clusters", "transforms"])
+def test_the_architecture_names_every_module_and_no_other(package):
+    there = {file.name for file in (ROOT / package).glob("*.py")} - {"__init__.py"}
+    assert modules_named_by_the_architecture()[package] == there
