@@ -148,6 +148,7 @@ async def test_two_users_on_three_pods_from_requested_to_terminated(world):
 async def test_pods_are_patched_one_at_a_time_and_the_gap_is_told(world):
     await mounted(world)
     assert world.patched == ["web-0", "web-1", "web-2"]
+    assert world.least_ready == [4, 4, 4]  # the shadow's pod, and all three: the one before was ready when the next one's turn came
     assert [reason for reason, _, _ in world.events] == ["Proxy installed"] * 3
     assert all("did not serve for" in message for _, message, _ in world.events)
     kept = world.objects["ConfigMap", "gefyra", "gefyra-carrier2-restore-configmap"]["data"]

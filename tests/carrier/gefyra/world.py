@@ -83,6 +83,7 @@ class World:
             self.least_ready.append(sum(obj["status"]["containerStatuses"][0]["ready"] for obj in pods))
         merge(self.objects[kind, namespace, name], patch)
         if kind == "Pod" and any(one["image"] == IMAGE for one in self.objects[kind, namespace, name]["spec"]["containers"]):
+            self.readiness(name, False)
             await self.start(name)
 
     async def delete(self, kind: str, namespace: str, name: str) -> None:
@@ -103,7 +104,14 @@ class World:
             stderr=asyncio.subprocess.STDOUT,
         )
         out, _ = await exec_.communicate()
-        return parse(name, out)
+        answer = parse(name, out)
+        if (method, path) == ("POST", "config") and answer.good:
+            self.readiness(name, True)
+        return answer
+
+    def readiness(self, pod: str, ready: bool) -> None:
+        """What kubelet finds: a pod serves again when its proxy is configured."""
+        self.objects["Pod", "default", pod]["status"]["containerStatuses"][0]["ready"] = ready
 
     # -- processes
 
