@@ -72,6 +72,8 @@ class Call(msgspec.Struct):
     what: str = ""
     """Method and path after the prefix, for the audit line."""
     peer: str = ""
+    proved: bool = True
+    """The caller has shown who it is (carrier/gate.py)."""
 
     @property
     def body(self) -> Any:
@@ -153,18 +155,26 @@ class Api:
         return config
 
     async def call(
-        self, method: str, path: str, query: str = "", headers: Mapping[str, str] | None = None, body: bytes = b"", peer: str = ""
+        self,
+        method: str,
+        path: str,
+        query: str = "",
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        peer: str = "",
+        proved: bool = True,
     ) -> Answer:
-        """Serve one call. path: as it came, percent-encoded, without the query; peer: who calls, for the audit. Never raises."""
+        """Serve one call. path: as it came, percent-encoded, without the query; peer: who calls, for the audit; proved: and has
+        shown it. Never raises."""
         try:
-            return await self._call(method, path, query, {k.lower(): v for k, v in (headers or {}).items()}, body, peer)
+            return await self._call(method, path, query, {k.lower(): v for k, v in (headers or {}).items()}, body, peer, proved)
         except Error as error:
             return refusal(error)
         except Exception as exc:
             log.exception("%s %s failed", method, path[:200])
             return failure(500, f"internal error: {type(exc).__name__}")
 
-    async def _call(self, method: str, path: str, query: str, headers: dict[str, str], body: bytes, peer: str) -> Answer:
+    async def _call(self, method: str, path: str, query: str, headers: dict[str, str], body: bytes, peer: str, proved: bool) -> Answer:
         if self.life is not None and path in HEALTH and method in ("GET", "HEAD"):
             status, shown = self.life.answer(path)
             return Answer(status, {"content-type": "application/json", "cache-control": "no-store"}, dump.dumps(shown, "space").encode())
@@ -174,7 +184,7 @@ class Api:
         operation, names = self._resolve(method, path)
         if operation is None:
             return failure(404, "Unknown API operation")
-        call = Call(names, dict(parse_qsl(query, keep_blank_values=True)), headers, peer=peer)
+        call = Call(names, dict(parse_qsl(query, keep_blank_values=True)), headers, peer=peer, proved=proved)
         if not operation.is_write:
             return await self._checked(operation, call, body)
         call.what = f"{method} /{'/'.join([part for part in path.split('/') if part][2:])}"[:200]
@@ -303,6 +313,8 @@ class Api:
             raise Error("drain", "the proxy is ending: nothing is changed any more")
         self._check_tags(operation, call, old)
         new, said = self._edited(operation, call, old) if operation.edit else operation.replace(self, call, old)  # type: ignore[misc]
+        if not call.proved:
+            self._check_commands(old, new)
         warnings = [*said, *self._news(old, new, operation)]
         if call.flag("dryRun"):
             return self._answer(OK, warnings)
@@ -314,6 +326,14 @@ class Api:
         if tag := self._tag(operation, call, self.config):
             answer.headers["etag"] = tag
         return answer
+
+    def _check_commands(self, old: Config, new: Config) -> None:
+        """Whoever may reach 127.0.0.1 must not run commands as us: a cluster that does needs a caller who has shown who it is."""
+        for name, cluster in new.clusters.items():
+            kind = self.protocols.cluster(str(cluster.spec.get("protocol")))
+            if cluster is not old.clusters.get(name) and kind is not None and kind.runs_commands(cluster.spec):
+                detail = f'Cluster "{name}": {kind.protocol} runs commands: call over the unix socket, or with a token'
+                raise Error("forbidden", detail, "downstream")
 
     async def _apply(self, config: Config) -> tuple[str, ...]:
         try:

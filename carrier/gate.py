@@ -232,6 +232,10 @@ class Gate:
 
     # ------------------------------------------------------------------ who
 
+    def proved(self, caller: Caller, headers: Mapping[str, str]) -> bool:
+        """Has the caller shown who it is: our own user on the unix socket, a token or a certificate? Loopback alone shows nothing."""
+        return caller.kind == "unix" or self._known(caller, headers) is not None
+
     def _known(self, caller: Caller, headers: Mapping[str, str]) -> str | None:
         """The name of a caller who has proved it."""
         if caller.certificate:

@@ -34,7 +34,7 @@ class ControllerCluster(Cluster):
 class ControllerStream(Stream):
     """One REST call. env.api: has `async call(method, path, query, headers, body)`; a gate's caller is handed to it as `peer`."""
 
-    __slots__ = ("api", "body", "done", "gate", "limits", "peer", "request", "session", "size", "task", "timer")
+    __slots__ = ("api", "body", "done", "gate", "limits", "peer", "proved", "request", "session", "size", "task", "timer")
 
     def __init__(self, session: Session, env: Env) -> None:
         super().__init__()
@@ -43,6 +43,7 @@ class ControllerStream(Stream):
         self.gate = env.gate
         self.limits: Limits = env.gate.limits if env.gate is not None else Limits()
         self.peer = ""
+        self.proved = True
         self.request: Any = None
         self.body: list[bytes] = []
         self.size = 0
@@ -56,7 +57,9 @@ class ControllerStream(Stream):
         if self.gate is not None:
             method, path, _, headers = self._parts()
             try:
-                self.peer = self.gate.admit(caller_of(self.session, self.gate.tls), method, path, headers)
+                caller = caller_of(self.session, self.gate.tls)
+                self.peer = self.gate.admit(caller, method, path, headers)
+                self.proved = self.gate.proved(caller, headers)
             except Error as error:
                 self._refuse(error)
                 return
@@ -121,7 +124,7 @@ class ControllerStream(Stream):
 
     async def _call(self) -> None:
         method, path, query, headers = self._parts()
-        more = {"peer": self.peer} if self.peer else {}
+        more = {"peer": self.peer, "proved": self.proved} if self.peer else {}
         answer = await self.api.call(method, path, query, headers, b"".join(self.body), **more)
         if self.session.status != DESTROYED:
             self._answer(answer)

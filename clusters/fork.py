@@ -46,6 +46,10 @@ class ForkCluster(Cluster):
             found.append(Problem("needs 'command'", f"{path}.command", seen=repr(command), allowed=cls.fields["command"]))
         return found
 
+    @classmethod
+    def runs_commands(cls, spec: Mapping[str, Any]) -> bool:
+        return is_command(spec.get("command"))
+
     def choose(self, session: Session, tried: Collection[str] = ()) -> Endpoint:
         return self.place
 
