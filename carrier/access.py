@@ -53,6 +53,8 @@ KEPT = 4096
 """Parts of lines that are remembered, of each kind."""
 HEADS = 256
 """Requests whose line's end is remembered."""
+REST = 16
+"""Batches without remembering after one in which most requests were new."""
 _json = msgspec.json.encode
 
 
@@ -138,6 +140,8 @@ class Lines:
         self.headers = tuple((name.lower(), name.lower() in SECRET | {r.lower() for r in settings.redact}) for name in settings.headers)
         self.fixed: dict[tuple[object, ...], bytes] = {}
         self.heads: dict[object, tuple[object, object, bytes]] = {}
+        self.rests = 0
+        """Batches for which no heads are remembered, because most were new."""
         self.texts: dict[bytes, bytes] = {}
         self.peers: dict[object, bytes] = {}
         self.second = self.moment = -1
@@ -194,6 +198,7 @@ class Lines:
         lines = []
         heads, peers = self.heads, self.peers
         since, until, stamp = 1.0, 0.0, b""
+        learns, misses = self.rests <= 0, 0
         for session in sessions:
             ended = session.ended_at
             if not since <= ended < until:
@@ -213,13 +218,16 @@ class Lines:
                 continue
             known = heads.get(request)
             if (
-                known is None
-                or known[0] is not session.decision
-                or known[1] is not session.endpoint
-                or session.error is not None
-                or session.retries
+                known is not None
+                and known[0] is session.decision
+                and known[1] is session.endpoint
+                and session.error is None
+                and not session.retries
             ):
-                known = self._known(session, request)
+                last = known[2]
+            else:
+                misses += 1
+                last = self._known(session, request) if learns else self._end(session, request)
             answer = session.answer
             lines.append(
                 b'{"time":"%b","client":"%b","duration_us":%d,"bytes_in":%d,"bytes_out":%d,"status":%d,"id":"%b",%b'
@@ -231,26 +239,39 @@ class Lines:
                     session.bytes_out,
                     answer.status if answer is not None else 0,
                     request_id(session) if request.named else session.fields[-36:-4],
-                    known[2],
+                    last,
                 )
             )
+        if not learns:
+            self.rests -= 1
+        elif misses * 2 > len(lines):
+            self.rests = REST
         return lines
 
-    def _known(self, session: Session, request: Any) -> tuple[object, object, bytes]:
-        """Decision, endpoint, and the end of the line of a request; remembered, because many requests are the same."""
-        text = b'"method":%b,"path":%b,"host":%b,%b%b' % (
-            self.text(request.method),
-            self.text(request.target),
-            self.text(request.host),
-            b'"headers":%b,' % _json(self.shown_headers(request)) if self.headers else b"",
-            self._last(session),
+    def _end(self, session: Session, request: Any) -> bytes:
+        """The end of a request's line."""
+        if self.headers:
+            shown = b'"headers":%b,' % _json(self.shown_headers(request))
+        else:
+            shown = b""
+        texts = self.texts
+        usual = session.error is None and session.fallback is None and not session.retries and not session.dropped
+        return b'"method":%b,"path":%b,"host":%b,%b%b' % (
+            texts.get(request.method) or self.text(request.method),
+            texts.get(request.target) or self.text(request.target),
+            texts.get(request.host) or self.text(request.host),
+            shown,
+            (self.fixed.get((session.decision, session.cluster, session.endpoint)) if usual else None) or self._last(session),
         )
-        known = session.decision, session.endpoint, text
+
+    def _known(self, session: Session, request: Any) -> bytes:
+        """The end of a request's line, remembered because many requests are the same."""
+        text = self._end(session, request)
         if session.error is None and session.fallback is None and not session.retries and not session.dropped:
             if len(self.heads) >= HEADS:
                 self.heads.clear()
-            self.heads[request] = known
-        return known
+            self.heads[request] = session.decision, session.endpoint, text
+        return text
 
     def _last(self, session: Session) -> bytes:
         """The end of a line: what all sessions of one decision and endpoint have in common, or what was special about this one."""
