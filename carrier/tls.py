@@ -264,26 +264,14 @@ def _unreadable(*files: str) -> list[str]:
     return found
 
 
-def load_self_signed(context: ssl.SSLContext, name: str = "carrier") -> None:
+def load_self_signed(context: ssl.SSLContext) -> None:
     """Give a context a certificate of its own, made now and never written to a disk: for probes, which check nothing."""
-    from datetime import UTC, datetime, timedelta
+    from carrier.selfsigned import pem
 
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(key.public_key())
-    builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - timedelta(days=1))
-    certificate = builder.not_valid_after(now + timedelta(days=3650)).sign(key, hashes.SHA256())
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     # OpenSSL reads from files only; this one is in memory, so that a read-only root does not matter.
     file = os.memfd_create("carrier-certificate", os.MFD_CLOEXEC)
     try:
-        os.write(file, pem + certificate.public_bytes(serialization.Encoding.PEM))
+        os.write(file, pem())
         context.load_cert_chain(f"/proc/self/fd/{file}")
     finally:
         os.close(file)
