@@ -1,5 +1,6 @@
 """The command as a user calls it: files good and bad, exit statuses, signals; in processes of its own where it serves."""
 
+import contextlib
 import json
 import os
 import signal
@@ -256,11 +257,18 @@ def test_run_exits_2_when_the_log_file_cannot_be_written(good):
     assert "/nonexistent/carrier.log" in found.stderr
 
 
-def test_a_taken_admin_port_is_a_warning(good, ports):
-    with (
-        socket.create_server(("127.0.0.1", ports[1])),
-        running("run", "-c", str(good), "--admin", f"127.0.0.1:{ports[1]}", port=ports[0]) as process,
-    ):
+def test_an_admin_port_that_was_asked_for_and_is_taken_exits_3(good, ports):
+    with socket.create_server(("127.0.0.1", ports[1])):
+        found = run("run", "-c", str(good), "--admin", f"127.0.0.1:{ports[1]}", "--admin-socket", "off")
+    assert found.returncode == 3
+    assert f"127.0.0.1:{ports[1]}" in found.stderr
+
+
+def test_the_default_admin_port_is_a_warning_when_it_is_taken(good, ports):
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # somebody else has it: as good
+            stack.enter_context(socket.create_server(cli.DEFAULT_ADMIN))
+        process = stack.enter_context(running("run", "-c", str(good), port=ports[0]))
         process.send_signal(signal.SIGTERM)
         _, text = process.communicate(timeout=10)
     assert process.returncode == 0
@@ -366,7 +374,7 @@ def test_bridges_are_made_over_rest_and_expire_in_the_running_proxy(tmp_path, po
         assert status == 409
         assert "bridge 'john' of user john" in answer["content"]
         assert any("bridge is over bridge=john" in line for line in process.stderr)
-        assert ask(ports[1], "/bridges/john")[0] == 404
+        assert ask(ports[1], "/bridges/john")[1]["status"]["state"] == "expired"
 
 
 def test_it_starts_within_600_milliseconds_and_stays_small(good, ports):

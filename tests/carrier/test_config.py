@@ -107,7 +107,7 @@ TEXTS: list[tuple[str, Any, str]] = [
     ("cluster", {"name": "a b", "spec": ECHO}, "Cannot add cluster: Property name is invalid"),
     ("cluster", {"name": "", "spec": ECHO}, "Cannot add cluster: Property name is invalid"),
     ("cluster", {"name": "x", "spec": {}}, 'Cluster.create: TODO: Protocol "undefined" unimplemented'),
-    ("cluster", {"name": "x", "spec": {"protocol": "STDIO-fork"}}, 'Cluster.create: TODO: Protocol "STDIO-fork" unimplemented'),
+    ("cluster", {"name": "x", "spec": {"protocol": "ROHC"}}, 'Cluster.create: TODO: Protocol "ROHC" unimplemented'),
     (
         "cluster",
         {"name": "x", "spec": TCP, "loadbalancer": {"policy": "RoundRobin"}},
