@@ -303,6 +303,7 @@ def _settings(options: argparse.Namespace, loaded: Loaded) -> Settings:
     api, own = ({name: n if name in fractions else int(n) for name, n in found.items()} for found in (api, own))
     return Settings(
         admin=options.admin,
+        admin_asked=options.admin is not DEFAULT_ADMIN,  # also when it was asked for by its number
         insecure_admin=options.insecure_admin,
         drain=options.drain,
         delay=options.drain_delay,

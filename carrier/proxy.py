@@ -74,6 +74,8 @@ class Proxy:
         """Held by `apply` itself, for those who call it without reading first."""
         self.draining: list[Listener] = []
         self.admin_address = admin_address
+        self.admin_asked = False
+        """Somebody asked for that address: without it there is no start. Else the process serves without, and warns."""
         self.admin: Listener | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.check: Callable[[cfg.Config], Iterable[str]] | None = None
@@ -257,7 +259,7 @@ class Proxy:
         await new.bind()
 
     async def _own_admin(self, build: Build, leaving: list[Listener]) -> Listener | None:
-        """The API's own listener: HTTP, on loopback, with one rule. None, with a warning, when its address is taken."""
+        """The API's own listener: HTTP, with one rule. None, with a warning, when its address is taken and nobody asked for it."""
         assert self.admin_address is not None
         listener = own_listener(self.env, "(admin)", *self.admin_address, self._limits)
         if self.env.gate is not None:
@@ -266,6 +268,8 @@ class Proxy:
             self._check_free(listener, build.listeners.values())
             await self._bind(listener, leaving)
         except Error as error:
+            if self.admin_asked:
+                raise
             build.warnings.append(f"the REST API has no TCP address: {error.detail}")
             return None
         build.fresh.append(listener)

@@ -45,13 +45,14 @@ CUT = 5
 class Settings(msgspec.Struct, frozen=True):
     """What the command line says about the process.
 
-    admin, health: where the REST API, and health and metrics, listen; None: nowhere. socket: the unix socket, "" for the default path,
-    None for none. tokens: a file; ca, certificate, key: files of TLS with client certificates; names: host names of the API. drain,
-    delay: seconds. file, text, allow_dangling, adjust: the configuration file, as it was read, for reloads. bounds None: those that
-    fit the machine. metrics: count sessions for /metrics.
+    admin, health: where the REST API, and health and metrics, listen; None: nowhere. admin_asked: no start without it. socket: the unix
+    socket, "" for the default path, None for none. tokens: a file; ca, certificate, key: files of TLS with client certificates; names:
+    host names of the API. drain, delay: seconds. file, text, allow_dangling, adjust: the configuration file, as it was read, for
+    reloads. bounds None: those that fit the machine. metrics: count sessions for /metrics.
     """
 
     admin: tuple[str, int] | None = ("127.0.0.1", 1234)
+    admin_asked: bool = False
     insecure_admin: bool = False
     drain: float = 10.0
     delay: float = 0.0
@@ -118,7 +119,9 @@ class Server:
             else:
                 self.log.warn(warning)
         async with self.proxy.lock:
+            self.proxy.admin_asked = settings.admin_asked
             warnings = await self.proxy.apply(config)
+            self.proxy.admin_asked = False  # a later change does not fail because the address is somebody's by then
         if self.unix is not None:
             self.unix.listener.start()
         self.leases.start()
@@ -213,6 +216,7 @@ def run(
 
 async def _run(config: Config, log: Log, settings: Settings, began: float, started: Callable[[Server], object]) -> int:
     signals = Signals()
+    server: Server | None = None
     try:
         server = await start(config, log, settings)
         signals.loop.add_signal_handler(signal.SIGUSR1, server.reopen_access_log)
@@ -223,6 +227,10 @@ async def _run(config: Config, log: Log, settings: Settings, began: float, start
         gc.freeze()
         name = await _wanted_end(server, signals)
         return await _end(server, signals, name)
+    except BaseException:
+        if server is not None:  # it serves already: its socket files would stay on the disk
+            await server.close()
+        raise
     finally:
         signals.close()
 

@@ -24,7 +24,7 @@ from carrier.errors import ConfigError, Error
 from carrier.gate import Limits
 from carrier.log import Log
 from carrier.overload import Bounds
-from carrier.serve import Server, Settings, start
+from carrier.serve import Server, Settings, run, start
 from tests.support import cluster, config, echo, free_port, http, listener, port_of, tcp, tcp_server, udp, wait_until
 
 TOKEN = "correct-horse-battery"
@@ -242,6 +242,33 @@ async def test_a_taken_port_leaves_the_unix_socket_and_a_warning(tmp_path: Path)
             assert up.proxy.admin is None
             assert any(" warn " in line and "has no TCP address" in line for line in up.lines)
             assert await up.status("GET", "/api/v1/config", unix=path) == 200
+
+
+async def test_an_address_that_was_asked_for_is_had_or_there_is_no_start(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(Error, match="in use"):
+        await start(Config(), Log("silent"), Settings(admin=taken.getsockname(), admin_asked=True, socket=str(path)))
+    assert not path.exists()
+
+
+async def test_an_address_that_was_asked_for_and_is_lost_later_does_not_hold_a_change_up() -> None:
+    api = {"name": "api", "spec": {"protocol": "L7mpController"}}
+    conf = config(clusters=[api], listeners=[listener("ctl", "api", protocol="HTTP")])
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        async with serving(conf, admin=taken.getsockname(), admin_asked=True) as up:
+            assert await up.status("DELETE", "/api/v1/listeners/ctl", port=port_of(up.proxy, "ctl")) == 200
+
+
+def test_a_failure_after_the_start_leaves_no_socket_on_the_disk(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+
+    def fail(server: Server) -> None:
+        assert path.exists()
+        raise RuntimeError("standard output is gone")
+
+    with pytest.raises(RuntimeError, match="is gone"):
+        run(Config(), Log("silent"), Settings(admin=None, socket=str(path)), started=fail)
+    assert not path.exists()
 
 
 # -- limits
