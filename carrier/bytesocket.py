@@ -19,11 +19,12 @@ import time
 from collections import deque
 from typing import Any
 
+from carrier.descriptor import Descriptor
 from carrier.errors import Error, Side, from_os
 from carrier.lookout import Lookout, has_error, lookout
 from carrier.session import DESTROYED
 from carrier.splice import POOL, Pipe
-from carrier.stream import HIGH, NOWHERE, Socket
+from carrier.stream import HIGH
 
 READ = 64 * 1024
 LITTLE = 16 * 1024
@@ -37,47 +38,33 @@ ORDERLY = ("killed", "drain", "no-route", "closed")
 """Resets that close in order instead of aborting: nothing that was sent is wrong."""
 
 
-class ByteSocket(Socket):
-    """See the module. side: whose end this is, for the errors. active_at: monotonic seconds when one direction ended."""
+class ByteSocket(Descriptor):
+    """See the module. active_at: monotonic seconds when one direction ended."""
 
     __slots__ = (
         "active_at",
         "bulk",
-        "closed",
-        "ended_in",
-        "ended_out",
-        "full",
         "looked_at",
         "lookout",
-        "loop",
-        "paused",
         "pending",
         "pipe",
-        "side",
-        "size",
         "sock",
         "watched",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, side: Side) -> None:
-        super().__init__()
-        self.loop = loop
+        super().__init__(loop, side)
         self.sock = sock
-        self.side: Side = side
         self.pending: deque[memoryview] | None = None
         """What waits to be written; made when first needed: most sockets never need it."""
-        self.size = 0
         self.pipe: Pipe | None = None
         """What waits to be written, in the kernel; never beside `pending`."""
         self.bulk = False
         """This socket is read through the pipe of the one that it is relayed to."""
-        self.full = False
         self.lookout: Lookout = lookout(loop)
         self.watched = False
         self.looked_at = 0
         """Bytes read at the last look (carrier/lookout.py)."""
-        self.paused = True
-        self.ended_in = self.ended_out = self.closed = False
         self.active_at = time.monotonic()
 
     # ------------------------------------------------------------------ reading
@@ -92,21 +79,28 @@ class ByteSocket(Socket):
             self.paused = True
             self.loop.remove_reader(self.sock)
 
-    def _readable(self) -> None:
+    def _received(self) -> bytes | None:
+        """What there is to read now: b"" is the end, None is nothing, or a failure that has been told."""
         if not self.watched:
-            self.watched = True
-            self.lookout.add(self)
-        if self.bulk and self._move():
-            return
+            self._watch()
         try:
-            data = self.sock.recv(READ)
+            return self.sock.recv(READ)
         except (BlockingIOError, InterruptedError):
-            return
+            return None
         except OSError as exc:
             self.broken(from_os(exc, self.side))
-            return
+            return None
+
+    def _readable(self) -> None:
+        if self.bulk:
+            if not self.watched:
+                self._watch()
+            if self._move():
+                return
+        data = self._received()
         if not data:
-            self._eof()
+            if data is not None:
+                self._eof()
             return
         size = len(data)
         self.bytes_in += size
@@ -149,15 +143,16 @@ class ByteSocket(Socket):
 
     def _eof(self) -> None:
         self.pause()
-        self.ended_in = True
-        session = self.session
-        if session is not None and session.source is self:
-            session.source_done = True
-        self.to.end()
+        self.end_in()
         if self.ended_out and not self._waiting():
             self.close()
         else:
             self.active_at = time.monotonic()
+
+    def _watch(self) -> None:
+        """Something was read: look again later."""
+        self.watched = True
+        self.lookout.add(self)
 
     def look(self) -> bool:
         """Quiet after reads: is there an error behind what was read, which nobody will tell us of? Then read up to it."""
@@ -186,11 +181,6 @@ class ByteSocket(Socket):
     def _waiting(self) -> bool:
         """Is there something left to write?"""
         return bool(self.pending) or (self.pipe is not None and self.pipe.held > 0)
-
-    def head(self, head: Any, last: bool = False) -> None:
-        """A byte stream has no heads; only a message's end shows."""
-        if last:
-            self.end()
 
     def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
         if self.closed or self.ended_out:
@@ -332,16 +322,6 @@ class ByteSocket(Socket):
 
     # ------------------------------------------------------------------ ends
 
-    def status(self) -> str:
-        return "END" if self.closed else "READY"
-
-    def stop(self, error: Error | None = None) -> None:
-        """The reader of what this socket reads is gone."""
-        if error is not None:
-            self.reset(error)
-        else:
-            self.pause()
-
     def reset(self, error: Error) -> None:
         """Give up: what was sent is not complete, so the peer sees an RST, but for an orderly reason."""
         if self.closed:
@@ -353,22 +333,8 @@ class ByteSocket(Socket):
                 pass  # the socket is beyond options; closing it says enough
         self.close(error)
 
-    def broken(self, error: Error) -> None:
-        """The socket failed: tell both neighbours. The one in front may have this hop replaced meanwhile (a reconnect, the fallback):
-        then the hop behind has another one to write to, and lives on."""
-        if self.closed:
-            return
-        to, back = self.to, self.back
-        self.close(error)
-        to.reset(error)
-        if back.to is self:
-            back.stop(error)
-
-    def close(self, error: Error | None = None) -> None:
-        """Release the descriptor; the source's closing is the session's end. Idempotent."""
-        if self.closed:
-            return
-        self.closed = self.paused = True
+    def release(self) -> None:
+        """Give the socket back, and the pipe."""
         self.loop.remove_reader(self.sock)
         self.loop.remove_writer(self.sock)
         self.sock.close()
@@ -376,12 +342,6 @@ class ByteSocket(Socket):
         if self.pipe is not None:
             POOL.give_back(self.pipe)
             self.pipe = None
-        session = self.session
-        if session is not None and session.source is self:
-            self.to, to = NOWHERE, self.to
-            session.close(error)
-            if error is not None:
-                to.reset(error)
 
     def takeover(self) -> socket.socket:
         self.loop.remove_reader(self.sock)

@@ -14,48 +14,28 @@ import select
 from collections import deque
 from typing import Any
 
-from carrier.errors import Error, Side, from_os
+from carrier.descriptor import Descriptor
+from carrier.errors import Side, from_os
 from carrier.session import DESTROYED
-from carrier.stream import HIGH, NOWHERE, Socket
+from carrier.stream import HIGH
 
 READ = 64 * 1024
 
 
-class FileStream(Socket):
+class FileStream(Descriptor):
     """See the module. reader, writer: descriptors; owned: close them at the end, and they are in non-blocking mode."""
 
-    __slots__ = (
-        "blocking",
-        "closed",
-        "ended_in",
-        "ended_out",
-        "full",
-        "loop",
-        "owned",
-        "paused",
-        "pending",
-        "reader",
-        "side",
-        "size",
-        "watched",
-        "writer",
-    )
+    __slots__ = ("blocking", "owned", "pending", "reader", "watched", "writer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, reader: int | None, writer: int | None, side: Side, *, owned: bool = True) -> None:
-        super().__init__()
-        self.loop = loop
+        super().__init__(loop, side)
         self.reader = reader
         self.writer = writer
-        self.side: Side = side
         self.owned = owned
         self.blocking = tuple(fd is not None and os.get_blocking(fd) for fd in (reader, writer))
         self.pending: deque[memoryview] = deque()
-        self.size = 0
-        self.full = False
-        self.paused = True
         self.watched = True
         """The reader can be waited for."""
-        self.ended_in = self.ended_out = self.closed = False
 
     # ------------------------------------------------------------------ reading
 
@@ -114,20 +94,11 @@ class FileStream(Socket):
         """No more comes."""
         if self.ended_in or self.closed:
             return
-        self.ended_in = True
-        session = self.session
-        if session is not None and session.source is self:
-            session.source_done = True
-        self.to.end()
+        self.end_in()
         if self.ended_out and not self.pending:
             self.close()
 
     # ------------------------------------------------------------------ writing
-
-    def head(self, head: Any, last: bool = False) -> None:
-        """A byte stream has no heads; only a message's end shows."""
-        if last:
-            self.end()
 
     def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
         if self.closed or self.ended_out or self.writer is None:
@@ -234,35 +205,8 @@ class FileStream(Socket):
 
     # ------------------------------------------------------------------ ends
 
-    def status(self) -> str:
-        return "END" if self.closed else "READY"
-
-    def stop(self, error: Error | None = None) -> None:
-        """The reader of what this hop reads is gone."""
-        if error is not None:
-            self.reset(error)
-        else:
-            self.pause()
-
-    def reset(self, error: Error) -> None:
-        self.close(error)
-
-    def broken(self, error: Error) -> None:
-        """A descriptor failed: tell both neighbours, the hop behind only if this one was not replaced meanwhile."""
-        if self.closed:
-            return
-        to, back = self.to, self.back
-        self.close(error)
-        to.reset(error)
-        if back.to is self:
-            back.stop(error)
-
-    def close(self, error: Error | None = None) -> None:
-        """Release the descriptors; the source's closing is the session's end. Idempotent."""
-        if self.closed:
-            return
-        self.pause()
-        self.closed = True
+    def release(self) -> None:
+        """Give the descriptors back, those that are our own by closing them."""
         self.pending.clear()
         for fd in {self.reader, self.writer} - {None}:
             assert fd is not None
@@ -271,9 +215,3 @@ class FileStream(Socket):
             if self.owned:
                 os.close(fd)
         self.reader = self.writer = None
-        session = self.session
-        if session is not None and session.source is self:
-            self.to, to = NOWHERE, self.to
-            session.close(error)
-            if error is not None:
-                to.reset(error)

@@ -17,9 +17,10 @@ import time
 from collections import deque
 from typing import Any
 
+from carrier.descriptor import Descriptor
 from carrier.errors import Error, Side, from_os
 from carrier.session import DESTROYED
-from carrier.stream import HIGH, MANY, NOWHERE, Socket
+from carrier.stream import HIGH, MANY
 
 LONGEST = 1 << 18
 """Bytes of a message at most: more than the kernel's default send buffer lets through."""
@@ -29,25 +30,19 @@ LINGER = 2.0
 _BUFFER = memoryview(bytearray(LONGEST))
 
 
-class PacketSocket(Socket):
-    """See the module. side: whose end this is, for the errors."""
+class PacketSocket(Descriptor):
+    """See the module."""
 
-    __slots__ = ("closed", "ended_in", "ended_out", "ends", "full", "half", "loop", "parts", "paused", "pending", "side", "size", "sock")
+    __slots__ = ("ends", "half", "parts", "pending", "sock")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, side: Side, *, ends: bool = True, half: bool = True) -> None:
-        super().__init__()
-        self.loop = loop
+        super().__init__(loop, side)
         self.sock = sock
-        self.side: Side = side
         self.ends = ends
         self.half = half
         self.pending: deque[bytes] = deque()
-        self.size = 0
         self.parts = b""
         """The beginning of a message that comes in parts (SCTP's partial delivery, RFC 6458 section 8.1.20)."""
-        self.full = False
-        self.paused = True
-        self.ended_in = self.ended_out = self.closed = False
 
     # ------------------------------------------------------------------ reading
 
@@ -89,20 +84,11 @@ class PacketSocket(Socket):
 
     def _eof(self) -> None:
         self.pause()
-        self.ended_in = True
-        session = self.session
-        if session is not None and session.source is self:
-            session.source_done = True
-        self.to.end()
+        self.end_in()
         if not self.half or (self.ended_out and not self.pending):
             self.close()
 
     # ------------------------------------------------------------------ writing
-
-    def head(self, head: Any, last: bool = False) -> None:
-        """Messages have no heads; only a message's end shows."""
-        if last:
-            self.end()
 
     def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
         if self.closed or self.ended_out:
@@ -210,42 +196,10 @@ class PacketSocket(Socket):
                 to.end()
             self.close()
 
-    def status(self) -> str:
-        return "END" if self.closed else "READY"
-
-    def stop(self, error: Error | None = None) -> None:
-        """The reader of what this socket reads is gone."""
-        if error is not None:
-            self.reset(error)
-        else:
-            self.pause()
-
-    def reset(self, error: Error) -> None:
-        self.close(error)
-
-    def broken(self, error: Error) -> None:
-        """The socket failed: tell both neighbours, the hop behind only if this one was not replaced meanwhile."""
-        if self.closed:
-            return
-        to, back = self.to, self.back
-        self.close(error)
-        to.reset(error)
-        if back.to is self:
-            back.stop(error)
-
     def close(self, error: Error | None = None) -> None:
-        """Release the descriptor; the source's closing is the session's end. Idempotent."""
-        if self.closed:
-            return
-        self.closed = self.paused = True
+        """Forget what waits, and close. Idempotent."""
         self.pending.clear()
-        self.release()
-        session = self.session
-        if session is not None and session.source is self:
-            self.to, to = NOWHERE, self.to
-            session.close(error)
-            if error is not None:
-                to.reset(error)
+        super().close(error)
 
     def release(self) -> None:
         """Give the socket back."""

@@ -163,18 +163,10 @@ class WebSocketEnd(ByteSocket):
             self.took(data)
 
     def _readable(self) -> None:
-        if not self.watched:
-            self.watched = True
-            self.lookout.add(self)
-        try:
-            data = self.sock.recv(READ)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as exc:
-            self.broken(from_os(exc, self.side))
-            return
+        data = self._received()
         if not data:
-            self._eof()
+            if data is not None:
+                self._eof()
             return
         self.bytes_in += len(data)
         if self.early:
@@ -183,18 +175,10 @@ class WebSocketEnd(ByteSocket):
 
     def _relay(self) -> None:
         """Readable, and raw: the hot path."""
-        if not self.watched:
-            self.watched = True
-            self.lookout.add(self)
-        try:
-            data = self.sock.recv(READ)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as exc:
-            self.broken(from_os(exc, self.side))
-            return
+        data = self._received()
         if not data:
-            self._eof()
+            if data is not None:
+                self._eof()
             return
         self.bytes_in += len(data)
         self._pass(data)
@@ -294,11 +278,6 @@ class WebSocketEnd(ByteSocket):
 
     # ------------------------------------------------------------------ writing
 
-    def head(self, head: Any, last: bool = False) -> None:
-        """Messages have no heads; only the end of one shows."""
-        if last:
-            self.end()
-
     def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
         if self.raw:
             outward = self.outward
@@ -372,7 +351,7 @@ class WebSocketEnd(ByteSocket):
         self._fail(Violation(code, reason, self.side), Closing(code, reason))
 
     def _fail(self, error: Error, closing: Closing) -> None:
-        """Our peer is at fault: tell it and both neighbours. As in `ByteSocket.broken`, the one in front may replace this hop meanwhile."""
+        """Our peer is at fault: tell it and both neighbours. As in `Descriptor.broken`, the one in front may replace this hop meanwhile."""
         to, back, session = self.to, self.back, self.session
         self._depart(closing)
         if session is not None and session.source is self:
