@@ -167,10 +167,11 @@ class Listener:
         if session.error is not None and session.error.kind not in WANTED:
             self.failed += 1
         env = self.env
-        ledger, observers = env.ledger, env.on_close
-        if ledger is not None or observers or self.track > 0:
+        ledger = env.ledger
+        if ledger is not None or env.on_close or self.track > 0:
             source = session.source
-            session.bytes_in, session.bytes_out = source.bytes_in, source.bytes_out
+            session.bytes_in = source.bytes_in
+            session.bytes_out = source.bytes_out
             if self.kind == "message":  # a connection carries many
                 source.bytes_in = source.bytes_out = 0
             if ledger is not None and self.listed:
@@ -178,9 +179,14 @@ class Listener:
                 ended.append(session)
                 if not 1 < len(ended) < LARGE:
                     ledger.due()
+            if self.track > 0 or env.on_close:
+                self._show(session)
+
+    def _show(self, session: Session) -> None:
+        """Remember a session that has ended, and tell the observers."""
         if self.track > 0:
             self.tracked.append(session)
-        for observer in observers:
+        for observer in self.env.on_close:
             try:  # not by `guard`: the name of every session would be made for it
                 observer(session)
             except Exception as exc:

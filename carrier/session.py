@@ -35,6 +35,7 @@ SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
 
 
 T = TypeVar("T")
+new = object.__new__
 
 
 class Rare(Generic[T]):
@@ -147,7 +148,7 @@ class Session(Stream):
         self.request = self.answer = self.cluster = self.endpoint = self.error = self.rare = None
         self.fields = b"\r\n"
         self.retries = 0
-        self.connected_at = 0.0
+        self.connected_at = self.ended_at = 0.0
         source.session = self
 
     # ------------------------------------------------------------------ what it is
@@ -241,21 +242,26 @@ class Session(Stream):
                 return
             try:
                 self._try_ready(cluster, head, last)
-                return
-            except Error as error:
-                if error.retry != "yes":
-                    self._give_up(error)
-                    return
             except Exception as exc:
-                self._give_up(self._crashed(exc))
-                return
-        elif decision.error is not None:
+                self._not_ready(exc)
+            return
+        if decision.error is not None:
             if not (decision.missing and decision.retry.on_setup):
                 self.fail(decision.error)
                 return
             cluster = None
         self._hold()
         self.task = self.listener.env.loop.create_task(self._reach(cluster))
+
+    def _not_ready(self, exc: Exception) -> None:
+        """There is no destination at once, or it failed at once: wait for another, if that may help."""
+        if not isinstance(exc, Error):
+            self._give_up(self._crashed(exc))
+        elif exc.retry != "yes":
+            self._give_up(exc)
+        else:
+            self._hold()
+            self.task = self.listener.env.loop.create_task(self._reach(self.decision.cluster))
 
     def _try_ready(self, cluster: Cluster, head: Any, last: bool) -> None:
         """Link a destination that is there at once, or start the task that makes one."""
@@ -643,8 +649,7 @@ class Session(Stream):
             return
         self.status = DESTROYED
         self.ended_at = monotonic()
-        endpoint = self.endpoint
-        if endpoint is not None:
+        if (endpoint := self.endpoint) is not None:
             endpoint.active -= 1
         if error is not None or not self.usual:
             self._release(error)
@@ -710,6 +715,57 @@ class Session(Stream):
         if self.fallback:
             found["fallback"] = self.fallback
         return found
+
+
+def begin_at_once(listener: Listener, source: Socket, decision: Decision, head: Any, last: bool, fields: bytes) -> bool:
+    """Make a session and begin it, if its cluster has but one endpoint, and that has a connection: as `Session` and `begin`, but each
+    attribute is set once, and none is read again. False: nothing was done."""
+    cluster = decision.cluster
+    if cluster is None or not decision.plain or decision.rewrite or cluster.down:
+        return False
+    endpoint = cluster.only
+    if endpoint is None:
+        return False
+    session = new(Session)
+    session.retries = 0
+    destination = cluster.ready(session, endpoint)
+    if destination is None:
+        return False
+    session.to = source
+    session.back = session.destination = destination
+    session.listener = listener
+    session.source = source
+    session.started = session.connected_at = started = monotonic()
+    session.number = number = listener.counter
+    listener.counter = number + 1
+    session.decision = decision
+    session.status = CONNECTED
+    session.usual = session.sent = True
+    session.answered = session.source_done = False
+    session.answer = session.error = session.rare = None
+    session.cluster = cluster
+    session.endpoint = endpoint
+    session.request = head
+    session.request_last = last
+    session.fields = fields
+    session.ended_at = 0.0
+    listener.live.add(session)
+    hits = decision.hits
+    hits.count += 1
+    hits.last = started
+    cluster.sessions_total += 1
+    endpoint.active += 1
+    endpoint.total += 1
+    source.session = destination.to = source.back = session
+    source.to = destination
+    destination.back = source
+    if destination.waits:
+        destination.resume()
+    try:
+        destination.head(head, last)
+    except Exception as exc:
+        session._not_ready(exc)
+    return True
 
 
 class _Retrying:

@@ -313,7 +313,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
             retry: Retry = "if_reused" if self.used else "yes"
             to.reset(Error("closed", f"{self.endpoint.address}: the connection was closed", "upstream", retry))
             return
-        if session.hops:  # a transform may change the length
+        if not session.usual and session.hops:  # a transform may change the length
             head = head if head.body == NONE else head.as_chunked()
         self.since = self.cluster.now
         self.request = head

@@ -26,7 +26,7 @@ from carrier.http import CHUNKED, CLOSE, LENGTH, NONE, REASONS, Fields, Forwardi
 from carrier.listener import Key, Listener, bind_stream, is_loopback, plain
 from carrier.match import set_at
 from carrier.options import check_numbers, numbers, port_of
-from carrier.session import DESTROYED, Session
+from carrier.session import DESTROYED, Session, begin_at_once
 from carrier.stream import HIGH, NOWHERE, Socket, Stream
 from carrier.table import Decision, Table
 from carrier.tls import HANDSHAKE, describe, server_of
@@ -437,21 +437,23 @@ class HttpConnection(Socket, asyncio.Protocol):
         self.messages_in += 1
         self.request = head
         self.quiet = False
-        session = Session(listener, self)
-        listener.live.add(session)
         decision, onward = head.decision or listener.route(self, head)
         if self.special:
             profile = listener.trusting if self.trusted else listener.profile
-            session.fields = profile.extra(head, self.peer[0].encode(), make_id()) + b"\r\n"
+            fields = profile.extra(head, self.peer[0].encode(), make_id()) + b"\r\n"
         elif head.named:
-            session.fields = self.fields + b"\r\n"
+            fields = self.fields + b"\r\n"
         else:
             number = self.number
             if number == IDS:
                 number = self._new_ids()
             self.number = number + 1
-            session.fields = self.fields_and_id + TAILS[number]
-        session.begin(decision, onward, last)
+            fields = self.fields_and_id + TAILS[number]
+        if not begin_at_once(listener, self, decision, onward, last, fields):
+            session = Session(listener, self)
+            session.fields = fields
+            listener.live.add(session)
+            session.begin(decision, onward, last)
 
     def _new_ids(self) -> int:
         """The first part of the ids of the next IDS requests; returns the first number."""
@@ -592,15 +594,15 @@ class HttpConnection(Socket, asyncio.Protocol):
         session, request = self.session, self.request
         if session is None or request is None:
             return
-        if not (request.simple or self._is_read(request)) or not head.whole or self.closing or not session.usual:
+        if not (head.whole and session.usual and (request.simple or self._is_read(request))) or self.closing:
             super().message(head, body)
             return
         session.answer = head
         self.session = None
         self.to = self.back = NOWHERE
+        self.messages_out += 1
         data = head.wire + body
         self.bytes_out += len(data)
-        self.messages_out += 1
         self.write(data)
         session.close()
         if self.full or self.paused or self.reader.held:
