@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -290,17 +289,3 @@ async def test_a_change_of_the_configuration_makes_lines_anew(tmp_path: Path) ->
             await request(stage, "GET / HTTP/1.1\nhost: a\nconnection: close", BYE)
             stage.proxy.env.ledger.settle()  # type: ignore[union-attr]
     assert [line["user"] for line in lines(file)] == ["john", "jane"]
-
-
-async def test_a_reader_that_fails_costs_nothing_but_its_lines() -> None:
-    async with running(config(clusters=[echo()], listeners=[listener("in", port=0)])) as proxy:
-        stray: list[str] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: stray.append(str(context["message"])))
-        seen: list[Any] = []
-        proxy.env.ledger = Ledger(proxy.env.loop)
-        proxy.env.ledger.readers += [lambda sessions: 1 / 0, seen.extend]
-        async with tcp(port_of(proxy, "in")) as client:
-            client.send(b"x")
-            await client.read(1)
-        await wait_until(lambda: seen)  # by its timer
-        assert len(seen) == 1 and stray == ["a reader of ended sessions failed: division by zero"]
