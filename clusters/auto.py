@@ -26,7 +26,9 @@ class AutoCluster(HttpCluster):
         self.over_tls = TcpCluster(config.Cluster(conf.name, dict(conf.spec)), env)
 
     def ready(self, session: Session, endpoint: Endpoint | None) -> Stream | None:
-        return super().ready(session, endpoint) if session.request is not None else None
+        # The HTTP listener asks before its session is whole: what has no source yet is a request's.
+        bytes_only = getattr(session, "source", None) is not None and session.request is None
+        return None if bytes_only else super().ready(session, endpoint)
 
     async def open(self, session: Session, endpoint: Endpoint) -> Socket:
         if session.request is not None:

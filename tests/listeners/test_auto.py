@@ -8,7 +8,7 @@ import pytest
 import trustme
 
 from listeners.auto import classify
-from tests.support import cluster, config, http, port_of, running, tcp, tcp_server, wait_until
+from tests.support import cluster, config, http, port_of, running, tcp, tcp_server, wait_until, without
 
 
 @pytest.mark.parametrize(
@@ -236,3 +236,16 @@ async def test_a_handshake_that_never_ends_or_is_none_costs_nothing(secured):
         heard = await shadow.peer()
         assert await heard.read(10) == b"\x16\x03\x01\x00\x05hello"
         heard.close()
+
+
+async def test_a_connection_that_has_not_said_what_it_is_outlives_its_listener_for_one_request():
+    async with tcp_server(named(b"shadow")) as shadow:
+        conf = config(clusters=[to("shadow", shadow.port)], listeners=[auto("shadow")])
+        async with running(conf) as proxy, tcp(port_of(proxy, "in")) as client:
+            client.send(b"GET / HT")
+            await wait_until(lambda: proxy.listeners["in"].looking)
+            await proxy.apply(without(conf, "listener", "in", recursive=True))
+            client.send(b"TP/1.1\r\nhost: x\r\n\r\n")
+            answer = await client.read_all()
+            assert answer.endswith(b"shadow")
+            assert b"connection: close" in answer
