@@ -109,10 +109,7 @@ class Bridges:
 
         Raises ConfigError (bad body), Error("not-found") (no such port), Error("conflict").
         """
-        if not re.fullmatch(r"[^\s\x00-\x1f\x7f]{1,200}", name):
-            raise ConfigError(Problem(f"expected a name of 1 to 200 characters without spaces, got {shown(name)}", "$.name"))
-        listener = self._listener(config, body)
-        wanted = self._read(name, listener, body)
+        listener, wanted = self._understand(config, name, body)
         old = config.bridges.get(name)
         if old is not None and old.user != wanted.user:
             raise Error("conflict", f"bridge {name!r} belongs to user {old.user}: choose another name, or let {old.user} delete it first")
@@ -208,6 +205,29 @@ class Bridges:
 
     # -- what was asked for ------------------------------------------------------------------------------------------------------
 
+    def _understand(self, config: Config, name: str, body: object) -> tuple[Listener, Wanted]:
+        """The listener that is meant and the body, checked. Raises ConfigError with everything that is wrong with it; if all of that is
+        that the port is not there, Error("not-found")."""
+        problems: list[Problem] = []
+        if not re.fullmatch(r"[^\s\x00-\x1f\x7f]{1,200}", name):
+            problems.append(Problem(f"expected a name of 1 to 200 characters without spaces, got {shown(name)}", "$.name"))
+        listener, missing = None, None
+        try:
+            listener = self._listener(config, body)
+        except ConfigError as error:
+            problems += error.problems
+        except Error as error:
+            missing = error
+        wanted = self._read(name, listener, body, problems) if isinstance(body, Mapping) else None
+        if problems and missing is not None:
+            problems.insert(0, Problem(missing.detail, "$.port" if "port" in body else "$.listener"))  # type: ignore[operator]
+        if problems:
+            raise ConfigError(*problems)
+        if missing is not None:
+            raise missing
+        assert listener is not None and wanted is not None
+        return listener, wanted
+
     def _listener(self, config: Config, body: object) -> Listener:
         """The listener that `port` or `listener` means."""
         if not isinstance(body, Mapping):
@@ -230,11 +250,10 @@ class Bridges:
             raise ConfigError(Problem(f"port {port} has several listeners: say which in 'listener'", "$.port", allowed=names))
         return found[0]
 
-    def _read(self, name: str, listener: Listener, raw: object) -> Wanted:
-        """The body, checked. Raises ConfigError with everything that is wrong with it."""
-        assert isinstance(raw, Mapping)
+    def _read(self, name: str, listener: Listener | None, raw: Mapping[str, Any], problems: list[Problem]) -> Wanted | None:
+        """The body, checked as far as one can without knowing the listener; None, with problems, when something is wrong with it."""
         body = {key: value for key, value in raw.items() if key not in _READ_ONLY and value is not None}
-        problems = [
+        problems += [
             Problem(
                 f"unknown field {shown(key)}", f"$.{key}", seen=shown(key), allowed=", ".join(FIELDS), hint=did_you_mean(str(key), FIELDS)
             )
@@ -260,17 +279,21 @@ class Bridges:
         alternatives = _alternatives(body, problems)
         condition = self._condition(listener, alternatives, body.get("type") == "stream", problems)
         if problems or condition is None:
-            raise ConfigError(*problems)
+            return None
         spec = {key: value for key, value in body.items() if key != "expires"}
         matches = tuple(match for match, _ in alternatives)
         return Wanted(str(user), matches, condition, endpoint, fallback, options, expires, spec, mirror)
 
-    def _endpoint(self, listener: Listener, body: Mapping[str, Any], problems: list[Problem]) -> Any:
-        """The cluster object that leads to the endpoint, in the listener's own protocol."""
+    def _endpoint(self, listener: Listener | None, body: Mapping[str, Any], problems: list[Problem]) -> Any:
+        """The cluster object that leads to the endpoint, in the listener's own protocol; of an unknown port it is checked as for HTTP."""
         raw = body.get("endpoint")
-        protocol = listener.spec.get("protocol", "")
+        if listener is None and raw is not None and "port" not in body:  # it may be the file of a UNIX listener
+            return None
+        protocol = listener.spec.get("protocol", "") if listener is not None else "HTTP"
         cls = self.protocols.cluster(protocol)
         if cls is None or cls.virtual:
+            if listener is None:  # nobody installed HTTP
+                return None
             problems.append(Problem(f"listener {listener.name!r} speaks {protocol}, for which there is no cluster to bridge to", "$.port"))
             return None
         address: Any = raw
@@ -285,8 +308,10 @@ class Bridges:
             address, more = bare, {"port": int(port)}
         elif isinstance(raw, Mapping):
             address, more = raw.get("address"), {key: value for key, value in raw.items() if key != "address"}
-        if not isinstance(address, str) or not address or not re.fullmatch(r"[^\s\x00-\x1f\x7f]{1,253}", address):
-            problems.append(Problem("a bridge needs 'endpoint': where the user's container listens", "$.endpoint", seen=shown(raw)))
+        if raw is None or not isinstance(address, str) or not re.fullmatch(r"[^\s\x00-\x1f\x7f]{1,253}", address):
+            text = "a bridge needs 'endpoint'" if raw is None else f"{shown(raw)} is no endpoint"
+            allowed = '"10.0.0.9:8000", "[2001:db8::9]:8000", "name:8000"'
+            problems.append(Problem(f"{text}: where the user's container listens", "$.endpoint", seen=shown(raw), allowed=allowed))
             return None
         cluster: dict[str, Any] = {"spec": {**more, "protocol": protocol}, "endpoints": [{"spec": {"address": address}}]}
         if "tls" in body:
@@ -297,10 +322,11 @@ class Bridges:
         return cluster
 
     def _condition(
-        self, listener: Listener, alternatives: Sequence[tuple[Any, str]], all_of_it: bool, problems: list[Problem]
+        self, listener: Listener | None, alternatives: Sequence[tuple[Any, str]], all_of_it: bool, problems: list[Problem]
     ) -> Condition | None:
         """All alternatives compiled; a problem for each one that is invalid, that takes everything, or that this listener cannot meet."""
-        protocol = listener.spec.get("protocol", "")
+        protocol = listener.spec.get("protocol", "") if listener is not None else ""
+        name = f"listener {listener.name!r}" if listener is not None else "that port"
         cls = self.protocols.listener(protocol)
         for match, path in alternatives:
             try:
@@ -310,10 +336,10 @@ class Bridges:
                 continue
             needs = condition.needs
             if cls is not None and cls.kind != "message" and (needs.headers is None or needs.headers or needs.method or needs.url):
-                text = f"{condition.text}: listener {listener.name!r} speaks {protocol}, which has no headers, methods or paths"
+                text = f"{condition.text}: {name} speaks {protocol}, which has no headers, methods or paths"
                 problems.append(Problem(text, path, allowed="conditions on addresses, such as matchSource"))
             elif not all_of_it and _takes_all(condition):
-                text = f"{condition.text} takes every session of listener {listener.name!r}, also everybody else's"
+                text = f"{condition.text} takes every session of {name}, also everybody else's"
                 problems.append(Problem(text, path, hint="name a header, a path or an address that only your requests have"))
         return compile_match({"any": [match for match, _ in alternatives]}) if alternatives and not problems else None
 

@@ -285,6 +285,32 @@ def test_an_unknown_port_is_answered_with_the_ports_there_are(base, bridges):
     assert caught.value.status == 404
 
 
+def test_a_port_that_is_not_there_does_not_hide_what_else_is_wrong(base, bridges):
+    with pytest.raises(ConfigError, match="there is no port 8081") as caught:
+        bridges.put(base, "a b", body("john", port=8081, endpont="x", endpoint="bad host:80"))
+    assert {problem.path for problem in caught.value.problems} == {"$.name", "$.port", "$.endpont", "$.endpoint"}
+
+
+def test_a_port_of_a_wrong_type_does_not_hide_what_else_is_wrong(base, bridges):
+    with pytest.raises(ConfigError, match="expected a port") as caught:
+        bridges.put(base, "john", body("john", port="8080", endpont="x", match=[]))
+    assert [problem.path for problem in caught.value.problems] == ["$.port", "$.endpont", "$.match"]
+
+
+def test_of_an_unknown_listener_nothing_is_assumed(base, bridges):
+    john = {key: value for key, value in body("john", endpoint="/run/john.sock").items() if key != "port"}
+    with pytest.raises(Error, match='there is no listener "wbe"') as caught:
+        bridges.put(base, "john", {**john, "listener": "wbe"})
+    assert caught.value.kind == "not-found"
+
+
+def test_an_endpoint_that_is_there_and_wrong_is_not_called_missing(base, bridges):
+    with pytest.raises(ConfigError, match='"bad host:80" is no endpoint'):
+        bridges.put(base, "john", body("john", endpoint="bad host:80"))
+    with pytest.raises(ConfigError, match="a bridge needs 'endpoint'"):
+        bridges.put(base, "john", body("john", endpoint=None))
+
+
 @pytest.mark.parametrize("port", ["8080", 0, 70000, True, 8080.5])
 def test_a_port_that_is_no_port_is_refused(base, bridges, port):
     with pytest.raises(ConfigError, match="expected a port"):
