@@ -98,6 +98,7 @@ class AutoListener(HttpListener):
         """Accept no more. Connections that were accepted and have not said what they are yet are still served, once."""
         for sock in self.bound:
             self.env.loop.remove_reader(sock)
+        self.leaving = True
         super().stop()
 
     def _full(self) -> bool:
@@ -161,7 +162,7 @@ class AutoListener(HttpListener):
     async def _serve_as(self, connection: socket.socket, seen: Seen | None) -> None:
         hello = await self._hello(connection) if seen == "tls" else None
         if self.certificates is None and seen == "http":
-            await self.env.loop.connect_accepted_socket(self.http, _fresh(connection))
+            await self.env.loop.connect_accepted_socket(lambda: HttpConnection(self), _fresh(connection))
         elif self.certificates is not None and hello is not None and (not hello.alpn or "http/1.1" in hello.alpn):
             tls = self.certificates.context
             sock = _fresh(connection)
@@ -172,12 +173,6 @@ class AutoListener(HttpListener):
             if hello is not None:
                 source.tls = {"sni": hello.sni, "alpn": list(hello.alpn)}
             self.begin(source)
-
-    def http(self) -> HttpConnection:
-        """A connection of HTTP/1.x; its first answer is its last when the listener is gone by now."""
-        connection = HttpConnection(self)
-        connection.closing = self.stopped
-        return connection
 
     async def _hello(self, connection: socket.socket) -> Hello | None:
         """The whole ClientHello; None when what begins like one is none, or does not come: that is the destination's to deal with."""
@@ -298,7 +293,7 @@ class Decrypted(asyncio.Protocol):
         self._stop()
         listener, transport = self.listener, self.transport
         if seen == "http":
-            connection = listener.http()
+            connection = HttpConnection(listener)
             transport.set_protocol(connection)
             connection.connection_made(transport)
             connection.data_received(self.first)
