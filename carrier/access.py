@@ -500,13 +500,27 @@ class AccessLog:
     def write(self, sessions: Sequence[Session]) -> None:
         """A reader of `Ledger`: the lines of these sessions, as far as they are wanted."""
         wanted = [session for session in sessions if self._wanted(session)] if self.filters else sessions
-        lines = self.make(wanted)
+        try:
+            lines = self.make(wanted)
+        except Exception:
+            lines = self._one_by_one(wanted)
         self.batch += lines
         self.size += sum(map(len, lines))
         if self.size >= BATCH:
             self.flush()
         elif self.timer is None and lines:
             self.timer = self.loop.call_later(DELAY, self.flush)
+
+    def _one_by_one(self, sessions: Iterable[Session]) -> list[bytes]:
+        """A session that no line can be made of, whatever it is, costs its own line alone; it is counted as dropped."""
+        lines = []
+        for session in sessions:
+            try:
+                lines += self.make((session,))
+            except Exception as exc:
+                self.refused += 1
+                self.loop.call_exception_handler({"message": f"no access log line could be made: {exc}", "exception": exc})
+        return lines
 
     def _wanted(self, session: Session) -> bool:
         """By the filters, all of which must let it pass; then by sampling."""

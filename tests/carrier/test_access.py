@@ -289,3 +289,15 @@ async def test_a_change_of_the_configuration_makes_lines_anew(tmp_path: Path) ->
             await request(stage, "GET / HTTP/1.1\nhost: a\nconnection: close", BYE)
             stage.proxy.env.ledger.settle()  # type: ignore[union-attr]
     assert [line["user"] for line in lines(file)] == ["john", "jane"]
+
+
+async def test_a_session_that_no_line_can_be_made_of_costs_its_own_line_alone(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    async with Stage() as stage, logged(stage.proxy.env, file) as log:
+        await request(stage, "GET /1 HTTP/1.1\nhost: a\nconnection: close", BYE)
+        stray: list[str] = []
+        stage.proxy.env.loop.set_exception_handler(lambda _, context: stray.append(str(context["message"])))
+        stage.proxy.env.ledger.ended.insert(0, object())  # type: ignore[union-attr, arg-type]
+        stage.proxy.env.ledger.settle()  # type: ignore[union-attr]
+        assert log.dropped == 1 and len(stray) == 1 and stray[0].startswith("no access log line could be made: ")
+    assert [line["path"] for line in lines(file)] == ["/1"]

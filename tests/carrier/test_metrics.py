@@ -164,6 +164,14 @@ def meter(sets: int) -> Meter:
     return found
 
 
+def test_a_session_that_was_never_routed_is_not_counted() -> None:
+    odd = Told("web", "r", "a")
+    del odd.decision
+    found = Meter()
+    found.count([odd, Told("web", "r", "a")])  # type: ignore[list-item]
+    assert sum(found.known["web", "r", "a"].codes) == 1
+
+
 def test_label_sets_are_capped_and_the_rest_is_summed_up() -> None:
     found = meter(metrics.MAX_SETS + 7)
     assert len(found.known) == metrics.MAX_SETS + 1
