@@ -32,16 +32,17 @@ ANSWERS = ("closed", "reset", "bad-answer", "timeout")
 
 class State:
     """What is known of an endpoint that is, or was, in trouble. good: its sessions that had ended well at the last look. until:
-    monotonic seconds when it may be tried again; None: when a probe succeeds. next: when the next probe is due."""
+    monotonic seconds when it may be tried again; None: when a probe succeeds. next: when the next probe is due. kind, reason: of the
+    error that took it down, for programs and for people."""
 
-    __slots__ = ("answers", "connects", "failed", "good", "last", "next", "probing", "reason", "succeeded", "until")
+    __slots__ = ("answers", "connects", "failed", "good", "kind", "last", "next", "probing", "reason", "succeeded", "until")
 
     def __init__(self) -> None:
         self.connects = self.answers = self.failed = self.succeeded = 0
         self.good = 0
         self.until: float | None = None
         self.next = 0.0
-        self.reason = ""
+        self.kind = self.reason = ""
         self.last: Error | None = None
         """How the last session failed; None once one has not."""
         self.probing: asyncio.Task[None] | None = None
@@ -79,7 +80,7 @@ class Health:
         if error.retry == "yes":
             state.connects += 1
             if state.connects >= self.failures and endpoint.up:
-                self._take_down(endpoint, state, f"{state.connects} connections failed: {error.detail}", None)
+                self._take_down(endpoint, state, error.kind, f"{state.connects} connections failed: {error.detail}", None)
         elif error.kind in ANSWERS:
             good = endpoint.total - endpoint.active - endpoint.failed
             if good > state.good:
@@ -88,7 +89,7 @@ class Health:
             state.answers += 1
             if state.answers >= self.failures and endpoint.up:
                 until = self.cluster.env.loop.time() + self.down
-                self._take_down(endpoint, state, f"{state.answers} answers failed: {error.detail}", until)
+                self._take_down(endpoint, state, error.kind, f"{state.answers} answers failed: {error.detail}", until)
 
     def connected(self, endpoint: Endpoint) -> None:
         """A connection to the endpoint has been made."""
@@ -100,17 +101,17 @@ class Health:
 
     # ------------------------------------------------------------------ up and down
 
-    def _take_down(self, endpoint: Endpoint, state: State, reason: str, until: float | None) -> None:
+    def _take_down(self, endpoint: Endpoint, state: State, kind: str, reason: str, until: float | None) -> None:
         endpoint.up = False
         endpoint.down_until = until or 0.0
-        state.reason, state.until = reason, until
+        state.kind, state.reason, state.until = kind, reason, until
         state.next = 0.0
         self._sum_up()
 
     def _bring_up(self, endpoint: Endpoint, state: State) -> None:
         endpoint.up = True
         endpoint.down_until = 0.0
-        state.reason, state.until = "", None
+        state.kind, state.reason, state.until = "", "", None
         state.connects = state.answers = state.failed = 0
         state.last = None
         self._sum_up()
@@ -118,6 +119,13 @@ class Health:
     def _sum_up(self) -> None:
         endpoints = self.cluster.endpoints
         self.cluster.down = bool(endpoints) and not any(endpoint.up for endpoint in endpoints)
+
+    def why_down(self) -> Error:
+        """Why nobody is tried when all endpoints are down: of the kind of error that took the first of them down."""
+        down = [(endpoint, self.states[endpoint]) for endpoint in self.cluster.endpoints if endpoint in self.states and not endpoint.up]
+        kind = down[0][1].kind if down else "no-endpoint"
+        reasons = "".join(f"; {endpoint.name}: {state.reason}" for endpoint, state in down)
+        return Error(kind, f"every endpoint of {self.cluster.name!r} is down{reasons}", "upstream", "yes")
 
     def report(self) -> list[dict[str, Any]]:
         """For people: each endpoint, whether it is up, and why not."""
@@ -149,23 +157,23 @@ class Health:
             state.probing = self.cluster.env.loop.create_task(self._run(endpoint, state))
 
     async def _run(self, endpoint: Endpoint, state: State) -> None:
-        reason = ""
+        kind = reason = ""
         try:
             async with asyncio.timeout(self.timeout):
                 await self.cluster.probe(endpoint, self)
         except TimeoutError:
-            reason = f"no answer within {self.timeout:g} s"
+            kind, reason = "timeout", f"no answer within {self.timeout:g} s"
         except Error as error:
-            reason = error.detail
+            kind, reason = error.kind, error.detail
         except Exception as exc:  # a protocol's own mistake is a failed probe
-            reason = f"{type(exc).__name__}: {exc}"
+            kind, reason = "internal", f"{type(exc).__name__}: {exc}"
         finally:
             state.probing = None
         if reason:
             state.succeeded = 0
             state.failed += 1
             if self.active and endpoint.up and state.failed >= self.unhealthy:
-                self._take_down(endpoint, state, f"{state.failed} probes failed: {reason}", None)
+                self._take_down(endpoint, state, kind, f"{state.failed} probes failed: {reason}", None)
             return
         state.failed = 0
         state.succeeded += 1

@@ -238,7 +238,7 @@ class Session(Stream):
         if decision.plain:
             assert cluster is not None
             if cluster.down and decision.fallback is not None:
-                self._give_up(Error("no-endpoint", f"every endpoint of {cluster.name!r} is down", "upstream", "yes"))
+                self._give_up(cluster.health.why_down())
                 return
             try:
                 self._try_ready(cluster, head, last)

@@ -19,6 +19,7 @@ class Cluster:
     """What Health sees of one."""
 
     def __init__(self, **options: Any) -> None:
+        self.name = "laptop"
         self.env = self
         self.loop = asyncio.get_running_loop()
         self.endpoints = [Endpoint(n, "127.0.0.1", 80, 1) for n in ("one", "two")]
@@ -81,6 +82,26 @@ async def test_the_cluster_is_down_when_all_of_it_is() -> None:
     assert cluster.down
     await cluster.tick(10)
     assert not cluster.down
+
+
+async def test_why_all_is_down_is_why_the_first_went_down() -> None:
+    cluster = Cluster(failures=1)
+    for endpoint, kind in zip(cluster.endpoints, ("timeout", "refused"), strict=True):
+        cluster.health.failed(endpoint, Error(kind, f"{kind}!", "upstream", "yes"))
+    why = cluster.health.why_down()
+    assert (why.kind, why.side, why.retry) == ("timeout", "upstream", "yes")
+    assert why.detail.startswith("every endpoint of 'laptop' is down; one: ") and "timeout!" in why.detail and "refused!" in why.detail
+
+
+async def test_why_all_is_down_is_known_of_probes_and_of_answers_too() -> None:
+    probed = Cluster(active="TCP", unhealthy=1)
+    probed.answers = "nobody there"
+    await probed.tick(10)
+    assert probed.health.why_down().kind == "refused"
+    answering = Cluster(failures=1)
+    for endpoint in answering.endpoints:
+        answering.health.failed(endpoint, CLOSED)
+    assert answering.health.why_down().kind == "closed"
 
 
 async def test_answers_that_fail_in_a_row_take_it_down_for_a_while() -> None:
