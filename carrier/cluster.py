@@ -71,7 +71,7 @@ class Plan(NamedTuple):
 class Endpoint:
     """One address of a cluster, and what is known of it."""
 
-    __slots__ = ("active", "address", "down_until", "failed", "host", "idle", "name", "port", "total", "up", "weight")
+    __slots__ = ("active", "address", "failed", "host", "idle", "name", "port", "total", "up", "weight")
 
     def __init__(self, name: str, host: str, port: int, weight: float) -> None:
         self.name = name
@@ -85,7 +85,6 @@ class Endpoint:
         self.total = 0
         self.failed = 0
         """Sessions ever, and attempts that failed before an answer."""
-        self.down_until = 0.0
         self.idle: list[Any] = []
         """Idle upstream connections, last in first out."""
 

@@ -103,14 +103,12 @@ class Health:
 
     def _take_down(self, endpoint: Endpoint, state: State, kind: str, reason: str, until: float | None) -> None:
         endpoint.up = False
-        endpoint.down_until = until or 0.0
         state.kind, state.reason, state.until = kind, reason, until
         state.next = 0.0
         self._sum_up()
 
     def _bring_up(self, endpoint: Endpoint, state: State) -> None:
         endpoint.up = True
-        endpoint.down_until = 0.0
         state.kind, state.reason, state.until = "", "", None
         state.connects = state.answers = state.failed = 0
         state.last = None

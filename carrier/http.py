@@ -4,7 +4,7 @@ A `Head` is made once, by a codec or by `request_head` and `answer_head`, and th
 sessions. It says how the message is framed and carries `wire`, the bytes of the head as HTTP/1.1 must see them on the other side:
 hop-by-hop fields cut, framing field in its one canonical form. Fields are split out of the head block only when somebody asks.
 `Forwarding` says what the wire form does with Host, `x-forwarded-*`, `forwarded`, `via` and the request id; `extra()` gives the lines that
-differ per connection or request, to be appended by `Head.with_fields`: one concat. This file reads no clock and knows no socket.
+differ per connection or request, to be put behind `Head.stem`: one concat. This file reads no clock and knows no socket.
 """
 
 from __future__ import annotations
@@ -170,10 +170,6 @@ class Head:
     def query(self) -> bytes:
         return self.location.partition(b"?")[2]
 
-    def with_fields(self, extra: bytes) -> bytes:
-        """`wire` with more field lines; each ends with CRLF. The caller vouches for their bytes."""
-        return self.stem + extra + b"\r\n"
-
     @property
     def wire_without_chunked(self) -> bytes:
         """`wire` for an HTTP/1.0 peer, who must not see a transfer coding (RFC 9112 6.1): the body then ends with the connection."""
@@ -307,7 +303,7 @@ class Forwarding:
         return lines
 
     def extra(self, head: Head, peer: bytes, made: bytes = b"") -> bytes:
-        """Lines that differ per connection or request, for `Head.with_fields`. `peer`: the client's address without port;
+        """Lines that differ per connection or request, to be put behind `Head.stem`. `peer`: the client's address without port;
         `made`: an id from `make_id()`, sent if the request came without one."""
         lines = b""
         if self.x_forwarded:

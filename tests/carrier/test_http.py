@@ -82,8 +82,10 @@ def test_path_and_query_are_those_that_came(target: bytes, path: bytes, query: b
     assert (head(target=target).path, head(target=target).query) == (path, query)
 
 
-def test_with_fields_puts_lines_before_the_end_of_the_head() -> None:
-    assert answer_head(204).with_fields(b"a: 1\r\n") == b"HTTP/1.1 204 No Content\r\na: 1\r\n\r\n"
+def test_the_stem_is_what_more_lines_are_put_behind() -> None:
+    head = answer_head(204)
+    assert head.stem + b"a: 1\r\n\r\n" == b"HTTP/1.1 204 No Content\r\na: 1\r\n\r\n"
+    assert head.stem + b"\r\n" == head.wire
 
 
 def test_a_peer_of_http_1_0_never_sees_a_transfer_coding() -> None:

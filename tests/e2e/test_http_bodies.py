@@ -6,18 +6,12 @@ import asyncio
 import json
 
 import pytest
-import uvloop
 
 from carrier import config as c
 from tests.conversation import Peer, Stage
 
 GET = b"GET /a HTTP/1.1\r\nhost: a\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
-
-
-@pytest.fixture(scope="module")
-def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
-    return uvloop.EventLoopPolicy()
 
 
 async def answered(client: Peer) -> tuple[bytes, bytes]:
@@ -190,6 +184,19 @@ async def test_a_destination_that_knows_no_http_never_says_100_so_the_proxy_does
         await client.says(b"body")
         assert (await client.head()).startswith(b"HTTP/1.1 200 ")
         assert await client.until(b"0\r\n\r\n") == b"4\r\nbody\r\n0\r\n\r\n"
+
+
+async def test_a_fallback_that_knows_no_http_says_100_once_also_when_the_endpoint_is_known_to_be_down() -> None:
+    more = {"echo": c.Cluster("echo", {"protocol": "Echo"})}
+    async with Stage(fallback="echo", clusters=more, cluster={"health": {"failures": 1}}) as stage:
+        stage.shuts()
+        client = await stage.client()
+        for _ in range(2):  # refused; then not tried
+            await client.says(b"POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n")
+            assert await client.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
+            await client.says(b"body")
+            assert b"x-carrier-fallback: refused" in await client.head()
+            assert await client.until(b"0\r\n\r\n") == b"4\r\nbody\r\n0\r\n\r\n"
 
 
 async def test_interim_answers_are_passed_before_the_final_one() -> None:

@@ -6,17 +6,10 @@ import asyncio
 import json
 
 import pytest
-import uvloop
 
 from carrier import config as c
 from tests.conversation import Peer, Stage
 from tests.e2e.test_http_bodies import GET, OK, answered
-
-
-@pytest.fixture(scope="module")
-def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
-    return uvloop.EventLoopPolicy()
-
 
 HEADER = {"matchHeader": {"name": "x-user", "value": "me"}}
 

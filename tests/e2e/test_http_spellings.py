@@ -9,18 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-import pytest
 import pytest_asyncio
-import uvloop
 
 from carrier import config as c
 from tests.conversation import Peer, Stage
-
-
-@pytest.fixture(scope="module")
-def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
-    return uvloop.EventLoopPolicy()
-
 
 MATCHED, REFUSED, OTHER = "matched", "refused", "other"
 
