@@ -179,7 +179,7 @@ class Listener:
                 ended.append(session)
                 if not 1 < len(ended) < LARGE:
                     ledger.due()
-            if self.track > 0 or env.on_close:
+            if self.track or env.on_close:
                 self._show(session)
 
     def _show(self, session: Session) -> None:

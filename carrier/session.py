@@ -600,6 +600,7 @@ class Session(Stream):
             self.fallback = error.kind
             self.event("FALLBACK", f"fallback cluster {fallback.name}", error.detail)
             self._hold()
+            self.source.falls_back(fallback)
             self.task = self.listener.env.loop.create_task(self._reach(fallback))
             return
         self.fail(error)
@@ -721,10 +722,7 @@ def begin_at_once(listener: Listener, source: Socket, decision: Decision, head: 
     """Make a session and begin it, if its cluster has but one endpoint, and that has a connection: as `Session` and `begin`, but each
     attribute is set once, and none is read again. False: nothing was done."""
     cluster = decision.cluster
-    if cluster is None or not decision.plain or decision.rewrite or cluster.down:
-        return False
-    endpoint = cluster.only
-    if endpoint is None:
+    if not decision.plain or decision.rewrite or cluster is None or cluster.down or (endpoint := cluster.only) is None:
         return False
     session = new(Session)
     session.retries = 0

@@ -18,7 +18,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, cast
 
 from carrier import config, http1
-from carrier.cluster import Env
+from carrier.cluster import Cluster, Env
 from carrier.errors import Error, Problem
 from carrier.explain import answer_fields
 from carrier.frames import ANY_RSV, Scanner
@@ -426,10 +426,20 @@ class HttpConnection(Socket, asyncio.Protocol):
             self._refuse(Error("not-implemented", "CONNECT is not served here", "downstream"))
             return
         self._begin(head, self.body_done)
-        if head.expect and self.session is not None and not self.sent:
+        if head.expect and self.session is not None and self.session.fallback is None:
             cluster = self.session.decision.cluster
-            if cluster is not None and cluster.kind != "message":  # nobody behind it would say so
-                self._write(CONTINUE)
+            if cluster is not None:
+                self._go_ahead(cluster)
+
+    def falls_back(self, cluster: Cluster) -> None:
+        """The fallback serves: a client that waits for leave to send its body has not been given it by a server that was not there."""
+        if self.request is not None and self.request.expect and not self.body_done and not self.body_bytes:
+            self._go_ahead(cluster)
+
+    def _go_ahead(self, cluster: Cluster) -> None:
+        """Say 100 Continue (RFC 9110 section 10.1.1) where nobody behind the cluster would say so."""
+        if cluster.kind != "message" and not self.sent:
+            self._write(CONTINUE)
 
     def _begin(self, head: Head, last: bool) -> None:
         """Start the session of a request."""
@@ -603,7 +613,8 @@ class HttpConnection(Socket, asyncio.Protocol):
         self.messages_out += 1
         data = head.wire + body
         self.bytes_out += len(data)
-        self.write(data)
+        write = self.write  # a slot is faster to read than to call
+        write(data)
         session.close()
         if self.full or self.paused or self.reader.held:
             self._after(NOWHERE)
