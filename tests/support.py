@@ -19,7 +19,9 @@ from typing import Any
 
 from carrier.cluster import Env
 from carrier.config import Config, Draft
+from carrier.errors import Error
 from carrier.proxy import Proxy
+from carrier.stream import Stream
 
 PATIENCE = 5.0
 """Seconds after which a test that waits for something has failed."""
@@ -305,3 +307,25 @@ def unchunked(data: bytes) -> bytes:
         if n == 0:
             break
     return content
+
+
+# --- hops ------------------------------------------------------------------------------------------------------------------------
+
+
+class Ear(Stream):
+    """A hop that writes down what it hears: payload, "end", the kind of an error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[Any] = []
+
+    def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
+        self.heard.append(data)
+
+    def end(self, trailer: Any = None) -> None:
+        self.heard.append("end")
+
+    def reset(self, error: Error) -> None:
+        self.heard.append(error.kind)
+
+    def stop(self, error: Error | None = None) -> None: ...

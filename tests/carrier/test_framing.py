@@ -3,35 +3,15 @@
 from __future__ import annotations
 
 import socket
-from typing import Any
 
 import pytest
 
 from carrier import config as c
-from carrier.errors import ConfigError, Error
+from carrier.errors import ConfigError
 from carrier.framing import MOST, Length32, Lines
 from carrier.joint import Joint
-from carrier.stream import Stream, link
-from tests.support import cluster, config, listener, port_of, running, tcp, tcp_server, udp, udp_server, wait_until
-
-
-class Ear(Stream):
-    """Writes down what it hears."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.heard: list[Any] = []
-
-    def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
-        self.heard.append(data)
-
-    def end(self, trailer: Any = None) -> None:
-        self.heard.append("end")
-
-    def reset(self, error: Error) -> None:
-        self.heard.append(error.kind)
-
-    def stop(self, error: Error | None = None) -> None: ...
+from carrier.stream import link
+from tests.support import Ear, cluster, config, listener, port_of, running, tcp, tcp_server, udp, udp_server, wait_until
 
 
 def linked(joint: Joint) -> tuple[Ear, Ear]:

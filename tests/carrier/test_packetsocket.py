@@ -4,31 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any
 
 import pytest
 
 from carrier.errors import Error
 from carrier.packetsocket import Idle, PacketSocket
-from carrier.stream import Stream, link
-from tests.support import wait_until
+from carrier.stream import link
+from tests.support import Ear, wait_until
 
 
-class Ear(Stream):
-    """Writes down what it hears."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.heard: list[Any] = []
-
-    def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
-        self.heard.append(data)
-
-    def end(self, trailer: Any = None) -> None:
-        self.heard.append("end")
-
-    def reset(self, error: Error) -> None:
-        self.heard.append(error.kind)
+class Neighbour(Ear):
+    """An ear for what travels backwards, too."""
 
     def flush(self) -> None: ...
     def pause(self) -> None:
@@ -41,12 +27,12 @@ class Ear(Stream):
         self.heard.append("stop")
 
 
-def pair(kind: socket.SocketKind = socket.SOCK_SEQPACKET, **options: bool) -> tuple[Ear, PacketSocket, socket.socket]:
+def pair(kind: socket.SocketKind = socket.SOCK_SEQPACKET, **options: bool) -> tuple[Neighbour, PacketSocket, socket.socket]:
     """A hop with an ear around it, and the other end of its socket."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
     for sock in (ours, theirs):
         sock.setblocking(False)
-    hop, ear = PacketSocket(asyncio.get_running_loop(), ours, "upstream", **options), Ear()
+    hop, ear = PacketSocket(asyncio.get_running_loop(), ours, "upstream", **options), Neighbour()
     link([ear, hop])
     return ear, hop, theirs
 
