@@ -20,6 +20,7 @@ from carrier.errors import Error
 if TYPE_CHECKING:
     import socket
 
+    from carrier.cluster import Cluster
     from carrier.session import Session
 
 HIGH = 64 * 1024
@@ -121,6 +122,9 @@ class Socket(Stream):
     def status(self) -> str:
         """l7mp's stage status of this end: READY or END (contract, section 4)."""
         return "READY"
+
+    def falls_back(self, cluster: Cluster) -> None:
+        """This cluster serves the session in place of the one that was decided."""
 
     def depart(self) -> None:
         """The process is about to end, and takes nothing new: say so, if the protocol has a word for that in mid-stream."""
