@@ -16,7 +16,7 @@ from carrier import config
 from carrier.balance import KEYED, Balancer
 from carrier.errors import ConfigError, Error, Problem, from_os
 from carrier.health import Health
-from carrier.match import get_at
+from carrier.metadata import get_at
 from carrier.overload import Breaker
 from carrier.resolve import Resolver
 from carrier.stream import Socket, Stream
@@ -129,12 +129,7 @@ class Cluster:
     @classmethod
     def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
         """Everything wrong with a spec, by the strict standard (files, PUT, POST /config)."""
-        found = [
-            Problem(f"unknown field {name!r}", f"{path}.{name}", seen=repr(spec[name]), allowed=", ".join(["protocol", *cls.fields]))
-            for name in spec
-            if name not in ("protocol", "framing") and name not in cls.fields
-        ]
-        found += check_framing(spec, path, cls.kind == "byte" and not cls.virtual)
+        found = check_fields(spec, path, cls.fields, cls.kind == "byte" and not cls.virtual)
         if "port" in cls.fields:
             found += check_port(spec, path, required=True)
         return found + (check_client(spec.get("tls"), f"{path}.tls") if "tls" in cls.fields else [])
@@ -263,7 +258,15 @@ def framed(spec: Mapping[str, Any]) -> bool:
     return bool(spec.get("framing", "none") != "none")
 
 
-def check_framing(spec: Mapping[str, Any], path: str, allowed: bool) -> list[Problem]:
+def check_fields(spec: Mapping[str, Any], path: str, fields: Collection[str], framing: bool) -> list[Problem]:
+    """Does the protocol know every field of the spec? framing: it takes one, being a stream of bytes."""
+    words = ", ".join(["protocol", *fields])
+    unknown = [name for name in spec if name not in ("protocol", "framing") and name not in fields]
+    found = [Problem(f"unknown field {name!r}", f"{path}.{name}", seen=repr(spec[name]), allowed=words) for name in unknown]
+    return found + _check_framing(spec, path, framing)
+
+
+def _check_framing(spec: Mapping[str, Any], path: str, allowed: bool) -> list[Problem]:
     """Is `spec.framing` a framing, and does the protocol take one?"""
     framing = spec.get("framing")
     if "framing" not in spec or (allowed and framing in FRAMINGS):

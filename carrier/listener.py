@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from carrier import config
-from carrier.cluster import Env, Kind, check_framing, check_port, framed
+from carrier.cluster import Env, Kind, check_fields, check_port, framed
 from carrier.errors import Error, Problem, from_os
 from carrier.ledger import LARGE
 from carrier.resolve import literal
@@ -75,12 +75,7 @@ class Listener:
     @classmethod
     def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
         """Everything wrong with a spec, by the strict standard (files, PUT, POST /config)."""
-        found = [
-            Problem(f"unknown field {name!r}", f"{path}.{name}", seen=repr(spec[name]), allowed=", ".join(["protocol", *cls.fields]))
-            for name in spec
-            if name not in ("protocol", "framing") and name not in cls.fields
-        ]
-        found += check_framing(spec, path, cls.kind == "byte")
+        found = check_fields(spec, path, cls.fields, cls.kind == "byte")
         if "port" in cls.fields:
             found += check_port(spec, path, required=True, least=0)
         address = spec.get("address")
