@@ -469,7 +469,8 @@ class AccessLog:
         self.filters = settings.status > 0 or settings.duration > 0 or bool(settings.users) or settings.sample < 1
         self.credit = 0.0
         self.batch: list[bytes] = []
-        self.size = 0
+        self.size = self.count = 0
+        """Bytes and lines of the batch."""
         self.refused = 0
         self.timer: asyncio.TimerHandle | None = None
         self.writer = Writer(settings.path)
@@ -490,8 +491,10 @@ class AccessLog:
             lines = self.make(wanted)
         except Exception:
             lines = self._one_by_one(wanted)
-        self.batch += lines
-        self.size += sum(map(len, lines))
+        text = b"".join(lines)
+        self.batch.append(text)
+        self.count += len(lines)
+        self.size += len(text)
         if self.size >= BATCH:
             self.flush()
         elif self.timer is None and lines:
@@ -537,9 +540,10 @@ class AccessLog:
             self.lines.forget()
         if not self.batch:
             return
-        lines, self.batch, self.size = self.batch, [], 0
-        if not self.writer.put(b"".join(lines), len(lines)):
-            self.refused += len(lines)
+        text, count = b"".join(self.batch), self.count
+        self.batch, self.size, self.count = [], 0, 0
+        if not self.writer.put(text, count):
+            self.refused += count
 
     def reopen(self) -> None:
         """Go on in a new file (SIGUSR1); lines of before go to the old one."""
