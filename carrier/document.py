@@ -387,7 +387,7 @@ class _Builder:
         self.declared: set[tuple[str, str]] = set()
         """(kind, name) of objects that could not be built: a reference to one of them is not dangling."""
         self.ports: dict[tuple[Any, ...], object] = {}
-        """(protocol, address, port) -> name of the listener that asks for it first."""
+        """(transport, address, port) -> name of the listener that asks for it first."""
         self.old_style: set[tuple[str, str]] = set()
         """Routes that say `cluster` for `destination`."""
 
@@ -449,13 +449,16 @@ class _Builder:
             self.problems.append(Problem(f"{kind} {name!r} is already defined", f"{path}.name", seen=shown(name)))
 
     def _claim(self, raw: Any, path: str) -> None:
-        """Two listeners of one protocol on one port: the second is a problem. Across protocols only binding can tell."""
+        """Two listeners on one port of one transport and address: the second is a problem. Across addresses only binding can tell."""
         spec = raw.get("spec") if isinstance(raw, Mapping) else None
-        port = spec.get("port") if isinstance(spec, Mapping) else None
-        if isinstance(spec, Mapping) and isinstance(spec.get("protocol"), str) and isinstance(port, int) and port:
-            holder = self.ports.setdefault((spec["protocol"], str(spec.get("address")), port), raw.get("name"))
+        protocol = spec.get("protocol") if isinstance(spec, Mapping) else None
+        cls = self.inspector.protocols.listener(protocol) if isinstance(protocol, str) else None
+        claim = cls.claim(spec) if cls is not None else None
+        if claim is not None:
+            holder = self.ports.setdefault(claim, raw.get("name"))
             if holder != raw.get("name"):
-                self.problems.append(Problem(f"port {port} is taken by listener {holder!r}", f"{path}.spec.port", seen=shown(port)))
+                text = f"port {claim[2]} is taken by listener {holder!r}"
+                self.problems.append(Problem(text, f"{path}.spec.port", seen=shown(claim[2])))
 
     def _place(self, kind: str, name: str, raw: Any, path: str) -> None:
         """Note where the object stood in the document, and those inside it."""

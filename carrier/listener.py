@@ -47,6 +47,8 @@ class Listener:
     """Of its streams: a datagram cannot wait, so what finds no room is dropped; the others are paused."""
     fields: ClassVar[Mapping[str, str]] = {}
     """Fields of the spec -> what is allowed, in words; anything else is an unknown field in a strict check."""
+    transport: ClassVar[str] = "tcp"
+    """Of what its `port` is a port."""
 
     def __init__(self, conf: config.Listener, env: Env) -> None:
         self.conf = conf
@@ -87,6 +89,12 @@ class Listener:
     def kind_of(cls, spec: Mapping[str, Any]) -> Kind:
         """The kind of stream that a spec makes: "datagram" also for streams that can wait, if they keep the limits of messages."""
         return "datagram" if framed(spec) else cls.kind
+
+    @classmethod
+    def claim(cls, spec: Mapping[str, Any]) -> Key | None:
+        """The port that a listener of this spec would ask for, so that a check sees two of one; None: none, or any that is free."""
+        port = spec.get("port")
+        return (cls.transport, str(spec.get("address") or "*"), port) if isinstance(port, int) and port else None
 
     def key(self) -> Key | None:
         """What this listener occupies, or None."""

@@ -17,6 +17,7 @@ from carrier.errors import Error, Problem
 from carrier.framing import make_listener
 from carrier.joint import Joint, Over, check_transport, transport_kind, transport_of
 from carrier.jsonheader import LONGEST, Refused, answer, end_of, refusal, request
+from carrier.listener import Key
 from carrier.options import numbers
 from carrier.session import CONNECTED, Session
 
@@ -55,6 +56,12 @@ class JsonSocketListener(Over):
             for name, value in options.items()
             if not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0
         ]
+
+    @classmethod
+    def claim(cls, spec: Mapping[str, Any]) -> Key | None:
+        inner = transport_of(spec) or {}
+        kind = registry.listener(inner.get("protocol"))
+        return kind.claim(inner) if kind is not None else None
 
     @classmethod
     def kind_of(cls, spec: Mapping[str, Any]) -> Kind:

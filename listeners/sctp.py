@@ -25,6 +25,7 @@ class SctpListener(TcpListener):
     """`spec: {protocol: SCTP, port, address}`, `options`: as for TCP; half_close_timeout is not used."""
 
     protocol = "SCTP"
+    transport = "sctp"
 
     @classmethod
     def kind_of(cls, spec: Any) -> Any:

@@ -47,6 +47,7 @@ class UdpListener(Listener):
 
     protocol = "UDP"
     kind = "datagram"
+    transport = "udp"
     fields = {
         "port": "0..65535",
         "address": "IP address to bind to",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -142,11 +143,29 @@ def test_what_is_no_address_is_refused_with_what_was_probably_meant(address: Any
     assert [(p.path, p.hint) for p in inspect("endpoint", {"spec": {"address": address}}, "$")] == [("$.spec.address", hint)]
 
 
-def test_two_listeners_of_one_protocol_on_one_port_are_refused() -> None:
+def listening(*specs: Mapping[str, Any]) -> dict[str, Any]:
+    """A document with these listeners, named by their places."""
+    return {"clusters": [ECHO], "listeners": [web(name=f"l{i}", spec=spec) for i, spec in enumerate(specs)]}
+
+
+@pytest.mark.parametrize("protocol", ["HTTP", "TCP", "WebSocket", "auto"])
+def test_two_listeners_on_one_port_of_one_transport_are_refused(protocol: str) -> None:
+    found = problems(listening({"protocol": "HTTP", "port": 8080}, {"protocol": protocol, "port": 8080}))
+    assert found == {"$.listeners[1].spec.port": "port 8080 is taken by listener 'l0'"}
+
+
+def test_a_port_of_what_json_sockets_travel_in_is_taken_too() -> None:
     found = problems(
-        {"clusters": [ECHO], "listeners": [web(), web(name="other"), web(name="third", spec={"protocol": "TCP", "port": 8080})]}
+        listening({"protocol": "UDP", "port": 8080}, {"protocol": "JSONSocket", "transport": {"protocol": "UDP", "port": 8080}})
     )
-    assert found == {"$.listeners[1].spec.port": "port 8080 is taken by listener 'web'"}
+    assert "port 8080 is taken by listener 'l0'" in found.values()
+
+
+def test_listeners_on_one_port_of_several_transports_or_addresses_and_on_any_port_are_fine() -> None:
+    ports = [{"protocol": protocol, "port": 8080} for protocol in ("HTTP", "UDP", "SCTP")]
+    here = {"protocol": "TCP", "port": 8080, "address": "127.0.0.2"}
+    free = {"protocol": "TCP", "port": 0}
+    assert from_document(listening(*ports, here, free, free))[1] == ()
 
 
 def test_what_is_equal_keeps_its_identity_and_the_same_document_changes_nothing() -> None:
