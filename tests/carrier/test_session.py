@@ -582,6 +582,24 @@ async def test_a_remote_transform_stands_in_the_middle_of_the_chain() -> None:
             await wait_until(lambda: not list(proxy.sessions()))
 
 
+def test_what_a_session_rarely_has_takes_no_room_until_it_is_set() -> None:
+    loop = asyncio.new_event_loop()
+    try:
+        from listeners.tcp import TcpListener
+
+        one = TcpListener(config(listeners=[listener("in")], base=Config()).listeners["in"], Env(loop))
+        first, second = Session(one, Socket()), Session(one, Socket())
+        assert (first.hops, first.dropped, first.fallback, first.task, first.rare) == ((), 0, None, None, None)
+        first.dropped += 2
+        first.fallback = "refused"
+        assert (first.dropped, first.fallback, second.dropped, second.rare) == (2, "refused", 0, None)
+        assert second.usual
+        second.event("UPGRADE")
+        assert not second.usual
+    finally:
+        loop.close()
+
+
 def test_a_session_closes_once_and_its_counters_do_not_drift() -> None:
     loop = asyncio.new_event_loop()
     try:

@@ -117,6 +117,26 @@ def test_a_request_leaves_no_garbage_for_the_collector() -> None:
         gc.enable()
 
 
+def test_a_session_begun_at_once_has_all_that_one_begun_in_steps_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    def begun() -> dict[str, Any]:
+        pair = Pair()
+        pair.downstream.data_received(GET)
+        session = pair.downstream.session
+        assert session is not None and list(pair.listener.live) == [session] and session.connected_at == session.started
+        known = {id(part): name for name, part in vars(pair).items()} | {id(session): "session", id(pair.listener): "listener"}
+        found = {name: getattr(session, name, "not set") for kind in type(session).__mro__[:-1] for name in kind.__slots__}  # type: ignore[attr-defined]
+        del found["__weakref__"], found["started"], found["connected_at"], found["fields"]
+        pair.upstream.data_received(OK)
+        return {
+            name: known.get(id(value), value if isinstance(value, (int, str, type(None))) else type(value)) for name, value in found.items()
+        }
+
+    at_once = begun()
+    monkeypatch.setattr("listeners.http.begin_at_once", lambda *_: False)
+    assert begun() == at_once
+    assert (at_once["status"], at_once["to"], at_once["back"], at_once["usual"]) == ("CONNECTED", "downstream", "upstream", True)
+
+
 def test_counters_are_kept() -> None:
     pair = Pair()
     for _ in range(5):
