@@ -121,6 +121,7 @@ class Daemon:
         self.file = file
         self.log = log
         self.log_file = log_file
+        self.loaded: Loaded | None = None
         self.data: bytes | None = None
         self.server: Server
         self.task: asyncio.Task[None] | None = None
@@ -183,20 +184,25 @@ class Daemon:
             self.file = file or self.file
             if level in LEVELS and level != self.log.level:
                 self.log.set_level(level)
-        reasons = await self._read() if self.file and (asked is not None or os.path.exists(self.file)) else ""
+        reasons = await self._read(asked is not None) if self.file and (asked is not None or os.path.exists(self.file)) else ""
         if asked is not None:
             try:
                 self.paths.answer(word, reasons)
             except OSError as exc:
                 self.log.error("cannot answer", file=str(self.paths.ack), reason=exc.strerror)
 
-    async def _read(self) -> str:
-        """Put the file in force; every reason why not, one a line, or ""."""
+    async def _read(self, asked: bool) -> str:
+        """Put the file in force; every reason why not, one a line, or "".
+
+        Who asks finds the lines of the start in the log also when a signal was quicker: the operator's shell has emptied it meanwhile.
+        """
         data = b""
         try:
             data = Path(self.file).read_bytes()
             if data == self.data:  # certificates may have changed all the same
                 self._refresh()
+                if asked and self.loaded is not None:
+                    self._announce(self.loaded)
             else:
                 await self._put_in_force(loads(data))
                 self.data = data
@@ -228,6 +234,7 @@ class Daemon:
             config, lost = rebridged(proxy.config, loaded.config, self.server.bridges)
             warnings = await proxy.apply(config)
         self.log_file.open(loaded.config.admin.log_file or str(self.paths.log))
+        self.loaded = loaded
         self._announce(loaded)
         for text in (*map(str, loaded.warnings), *lost, *warnings):
             self.log.warn(text)
