@@ -10,6 +10,7 @@ person says about it (method, path, headers, addresses, SNI); `offline` makes th
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -248,7 +249,7 @@ def _pairs(headers: object) -> tuple[list[tuple[str, str]], list[Problem]]:
 
 
 def _listener(body: Mapping[str, Any], listeners: Mapping[str, cfg.Listener]) -> cfg.Listener:
-    """The listener that is meant: named, by its port, or the only one that fits. Raises ConfigError."""
+    """The listener that is meant: named, by its port, by that of a whole URL, or the only one that fits. Raises ConfigError."""
     named = body.get("listener")
     if isinstance(named, str) and named in listeners:
         return listeners[named]
@@ -257,11 +258,24 @@ def _listener(body: Mapping[str, Any], listeners: Mapping[str, cfg.Listener]) ->
         fits = [conf for conf in fits if str(conf.spec.get("port")) == named]
     elif "method" in body or "path" in body or "headers" in body:
         fits = [conf for conf in fits if _kind(conf) == "message"]
+        port = _port_of(body.get("path") or "")
+        fits = [conf for conf in fits if conf.spec.get("port") == port] or fits
     if len(fits) == 1:
         return fits[0]
     names = ", ".join(f"{conf.name} ({conf.spec.get('protocol')} {conf.spec.get('port', '')})" for conf in listeners.values()) or "none"
     text = f"there is no listener {named!r}" if named is not None else "which listener is meant?"
-    raise ConfigError(Problem(text, "$.listener", seen="" if named is None else named, allowed=names))
+    hint = "name one: --listener, or 'listener' over REST" if named is None and listeners else ""
+    raise ConfigError(Problem(text, "$.listener", seen="" if named is None else named, allowed=names, hint=hint))
+
+
+_URL = re.compile(r"(https?)://([^/?#]*?(?::([0-9]{1,5}))?)(?:[/?#]|$)", re.IGNORECASE)
+"""A target in absolute form (RFC 9112 section 3.2.2): scheme, authority, port."""
+
+
+def _port_of(target: str) -> int | None:
+    """The port of a target in absolute form, its scheme's if it names none; None in another form."""
+    found = _URL.match(target)
+    return None if found is None else int(found[3] or (443 if found[1].lower() == "https" else 80))
 
 
 def _kind(conf: cfg.Listener) -> str:
@@ -284,8 +298,10 @@ def _metadata(body: Mapping[str, Any], conf: cfg.Listener, headers: list[tuple[s
         metadata["TLS"] = {"sni": body["sni"]}
     if kind == "message":
         if not any(name.lower() == "host" for name, _ in headers):
-            headers = [("host", "localhost"), *headers]
-            assumed.append("its Host is localhost")
+            url = _URL.match(body.get("path") or "")
+            host = url[2] if url is not None else "localhost"
+            headers = [("host", host), *headers]
+            assumed.append(f"its Host is {host}")
         metadata["HTTP"] = _head(body.get("method") or "GET", body.get("path") or "/", headers).metadata()
     return metadata
 

@@ -184,7 +184,7 @@ def _show(options: argparse.Namespace, value: Any) -> bool:
 def _asked(options: argparse.Namespace) -> Dict:
     """The session that the command line describes."""
     body: Dict = {name: value for name in ("listener", "source", "sni") if (value := getattr(options, name)) is not None}
-    if options.method is not None and options.path is None and options.method.startswith("/"):
+    if options.method is not None and options.path is None and (options.method.startswith("/") or "://" in options.method):
         options.method, options.path = "GET", options.method
     if options.method is not None:
         body["method"] = options.method
@@ -511,8 +511,8 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace, Client, Page], int]] = {
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Give the parser these commands."""
     explain = _command(commands, "explain", "why would a request go where it would?", "Show every rule with each condition, met or not.")
-    explain.add_argument("method", metavar="METHOD", nargs="?", help="of an HTTP request; it may be left out before a path")
-    explain.add_argument("path", metavar="PATH", nargs="?", help="with its query")
+    explain.add_argument("method", metavar="METHOD", nargs="?", help="of an HTTP request; it may be left out before a path or URL")
+    explain.add_argument("path", metavar="PATH", nargs="?", help="with its query; or a whole URL, whose port says which listener")
     explain.add_argument("-H", "--header", metavar="'NAME: VALUE'", action="append", help="a field of the request; again for more")
     explain.add_argument("--listener", metavar="NAME", help="name or port of the listener, where there are several")
     explain.add_argument("--source", metavar="HOST:PORT", help="where the session comes from")

@@ -187,6 +187,30 @@ async def test_what_cannot_be_a_session_is_refused_with_the_reason(env: Env, bod
     assert words in refused.value.detail
 
 
+def two_ports() -> Config:
+    ports = [listener(f"at-{port}", "up", protocol="HTTP", port=port) for port in (80, 8080)]
+    return config(clusters=[cluster("up", 1, protocol="HTTP")], listeners=ports)
+
+
+async def test_of_several_listeners_the_way_to_name_one_is_told(env: Env) -> None:
+    with pytest.raises(ConfigError, match=r"which listener is meant\?.*at-80 .*at-8080 .*--listener"):
+        asked(two_ports(), env, path="/x")
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [("http://shop.example:8080/x", "at-8080"), ("http://shop.example/x", "at-80"), ("http://[::1]:8080?y", "at-8080")],
+)
+async def test_the_port_of_a_whole_url_says_which_listener_is_meant(env: Env, url: str, name: str) -> None:
+    said = asked(two_ports(), env, path=url)
+    assert said.listener == name
+
+
+async def test_a_whole_url_says_the_host_too(env: Env) -> None:
+    http = asked(two_ports(), env, path="http://shop.example:8080/x").session["HTTP"]
+    assert (http["url"]["path"], http["headers"]["host"]) == ("/x", "shop.example:8080")
+
+
 async def test_metadata_may_be_given_as_it_is(env: Env) -> None:
     match = {"op": "test", "path": "/labels/app", "value": "x"}
     conf = config(clusters=[echo()], listeners=[listener("in", port=1, rules=[{"name": "r", "match": match, "action": {"route": "none"}}])])

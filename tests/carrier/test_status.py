@@ -171,6 +171,8 @@ def test_explain_works_by_a_file_alone(tmp_path: Path, capsys: pytest.CaptureFix
         "listeners: [{name: web, spec: {protocol: HTTP, port: 8080}, rules: [{name: r, action: {route: {destination: a}}}]}]\n"
         "clusters: [{name: a, spec: {protocol: HTTP, port: 80}, endpoints: [{spec: {address: 10.0.0.1}}]}]\n"
     )
+    assert main(["explain", "http://shop.example:8080/", "-c", str(file)]) == 0
+    assert "its Host is shop.example:8080" in capsys.readouterr().out
     assert main(["explain", "GET", "/", "-c", str(file)]) == 0
     assert "goes to    cluster a (HTTP), endpoint 10.0.0.1:80: its only endpoint" in capsys.readouterr().out
     file.write_text("listeners: 7\n")
