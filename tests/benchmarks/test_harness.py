@@ -76,7 +76,8 @@ def test_each_scenario_that_we_drive_ourselves_gets_through_the_ceiling(name):
 def test_http_scenarios_fall_back_on_our_own_load(scenario, monkeypatch):
     monkeypatch.setattr("benchmarks.wrk.installed", lambda: False)
     plain = Scenario(scenario.name, "http", scenario.unit, scenario.drive)
-    sample = harness.run_scenario(plain, [Ceiling()], rounds=1, seconds=0.3).samples["ceiling"][0]
+    seconds = 1.5 if "512" in scenario.name else 0.3  # so many connections take a busy machine a while
+    sample = harness.run_scenario(plain, [Ceiling()], rounds=1, seconds=seconds).samples["ceiling"][0]
     assert sample.operations > 50 and sample.errors == 0
 
 
