@@ -329,3 +329,17 @@ class Ear(Stream):
         self.heard.append(error.kind)
 
     def stop(self, error: Error | None = None) -> None: ...
+
+
+class Neighbour(Ear):
+    """An ear for what travels backwards, too."""
+
+    def flush(self) -> None: ...
+    def pause(self) -> None:
+        self.heard.append("pause")
+
+    def resume(self) -> None:
+        self.heard.append("resume")
+
+    def stop(self, error: Error | None = None) -> None:
+        self.heard.append("stop")

@@ -8,15 +8,14 @@ from pathlib import Path
 
 from carrier.filestream import FileStream
 from carrier.stream import link
-from tests.carrier.test_packetsocket import Ear
-from tests.support import wait_until
+from tests.support import Neighbour, wait_until
 
 
-def hop(reader: int | None, writer: int | None, owned: bool = True) -> tuple[Ear, FileStream]:
+def hop(reader: int | None, writer: int | None, owned: bool = True) -> tuple[Neighbour, FileStream]:
     for fd in (reader, writer):
         if fd is not None and owned:
             os.set_blocking(fd, False)
-    made, ear = FileStream(asyncio.get_running_loop(), reader, writer, "upstream", owned=owned), Ear()
+    made, ear = FileStream(asyncio.get_running_loop(), reader, writer, "upstream", owned=owned), Neighbour()
     link([ear, made])
     return ear, made
 

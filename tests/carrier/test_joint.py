@@ -5,13 +5,12 @@ from __future__ import annotations
 from carrier.errors import Error
 from carrier.joint import Joint, Over, OverCluster
 from carrier.stream import link
-from tests.carrier.test_packetsocket import Ear
-from tests.support import cluster, config, echo, listener, port_of, running, tcp
+from tests.support import Neighbour, cluster, config, echo, listener, port_of, running, tcp
 
 
-def rings() -> tuple[Ear, Joint, Ear]:
+def rings() -> tuple[Neighbour, Joint, Neighbour]:
     """A transport's ear, the joint, a session's ear."""
-    wire, joint, session = Ear(), Joint(), Ear()
+    wire, joint, session = Neighbour(), Joint(), Neighbour()
     link([wire, joint.near])
     link([session, joint.far])
     return wire, joint, session

@@ -7,24 +7,9 @@ import socket
 
 import pytest
 
-from carrier.errors import Error
 from carrier.packetsocket import Idle, PacketSocket
 from carrier.stream import link
-from tests.support import Ear, wait_until
-
-
-class Neighbour(Ear):
-    """An ear for what travels backwards, too."""
-
-    def flush(self) -> None: ...
-    def pause(self) -> None:
-        self.heard.append("pause")
-
-    def resume(self) -> None:
-        self.heard.append("resume")
-
-    def stop(self, error: Error | None = None) -> None:
-        self.heard.append("stop")
+from tests.support import Neighbour, wait_until
 
 
 def pair(kind: socket.SocketKind = socket.SOCK_SEQPACKET, **options: bool) -> tuple[Neighbour, PacketSocket, socket.socket]:
