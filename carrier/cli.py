@@ -214,7 +214,7 @@ def _check(options: argparse.Namespace) -> int:
         document = json.loads(json.dumps(to_document(config)))  # what is shared is written out each time: YAML would make aliases of it
         print(yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120), end="")
         return OK
-    counts = ", ".join(f"{len(getattr(config, kind))} {kind}" for kind in ("listeners", "clusters", "rules"))
+    counts = ", ".join(_number(len(getattr(config, f"{kind}s")), kind) for kind in ("listener", "cluster", "rule"))
     print(f"{options.file}: fine ({counts}; {_number(len(loaded.warnings), 'warning')})")
     return OK
 

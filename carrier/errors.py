@@ -133,7 +133,9 @@ def from_os(exc: OSError, side: Side, where: str = "", retry: Retry = "no") -> E
 
 
 def shown(value: object, most: int = 80) -> str:
-    """A value as it stands in a message: JSON where it can be, cut to `most` characters."""
+    """A value as it stands in a message: JSON where it can be (bytes as Latin-1 text), cut to `most` characters."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        value = bytes(value).decode("latin-1")
     try:
         text = msgspec.json.encode(value).decode()
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):

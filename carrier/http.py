@@ -4,20 +4,23 @@ A `Head` is made once, by a codec or by `request_head` and `answer_head`, and th
 sessions. It says how the message is framed and carries `wire`, the bytes of the head as HTTP/1.1 must see them on the other side:
 hop-by-hop fields cut, framing field in its one canonical form. Fields are split out of the head block only when somebody asks.
 `Forwarding` says what the wire form does with Host, `x-forwarded-*`, `forwarded`, `via` and the request id; `extra()` gives the lines that
-differ per connection or request, to be put behind `Head.stem`: one concat. This file reads no clock and knows no socket.
+differ per connection or request, to be put behind `Head.stem`: one concat. This file knows no socket, and the clock
+only for the Date of our own answers.
 """
 
 from __future__ import annotations
 
 import random
 import re
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 
-from carrier.errors import Error, Side
+from carrier.errors import Error, Side, shown
 
 Fields = tuple[tuple[bytes, bytes], ...]
 """Field lines in the order they came, names as they were written."""
@@ -52,7 +55,13 @@ TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 FIELD_BYTES = bytes([9, *range(32, 127), *range(128, 256)])
 """Bytes of a field value (RFC 9110 5.5): tab, space, visible, obs-text. No other controls: servers disagree about them."""
 _new = object.__new__
-REASONS = {s.value: s.phrase.encode() for s in HTTPStatus}
+REASONS = {s.value: s.phrase.encode() for s in HTTPStatus} | {
+    413: b"Content Too Large",
+    414: b"URI Too Long",
+    416: b"Range Not Satisfiable",
+    422: b"Unprocessable Content",
+}
+"""Reason phrases of RFC 9110 section 15, which the library of this Python does not have yet."""
 
 
 class Head:
@@ -336,7 +345,7 @@ def make_id() -> bytes:
 def check_field(name: bytes, value: bytes, side: Side = "carrier") -> None:
     """Raise Error unless the pair can be written as one field line (RFC 9110 5.1, 5.5)."""
     if not TOKEN.fullmatch(name):
-        raise _bad(side, f"field name {name[:80]!r} is not a token")
+        raise _bad(side, f"field name {shown(name)} is not a token")
     if value.translate(None, FIELD_BYTES):
         raise _bad(side, f"field {name.decode()!r} has a control byte in its value")
 
@@ -385,7 +394,7 @@ def request_head(
     Raises Error("protocol-error") on bytes that cannot be written.
     """
     if not TOKEN.fullmatch(method) or not re.fullmatch(rb"[!-~]+", target):
-        raise _bad(side, f"method {method[:40]!r} or target {target[:80]!r} cannot be written")
+        raise _bad(side, f"method {shown(method[:40])} or target {shown(target)} cannot be written")
     own = _own_fields(fields, side)
     names: dict[bytes, bytes] = {}
     for name, value in own:
@@ -426,7 +435,7 @@ def answer_head(
     own = _own_fields(fields, side)
     reason = reason or REASONS.get(status, b"")
     if reason.translate(None, FIELD_BYTES) or not 100 <= status <= 599:
-        raise _bad(side, f"status {status} {reason[:40]!r} cannot be written")
+        raise _bad(side, f"status {status} {shown(reason[:40])} cannot be written")
     kind, size = (LENGTH, len(body)) if framing is None else (framing, length)
     if status < 200 or status in (204, 304):
         kind, size = NONE, 0
@@ -435,11 +444,27 @@ def answer_head(
     return Head(wire, b"", status=status, reason=reason, body=kind, length=size, fields=own)
 
 
+def date_field() -> tuple[bytes, bytes]:
+    """The Date of an answer that we make ourselves (RFC 9110 section 6.6.1), written once a second."""
+    return _dated(int(time.time()))
+
+
+@lru_cache(maxsize=1)
+def _dated(second: int) -> tuple[bytes, bytes]:
+    day = time.gmtime(second)
+    weekday, month = _DAYS[day.tm_wday], _MONTHS[day.tm_mon - 1]  # strftime would write them in the language of the process
+    return b"date", time.strftime(f"{weekday}, %d {month} %Y %H:%M:%S GMT", day).encode()
+
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
 def canned(status: int, detail: str = "", fields: Iterable[tuple[bytes, bytes]] = ()) -> tuple[Head, bytes]:
     """A short plain-text answer of our own, mostly an error: its head and its body."""
     reason = REASONS.get(status, b"").decode()
     body = f"{status} {reason}: {detail}\n".encode() if detail else f"{status} {reason}\n".encode()
-    return answer_head(status, (*fields, (b"content-type", b"text/plain; charset=utf-8")), body), body
+    return answer_head(status, (date_field(), *fields, (b"content-type", b"text/plain; charset=utf-8")), body), body
 
 
 def rewrite(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from carrier.errors import Error, Side
+from carrier.errors import Error, Side, shown
 from carrier.http import CHUNKED, CLOSE, LENGTH, NONE, Fields, Head
 from carrier.http1_chunked import LAST_CHUNK, Chunked, chunk, last_chunk
 from carrier.http1_head import ILL, Limits, check_sizes, parse_answer, parse_request, refuse, tokens, too_large
@@ -85,7 +85,7 @@ class _Reader:
             return end + 4
         rest = data[i:] if i else data
         if match := ILL.search(rest, self._scanned):
-            raise refuse(self.side, f"byte {match[0]!r} in the head")
+            raise refuse(self.side, f"byte {shown(match[0])} in the head")
         first = rest.find(b"\r\n", 0, self.limits.line + 2)
         check_sizes(len(rest) if first < 0 else first, len(rest), self.limits, self.side)
         self._buffer, self._at, self._scanned = rest, 0, max(0, len(rest) - 3)
@@ -323,7 +323,7 @@ class AnswerReader(_Reader):
         end = self._find_head(data, i)
         if end < 0:
             if not b"HTTP/1.".startswith(self._buffer[:7]):  # another protocol: its head may never end
-                raise refuse("upstream", f"an answer that begins with {self._buffer[:40]!r}")
+                raise refuse("upstream", f"an answer that begins with {shown(self._buffer[:40])}")
             return len(data)
         raw = data if i == 0 and end == len(data) else data[i:end]
         head = self.memo.heads.get(raw)
@@ -344,7 +344,7 @@ class AnswerReader(_Reader):
         if head.status == 101:
             asked = tokens([self._upgrade or b""])
             if not self._upgrade or not head.upgrade or any(token not in asked for token in tokens([head.upgrade])):
-                raise refuse("upstream", f"switched to {head.upgrade!r}, asked for {self._upgrade!r}")
+                raise refuse("upstream", f"switched to {shown(head.upgrade)}, asked for {shown(self._upgrade)}")
             self._state, self._keep = _TUNNEL, False
         self.target.on_head(head)
         return end

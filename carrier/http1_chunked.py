@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from carrier.errors import Error, Side
+from carrier.errors import Error, Side, shown
 from carrier.http import CLAIMS, UNMERGEABLE, Fields, join_fields
 from carrier.http1_head import ILL, TCHARS, Limits, refuse, split_lines, split_pairs, too_large
 
@@ -103,17 +103,17 @@ class Chunked:
         start = i
         if self._inside:
             if not b"\r\n".startswith(data[i : i + 2]):
-                raise refuse(self.side, f"chunk data is not followed by CRLF but by {data[i : i + 2]!r}")
+                raise refuse(self.side, f"chunk data is not followed by CRLF but by {shown(data[i : i + 2])}")
             i += 2
         end = data.find(b"\r\n", i, i + _SIZE_MAX)
         if end < 0:
             if len(data) - i >= _SIZE_MAX or not _SIZE_PREFIX.fullmatch(data, min(i, len(data))):
-                raise refuse(self.side, f"chunk size {data[i : i + 40]!r}")
+                raise refuse(self.side, f"chunk size {shown(data[i : i + 40])}")
             self._rest = data[start:]
             return -1, 0
         match = _SIZE_LINE.fullmatch(data, i, end)
         if not match:
-            raise refuse(self.side, f"chunk size {data[i : min(end, i + 40)]!r}")
+            raise refuse(self.side, f"chunk size {shown(data[i : min(end, i + 40)])}")
         self._extensions += len(match[2])
         if self._extensions > self.limits.extensions:
             raise refuse(self.side, f"more than {self.limits.extensions} bytes of chunk extensions")
@@ -128,11 +128,11 @@ class Chunked:
             if len(data) - i > self.limits.head:
                 raise too_large(self.side, f"trailers of more than {self.limits.head} bytes")
             if match := ILL.search(data, i + self._scanned):
-                raise refuse(self.side, f"byte {match[0]!r} in the trailers")
+                raise refuse(self.side, f"byte {shown(match[0])} in the trailers")
             self._rest, self._scanned = data[i:], max(0, len(data) - i - 3)
             return -1, ()
         lines = split_lines(b"0\r\n" + data[i : end + 4], self.limits, self.side)  # the last chunk is their start line
         fields = split_pairs(lines[1:], self.side)
         if bad := [name for name, _ in fields if name.lower() in UNMERGEABLE]:
-            raise refuse(self.side, f"field {bad[0]!r} in the trailers")
+            raise refuse(self.side, f"field {shown(bad[0])} in the trailers")
         return end + 4, tuple(pair for pair in fields if pair[0].lower() not in _UNTRUSTED)

@@ -14,7 +14,7 @@ from ipaddress import IPv6Address
 
 import h11
 
-from carrier.errors import Error, Side
+from carrier.errors import Error, Side, shown
 from carrier.http import CHUNKED, CLOSE, ENDURING, EXPLAIN, HOP, LENGTH, NONE, TOKEN, Forwarding, Head, join_fields
 
 
@@ -76,7 +76,7 @@ def _check_host(host: bytes) -> None:
         if match[1]:
             IPv6Address(match[1].decode())
     except ValueError:
-        raise refuse("downstream", f"Host {host[:80]!r} is no host name or address with an optional port") from None
+        raise refuse("downstream", f"Host {shown(host)} is no host name or address with an optional port") from None
 
 
 class Plan:
@@ -121,11 +121,11 @@ def _framing(seen: Mapping[bytes, list[bytes]], minor: int, side: Side) -> tuple
         if len(codings) > 1 or codings[0].lower() != b"chunked":
             known = side == "upstream" or tokens(codings)[-1] != b"chunked" or tokens(codings).count(b"chunked") > 1
             kind = "" if known or b"" in tokens(codings) else "not-implemented"
-            raise refuse(side, f"Transfer-Encoding {b', '.join(codings)[:80]!r} is not exactly chunked", kind)
+            raise refuse(side, f"Transfer-Encoding {shown(b', '.join(codings))} is not exactly chunked", kind)
         return CHUNKED, 0
     if lengths:
         if len(lengths) > 1 or not _LENGTH.fullmatch(lengths[0]):
-            raise refuse(side, f"Content-Length {b', '.join(lengths)[:80]!r} is not one decimal number")
+            raise refuse(side, f"Content-Length {shown(b', '.join(lengths))} is not one decimal number")
         return LENGTH, int(lengths[0])
     return NONE, 0
 
@@ -134,7 +134,7 @@ def _connection(plan: Plan, seen: Mapping[bytes, list[bytes]], minor: int, side:
     """The options of Connection (RFC 9112 9.3, 9.6); fields that they name are cut."""
     options = [t for t in tokens(seen.get(b"connection", ())) if t]
     if bad := [t for t in options if not TOKEN.fullmatch(t)]:
-        raise refuse(side, f"Connection option {bad[0][:80]!r} is not a token")
+        raise refuse(side, f"Connection option {shown(bad[0])} is not a token")
     plan.keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
     plan.cut = plan.cut | (frozenset(options) - ENDURING - {b"close"})
     return options
@@ -146,7 +146,7 @@ def _upgrade(seen: Mapping[bytes, list[bytes]], options: Sequence[bytes], side: 
         return None
     values = [v.strip(b" \t") for value in seen.get(b"upgrade", ()) for v in value.split(b",")]
     if any(v and not re.fullmatch(rb"%b(?:/%b)?" % (TCHARS, TCHARS), v) for v in values):
-        raise refuse(side, f"Upgrade {b', '.join(values)[:80]!r} is not a list of protocols")
+        raise refuse(side, f"Upgrade {shown(b', '.join(values))} is not a list of protocols")
     return b", ".join(v for v in values if v and v.lower() != b"h2c") or None
 
 
@@ -159,7 +159,7 @@ def plan_request(pairs: Pairs, minor: int, authority: bytes | None, profile: For
     plan.host = _host(seen.get(b"host", []), minor, authority)
     expect = [v.lower() for v in seen.get(b"expect", ())] if minor else []
     if expect and expect != [b"100-continue"]:
-        raise refuse("downstream", f"Expect {b', '.join(expect)[:80]!r} is not 100-continue", "expectation")
+        raise refuse("downstream", f"Expect {shown(b', '.join(expect))} is not 100-continue", "expectation")
     plan.expect = bool(expect) and plan.body != NONE and plan.length + (plan.body == CHUNKED) > 0
     if not plan.expect:
         plan.cut = plan.cut | {b"expect"}  # RFC 9110 10.1.1: not in a request without content, and not in HTTP/1.0
@@ -194,7 +194,7 @@ def _host(values: Sequence[bytes], minor: int, authority: bytes | None) -> bytes
         return values[0] if values else b""
     if values and _plain_authority(values[0]) != _plain_authority(authority):
         # RFC 9112 3.2.2 would replace Host; servers that do not would route by another name than we do.
-        raise refuse("downstream", f"Host {values[0][:80]!r} is not the authority of the target, {authority[:80]!r}")
+        raise refuse("downstream", f"Host {shown(values[0])} is not the authority of the target, {shown(authority)}")
     return values[0] if values else authority
 
 
@@ -226,7 +226,7 @@ def plan_answer(pairs: Pairs, status: int, minor: int, profile: Forwarding) -> P
 def split_lines(raw: bytes, limits: Limits, side: Side) -> list[bytes]:
     """The lines of a head without its end. Raises Error when it is too large or holds a byte that no head may hold."""
     if match := ILL.search(raw):
-        raise refuse(side, f"byte {match[0]!r} at offset {match.start()} of the head")
+        raise refuse(side, f"byte {shown(match[0])} at offset {match.start()} of the head")
     lines = raw.split(b"\r\n")
     if len(lines) < 3 or lines[-2:] != [b"", b""] or b"" in lines[:-2]:
         raise refuse(side, "not one whole head")
@@ -256,7 +256,7 @@ def split_pairs(lines: Iterable[bytes], side: Side) -> list[tuple[bytes, bytes]]
     for line in lines:
         name, colon, value = line.partition(b":")
         if not colon or not TOKEN.fullmatch(name):
-            raise refuse(side, f"field line {line[:80]!r} does not start with a name and a colon")
+            raise refuse(side, f"field line {shown(line)} does not start with a name and a colon")
         pairs.append((name, value.strip(b" \t")))
     return pairs
 
@@ -265,7 +265,7 @@ def _start_request(line: bytes, limits: Limits) -> tuple[bytes, bytes, int, byte
     """Method, target as it came, minor version, target to send on, authority (of an absolute-form target only)."""
     parts = line.split(b" ")
     if len(parts) != 3 or not TOKEN.fullmatch(parts[0]) or not re.fullmatch(rb"HTTP/[0-9]\.[0-9]", parts[2]):
-        raise refuse("downstream", f"request line {line[:80]!r} is not a method, a target and a version")
+        raise refuse("downstream", f"request line {shown(line)} is not a method, a target and a version")
     method, target, version = parts
     if version[5:] not in (b"1.1", b"1.0"):
         raise refuse("downstream", f"version {version.decode()}, we speak HTTP/1.0 and HTTP/1.1", "version")
@@ -287,7 +287,7 @@ def _target(method: bytes, target: bytes, limits: Limits) -> tuple[bytes, bytes 
         sent = rest if rest[:1] == b"/" else b"/" + rest
         if location.fullmatch(sent):
             return (b"*" if method == b"OPTIONS" and not rest else sent), match[2]
-    raise refuse("downstream", f"target {target[:80]!r} of {method[:40]!r} is not one that RFC 9112 3.2 knows")
+    raise refuse("downstream", f"target {shown(target)} of {shown(method[:40])} is not one that RFC 9112 3.2 knows")
 
 
 def parse_request(raw: bytes, limits: Limits | None = None, profile: Forwarding | None = None) -> Head:
@@ -301,7 +301,7 @@ def parse_request(raw: bytes, limits: Limits | None = None, profile: Forwarding 
     fields = split_pairs(lines[1:], "downstream")
     pairs = [(name.lower(), value) for name, value in fields]
     if odd := [name for name, _ in pairs if profile.confusable(name)]:
-        raise refuse("downstream", f"field {odd[0][:80]!r} would pass for one that rules look at")
+        raise refuse("downstream", f"field {shown(odd[0])} would pass for one that rules look at")
     plan = plan_request(pairs, minor, authority, profile)
     if method == b"CONNECT" and plan.body != NONE:
         raise refuse("downstream", "CONNECT with content")
@@ -346,7 +346,7 @@ def parse_answer(raw: bytes, method: bytes = b"GET", limits: Limits | None = Non
     lines = split_lines(raw, limits, "upstream")
     match = STATUS_LINE.fullmatch(lines[0])
     if not match:
-        raise refuse("upstream", f"status line {lines[0][:80]!r}")
+        raise refuse("upstream", f"status line {shown(lines[0])}")
     minor, status, reason = int(match[1]), int(match[2]), match[3] or b""
     fields = split_pairs(lines[1:], "upstream")
     plan = plan_answer([(name.lower(), value) for name, value in fields], status, minor, profile)

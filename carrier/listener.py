@@ -229,7 +229,12 @@ def bind_stream(name: str, host: str | None, port: Any) -> list[socket.socket]:
 
 def bind_error(name: str, host: str, port: int, exc: OSError) -> Error:
     error = from_os(exc, "carrier")
-    return Error("bind", f'"{name}": Could not bind to {host}:{port}: {error.detail}')
+    return Error("bind", f'"{name}": Could not bind to {authority(host, port)}: {error.detail}')
+
+
+def authority(host: str, port: object) -> str:
+    """Host and port as people write them: an IPv6 address in brackets (RFC 3986 section 3.2.2)."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _bind(family: int, address: Any, dual: bool) -> socket.socket:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from carrier.cluster import Cluster, Endpoint
 from carrier.dump import version
 from carrier.errors import Error
+from carrier.listener import authority
 
 if TYPE_CHECKING:
     from carrier.config import Bridge
@@ -50,8 +51,7 @@ def address_of(listener: Listener) -> str:
     if key[2] < 0:  # a file, which has no port to ask for
         return key[1]
     port = getattr(listener, "port", None) if listener.bound else None
-    host = f"[{key[1]}]" if ":" in key[1] else key[1]
-    return f"{host}:{port if isinstance(port, int) else key[2]}"
+    return authority(key[1], port if isinstance(port, int) else key[2])
 
 
 def _listener(proxy: Proxy, listener: Listener) -> Dict:

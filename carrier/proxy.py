@@ -24,7 +24,7 @@ from carrier.admin import options, own_listener
 from carrier.cluster import Cluster, Env, Plan
 from carrier.errors import ConfigError, Error, Problem
 from carrier.gate import Limits
-from carrier.listener import Listener
+from carrier.listener import Listener, authority
 from carrier.resolve import is_here
 from carrier.session import Session
 from carrier.table import Decision, Hits, Matchers, Table, same
@@ -459,7 +459,7 @@ def _spell(listener: Listener) -> str:
     key = listener.key()
     if key is None:
         return listener.name
-    return f"{key[1]}:{key[2]}" if key[2] >= 0 else key[1]
+    return authority(key[1], key[2]) if key[2] >= 0 else key[1]
 
 
 def _odd(kind: str, name: str, exc: Exception) -> ConfigError:

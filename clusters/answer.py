@@ -11,7 +11,7 @@ from typing import Any
 from carrier import config
 from carrier.cluster import Cluster, Endpoint, Env
 from carrier.errors import Problem
-from carrier.http import answer_head
+from carrier.http import Head, answer_head, date_field
 from carrier.session import Session
 from carrier.stream import Stream
 
@@ -29,8 +29,17 @@ class AnswerCluster(Cluster):
         spec = conf.spec
         status, body, kind = spec.get("status", 200), spec.get("body", ""), spec.get("type", "text/plain; charset=utf-8")
         self.body = body.encode() if isinstance(body, str) else b""
-        fields = [(b"content-type", str(kind).encode("latin-1", "replace"))] if self.body else []
-        self.answer = answer_head(status if isinstance(status, int) and 200 <= status <= 599 else 200, fields, self.body)
+        self.own = [(b"content-type", str(kind).encode("latin-1", "replace"))] if self.body else []
+        self.status = status if isinstance(status, int) and 200 <= status <= 599 else 200
+        self.made: tuple[tuple[bytes, bytes], Head] | None = None
+        self.answer()
+
+    def answer(self) -> Head:
+        """The answer's head, made anew when its Date is another."""
+        date = date_field()
+        if self.made is None or self.made[0] is not date:
+            self.made = date, answer_head(self.status, [date, *self.own], self.body)
+        return self.made[1]
 
     @classmethod
     def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
@@ -72,7 +81,7 @@ class AnswerStream(Stream):
     def end(self, trailer: Any = None) -> None:
         body = self.cluster.body
         if self.http:
-            self.to.head(self.cluster.answer, not body)
+            self.to.head(self.cluster.answer(), not body)
             if body:
                 self.to.data(body, None, True)
         else:

@@ -13,7 +13,7 @@ from typing import Any
 from carrier.cluster import Cluster, Endpoint, Env
 from carrier.errors import Error
 from carrier.gate import Limits, caller_of
-from carrier.http import answer_head
+from carrier.http import answer_head, date_field
 from carrier.session import DESTROYED, Session
 from carrier.stream import Stream
 
@@ -131,6 +131,6 @@ class ControllerStream(Stream):
 
     def _answer(self, answer: Any) -> None:
         fields = [(name.encode("latin-1", "replace"), value.encode("latin-1", "replace")) for name, value in answer.headers.items()]
-        self.to.head(answer_head(answer.status, fields, answer.body), not answer.body)
+        self.to.head(answer_head(answer.status, [date_field(), *fields], answer.body), not answer.body)
         if answer.body:
             self.to.data(answer.body, None, True)

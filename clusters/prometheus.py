@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from carrier.cluster import Cluster, Endpoint, Env, framed
-from carrier.http import answer_head
+from carrier.http import answer_head, date_field
 from carrier.joint import OverCluster
 from carrier.session import Session
 from carrier.stream import Stream
@@ -59,7 +59,7 @@ class PrometheusStream(Stream):
         self.answered = True
         text = exposition(self.env)
         if self.http:
-            self.to.head(answer_head(200, [(b"content-type", CONTENT_TYPE_LATEST.encode())], text))
+            self.to.head(answer_head(200, [date_field(), (b"content-type", CONTENT_TYPE_LATEST.encode())], text))
         self.to.data(text, None, True)
 
 

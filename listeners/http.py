@@ -14,6 +14,7 @@ import re
 import socket
 import struct
 from collections.abc import Mapping
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, cast
 
@@ -22,7 +23,7 @@ from carrier.cluster import Cluster, Env
 from carrier.errors import Error, Problem
 from carrier.explain import answer_fields
 from carrier.frames import ANY_RSV, Scanner
-from carrier.http import CHUNKED, CLOSE, LENGTH, NONE, REASONS, Fields, Forwarding, Head, answer_head, make_id, rewrite, trusts
+from carrier.http import CHUNKED, CLOSE, LENGTH, NONE, REASONS, Fields, Forwarding, Head, answer_head, date_field, make_id, rewrite, trusts
 from carrier.listener import Key, Listener, bind_stream, is_loopback, plain
 from carrier.match import set_at
 from carrier.options import check_numbers, numbers, port_of
@@ -51,8 +52,6 @@ DECISIONS = 8192
 GOING_AWAY = b"\x88\x02\x03\xe9"
 """A WebSocket close frame with code 1001."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-OK = answer_head(200, framing=CLOSE)
-"""What a destination that knows no HTTP answers with (contract, section 4)."""
 OPTIONS: Mapping[str, float] = {
     "track": 0,
     "header_timeout": 10,
@@ -626,7 +625,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         if self.session is None or self.request is None:
             return
         if not self.sent:
-            self.head(OK)
+            self.head(fine(date_field()))
         if self.tunnel:
             self._write(data)
             if self.frames is not None:
@@ -668,7 +667,7 @@ class HttpConnection(Socket, asyncio.Protocol):
                 self.closing = True
             return
         if not self.sent:
-            self.head(OK, False)
+            self.head(fine(date_field()), False)
         if self.chunked:
             self.out.append(http1.last_chunk(trailer or ()))
         out, self.out = self.out, []
@@ -945,12 +944,18 @@ class HttpConnection(Socket, asyncio.Protocol):
         return found
 
 
+@lru_cache(maxsize=1)
+def fine(date: tuple[bytes, bytes]) -> Head:
+    """What a destination that knows no HTTP answers with (contract, section 4)."""
+    return answer_head(200, [date], framing=CLOSE)
+
+
 def error_answer(error: Error, session: Session | None) -> tuple[Head, bytes]:
     """An error as HTTP says it: l7mp's JSON (contract, section 3), and when to come back if that may help."""
     status = error.status
     message = REASONS.get(status, b"").decode()
     body = json.dumps({"status": status, "message": message, "content": error.detail}, indent=4).encode()
-    fields = [(b"content-type", b"application/json"), (b"x-carrier-error", error.kind.encode())]
+    fields = [date_field(), (b"content-type", b"application/json"), (b"x-carrier-error", error.kind.encode())]
     if status == 503:
         fields.append((b"retry-after", b"1"))
     return answer_head(status, fields, body), body

@@ -20,7 +20,7 @@ from carrier import config
 from carrier.batch import COUNT, LONGEST, Adaptive, DatagramSocket, Receiver, enlarge, kernel_drops, receiver, run_length
 from carrier.cluster import Env
 from carrier.errors import Error, Problem
-from carrier.listener import Key, Listener, bind_error, plain
+from carrier.listener import Key, Listener, authority, bind_error, plain
 from carrier.options import check_numbers, numbers, port_of
 from carrier.resolve import literal
 from carrier.session import Session
@@ -134,7 +134,7 @@ class UdpListener(Listener):
         return "udp", self.host, port_of(self.spec)
 
     async def bind(self) -> None:
-        where = f"{self.host}:{self.spec.get('port')}"
+        where = authority(self.host, self.spec.get("port"))
         address = literal(self.host, port_of(self.spec))
         if address is None or port_of(self.spec) < 0:
             raise Error("bind", f'"{self.name}": expected an IP address and a port to bind to, got {where}')

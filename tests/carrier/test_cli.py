@@ -109,7 +109,7 @@ def run(*arguments, **more):
 
 def test_check_says_that_a_file_is_fine(good, capsys):
     assert cli.main(["check", str(good)]) == 0
-    assert capsys.readouterr().out == f"{good}: fine (1 listeners, 1 clusters, 1 rules; 0 warnings)\n"
+    assert capsys.readouterr().out == f"{good}: fine (1 listener, 1 cluster, 1 rule; 0 warnings)\n"
 
 
 def test_check_tells_all_errors_at_once_with_line_column_and_near_misses(bad, capsys):

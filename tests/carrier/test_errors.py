@@ -74,3 +74,8 @@ def test_a_value_in_a_message_is_json_and_cut_and_never_raises() -> None:
 def test_a_near_miss_is_a_hint_whatever_its_case() -> None:
     assert did_you_mean("roundrobin", ("RoundRobin", "LeastConn")) == "did you mean 'RoundRobin'?"
     assert did_you_mean("zzz", ("RoundRobin",)) == ""
+
+
+def test_bytes_are_shown_as_text_and_not_as_python_writes_them() -> None:
+    assert shown(b'a"\xe9\x00') == '"a\\"é\\u0000"'
+    assert shown(bytearray(b"x" * 200)) == '"' + "x" * 76 + "..."

@@ -16,6 +16,7 @@ from carrier.http import (
     Head,
     answer_head,
     canned,
+    date_field,
     make_id,
     request_head,
     rewrite,
@@ -148,10 +149,25 @@ def test_an_answer_from_upstream_that_cannot_be_written_is_a_bad_answer() -> Non
     assert caught.value.kind == "bad-answer"
 
 
+def test_our_own_date_is_an_imf_fixdate_and_written_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 784111777.0
+    monkeypatch.setattr("time.time", lambda: now)
+    first = date_field()
+    assert first == (b"date", b"Sun, 06 Nov 1994 08:49:37 GMT")  # the example of RFC 9110 section 5.6.7
+    now += 0.9
+    assert date_field() is first
+    now += 0.1
+    assert date_field()[1] == b"Sun, 06 Nov 1994 08:49:38 GMT"
+
+
+def test_reason_phrases_are_those_of_rfc_9110() -> None:
+    assert [canned(status)[0].reason for status in (413, 414)] == [b"Content Too Large", b"URI Too Long"]
+
+
 def test_a_canned_answer_says_what_is_wrong() -> None:
     made, body = canned(503, "no endpoint in cluster shop", [(b"retry-after", b"1")])
     assert body == b"503 Service Unavailable: no endpoint in cluster shop\n"
-    assert made.wire.startswith(b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n")
+    assert made.wire.startswith(b"HTTP/1.1 503 Service Unavailable\r\ndate: ") and b"\r\nretry-after: 1\r\n" in made.wire
     assert b"content-length: %d\r\n" % len(body) in made.wire
 
 

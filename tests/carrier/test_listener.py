@@ -11,7 +11,7 @@ import pytest
 
 from carrier import listener as module
 from carrier.errors import Error
-from carrier.listener import TRACKED, bind_stream, is_loopback, plain
+from carrier.listener import TRACKED, authority, bind_stream, is_loopback, plain
 from listeners.tcp import TcpListener
 from tests.support import ask, config, echo, listener, port_of, running, tcp, wait_until
 
@@ -115,3 +115,12 @@ async def test_an_option_that_is_no_time_remembers_nothing(track: Any) -> None:
         await ask(port_of(proxy, "in"), b"x")
         await wait_until(lambda: not proxy.listeners["in"].live)
         assert not proxy.listeners["in"].tracked
+
+
+def test_an_ipv6_address_stands_in_brackets_before_its_port() -> None:
+    assert (authority("::", 18080), authority("0.0.0.0", 80)) == ("[::]:18080", "0.0.0.0:80")
+
+
+def test_an_ipv6_address_in_use_is_told_in_brackets() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken, pytest.raises(Error, match=r"bind to \[::1\]:\d+: "):
+        bind_stream("web", "::1", taken.getsockname()[1])

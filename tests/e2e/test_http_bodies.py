@@ -199,6 +199,23 @@ async def test_a_fallback_that_knows_no_http_says_100_once_also_when_the_endpoin
             assert await client.until(b"0\r\n\r\n") == b"4\r\nbody\r\n0\r\n\r\n"
 
 
+async def test_answers_of_our_own_have_a_date_and_those_of_others_are_not_given_one() -> None:
+    more = {"echo": c.Cluster("echo", {"protocol": "Echo"}), "fixed": c.Cluster("fixed", {"protocol": "Answer", "body": "x"})}
+    rules = tuple(({"matchHeader": {"name": "to", "value": name}}, name, ()) for name in more)
+    async with Stage(rules=rules, clusters=more) as stage:
+        for name in more:
+            client = await stage.client()
+            await client.says(b"GET / HTTP/1.1\r\nhost: a\r\nto: %b\r\n\r\n" % name.encode())
+            assert (await client.head()).count(b"\r\ndate: ") == 1
+        client, server, _ = await stage.both(GET)
+        await server.says(OK)
+        assert b"date: " not in (await answered(client))[0]
+        broken = await stage.client()
+        await broken.says(b"NONSENSE\r\n\r\n")
+        head = await broken.head()
+        assert head.startswith(b"HTTP/1.1 400 ") and head.count(b"\r\ndate: ") == 1
+
+
 async def test_interim_answers_are_passed_before_the_final_one() -> None:
     async with Stage() as stage:
         client, server, _ = await stage.both(GET)
