@@ -14,13 +14,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate, islice
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
-
-from prometheus_client import ProcessCollector, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST as TEXT
-from prometheus_client.metrics_core import Metric as Family
-from prometheus_client.openmetrics import exposition as openmetrics
-from prometheus_client.registry import Collector
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from carrier.dump import version
 
@@ -45,7 +39,6 @@ MAX_SAMPLES = 20_000
 PIECE = 150
 """Samples that are written before the event loop goes on."""
 OTHER = "(other)"
-OPENMETRICS = openmetrics.CONTENT_TYPE_LATEST
 Kind = Literal["counter", "gauge", "histogram"]
 
 
@@ -221,7 +214,6 @@ class Metrics:
         self.ledger: Ledger | None = None
         self.revision = -1
         self.left_out = 0
-        self.process = ProcessCollector(registry=None)
 
     def settle(self) -> None:
         """Count what has ended until now."""
@@ -230,16 +222,20 @@ class Metrics:
 
     async def text(self, accept: str = "") -> tuple[str, bytes]:
         """Content type and text of a scrape, OpenMetrics when the Accept header asks for it. The event loop goes on between pieces."""
+        from carrier.exposition import OPENMETRICS, negotiate
+
         chosen = negotiate(accept)
         pieces = []
-        for piece in self.pieces(chosen == OPENMETRICS):
+        for piece in self.pieces(chosen):
             pieces.append(piece)
             await asyncio.sleep(0)
         return chosen, b"".join(pieces) + (b"# EOF\n" if chosen == OPENMETRICS else b"")
 
-    def pieces(self, open_metrics: bool) -> Iterator[bytes]:
+    def pieces(self, content_type: str) -> Iterator[bytes]:
         """The text, piece by piece."""
-        write = openmetrics.generate_latest if open_metrics else generate_latest
+        from carrier.exposition import process_figures, writer, written
+
+        write = writer(content_type)
         left = MAX_SAMPLES
         self.left_out = 0
         self.settle()
@@ -251,12 +247,12 @@ class Metrics:
                 piece = list(islice(samples, min(PIECE, left)))
                 left -= len(piece)
                 if piece or first:
-                    yield _written(metric, piece, write, first)
+                    yield written(metric, piece, write, first)
                 first = False
                 if len(piece) < PIECE:
                     break
             self.left_out += sum(1 for _ in samples)
-        yield _without_end(write(_Ready(self.process.collect())))
+        yield process_figures(write)
 
     def _forget(self) -> None:
         """The label sets of what is not configured any more go; the configuration says what is."""
@@ -424,48 +420,3 @@ def _histogram(labels: dict[str, str], times: Times) -> Iterator[Sample]:
         yield "_bucket", {**labels, "le": bound}, count
     yield "_count", labels, total
     yield "_sum", labels, times.sum
-
-
-# --- writing ------------------------------------------------------------------------------------------------------------------------------
-
-
-class _Ready(Collector):
-    """Families that are made already, for prometheus-client to write."""
-
-    def __init__(self, families: Iterable[Family]) -> None:
-        self.families = families
-
-    def collect(self) -> Iterable[Family]:
-        return self.families
-
-
-def _written(metric: Metric, samples: list[Sample], write: Callable[[Any], bytes], first: bool) -> bytes:
-    """A piece of one metric; HELP and TYPE stand before the first."""
-    family = Family(metric.name, metric.help, metric.kind)
-    for suffix, labels, value in samples:
-        family.add_sample(metric.name + suffix, labels, float(value))
-    text = _without_end(write(_Ready([family])))
-    return text if first else b"".join(line for line in text.splitlines(keepends=True) if line[:1] != b"#")
-
-
-def _without_end(text: bytes) -> bytes:
-    return text.removesuffix(b"# EOF\n")
-
-
-def negotiate(accept: str) -> str:
-    """The content type for an Accept header (RFC 9110 section 12.5.1): OpenMetrics when it is asked for at least as much as text."""
-    weights = {"application/openmetrics-text": -1.0, "text/plain": 0.0}
-    for part in accept.split(","):
-        kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        if kind in weights:
-            weights[kind] = _weight(parameters)
-    wanted = weights["application/openmetrics-text"]
-    return OPENMETRICS if wanted > 0 and wanted >= weights["text/plain"] else TEXT
-
-
-def _weight(parameters: Iterable[str]) -> float:
-    given = next((parameter[2:] for parameter in parameters if parameter.startswith("q=")), "1")
-    try:
-        return float(given)
-    except ValueError:
-        return 0.0

@@ -17,7 +17,8 @@ from carrier.api import Api
 from carrier.bridge import Bridges
 from carrier.errors import Error
 from carrier.ledger import Ledger
-from carrier.metrics import BY_NAME, METRICS, OPENMETRICS, TEXT, Meter, Metrics, negotiate
+from carrier.exposition import OPENMETRICS, TEXT
+from carrier.metrics import BY_NAME, METRICS, Meter, Metrics
 from tests.conversation import Stage
 from tests.e2e.test_http_bodies import answered
 from tests.support import cluster, config, echo, free_port, listener, port_of, running, tcp, wait_until
@@ -35,7 +36,7 @@ def counted(proxy: Any) -> Metrics:
 
 def values(found: Metrics) -> dict[str, float]:
     """`name{labels}` -> value, of a scrape."""
-    text = b"".join(found.pieces(False)).decode()
+    text = b"".join(found.pieces(TEXT)).decode()
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if line[:1] != "#"}
 
 
@@ -223,26 +224,10 @@ async def test_the_library_s_own_parsers_read_both_formats(full: Metrics) -> Non
 
 
 async def test_every_label_is_one_of_the_table_s(full: Metrics) -> None:
-    for family in prometheus(b"".join(full.pieces(False)).decode()):
+    for family in prometheus(b"".join(full.pieces(TEXT)).decode()):
         metric = BY_NAME.get(family.name.removesuffix("_total"))
         for sample in family.samples if metric is not None else ():
             assert set(sample.labels) - {"le"} == set(metric.labels)  # type: ignore[union-attr]
-
-
-@pytest.mark.parametrize(
-    ("accept", "kind"),
-    [
-        ("", TEXT),
-        ("*/*", TEXT),
-        ("text/plain", TEXT),
-        ("application/openmetrics-text; version=1.0.0,text/plain;q=0.5", OPENMETRICS),
-        ("application/openmetrics-text;q=0.2, text/plain;q=0.9", TEXT),
-        ("application/openmetrics-text;q=0", TEXT),
-        ("application/openmetrics-text;q=x", TEXT),
-    ],
-)
-def test_the_format_is_the_one_that_is_asked_for(accept: str, kind: str) -> None:
-    assert negotiate(accept) == kind
 
 
 async def test_a_scrape_of_many_series_does_not_stop_the_loop(full: Metrics) -> None:
@@ -250,7 +235,7 @@ async def test_a_scrape_of_many_series_does_not_stop_the_loop(full: Metrics) -> 
     full.meter = meter(1000)
     longest = []
     for _ in range(7):
-        pieces = full.pieces(True)
+        pieces = full.pieces(OPENMETRICS)
         stretches = []
         while True:
             began = time.thread_time()
