@@ -16,8 +16,8 @@ from carrier import metrics
 from carrier.api import Api
 from carrier.bridge import Bridges
 from carrier.errors import Error
-from carrier.ledger import Ledger
 from carrier.exposition import OPENMETRICS, TEXT
+from carrier.ledger import Ledger
 from carrier.metrics import BY_NAME, METRICS, Meter, Metrics
 from tests.conversation import Stage
 from tests.e2e.test_http_bodies import answered
