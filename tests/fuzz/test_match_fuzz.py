@@ -7,6 +7,7 @@ the number of examples (default 500).
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -221,7 +222,8 @@ def test_a_normal_form_is_stable_and_has_no_other_spelling_left(raw: str) -> Non
         assert normal_path("/" + raw) == normal
         assert normal_path("/." + raw) == normal
         assert normal_path("http://example.org" + raw) == normal
-        assert normal_path(raw.partition("?")[0].replace("a", "%61").replace("%%61", "%a")) == normal
+        escaped = re.sub("%[0-9A-Fa-f]{2}|a", lambda found: "%61" if found[0] == "a" else found[0], raw.partition("?")[0])
+        assert normal_path(escaped) == normal
 
 
 @fuzz
