@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from carrier.listener import Listener
     from carrier.table import Decision
 
-INIT, CONNECTED, FINALIZING, DESTROYED = "INIT", "CONNECTED", "FINALIZING", "DESTROYED"
+INIT, CONNECTED, DESTROYED = "INIT", "CONNECTED", "DESTROYED"
 MAX_EVENTS = 64
 NOBODY: frozenset[str] = frozenset()
 CONNECTED_TEXT = "Session successfully connected"

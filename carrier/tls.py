@@ -424,15 +424,8 @@ class Tls(ByteSocket):
                 self.loop.call_soon(self._decrypt)
 
     def _readable(self) -> None:
-        if not self.watched:
-            self.watched = True
-            self.lookout.add(self)
-        try:
-            data = self.sock.recv(READ)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as exc:
-            self.broken(from_os(exc, self.side))
+        data = self._received()
+        if data is None:
             return
         if data:
             self.channel.incoming.write(data)

@@ -21,8 +21,6 @@ from carrier.errors import ConfigError, Problem, did_you_mean, shown
 from carrier.match import compile_match
 from carrier.resolve import literal
 
-KEYS = ("proxy", "probes")
-"""Top-level keys that give the format away."""
 PROTOCOLS = {"auto": "auto", "http": "HTTP", "tcp": "TCP", "udp": "UDP"}
 PROBES = ("httpGet", "httpsGet", "tcpSocket", "grpc")
 _PORT = ("port", "name", "protocol", "tls", "clusterUpstream", "bridges")
