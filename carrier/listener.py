@@ -60,7 +60,7 @@ class Listener:
         self.counter = 0
         """Sessions ever; each gets the next number."""
         self.failed = 0
-        self.live: set[Session] = set()
+        self._live: set[Session] = set()
         track = conf.options.get("track", 0)
         self.track = float(track) if isinstance(track, (int, float)) and not isinstance(track, bool) else 0.0
         self.tracked: deque[Session] = deque(maxlen=TRACKED)
@@ -152,6 +152,11 @@ class Listener:
 
     # ------------------------------------------------------------------ sessions
 
+    @property
+    def live(self) -> set[Session]:
+        """The sessions that have not ended."""
+        return self._live
+
     def sessions(self) -> Iterable[Session]:
         """Live sessions, then those that are only remembered."""
         yield from list(self.live)
@@ -166,24 +171,26 @@ class Listener:
 
     def ended(self, session: Session) -> None:
         """Called by `Session.close`, once."""
-        self.live.discard(session)
+        self._live.discard(session)
         if session.error is not None and session.error.kind not in WANTED:
             self.failed += 1
+        source = session.source
+        session.bytes_in = source.bytes_in
+        session.bytes_out = source.bytes_out
+        if self.kind == "message":  # a connection carries many
+            source.bytes_in = source.bytes_out = 0
         env = self.env
-        ledger = env.ledger
-        if ledger is not None or env.on_close or self.track > 0:
-            source = session.source
-            session.bytes_in = source.bytes_in
-            session.bytes_out = source.bytes_out
-            if self.kind == "message":  # a connection carries many
-                source.bytes_in = source.bytes_out = 0
-            if ledger is not None and self.listed:
+        if self.listed:
+            if env.meter is not None:
+                env.meter.count(session)
+            ledger = env.ledger
+            if ledger is not None:
                 ended = ledger.ended
                 ended.append(session)
                 if not 1 < len(ended) < LARGE:
                     ledger.due()
-            if self.track or env.on_close:
-                self._show(session)
+        if self.track or env.on_close:
+            self._show(session)
 
     def _show(self, session: Session) -> None:
         """Remember a session that has ended, and tell the observers."""
@@ -210,18 +217,19 @@ def is_loopback(address: str) -> bool:
         return False
 
 
-def bind_stream(name: str, host: str | None, port: Any) -> list[socket.socket]:
-    """Listening TCP sockets. host None: every address, IPv6 and IPv4 on one socket where the kernel can. Raises Error("bind")."""
+def bind_stream(name: str, host: str | None, port: Any, transport: int = socket.IPPROTO_TCP) -> list[socket.socket]:
+    """Listening sockets, TCP by default. host None: every address, IPv6 and IPv4 on one socket where the kernel can. Raises
+    Error("bind")."""
     if not isinstance(port, int):
         raise Error("bind", f'"{name}": expected a port 0..65535, got {port!r}')
     address = literal(host if host is not None else "::", port)
     if address is None:
         raise Error("bind", f'"{name}": expected an IP address to bind to, got {host!r}')
     try:
-        return [_bind(address[0], address[1], dual=host is None)]
+        return [_bind(address[0], address[1], host is None, transport)]
     except OSError as exc:
         if host is None and (not socket.has_ipv6 or exc.errno in NO_IPV6):
-            return bind_stream(name, "0.0.0.0", port)
+            return bind_stream(name, "0.0.0.0", port, transport)
         raise bind_error(name, host or "::", port, exc) from None
     except OverflowError:
         raise Error("bind", f'"{name}": expected a port 0..65535, got {port!r}') from None
@@ -237,8 +245,8 @@ def authority(host: str, port: object) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _bind(family: int, address: Any, dual: bool) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+def _bind(family: int, address: Any, dual: bool, transport: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, transport)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:

@@ -27,7 +27,8 @@ LONGEST = 1 << 18
 READS = 64
 """Messages taken in one wake-up, so that one socket does not starve the others."""
 LINGER = 2.0
-_BUFFER = memoryview(bytearray(LONGEST))
+BUFFER = memoryview(bytearray(LONGEST))
+"""Where a message is received, by all sockets in turn: what is kept is copied."""
 
 
 class PacketSocket(Descriptor):
@@ -79,8 +80,8 @@ class PacketSocket(Descriptor):
 
     def receive(self) -> bytes | None:
         """The next message, or None: it is not wanted, or not complete. Raises OSError."""
-        size, _, _, _ = self.sock.recvmsg_into([_BUFFER])
-        return bytes(_BUFFER[:size])
+        size, _, _, _ = self.sock.recvmsg_into([BUFFER])
+        return bytes(BUFFER[:size])
 
     def _eof(self) -> None:
         self.pause()

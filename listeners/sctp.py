@@ -6,14 +6,17 @@ half-closed (RFC 9260 section 9): when the destination has ended, so does the as
 
 from __future__ import annotations
 
+import errno
 import socket
+from collections.abc import Mapping
 from typing import Any
 
+from carrier import config
+from carrier.bytesocket import LINGER_RST, ORDERLY
+from carrier.cluster import Env, Kind
 from carrier.errors import Error
-from carrier.listener import BACKLOG, Key, bind_error, plain
-from carrier.options import port_of
-from carrier.packetsocket import LONGEST, Idle, PacketSocket
-from carrier.resolve import literal
+from carrier.listener import Key, bind_stream, plain
+from carrier.packetsocket import BUFFER, LONGEST, Idle, PacketSocket
 from carrier.session import Session
 from listeners.tcp import TcpListener
 
@@ -26,30 +29,26 @@ class SctpListener(TcpListener):
 
     protocol = "SCTP"
     transport = "sctp"
+    fields = {name: TcpListener.fields[name] for name in ("port", "address")}
+
+    def __init__(self, conf: config.Listener, env: Env) -> None:
+        super().__init__(conf, env)
+        self.idle = Idle()
 
     @classmethod
-    def kind_of(cls, spec: Any) -> Any:
+    def kind_of(cls, spec: Mapping[str, Any]) -> Kind:
         return "datagram"
 
     def key(self) -> Key:
         return "sctp", *super().key()[1:]
 
     async def bind(self) -> None:
-        host = "127.0.0.1" if self.loopback else str(self.spec.get("address") or "::")
-        address = literal(host, port_of(self.spec))
-        if address is None or port_of(self.spec) < 0:
-            raise Error("bind", f'"{self.name}": expected an IP address and a port to bind to, got {host!r}')
         reason = missing()
         if reason:
             raise Error("bind", f'"{self.name}": {reason}')
-        sock = sctp_socket(address[0])
-        try:
-            sock.bind(address[1])
-            sock.listen(BACKLOG)
-        except OSError as exc:
-            sock.close()
-            raise bind_error(self.name, host, port_of(self.spec), exc) from None
-        self.bound = [sock]
+        address = self.spec.get("address")
+        host = "127.0.0.1" if self.loopback else address if isinstance(address, str) else None
+        self.bound = bind_stream(self.name, host, self.spec.get("port"), socket.IPPROTO_SCTP)
 
     def accepted(self, connection: socket.socket) -> None:
         try:
@@ -64,12 +63,14 @@ class SctpListener(TcpListener):
         self.live.add(session)
         session.begin(self.table.decide(session.metadata))
 
+    def ended(self, session: Session) -> None:
+        self.idle.forget(session)
+        super().ended(session)
+
     def tick(self, now: float) -> None:
         super(TcpListener, self).tick(now)
-        idle: Idle = self.__dict__.setdefault("idle", Idle())
         for session in list(self.live):
-            if self.idle_timeout and now - idle.since(session, now) > self.idle_timeout:
-                idle.forget(session)
+            if self.idle_timeout and now - self.idle.since(session, now) > self.idle_timeout:
                 text = f"nothing moved for more than {self.idle_timeout:g} s (options.idle_timeout)"
                 session.fail(Error("timeout", text, "downstream"))
 
@@ -95,14 +96,23 @@ class SctpSocket(PacketSocket):
     local: tuple[str, int]
 
     def receive(self) -> bytes | None:
-        """The next message; a long one comes in parts, the last of them marked (RFC 6458 section 5.3.4)."""
-        data, _, flags, _ = self.sock.recvmsg(LONGEST)
-        if data and not flags & socket.MSG_EOR:
-            self.parts += data
-            if len(self.parts) <= LONGEST:
-                return None
-        message, self.parts = self.parts + data, b""
+        """The next message; a long one comes in parts, the last of them marked (RFC 6458 sections 5.3.4, 8.1.20). Raises OSError."""
+        size, _, flags, _ = self.sock.recvmsg_into([BUFFER])
+        message = self.parts + BUFFER[:size]
+        if len(message) > LONGEST:
+            raise OSError(errno.EMSGSIZE, f"a message of more than {LONGEST} bytes")
+        if size and not flags & socket.MSG_EOR:
+            self.parts = message
+            return None
+        self.parts = b""
         return message
+
+    def reset(self, error: Error) -> None:
+        """Give up: the peer sees an ABORT instead of a SHUTDOWN (RFC 9260 section 9.1), but for an orderly reason."""
+        if not self.closed:
+            if error.kind not in ORDERLY:
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RST)
+            self.close(error)
 
 
 def sctp_socket(family: int) -> socket.socket:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -43,7 +43,7 @@ class Unix:
     def end(self) -> None:
         self.sock.shutdown(socket.SHUT_WR)
 
-    def __enter__(self) -> Unix:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

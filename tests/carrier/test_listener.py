@@ -42,10 +42,10 @@ def test_an_ipv6_address_serves_ipv6_only(bound: list[socket.socket]) -> None:
 def test_a_machine_without_ipv6_serves_ipv4(code: int, bound: list[socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
     bind = module._bind
 
-    def no_ipv6(family: int, address: Any, dual: bool) -> socket.socket:
+    def no_ipv6(family: int, *rest: Any) -> socket.socket:
         if family == socket.AF_INET6:
             raise OSError(code, "no IPv6")
-        return bind(family, address, dual)
+        return bind(family, *rest)
 
     monkeypatch.setattr(module, "_bind", no_ipv6)
     bound += bind_stream("l", None, 0)
