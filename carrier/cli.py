@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments (sys.argv without it) and return its exit status. Usage errors raise SystemExit(2)."""
     began = time.monotonic()
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version"):
+    if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "-V", "--version"):
         arguments.insert(0, "run")  # as l7mp-proxy.js is called
     options = parser().parse_args(arguments)
     try:
@@ -70,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
         description="Carrier2, a Layer-7 multiprotocol proxy.",
         epilog="Exit status: 0 fine, 1 failed, 2 bad usage or configuration, 3 an address is in use, 5 ended with work cut.",
     )
-    top.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    top.add_argument("-V", "--version", action=_Version, nargs=0, help="show the version and exit")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_run(commands.add_parser("run", help="run the proxy", description="Run the proxy until SIGTERM or SIGINT."))
     check = commands.add_parser("check", help="check a configuration file", description="Tell everything that is wrong with a file.")
@@ -270,7 +272,7 @@ def _run(options: argparse.Namespace, began: float) -> int:
     except ConfigError as error:
         return _refuse(error, options.config)
     except Error as error:
-        print(f"carrier run: {error.detail}", file=sys.stderr)
+        print(f"carrier run: {error.detail}{_bind_hint(error)}", file=sys.stderr)
         return IN_USE if _in_use(error) else USAGE if error.kind == "config" else FAILED
 
 
@@ -364,10 +366,22 @@ def _is_loopback(host: str) -> bool:
 
 def _in_use(error: Error) -> bool:
     """Is it an address that somebody has already? A bind error says in words which errno it was."""
-    import errno
-
     said = (os.strerror(errno.EADDRINUSE), "EADDRINUSE", "has it already")
     return error.kind == "bind" and any(words in error.detail for words in said)
+
+
+def _bind_hint(error: Error) -> str:
+    """Who has the address, or what a low port needs; "" when there is nothing to say."""
+    found = re.search(r"Could not bind to \S*:(\d+): ", error.detail) if error.kind == "bind" else None
+    if found is None:
+        return ""
+    if _in_use(error):
+        from carrier.occupant import occupant
+
+        who = occupant(int(found[1]), udp=error.detail.startswith("UDPListener"))
+        return f": {who} has it" if who and not error.detail.endswith("has it already") else ""
+    low = int(found[1]) < 1024 and os.strerror(errno.EACCES) in error.detail
+    return "; a port below 1024 takes root, CAP_NET_BIND_SERVICE or the sysctl net.ipv4.ip_unprivileged_port_start" if low else ""
 
 
 # ---------------------------------------------------------------------------------------------------------------- carrier demo

@@ -686,6 +686,8 @@ class Page:
             f"curl -H 'x-user: me' {web}/",
             f"curl -X DELETE {api}/bridges/me",
             f"curl {api}/config",
+            f"{command()} explain GET /cart/7 -H 'x-user: jane' --admin {HOST}:{stage.api}",
+            f"{command()} status --admin {HOST}:{stage.api}",
         ):
             self.say("  " + self.paint("36", line))
         self.say()
@@ -695,6 +697,11 @@ class Page:
         if self.terminal:
             text = ", ".join(f"{who} {number}" for who, number in sorted(answered.items()))
             print(f"\r\x1b[K  answered by: {text}", end="", file=self.out, flush=True)
+
+
+def command() -> str:
+    """How this program was called, for lines that shall work when they are pasted."""
+    return sys.argv[0] if os.path.basename(sys.argv[0]) == "carrier" else f"{sys.executable} -m carrier"
 
 
 def resident() -> int:

@@ -38,10 +38,11 @@ class Refused(Exception):
 
 
 class Client:
-    """Calls the REST API. where: a path of a unix socket, or HOST:PORT; None: where a carrier of this user would listen."""
+    """Calls the REST API. where: a path of a unix socket, or HOST:PORT; None: where a carrier of this user would listen, which is the
+    unix socket if somebody answers there, else the TCP address."""
 
     def __init__(self, where: str | None = None, token: str | None = None) -> None:
-        self.where = where or os.environ.get("CARRIER_ADMIN") or _default()
+        self.where = where or os.environ.get("CARRIER_ADMIN")
         self.token = token or os.environ.get("CARRIER_TOKEN")
 
     def call(self, method: str, path: str, body: bytes | None = None, kind: str = "application/json") -> Any:
@@ -53,17 +54,15 @@ class Client:
             headers["authorization"] = f"Bearer {self.token}"
         from http.client import HTTPException
 
-        connection = None
+        connection = self._connection()
         try:
-            connection = self._connection()
             connection.request(method, path if path.startswith("/") else f"/api/v1/{path}", body, headers)
             answer = connection.getresponse()
             text = answer.read().decode("utf-8", "replace")
         except (OSError, HTTPException) as exc:
-            raise Refused(0, f"no carrier answers at {self.where}: {exc}") from None
+            raise Refused(0, f"no carrier answers at {self.where}: {_reason(exc)}") from None
         finally:
-            if connection is not None:
-                connection.close()
+            connection.close()
         return _decoded(answer.status, text)
 
     def send(self, method: str, path: str, body: object) -> Any:
@@ -71,25 +70,59 @@ class Client:
         return self.call(method, path, json.dumps(body).encode())
 
     def _connection(self) -> HTTPConnection:
-        import http.client
-        import socket
+        """Connected. Raises Refused."""
+        said = []
+        for where in [self.where] if self.where else _defaults():
+            try:
+                connection = _connected(where)
+            except OSError as exc:
+                said.append(f"{where}: {_reason(exc)}")
+            else:
+                self.where = where
+                return connection
+        raise Refused(0, f"no carrier answers at {', nor at '.join(said)}; {'' if self.where else _others()}--admin says where one is")
 
-        if "/" not in self.where:
-            host, _, port = self.where.rpartition(":")
-            return http.client.HTTPConnection(host.strip("[]") or "127.0.0.1", int(port) if port.isdecimal() else 1234, timeout=TIMEOUT)
-        connection = http.client.HTTPConnection("localhost", timeout=TIMEOUT)
-        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.sock.settimeout(TIMEOUT)
-        connection.sock.connect(self.where)
-        return connection
+
+def _connected(where: str) -> HTTPConnection:
+    """Raises OSError."""
+    import http.client
+    import socket
+
+    if "/" not in where:
+        host, _, port = where.rpartition(":")
+        tcp = http.client.HTTPConnection(host.strip("[]") or "127.0.0.1", int(port) if port.isdecimal() else 1234, timeout=TIMEOUT)
+        tcp.connect()
+        return tcp
+    unix = http.client.HTTPConnection("localhost", timeout=TIMEOUT)
+    unix.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    unix.sock.settimeout(TIMEOUT)
+    try:
+        unix.sock.connect(where)
+    except OSError:
+        unix.close()
+        raise
+    return unix
 
 
-def _default() -> str:
-    """The unix socket if there is one, else the TCP address."""
+def _defaults() -> list[str]:
+    """Where a carrier of this user would listen."""
     from carrier.admin import default_socket
 
     path = default_socket()
-    return path if os.path.exists(path) else "127.0.0.1:1234"
+    return [*([path] if os.path.exists(path) else []), "127.0.0.1:1234"]
+
+
+def _others() -> str:
+    """The sockets of carriers that found the default one taken (carrier/admin.py)."""
+    from carrier.admin import default_socket
+
+    path = Path(default_socket())
+    found = ", ".join(map(str, sorted(path.parent.glob(f"{path.stem}-*.sock"))))
+    return f"there is also {found}; " if found else ""
+
+
+def _reason(exc: Exception) -> str:
+    return getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
 
 
 def _decoded(status: int, text: str) -> Any:
@@ -151,12 +184,13 @@ def run(options: argparse.Namespace) -> int:
         return command(options, Client(options.admin, token), Page())
     except Refused as error:
         _complain(options, error)
-        return FAILED
+        return USAGE if options.command == "diff" else FAILED  # 1 says that there is a difference, as with diff(1)
     except BrokenPipeError:  # the reader of our output is gone
         raise
-    except (OSError, IndexError) as exc:
-        print(f"carrier {options.command}: {exc}", file=sys.stderr)
-        return FAILED
+    except (OSError, ValueError, IndexError) as exc:  # a file of the caller's
+        where = f"{exc.filename}: " if isinstance(exc, OSError) and exc.filename else ""
+        print(f"carrier {options.command}: {where}{_reason(exc)}", file=sys.stderr)
+        return USAGE
 
 
 def _complain(options: argparse.Namespace, error: Refused) -> None:
@@ -164,7 +198,8 @@ def _complain(options: argparse.Namespace, error: Refused) -> None:
     for problem in problems:
         text = problem
         if isinstance(problem, Mapping):
-            at = f"{problem['line']}:{problem.get('column', 0)}: " if problem.get("line") else ""
+            own = options.command in ("apply", "diff")  # else the text is ours, and nobody has seen its lines
+            at = f"{problem['line']}:{problem.get('column', 0)}: " if own and problem.get("line") else ""
             text = f"{at}{problem.get('path', '')}: {problem.get('message', '')}"
             text += f" (allowed: {problem['allowed']})" if problem.get("allowed") else ""
             text += f"; {problem['hint']}" if problem.get("hint") else ""
@@ -191,7 +226,7 @@ def _asked(options: argparse.Namespace) -> Dict:
     if options.path is not None:
         body["path"] = options.path
     if options.header:
-        body["headers"] = [[part.strip() for part in line.partition(":")[::2]] for line in options.header]
+        body["headers"] = [list(pair) for pair in options.header]
     return body
 
 
@@ -242,12 +277,18 @@ def _show_explanation(options: argparse.Namespace, page: Page, said: Dict) -> in
 def _status(options: argparse.Namespace, client: Client, page: Page) -> int:
     if options.watch is None:
         return _status_once(options, client, page)
+    _status_once(options, client, page)  # who is not there at the beginning is somewhere else
     while True:
-        if page.terminal:
-            print("\x1b[H\x1b[J", end="")
-        _status_once(options, client, page)
         sys.stdout.flush()
         time.sleep(options.watch)
+        if page.terminal:
+            print("\x1b[H\x1b[J", end="")
+        try:
+            _status_once(options, client, page)
+        except Refused as error:
+            if error.status:
+                raise
+            _complain(options, error)  # it may be starting again
 
 
 def _status_once(options: argparse.Namespace, client: Client, page: Page) -> int:
@@ -408,8 +449,7 @@ def _bridges(options: argparse.Namespace, client: Client, page: Page) -> int:
 
 def _add_bridge(options: argparse.Namespace, client: Client, at: str) -> int:
     match: list[Dict] = []
-    for line in options.header or ():
-        name, value = (part.strip() for part in line.partition(":")[::2])
+    for name, value in options.header or ():
         match.append({"matchHeader": {"name": name, "value": value}})
     if options.path:
         match.append({"matchPath": {"path": options.path, "type": "prefix"}})
@@ -508,18 +548,47 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace, Client, Page], int]] = {
 # --- the command line ---------------------------------------------------------------------------------------------------------------------
 
 
+def field(text: str) -> tuple[str, str]:
+    """`NAME: VALUE` as a pair. Raises ArgumentTypeError."""
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise argparse.ArgumentTypeError(f"expected 'NAME: VALUE', got {text!r}")
+    return name.strip(), value.strip()
+
+
+def path(text: str) -> str:
+    """What a request may ask for: "/...", a whole URL, or "*". Raises ArgumentTypeError."""
+    if not (text.startswith("/") or "://" in text or text == "*"):
+        raise argparse.ArgumentTypeError(f"expected a path that begins with / or a whole URL, got {text!r}")
+    return text
+
+
+def _pause(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"expected seconds, 0.1..86400, got {text!r}")
+    return seconds
+
+
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Give the parser these commands."""
     explain = _command(commands, "explain", "why would a request go where it would?", "Show every rule with each condition, met or not.")
     explain.add_argument("method", metavar="METHOD", nargs="?", help="of an HTTP request; it may be left out before a path or URL")
-    explain.add_argument("path", metavar="PATH", nargs="?", help="with its query; or a whole URL, whose port says which listener")
-    explain.add_argument("-H", "--header", metavar="'NAME: VALUE'", action="append", help="a field of the request; again for more")
+    explain.add_argument(
+        "path", metavar="PATH", type=path, nargs="?", help="with its query; or a whole URL, whose port says which listener"
+    )
+    explain.add_argument(
+        "-H", "--header", metavar="'NAME: VALUE'", type=field, action="append", help="a field of the request; again for more"
+    )
     explain.add_argument("--listener", metavar="NAME", help="name or port of the listener, where there are several")
     explain.add_argument("--source", metavar="HOST:PORT", help="where the session comes from")
     explain.add_argument("--sni", metavar="NAME", help="the server name that TLS asks for")
     explain.add_argument("-c", "--config", metavar="FILE", help="by a file instead of what runs")
     status = _command(commands, "status", "what runs", "Listeners, rules in order with their hits, endpoints and their health, bridges.")
-    status.add_argument("--watch", metavar="SECONDS", type=float, nargs="?", const=2.0, help="again and again (default: every 2 seconds)")
+    status.add_argument("--watch", metavar="SECONDS", type=_pause, nargs="?", const=2.0, help="again and again (default: every 2 seconds)")
     sessions = _command(commands, "sessions", "list, show or kill sessions", "What is being carried.")
     sessions.add_argument(
         "action", nargs="?", choices=("list", "show", "kill"), default="list", help="list (default), show NAME, kill NAME"
@@ -544,7 +613,9 @@ def _add_bridges(bridges: argparse.ArgumentParser) -> None:
     bridges.add_argument("name", metavar="NAME", nargs="?", help="the bridge's")
     bridges.add_argument("--port", metavar="PORT", help="the port that is bridged, or its listener's name")
     bridges.add_argument("--user", metavar="USER", help="whose it is (default: $USER)")
-    bridges.add_argument("-H", "--header", metavar="'NAME: VALUE'", action="append", help="requests with this field; again for more")
+    bridges.add_argument(
+        "-H", "--header", metavar="'NAME: VALUE'", type=field, action="append", help="requests with this field; again for more"
+    )
     bridges.add_argument("--path", metavar="PREFIX", help="and with paths that begin so")
     bridges.add_argument("--to", metavar="HOST:PORT", help="where they go")
     bridges.add_argument("--expires", metavar="SECONDS", type=float, help="from now (renew: default 3600)")

@@ -1,6 +1,7 @@
 """The command as a user calls it: files good and bad, exit statuses, signals; in processes of its own where it serves."""
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ import pytest
 
 from carrier import cli, log
 from carrier.demo import free_ports
-from carrier.errors import ConfigError
+from carrier.errors import ConfigError, Error
 from carrier.gate import Limits
 from carrier.overload import Bounds
 
@@ -188,7 +189,7 @@ def test_bad_usage_exits_2(arguments, capsys):
 
 
 def test_help_and_version_exit_0(capsys):
-    for arguments in (["--help"], ["--version"], ["run", "--help"]):
+    for arguments in (["--help"], ["--version"], ["-V"], ["run", "--help"]):
         with pytest.raises(SystemExit) as caught:
             cli.main(arguments)
         assert caught.value.code == 0
@@ -239,6 +240,7 @@ def test_run_exits_3_when_an_address_is_in_use(good, ports):
         found = run("run", "-c", str(good), "--admin", "off")
     assert found.returncode == 3
     assert f"Could not bind to 127.0.0.1:{ports[0]}" in found.stderr
+    assert f"(process {os.getpid()}) has it" in found.stderr
 
 
 def test_run_exits_3_when_a_udp_address_is_in_use(tmp_path, ports):
@@ -248,6 +250,13 @@ def test_run_exits_3_when_a_udp_address_is_in_use(tmp_path, ports):
         taken.bind(("127.0.0.1", ports[0]))
         found = run("run", "-c", str(file), "--admin", "off")
     assert found.returncode == 3
+    assert f"(process {os.getpid()}) has it" in found.stderr
+
+
+def test_a_low_port_that_is_not_allowed_is_told_what_it_takes():
+    denied = Error("bind", f'"web": Could not bind to [::]:80: {os.strerror(errno.EACCES)}')
+    assert "CAP_NET_BIND_SERVICE" in cli._bind_hint(denied)
+    assert cli._bind_hint(Error("bind", f'"web": Could not bind to [::]:8080: {os.strerror(errno.EACCES)}')) == ""
 
 
 def test_run_exits_2_when_the_log_file_cannot_be_written(good):

@@ -54,22 +54,24 @@ def test_it_stays_below_45_mebibytes(once):
     assert float(re.search(r"([\d.]+) MiB resident", once.stdout)[1]) < 45
 
 
-def test_without_once_traffic_goes_on_until_a_signal_and_the_curl_lines_work():
+def test_without_once_traffic_goes_on_until_a_signal_and_the_lines_to_try_work():
     process = subprocess.Popen(COMMAND, stdout=subprocess.PIPE, text=True)
     try:
         lines = []
         for line in process.stdout:
             lines.append(line)
-            if "curl" in line and "/config" in line:
+            if " status --admin " in line:
                 break
         text = "".join(lines)
-        curls = re.findall(r"^  (curl (?:.*\\\n)?.*)$", text, re.M)
-        answers = [subprocess.run(line, shell=True, capture_output=True, text=True, timeout=10).stdout for line in curls]
+        tries = re.findall(r"^  ((?:.*\\\n)?.*)$", text.partition("in another terminal:\n\n")[2], re.M)
+        answers = [subprocess.run(line, shell=True, capture_output=True, text=True, timeout=10).stdout for line in tries]
         assert [answer.partition(":")[0] for answer in answers[:2]] == ["shadow", "john's laptop"]
         assert '"bridge/john"' in answers[2]
         assert '"OK"' in answers[3]
         assert answers[4].startswith("jane's laptop: GET /")
         assert '"OK"' in answers[5]
+        assert "→ bridge/jane: takes it" in answers[7]
+        assert ", ready, revision " in answers[8]
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
     finally:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -157,12 +158,82 @@ async def test_dump_diff_and_apply_go_round(pod: Pod, tmp_path: Path) -> None:
     file.write_text("listeners:\n  - {name: x, spex: 1}\n")
     status, text = await pod.carrier("apply", str(file))
     assert status == 1 and "2:" in text and "spex" in text and "listener" in text
+    assert (await pod.carrier("diff", str(file)))[0] == 2, "1 is for a difference"
 
 
 def test_a_carrier_that_is_not_there_is_said_to_be_missing(capsys: pytest.CaptureFixture[str]) -> None:
     where = f"127.0.0.1:{free_port()}"
     assert main(["status", "--admin", where]) == 1
     assert f"no carrier answers at {where}" in capsys.readouterr().err
+
+
+def test_the_default_socket_that_nobody_answers_at_leaves_the_tcp_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    socket_path, beside = tmp_path / "carrier.sock", tmp_path / "carrier-77.sock"
+    monkeypatch.delenv("CARRIER_ADMIN", raising=False)
+    monkeypatch.setattr("carrier.admin.default_socket", lambda: str(socket_path))
+    with socket.socket(socket.AF_UNIX) as gone:  # as a crash leaves it
+        gone.bind(str(socket_path))
+    beside.touch()
+    asked = []
+
+    def refuse(self: Any) -> None:
+        asked.append((self.host, self.port))
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr("http.client.HTTPConnection.connect", refuse)
+    assert main(["status"]) == 1
+    assert asked == [("127.0.0.1", 1234)]
+    said = capsys.readouterr().err
+    assert f"no carrier answers at {socket_path}: Connection refused, nor at 127.0.0.1:1234: Connection refused" in said
+    assert f"there is also {beside}" in said
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["status", "--watch", "-1"],
+        ["status", "--watch", "0"],
+        ["status", "--watch", "nan"],
+        ["explain", "GET", "cart"],
+        ["explain", "/", "-H", "x-user"],
+        ["explain", "/", "-H", ": john"],
+        ["bridges", "add", "john", "-H", "x-user=john"],
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anybody_is_asked(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([*arguments, "--admin", "127.0.0.1:1"])
+    assert caught.value.code == 2
+    assert "expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["apply"], ["diff"]])
+def test_a_file_that_cannot_be_read_is_bad_usage(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*arguments, str(tmp_path / "none.yaml")]) == 2
+    assert f"{tmp_path}/none.yaml: No such file or directory" in capsys.readouterr().err
+    (tmp_path / "latin1.yaml").write_bytes(b"# \xe4\n")
+    assert main([*arguments, str(tmp_path / "latin1.yaml")]) == 2
+
+
+async def test_watching_outlives_a_restart(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pauses are what this test does in between: the carrier goes away, then the watcher has seen enough."""
+    loop = asyncio.get_running_loop()
+    pauses: Iterator[Callable[[], object]] = iter(
+        [lambda: asyncio.run_coroutine_threadsafe(pod.server.close(), loop).result(10), lambda: None]
+    )
+
+    def pause(seconds: float) -> None:
+        assert seconds == 0.5
+        step = next(pauses, None)
+        if step is None:
+            raise KeyboardInterrupt
+        step()
+
+    monkeypatch.setattr("carrier.status.time.sleep", pause)
+    status, text = await pod.carrier("status", "--watch", "0.5")
+    assert status == 1 and text.count(", ready, ") == 1 and text.count("no carrier answers") == 2
 
 
 def test_explain_works_by_a_file_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
