@@ -6,18 +6,29 @@ import re
 from collections.abc import Iterable
 
 from carrier.errors import Error, Side, shown
-from carrier.http import CLAIMS, UNMERGEABLE, Fields, join_fields
+from carrier.http import CLAIMS, ENDURING, UNMERGEABLE, Fields, join_fields
 from carrier.http1_head import ILL, TCHARS, Limits, refuse, split_lines, split_pairs, too_large
 
-_EXTENSIONS = rb"(?:;%b(?:=(?:%b|\"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*\"))?)*" % (TCHARS, TCHARS)
+# Spaces and tabs around the parts of an extension are "bad", but the grammar has them (RFC 9112 7.1.1): read, and dropped with it. Before
+# the first ";" we refuse them, as h11 does. Old servers pad the sizes of their chunks; their answers are read, requests like that are not.
+_QUOTED = rb"\"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*\""
+_EXTENSIONS = rb"(?:;[ \t]*%b[ \t]*(?:=[ \t]*(?:%b|%b)[ \t]*)?)*" % (TCHARS, TCHARS, _QUOTED)
 _FIRST_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
 _NEXT_SIZE = re.compile(rb"\r\n([0-9A-Fa-f]{1,15})\r\n")
-_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(%b)" % _EXTENSIONS)
-_SIZE_PREFIX = re.compile(rb"(?:[0-9A-Fa-f]{1,15}(?:;[\t -~\x80-\xff]*)?\r?)?")
+_SIZE = rb"0?([0-9A-Fa-f]{1,15})"
+_SIZE_LINE: dict[Side, re.Pattern[bytes]] = {
+    "downstream": re.compile(rb"%b(%b)" % (_SIZE, _EXTENSIONS)),
+    "upstream": re.compile(rb"%b(%b|[ \t]*)" % (_SIZE, _EXTENSIONS)),
+}
+_SIZE_PREFIX: dict[Side, re.Pattern[bytes]] = {
+    "downstream": re.compile(rb"(?:%b(?:;[\t -~\x80-\xff]*)?\r?)?" % _SIZE),
+    "upstream": re.compile(rb"(?:%b(?:;[\t -~\x80-\xff]*|[ \t]*)\r?)?" % _SIZE),
+}
 _SIZE_MAX = 4096  # bytes of a chunk-size line with its extensions
 
-_UNTRUSTED = CLAIMS | {b"authorization", b"cookie", b"set-cookie", b"expect", b"cache-control", b"max-forwards", b"range"}
-"""Trailers that are dropped (RFC 9110 6.5.1 lets us): request modifiers and credentials, which nobody may take from there."""
+_UNTRUSTED = CLAIMS | UNMERGEABLE | {b"authorization", b"cookie", b"set-cookie", b"expect", b"cache-control", b"max-forwards", b"range"}
+"""Trailers that are dropped (RFC 9110 6.5.1 lets us): what is for one hop, says how to read the content, modifies the request or proves who
+sent it. Nobody may take these from there; nginx, haproxy and Envoy serve such a message, and so do we, without them."""
 LAST_CHUNK = b"0\r\n\r\n"
 
 
@@ -32,7 +43,8 @@ def last_chunk(trailers: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
 
 
 class Chunked:
-    """Decodes one chunked body (RFC 9112 7.1): exact CRLF, sizes of at most 15 hex digits, extensions checked and dropped.
+    """Decodes one chunked body (RFC 9112 7.1): exact CRLF, sizes of at most 15 hex digits and a zero before them, extensions checked and
+    dropped.
 
     What is cut by the end of a read (a size line, the trailers) is kept, bounded, and joined with the next one; payload never is.
     """
@@ -107,11 +119,11 @@ class Chunked:
             i += 2
         end = data.find(b"\r\n", i, i + _SIZE_MAX)
         if end < 0:
-            if len(data) - i >= _SIZE_MAX or not _SIZE_PREFIX.fullmatch(data, min(i, len(data))):
+            if len(data) - i >= _SIZE_MAX or not _SIZE_PREFIX[self.side].fullmatch(data, min(i, len(data))):
                 raise refuse(self.side, f"chunk size {shown(data[i : i + 40])}")
             self._rest = data[start:]
             return -1, 0
-        match = _SIZE_LINE.fullmatch(data, i, end)
+        match = _SIZE_LINE[self.side].fullmatch(data, i, end)
         if not match:
             raise refuse(self.side, f"chunk size {shown(data[i : min(end, i + 40)])}")
         self._extensions += len(match[2])
@@ -120,7 +132,7 @@ class Chunked:
         return end + 2, int(match[1], 16)
 
     def _trailers(self, data: bytes, i: int) -> tuple[int, Fields]:
-        """The trailer section (RFC 9112 7.1.2). Fields that would change what has been decided are refused."""
+        """The trailer section (RFC 9112 7.1.2). Fields that would change where the message ends or whom it is for are refused."""
         if data.startswith(b"\r\n", i):
             return i + 2, ()
         end = data.find(b"\r\n\r\n", i + self._scanned)
@@ -133,6 +145,6 @@ class Chunked:
             return -1, ()
         lines = split_lines(b"0\r\n" + data[i : end + 4], self.limits, self.side)  # the last chunk is their start line
         fields = split_pairs(lines[1:], self.side)
-        if bad := [name for name, _ in fields if name.lower() in UNMERGEABLE]:
+        if bad := [name for name, _ in fields if name.lower() in ENDURING]:
             raise refuse(self.side, f"field {shown(bad[0])} in the trailers")
         return end + 4, tuple(pair for pair in fields if pair[0].lower() not in _UNTRUSTED)

@@ -56,7 +56,9 @@ STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t -~\x80-\xff
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
 LENGTH_LINE = re.compile(rb"[Cc]ontent-[Ll]ength: ?(?:0|[1-9][0-9]{0,17})")
 # The sub-delims that RFC 3986 allows in a reg-name are refused: no name has them, and "a,b" is what two joined Host fields look like.
-_HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|(?:[\-._~0-9A-Za-z]|%[0-9A-Fa-f]{2})+)(?::([0-9]{0,5}))?")
+_HOST = re.compile(
+    rb"(?:\[([0-9A-Fa-f:.]+)\]|\[[Vv][0-9A-Fa-f]+\.[:\-._~0-9A-Za-z]+\]|(?:[\-._~0-9A-Za-z]|%[0-9A-Fa-f]{2})+)(?::0*([0-9]{0,5}))?"
+)
 _ABSOLUTE = re.compile(rb"([Hh][Tt][Tt][Pp][Ss]?)://([^/?#]*)(.*)", re.S)
 _CONNECT = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[\-._~0-9A-Za-z]+):[0-9]{1,5}")
 ILL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n|\Z)")
@@ -131,22 +133,29 @@ def _framing(seen: Mapping[bytes, list[bytes]], minor: int, side: Side) -> tuple
 
 
 def _connection(plan: Plan, seen: Mapping[bytes, list[bytes]], minor: int, side: Side) -> list[bytes]:
-    """The options of Connection (RFC 9112 9.3, 9.6); fields that they name are cut."""
-    options = [t for t in tokens(seen.get(b"connection", ())) if t]
-    if bad := [t for t in options if not TOKEN.fullmatch(t)]:
-        raise refuse(side, f"Connection option {shown(bad[0])} is not a token")
-    plan.keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
+    """The options of Connection (RFC 9112 9.3, 9.6); fields that they name are cut.
+
+    What is no token is no option and names no field, and the line is not sent on: it is passed over, as nginx, haproxy and Envoy do. An
+    upstream that writes such a thing may have meant "close": its connection is not used again.
+    """
+    given = [t for t in tokens(seen.get(b"connection", ())) if t]
+    options = [t for t in given if TOKEN.fullmatch(t)]
+    unclear = side == "upstream" and len(options) < len(given)
+    plan.keep_alive = b"close" not in options and not unclear and (minor == 1 or b"keep-alive" in options)
     plan.cut = plan.cut | (frozenset(options) - ENDURING - {b"close"})
     return options
 
 
-def _upgrade(seen: Mapping[bytes, list[bytes]], options: Sequence[bytes], side: Side) -> bytes | None:
-    """The protocols of an Upgrade that Connection names (RFC 9110 7.8), without h2c, which we never switch to."""
+def _upgrade(seen: Mapping[bytes, list[bytes]], options: Sequence[bytes]) -> bytes | None:
+    """The protocols of an Upgrade that Connection names (RFC 9110 7.8), without h2c, which we never switch to.
+
+    A server may ignore the field: one that is no list of protocols is not sent on, and nothing is held for it.
+    """
     if b"upgrade" not in options:
         return None
     values = [v.strip(b" \t") for value in seen.get(b"upgrade", ()) for v in value.split(b",")]
     if any(v and not re.fullmatch(rb"%b(?:/%b)?" % (TCHARS, TCHARS), v) for v in values):
-        raise refuse(side, f"Upgrade {shown(b', '.join(values))} is not a list of protocols")
+        return None
     return b", ".join(v for v in values if v and v.lower() != b"h2c") or None
 
 
@@ -157,23 +166,33 @@ def plan_request(pairs: Pairs, minor: int, authority: bytes | None, profile: For
     plan.body, plan.length = _framing(seen, minor, "downstream")
     options = _connection(plan, seen, minor, "downstream")
     plan.host = _host(seen.get(b"host", []), minor, authority)
-    expect = [v.lower() for v in seen.get(b"expect", ())] if minor else []
-    if expect and expect != [b"100-continue"]:
-        raise refuse("downstream", f"Expect {shown(b', '.join(expect))} is not 100-continue", "expectation")
-    plan.expect = bool(expect) and plan.body != NONE and plan.length + (plan.body == CHUNKED) > 0
-    if not plan.expect:
-        plan.cut = plan.cut | {b"expect"}  # RFC 9110 10.1.1: not in a request without content, and not in HTTP/1.0
-    protocols = _upgrade(seen, options, "downstream") if minor and not (plan.body and (plan.length or plan.body == CHUNKED)) else None
+    plan.expect, again = _expect(seen.get(b"expect", ()) if minor else (), plan)
+    if not plan.expect or again:
+        plan.cut = plan.cut | {b"expect"}
+    protocols = _upgrade(seen, options) if minor and not (plan.body and (plan.length or plan.body == CHUNKED)) else None
     plan.upgrade = protocols.lower() if protocols else None
     plan.named = bool(profile.request_id) and profile.request_id in seen
     plan.explain = EXPLAIN in seen
-    plan.tail = profile.standing(plan.host, seen)
+    plan.tail = profile.standing(plan.host, seen) + again
     if not plan.host and not profile.host:
         plan.tail += b"host: " + profile.default_host + b"\r\n"
     elif b"host" not in seen and not profile.host:
         plan.tail += b"host: " + plan.host + b"\r\n"
     plan.tail += _framing_tail(plan.body, protocols)
     return plan
+
+
+def _expect(values: Sequence[bytes], plan: Plan) -> tuple[bool, bytes]:
+    """Does the client wait for 100 (Continue), and the line to send on where it said so in another form than the usual one.
+
+    RFC 9110 10.1.1: a list, whose elements may be empty or come twice; not in a request without content, and not in HTTP/1.0.
+    """
+    expected = [t for t in tokens(values) if t]
+    if {*expected} - {b"100-continue"}:
+        raise refuse("downstream", f"Expect {shown(b', '.join(values))} is not 100-continue", "expectation")
+    waits = bool(expected) and plan.body != NONE and plan.length + (plan.body == CHUNKED) > 0
+    plain = len(values) == 1 and values[0].lower() == b"100-continue"
+    return waits, b"expect: 100-continue\r\n" if waits and not plain else b""
 
 
 def _framing_tail(body: int, protocols: bytes | None) -> bytes:
@@ -217,7 +236,7 @@ def plan_answer(pairs: Pairs, status: int, minor: int, profile: Forwarding) -> P
         plan.body, plan.length = NONE, 0
     elif plan.body == NONE:
         plan.body = CLOSE
-    protocols = _upgrade(seen, options, "upstream") if status in (101, 426) else None
+    protocols = _upgrade(seen, options) if status in (101, 426) else None
     plan.upgrade = protocols.lower() if protocols else None
     plan.tail += _framing_tail(plan.body, protocols)
     return plan
