@@ -26,7 +26,7 @@ import msgspec
 from carrier import serve
 from carrier.config import Config
 from carrier.errors import ConfigError, Error, Problem
-from carrier.gefyra.format import probe_ports
+from carrier.gefyra.format import is_everybodys, probe_ports
 from carrier.log import LEVELS, Log, to_descriptor
 from carrier.serve import Server, Settings
 from carrier.session import Session
@@ -261,7 +261,7 @@ class Daemon:
         name = request_id(session.request.fields)
         rule = session.decision.rule if getattr(session, "decision", None) is not None else ""
         cluster = session.cluster.name if session.cluster is not None else ""
-        bridged = bool(rule) and not rule.endswith(("/shadow", "/probes"))
+        bridged = bool(rule) and not is_everybodys(rule)
         if not name and not bridged:
             return
         what = f"Selected GefyraClient {rule}" if bridged else "Selected cluster upstream"

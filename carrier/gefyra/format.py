@@ -29,6 +29,10 @@ _TLS = ("certificate", "key", "sni", "ca", "client_auth")
 PROBE_AGENT = {"matchHeader": {"name": "user-agent", "value": "kube-probe/", "type": "prefix"}}
 """What kubelet says who it is: not a user, and never a reason to call a laptop."""
 
+_TAKEN = ("shadow", "probes")
+"""Names that each port's own rules and cluster have, after the port's."""
+_OWN_RULE = re.compile(r"\d+(/udp)?/(shadow|probes)")
+
 Object = dict[str, Any]
 
 
@@ -195,14 +199,15 @@ class _Reader:
             if not re.fullmatch(r"[!-~]{1,200}", bridge):
                 self.wrong(place, bridge, "a name without spaces")
                 continue
-            found = self.bridge(f"{name}/{bridge}", protocol, self.members(body, place, _BRIDGE), place, tls, shadow)
+            own = f"{name}/{_own_name(bridge)}"
+            found = self.bridge(own, protocol, self.members(body, place, _BRIDGE), place, tls, shadow)
             if found is None:
                 continue
             alternatives, action = found
             probing = [one for one in alternatives if _names_probes(one)]
             if probing:
-                named.append({"name": f"{name}/{bridge}/probes", "match": {"any": probing}, "action": action})
-            rules.append({"name": f"{name}/{bridge}", "match": {"any": alternatives}, "action": action})
+                named.append({"name": f"{name}/probes/{bridge}", "match": {"any": probing}, "action": action})
+            rules.append({"name": own, "match": {"any": alternatives}, "action": action})
         if rules and protocol in ("auto", "HTTP"):
             probes = {"name": f"{name}/probes", "match": PROBE_AGENT, "action": {"route": {"destination": shadow}}}
             rules = [*named, probes, *rules]
@@ -287,6 +292,16 @@ class _Reader:
         self.clusters.setdefault(cluster, {"name": cluster, "spec": answer})
         rules = [{"name": f"probe-{port}", "action": {"route": {"destination": cluster}}}]
         self.listen(f"probe-{port}", spec, rules)
+
+
+def is_everybodys(rule: str) -> bool:
+    """Is it a port's own rule, the shadow's or the probes', and no bridge's?"""
+    return _OWN_RULE.fullmatch(rule) is not None
+
+
+def _own_name(bridge: str) -> str:
+    """What a bridge is called beside its port's own rules and clusters, whatever its user calls it."""
+    return f"bridge/{bridge}" if "/" in bridge or bridge in (*_TAKEN, "bridge") else bridge
 
 
 def _is_port(value: object) -> bool:

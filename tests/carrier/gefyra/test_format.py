@@ -9,7 +9,7 @@ import pytest
 
 from carrier import cli
 from carrier.errors import ConfigError
-from carrier.gefyra.format import probe_ports, read
+from carrier.gefyra.format import is_everybodys, probe_ports, read
 from carrier.source import loads
 from carrier.table import Matchers, Table
 from tests.support import http, port_of, running, tcp_server
@@ -87,6 +87,24 @@ def test_rules_are_alternatives_and_the_first_bridge_of_the_file_wins():
     assert decided(config, "/a/b", {}) == "8080/z"
     assert decided(config, "/b", {"x": "1"}) == "8080/z"
     assert decided(config, "/b", {}) == "8080/a"
+
+
+def test_a_bridge_may_have_any_name_without_taking_what_is_everybodys():
+    """DNS labels all, and what no label can be: a bridge called `shadow` is not the shadow."""
+    names = ["shadow", "probes", "bridge", "x", "x/probes", "bridge/probes", "bridge/x", "0", "-"]
+    agent = {"matchHeader": {"name": "user-agent", "value": "kube-probe/x"}}
+
+    def rules(i):
+        return [{"match": [{"matchHeader": {"name": "x-user", "value": str(i)}}]}, {"match": [agent]}]
+
+    bridges = {name: {"endpoint": f"laptop:{100 + i}", "rules": rules(i)} for i, name in enumerate(names)}
+    config = loads(json.dumps({"proxy": [{"port": 8080, "clusterUpstream": ["shadow:80"], "bridges": bridges}]})).config
+    for i, name in enumerate(names):
+        cluster = decided(config, "/", {"x-user": str(i)})
+        assert [endpoint.spec["port"] for endpoint in config.clusters[cluster].endpoints] == [100 + i], name
+        assert not is_everybodys(cluster)
+    assert decided(config, "/", {}) == "8080/shadow"
+    assert is_everybodys("8080/shadow") and is_everybodys("53/udp/probes")
 
 
 def test_a_bridge_without_rules_never_matches():
