@@ -25,6 +25,7 @@ from carrier.tls import check_client
 if TYPE_CHECKING:
     from carrier.ledger import Ledger
     from carrier.listener import Listener
+    from carrier.meter import Meter
     from carrier.session import Session
 
 Kind = Literal["byte", "datagram", "message"]
@@ -40,7 +41,9 @@ class Env:
         self.on_close: list[Callable[[Session], None]] = []
         """Called with each session that ends, at once."""
         self.ledger: Ledger | None = None
-        """Where sessions that have ended are kept for access log and metrics; None: nobody wants them."""
+        """Where sessions that have ended are kept for the access log; None: nobody wants them."""
+        self.meter: Meter | None = None
+        """Counts the sessions that have ended."""
         self.api: Any = None
         """The REST API, for the one cluster that leads into it."""
         self.gate: Any = None

@@ -1,22 +1,20 @@
-"""Counters and what they are called outside: one table of metrics, one place that counts sessions, one that writes everything down.
+"""What is counted, and what it is called outside: one table of metrics, and who writes them down.
 
-`Meter` is told of the sessions that have ended and adds to plain integers in slots; everything else that is shown (endpoints,
-limits, drops, revision) is counted where it happens and only read here. prometheus-client writes the text, it does not count. Label
-values come from the configuration alone, never from requests; `MAX_SETS` label sets of sessions are kept apart, what is beyond is summed
-up under "(other)", and those of rules that are gone are forgotten. A scrape is written in pieces of `PIECE` samples, and the event
-loop goes on between them. `METRICS` is also what the dashboard (deploy/grafana) and the reference are made of.
+Sessions are counted by carrier/meter.py; everything else (endpoints, limits, drops, revision) is counted where it happens and only read
+here. prometheus-client writes the text, it does not count. A scrape is written in pieces of `PIECE` samples, and the event loop goes on
+between them. `METRICS` is also what the dashboard (deploy/grafana) and the reference are made of.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from carrier.dump import version
+from carrier.meter import BOUNDS, CODES, Flow, Meter, Times
 
 if TYPE_CHECKING:
     from carrier.access import AccessLog
@@ -25,20 +23,11 @@ if TYPE_CHECKING:
     from carrier.listener import Listener
     from carrier.overload import Watch
     from carrier.proxy import Proxy
-    from carrier.session import Session
 
-BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
-"""Upper bounds of the histograms' buckets, in seconds."""
-CODES = ("0xx", "1xx", "2xx", "3xx", "4xx", "5xx", "ok", "failed")
-"""Status classes of HTTP answers; then what is said of sessions without an answer's head: they ended well, or did not."""
-OK, FAILED = 6, 7
-MAX_SETS = 1000
-"""Label sets of sessions (listener, rule, cluster) that are kept apart."""
 MAX_SAMPLES = 20_000
 """Samples of one scrape; what is beyond is left out and said to be."""
 PIECE = 150
 """Samples that are written before the event loop goes on."""
-OTHER = "(other)"
 Kind = Literal["counter", "gauge", "histogram"]
 
 
@@ -83,118 +72,6 @@ METRICS = (
 )
 """Every metric of ours; those of the process (`process_*`) are prometheus-client's."""
 BY_NAME = {metric.name: metric for metric in METRICS}
-
-
-# --- counting ----------------------------------------------------------------------------------------------------------------------------
-
-
-class Times:
-    """A histogram over BOUNDS."""
-
-    __slots__ = ("counts", "sum")
-
-    def __init__(self) -> None:
-        self.counts = [0] * (len(BOUNDS) + 1)
-        self.sum = 0.0
-
-    def add(self, seconds: float) -> None:
-        """Count one duration."""
-        self.counts[bisect_left(BOUNDS, seconds)] += 1
-        self.sum += seconds
-
-
-class Flow(Times):
-    """What is counted by listener and cluster; it is itself the histogram of the sessions' durations."""
-
-    __slots__ = ("connects", "fallbacks", "received", "retries", "sent")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.connects = Times()
-        self.received = self.sent = self.retries = self.fallbacks = 0
-
-
-class Series:
-    """What is counted by listener, rule and cluster: sessions by code; the rest is its flow's."""
-
-    __slots__ = ("cluster", "codes", "flow")
-
-    def __init__(self, flow: Flow) -> None:
-        self.codes = [0] * len(CODES)
-        self.flow = flow
-        self.cluster: object = None
-        """The running cluster that it was last found for."""
-
-
-class Meter:
-    """Counts the sessions that have ended. known: by names of listener, rule and cluster."""
-
-    def __init__(self) -> None:
-        self.known: dict[tuple[str, str, str], Series] = {}
-        self.flows: dict[tuple[str, str], Flow] = {}
-
-    def count(self, sessions: Iterable[Session]) -> None:
-        """A reader of `Ledger`. Written flat, for speed: 0.25 µs a session."""
-        bounds = BOUNDS
-        for session in sessions:
-            try:
-                decision = session.decision
-            except AttributeError:  # it ended before it was routed
-                continue
-            series = decision.tally
-            if series is None or series.cluster is not session.cluster:
-                series = self._find(session)
-            answer = session.answer
-            if answer is not None:
-                series.codes[answer.status // 100] += 1
-            else:
-                series.codes[FAILED if session.error is not None else OK] += 1
-            started = session.started
-            seconds = session.ended_at - started
-            flow = series.flow
-            flow.counts[bisect_left(bounds, seconds)] += 1
-            flow.sum += seconds
-            flow.received += session.bytes_in
-            flow.sent += session.bytes_out
-            if session.connected_at != started:
-                self._slow(session, flow)
-
-    def _find(self, session: Session) -> Series:
-        """The series of a session, by names; its decision remembers it."""
-        cluster = session.cluster
-        key = (session.listener.name, session.decision.rule, cluster.name if cluster is not None else "")
-        series = self.known.get(key) or self._new(key)
-        series.cluster = cluster
-        session.decision.tally = series
-        return series
-
-    def _slow(self, session: Session, flow: Flow) -> None:
-        """Of a session whose destination was not there at once."""
-        if session.connected_at:
-            flow.connects.add(session.connected_at - session.started)
-        flow.retries += session.retries
-        flow.fallbacks += session.fallback is not None
-
-    def _new(self, key: tuple[str, str, str]) -> Series:
-        if len(self.known) >= MAX_SETS:
-            key = (OTHER, OTHER, OTHER)
-            if key in self.known:
-                return self.known[key]
-        at = key[0], key[2]
-        flow = self.flows.get(at)
-        if flow is None:
-            flow = self.flows[at] = Flow()
-        series = self.known[key] = Series(flow)
-        return series
-
-    def forget(self, rules: Iterable[str], listeners: Iterable[str]) -> None:
-        """Keep only the series of rules and listeners that are there; called when the configuration has changed."""
-        keep_rules, keep_listeners = {"", OTHER, *rules}, {OTHER, *listeners}
-        for key in [key for key in self.known if key[1] not in keep_rules or key[0] not in keep_listeners]:
-            del self.known[key]
-        used = {(key[0], key[2]) for key in self.known}
-        for at in [at for at in self.flows if at not in used]:
-            del self.flows[at]
 
 
 # --- reading ------------------------------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ class Idle(Protocol):
 class Pool:
     """See the module. most_idle: idle connections kept. most: connections in all; most_waiting: of the queue; 0 for no bound."""
 
-    __slots__ = ("endpoint", "idle", "most", "most_idle", "most_waiting", "open", "opening", "waiting")
+    __slots__ = ("endpoint", "idle", "most", "most_idle", "most_waiting", "open", "opening", "roomy", "waiting")
 
     def __init__(self, endpoint: Endpoint, most_idle: int, most: int = 0, most_waiting: int = 0) -> None:
         self.endpoint = endpoint
@@ -38,6 +38,8 @@ class Pool:
         self.most_waiting = most_waiting
         self.open = self.opening = 0
         self.waiting: deque[asyncio.Future[Idle | None]] = deque()
+        self.roomy = most_idle > 0
+        """Nobody waits, and even if all connections were idle they could be kept: who has finished with one may just put it into `idle`."""
 
     @property
     def full(self) -> bool:
@@ -61,6 +63,7 @@ class Pool:
         """Wait for one's turn: a connection, or None and the right to make one (already counted in `opening`)."""
         turn: asyncio.Future[Idle | None] = asyncio.get_running_loop().create_future()
         self.waiting.append(turn)
+        self._look()
         try:
             return await turn
         except asyncio.CancelledError:
@@ -73,6 +76,11 @@ class Pool:
                 elif given.usable and not self.put(given):
                     given.close()
             raise
+        finally:
+            self._look()
+
+    def _look(self) -> None:
+        self.roomy = not self.waiting and self.open <= self.most_idle
 
     def entered(self) -> None:
         """What `enter` allowed has been done, or has failed."""
@@ -82,13 +90,24 @@ class Pool:
     def came(self) -> None:
         """A connection is there."""
         self.open += 1
+        self._look()
 
     def left(self, connection: Idle) -> None:
         """A connection is gone: forget it, if it was kept, and let the next one in."""
         self.open -= 1
+        self._look()
+        self.forget(connection)
+        self._wake()
+
+    def close(self) -> None:
+        """Keep no connection any more."""
+        self.most_idle = 0
+        self.roomy = False
+
+    def forget(self, connection: Idle) -> None:
+        """A connection is not to be used any more: those that are kept are all as good as one can know."""
         if connection in self.idle:
             self.idle.remove(connection)
-        self._wake()
 
     def _wake(self) -> None:
         while self.waiting and not self.full:

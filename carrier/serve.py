@@ -100,7 +100,7 @@ class Server:
         self.metrics = Metrics(self.proxy, self.watch)
         self.api.metrics = self.metrics
         if settings.metrics:
-            self._read(self.metrics.meter.count)
+            self.env.meter = self.metrics.meter
         if log.shows("verbose"):
             self.env.on_close.append(lambda session: _ended(log, session))
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from bisect import bisect_left
 from datetime import UTC, datetime
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from carrier.errors import Error
 from carrier.match import set_at
+from carrier.meter import BOUNDS
 from carrier.stream import HIGH, NOWHERE, Backlog, Socket, Stream, link
 
 if TYPE_CHECKING:
@@ -36,6 +38,9 @@ SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
 
 T = TypeVar("T")
 new = object.__new__
+SPARE: list[Session] = []
+"""Sessions that are over (`Session.served`) and unknown to anybody: the next ones are made of them."""
+SPARES = 256
 
 
 class Rare(Generic[T]):
@@ -656,6 +661,36 @@ class Session(Stream):
             self._release(error)
         self.listener.ended(self)
 
+    def served(self, head: Any) -> None:
+        """A whole answer has gone out in one piece, and nothing was out of the ordinary: `close` and all that follows from it, written
+        flat. Nobody may know the session any more unless he knows its name."""
+        listener = self.listener
+        env = listener.env
+        endpoint = self.endpoint
+        self.answer = head
+        if endpoint is None or env.on_close or env.ledger is not None or listener.track or self.rare is not None:
+            self.close()
+            return
+        self.status = DESTROYED
+        endpoint.active -= 1
+        source = self.source
+        meter = env.meter
+        if meter is not None and listener.listed:
+            series = self.decision.tally
+            if series is None or series.cluster is not self.cluster:
+                series = meter.series(self)
+            series.codes[head.status // 100] += 1
+            flow = series.flow
+            seconds = monotonic() - self.started
+            flow.counts[bisect_left(BOUNDS, seconds)] += 1
+            flow.sum += seconds
+            flow.received += source.bytes_in
+            flow.sent += source.bytes_out
+        source.bytes_in = source.bytes_out = 0
+        self.source_done = False
+        if len(SPARE) < SPARES:
+            SPARE.append(self)
+
     def _release(self, error: Error | None) -> None:
         """What a session that went well does not have: a task, transforms, a backlog, a destination to be told."""
         self.usual = False
@@ -704,8 +739,8 @@ class Session(Stream):
             "counters": {
                 "bytes_in": getattr(self, "bytes_in", source.bytes_in),
                 "bytes_out": getattr(self, "bytes_out", source.bytes_out),
-                "messages_in": source.messages_in,
-                "messages_out": source.messages_out,
+                "messages_in": source.messages_in if self.request is None or source.messages_in else 1,
+                "messages_out": source.messages_out or int(self.answer is not None),
                 "retries": self.retries,
                 "dropped": self.dropped + (self.backlog.dropped if self.backlog is not None else 0),
             },
@@ -718,47 +753,47 @@ class Session(Stream):
         return found
 
 
-def begin_at_once(listener: Listener, source: Socket, decision: Decision, head: Any, last: bool, fields: bytes) -> bool:
-    """Make a session and begin it, if its cluster has but one endpoint, and that has a connection: as `Session` and `begin`, but each
-    attribute is set once, and none is read again. False: nothing was done."""
-    cluster = decision.cluster
-    if not decision.plain or decision.rewrite or cluster is None or cluster.down or (endpoint := cluster.only) is None:
-        return False
+def _blank() -> Session:
+    """A session of which only that is set which `begin_at_once` finds set in one that is used again."""
     session = new(Session)
+    session.usual = session.sent = True
+    session.answered = session.source_done = False
+    session.error = session.rare = None
     session.retries = 0
-    destination = cluster.ready(session, endpoint)
-    if destination is None:
+    session.ended_at = 0.0
+    return session
+
+
+def begin_at_once(listener: Listener, source: Socket, decision: Decision, head: Any, last: bool, fields: bytes) -> bool:
+    """Begin a session of a source that its listener knows, if the cluster has but one endpoint, and that an idle connection: as `Session`
+    and `begin`, but each attribute is set once, and none is read again. False: nothing was done."""
+    cluster = decision.cluster
+    if not decision.plain or cluster is None or cluster.down or (endpoint := cluster.only) is None or not (idle := endpoint.idle):
         return False
-    session.to = source
-    session.back = session.destination = destination
+    destination = idle.pop()
+    session = SPARE.pop() if SPARE else _blank()
+    session.to = session.source = source
+    session.back = session.destination = source.to = destination
     session.listener = listener
-    session.source = source
     session.started = session.connected_at = started = monotonic()
     session.number = number = listener.counter
     listener.counter = number + 1
     session.decision = decision
     session.status = CONNECTED
-    session.usual = session.sent = True
-    session.answered = session.source_done = False
-    session.answer = session.error = session.rare = None
+    session.answer = None
     session.cluster = cluster
     session.endpoint = endpoint
     session.request = head
     session.request_last = last
     session.fields = fields
-    session.ended_at = 0.0
-    listener.live.add(session)
     hits = decision.hits
     hits.count += 1
     hits.last = started
     cluster.sessions_total += 1
     endpoint.active += 1
     endpoint.total += 1
-    source.session = destination.to = source.back = session
-    source.to = destination
+    source.session = source.back = destination.session = destination.to = session
     destination.back = source
-    if destination.waits:
-        destination.resume()
     try:
         destination.head(head, last)
     except Exception as exc:

@@ -103,7 +103,7 @@ class Decision:
         self.matcher = matcher
         self.index = index
         self.tally: Any = None
-        """Where its sessions are counted (carrier/metrics.py)."""
+        """Where its sessions are counted (carrier/meter.py)."""
         self.said = ""
         """The reason, once somebody has asked for it."""
         self.rewrite: tuple[config.Rewrite, ...] = ()

@@ -90,20 +90,16 @@ class HttpCluster(Cluster):
     def discard(self, endpoint: Endpoint) -> None:
         gone = self.pools.pop(endpoint, None)
         if gone is not None:
-            gone.most_idle = 0  # connections that still serve close when they have
+            gone.close()  # connections that still serve close when they have
         super().discard(endpoint)
 
     def ready(self, session: Session, endpoint: Endpoint | None) -> Stream | None:
         assert endpoint is not None
-        if session.retries:  # what broke one kept-alive connection may have broken them all
+        if session.retries or not endpoint.idle:  # what broke one kept-alive connection may have broken them all
             return None
-        idle = endpoint.idle
-        while idle:
-            found: HttpUpstream = idle.pop()
-            if found.usable:
-                found.session = session
-                return found
-        return None
+        found: HttpUpstream = endpoint.idle.pop()
+        found.session = session
+        return found
 
     async def open(self, session: Session, endpoint: Endpoint) -> Socket:
         if not 0 < endpoint.port < 65536:
@@ -315,13 +311,13 @@ class HttpUpstream(Socket, asyncio.Protocol):
             return
         if not session.usual and session.hops:  # a transform may change the length
             head = head if head.body == NONE else head.as_chunked()
-        self.since = self.cluster.now
         self.request = head
         wire = head.stem + session.fields
         if last:
             write = self.write  # a slot is faster to read than to call
             write(wire)
             return
+        self.since = self.cluster.now
         self.request_done = False
         self.chunked = head.body == CHUNKED
         self.out.append(wire)
@@ -377,16 +373,10 @@ class HttpUpstream(Socket, asyncio.Protocol):
     # ------------------------------------------------------------------ the answer
 
     def data_received(self, data: bytes) -> None:
-        session = self.session
-        if session is None:  # bytes that nobody asked for
-            self.usable = False
-            self.transport.abort()
-            return
         request = self.request
         if request is not None:
-            if self.request_done and (
-                request.simple or request.method != b"HEAD"
-            ):  # most often one read is one whole answer with a known head
+            if self.request_done and (request.simple or request.method != b"HEAD"):
+                # most often one read is one whole answer with a known head
                 same, head, body = self.cluster.known
                 if data == same and head is not None:
                     self._whole(head, body)
@@ -400,6 +390,12 @@ class HttpUpstream(Socket, asyncio.Protocol):
                     self._whole(head, body)
                     return
             self._expect(request)
+        session = self.session
+        if session is None:  # bytes that nobody asked for
+            self.usable = False
+            self.pool.forget(self)
+            self.transport.abort()
+            return
         try:
             self.reader.feed(data)
         except Error as error:
@@ -428,18 +424,18 @@ class HttpUpstream(Socket, asyncio.Protocol):
 
     def _whole(self, head: Head, body: bytes) -> None:
         """A whole answer: free the connection before it is passed on, so that a next request may take it."""
-        self.request = None
         if self.plain:
+            self.request = None
             self.on_data(body)
             self.on_end(())
             return
         to = self.to
-        self.session = None
+        self.request = self.session = None
         self.to = self.back = NOWHERE
         self.used = True
         self.since = self.cluster.now
         pool = self.pool
-        if not pool.waiting and len(pool.idle) < pool.most_idle:
+        if pool.roomy:
             pool.idle.append(self)
         elif not pool.put(self):
             self.close()
@@ -509,6 +505,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
         """The upstream sends no more."""
         if self.session is None:
             self.usable = False
+            self.pool.forget(self)
             return False
         if self.request is not None:
             self._expect(self.request)
@@ -576,8 +573,12 @@ class HttpUpstream(Socket, asyncio.Protocol):
         session = self.session
         if session is not None and session.status == DESTROYED:  # cancelled in the very moment that it was connected
             self.close()
-        elif (self.waiting or self.request is not None) and self.request_done and timeout and now - self.since > timeout:
+        elif (self.waiting or self.request is not None) and self.request_done and 0 < timeout < now - self._waits_since():
             self._broken(Error("timeout", f"{self.endpoint.address}: no answer within {timeout:g} s (options.answer_timeout)", "upstream"))
+
+    def _waits_since(self) -> float:
+        """When the request was sent: monotonic seconds. `since` is only set at the end of a body, and when a connection becomes idle."""
+        return max(self.since, self.session.connected_at) if self.session is not None else self.since
 
     # ------------------------------------------------------------------ flow
 

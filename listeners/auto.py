@@ -185,12 +185,15 @@ class AutoListener(HttpListener):
     def begin(self, source: TcpSource | SecuredSource) -> Session:
         """A session of bytes."""
         session = Session(self, source)
-        self.live.add(session)
         self.raw.add(session)
         session.begin(self.table.decide(session.metadata))
         return session
 
     # ------------------------------------------------------------------ sessions
+
+    @property
+    def live(self) -> set[Session]:
+        return super().live | self.raw
 
     def ended(self, session: Session) -> None:
         super().ended(session)

@@ -190,6 +190,11 @@ class HttpListener(Listener):
         for connection in list(self.connections):
             connection.tick(now)
 
+    @property
+    def live(self) -> set[Session]:
+        """Found when somebody asks: connections know their sessions."""
+        return {connection.session for connection in self.connections if connection.session is not None}
+
     def hit(self, limit: str) -> None:
         """A limit refused something: count it by its name."""
         self.limited[limit] = self.limited.get(limit, 0) + 1
@@ -271,8 +276,9 @@ class HttpConnection(Socket, asyncio.Protocol):
     request was read to its end. closing: no further request will be served. since: monotonic seconds (coarse) at which the present
     state began: accepted, idle, reading a head, reading a body, waiting for the answer. full: the transport holds enough of what the
     downstream does not read; no further request is begun then. quiet: between requests, and the reader has nothing: the memo may be
-    asked. special: what is added to a request depends on more than the connection. frames: where the frames of a WebSocket in a tunnel
-    begin that the downstream gets; departing: it is to be told that the process ends.
+    asked. strained: since it last was quiet, more bytes came or a side was full. special: what is added to a request depends on more than
+    the connection. frames: where the frames of a WebSocket in a tunnel begin that the downstream gets; departing: it is to be told that
+    the process ends.
     """
 
     __slots__ = (
@@ -302,6 +308,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         "sent",
         "since",
         "special",
+        "strained",
         "transport",
         "trusted",
         "tunnel",
@@ -317,6 +324,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         self.out: list[bytes] = []
         self.sent = self.chunked = self.closing = self.paused = self.tunnel = self.trusted = self.full = False
         self.body_done = self.quiet = True
+        self.strained = False
         self.frames: Scanner | None = None
         self.departing = False
         self.discard = 0
@@ -371,6 +379,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         elif self.body_done and not self.tunnel:
             reader.held = True  # the reader does not know of a request that the memo knew
         self.quiet = False
+        self.strained = True
         try:
             reader.feed(data)
         except Error as error:
@@ -381,7 +390,7 @@ class HttpConnection(Socket, asyncio.Protocol):
                 self.pause()
             self.to.flush()
         else:
-            self.quiet = reader.idle and not self.closing
+            self._rest()
 
     def _whole(self, data: bytes) -> bool:
         """If a read is one known head and all of its body, it is served without the codec."""
@@ -443,7 +452,6 @@ class HttpConnection(Socket, asyncio.Protocol):
     def _begin(self, head: Head, last: bool) -> None:
         """Start the session of a request."""
         listener = self.listener
-        self.messages_in += 1
         self.request = head
         self.quiet = False
         decision, onward = head.decision or listener.route(self, head)
@@ -461,7 +469,6 @@ class HttpConnection(Socket, asyncio.Protocol):
         if not begin_at_once(listener, self, decision, onward, last, fields):
             session = Session(listener, self)
             session.fields = fields
-            listener.live.add(session)
             session.begin(decision, onward, last)
 
     def _new_ids(self) -> int:
@@ -606,16 +613,14 @@ class HttpConnection(Socket, asyncio.Protocol):
         if not (head.whole and session.usual and (request.simple or self._is_read(request))) or self.closing:
             super().message(head, body)
             return
-        session.answer = head
         self.session = None
         self.to = self.back = NOWHERE
-        self.messages_out += 1
         data = head.wire + body
         self.bytes_out += len(data)
         write = self.write  # a slot is faster to read than to call
         write(data)
-        session.close()
-        if self.full or self.paused or self.reader.held:
+        session.served(head)
+        if self.strained:
             self._after(NOWHERE)
         else:
             self.since = self.listener.now
@@ -695,7 +700,6 @@ class HttpConnection(Socket, asyncio.Protocol):
         if data and not transport.is_closing():
             self.bytes_out += len(data)
             transport.write(data)
-        self.messages_out += 1
         if session is not None:
             session.close()
         self._after(to)
@@ -723,7 +727,13 @@ class HttpConnection(Socket, asyncio.Protocol):
                 reader.resume()
             except Error as error:
                 self._refuse(error)
-        self.quiet = self.session is None and reader.idle and not self.closing
+        if self.session is None:
+            self._rest()
+
+    def _rest(self) -> None:
+        """Nothing is being served: may the memo be asked for what comes next?"""
+        self.quiet = self.reader.idle and not self.closing and not self.full and not self.paused
+        self.strained = not self.quiet
 
     def _early(self, to: Stream) -> None:
         """The answer is out before the request was read: drop the rest of the request, or close if that is too much of it."""
@@ -873,7 +883,7 @@ class HttpConnection(Socket, asyncio.Protocol):
                 self._refuse(
                     Error("request-timeout", f"no whole head within {listener.header_timeout:g} s (options.header_timeout)", "downstream")
                 )
-        elif not self.messages_in and waited >= listener.header_timeout > 0:
+        elif self.request is None and waited >= listener.header_timeout > 0:
             listener.hit("header_timeout")
             self._close()  # it never said a word: it did not ask for an answer
         elif waited >= listener.keepalive_timeout > 0:
@@ -908,7 +918,7 @@ class HttpConnection(Socket, asyncio.Protocol):
 
     def pause(self) -> None:
         if not self.paused and not self.transport.is_closing():
-            self.paused = True
+            self.paused = self.strained = True
             self.transport.pause_reading()
 
     def resume(self) -> None:
@@ -918,7 +928,7 @@ class HttpConnection(Socket, asyncio.Protocol):
                 self.transport.resume_reading()
 
     def pause_writing(self) -> None:
-        self.full = True
+        self.full = self.strained = True
         self.back.pause()
 
     def resume_writing(self) -> None:

@@ -17,8 +17,8 @@ from carrier.api import Api
 from carrier.bridge import Bridges
 from carrier.errors import Error
 from carrier.exposition import OPENMETRICS, TEXT
-from carrier.ledger import Ledger
-from carrier.metrics import BY_NAME, METRICS, Meter, Metrics
+from carrier.metrics import BY_NAME, METRICS, Metrics
+from tests.carrier.test_meter import meter
 from tests.conversation import Stage
 from tests.e2e.test_http_bodies import answered
 from tests.support import cluster, config, echo, free_port, listener, port_of, running, tcp, wait_until
@@ -29,8 +29,7 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
 def counted(proxy: Any) -> Metrics:
     """Metrics that count what happens from now on."""
     made = Metrics(proxy)
-    made.ledger = proxy.env.ledger = Ledger(proxy.env.loop)
-    proxy.env.ledger.readers.append(made.meter.count)
+    proxy.env.meter = made.meter
     return made
 
 
@@ -144,42 +143,6 @@ async def test_changes_of_the_configuration_are_counted_and_the_gone_are_forgott
         assert not any('rule="r"' in name or 'listener="out"' in name for name in seen)
 
 
-class Told:
-    """As much of an ended session as the meter looks at."""
-
-    error = fallback = answer = None
-    retries = 0
-    started = connected_at = 1.0
-    ended_at = 1.003
-    bytes_in = bytes_out = 10
-
-    def __init__(self, listener: str, rule: str, cluster: str) -> None:
-        self.listener = type("L", (), {"name": listener})
-        self.decision = type("D", (), {"rule": rule, "tally": None})()
-        self.cluster = type("C", (), {"name": cluster})
-
-
-def meter(sets: int) -> Meter:
-    found = Meter()
-    found.count([Told("web", f"rule-{i}", "a") for i in range(sets)])  # type: ignore[misc]
-    return found
-
-
-def test_a_session_that_was_never_routed_is_not_counted() -> None:
-    odd = Told("web", "r", "a")
-    del odd.decision
-    found = Meter()
-    found.count([odd, Told("web", "r", "a")])  # type: ignore[list-item]
-    assert sum(found.known["web", "r", "a"].codes) == 1
-
-
-def test_label_sets_are_capped_and_the_rest_is_summed_up() -> None:
-    found = meter(metrics.MAX_SETS + 7)
-    assert len(found.known) == metrics.MAX_SETS + 1
-    other = found.known[(metrics.OTHER, metrics.OTHER, metrics.OTHER)]
-    assert sum(other.codes) == 7
-
-
 async def test_samples_of_a_scrape_are_capped_and_what_is_left_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "MAX_SAMPLES", 100)
     async with running() as proxy:
@@ -189,12 +152,6 @@ async def test_samples_of_a_scrape_are_capped_and_what_is_left_out_is_said(monke
         seen = values(found)
         assert sum(1 for name in seen if name.startswith("carrier_")) <= 100
         assert found.left_out > 150
-
-
-def test_durations_fall_into_the_buckets_of_their_bounds() -> None:
-    found = meter(1)
-    flow = found.flows["web", "a"]
-    assert flow.counts[metrics.BOUNDS.index(0.005)] == 1 and sum(flow.counts) == 1 and flow.sum == pytest.approx(0.003)
 
 
 @pytest.fixture

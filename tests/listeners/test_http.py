@@ -14,6 +14,7 @@ import pytest
 
 from carrier import config as c
 from carrier.cluster import Env
+from carrier.meter import Meter
 from carrier.table import Matchers, Table
 from clusters.http import HttpCluster, HttpUpstream
 from listeners.http import HttpConnection, HttpListener
@@ -137,14 +138,36 @@ def test_a_session_begun_at_once_has_all_that_one_begun_in_steps_has(monkeypatch
     assert (at_once["status"], at_once["to"], at_once["back"], at_once["usual"]) == ("CONNECTED", "downstream", "upstream", True)
 
 
-def test_counters_are_kept() -> None:
+@pytest.mark.parametrize("looked_at", [False, True])
+def test_counters_are_kept(looked_at: bool) -> None:
     pair = Pair()
+    meter = pair.listener.env.meter = Meter()
     for _ in range(5):
-        pair.exchange()
-    endpoint, downstream = pair.cluster.endpoints[0], pair.downstream
+        pair.downstream.data_received(GET)
+        (session,) = pair.listener.live
+        if looked_at:
+            assert session.dump()["counters"]["messages_in"] == 1
+        pair.upstream.data_received(OK)
+    endpoint = pair.cluster.endpoints[0]
     assert (endpoint.active, endpoint.total, pair.cluster.sessions_total, pair.listener.counter) == (0, 5, 5, 5)
-    assert (downstream.messages_in, downstream.messages_out, downstream.bytes_in) == (5, 5, 5 * len(GET))
-    assert downstream.bytes_out == sum(map(len, pair.down.writes))
+    (series,) = meter.known.values()
+    assert (series.codes[2], sum(series.flow.counts), series.flow.received) == (5, 5, 5 * len(GET))
+    assert series.flow.sent == sum(map(len, pair.down.writes)) and series.flow.sum > 0
+
+
+def test_a_session_that_somebody_has_looked_at_is_not_used_again() -> None:
+    pair = Pair()
+    pair.exchange()
+    names, sessions = [], []
+    for looked_at in (False, False, True, False):
+        pair.downstream.data_received(GET)
+        (session,) = pair.listener.live
+        sessions.append(session)
+        if looked_at:
+            names.append(session.name)
+        pair.upstream.data_received(OK)
+    assert sessions[0] is sessions[1] is sessions[2] and sessions[3] is not sessions[2]
+    assert sessions[2].name == names[0] and sessions[2].status == "DESTROYED" and not pair.listener.live
 
 
 def test_heads_that_always_differ_are_served_and_not_kept() -> None:
