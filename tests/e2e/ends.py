@@ -22,6 +22,8 @@ from websockets.asyncio.server import serve as ws_serve
 from websockets.exceptions import ConnectionClosed
 
 from carrier.proxy import Proxy
+from listeners.sctp import SCTP_NODELAY, sctp_socket
+from listeners.sctp import missing as no_sctp
 from tests.sockets import MODES, Pipe
 from tests.support import PATIENCE, free_port
 
@@ -37,7 +39,8 @@ class End:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         if sock.family == socket.AF_INET and sock.type == socket.SOCK_STREAM:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else Nagle and delayed acknowledgements wait for each other
+            nodelay = (socket.IPPROTO_SCTP, SCTP_NODELAY) if sock.proto == socket.IPPROTO_SCTP else (socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            sock.setsockopt(*nodelay, 1)  # else Nagle and delayed acknowledgements wait for each other
         self.sock = sock
         self.loop = asyncio.get_running_loop()
 
@@ -207,6 +210,12 @@ def dial_unix(mode: str) -> Callable[[Proxy, Path], Awaitable[End]]:
     return dial
 
 
+async def dial_sctp(proxy: Proxy, path: Path) -> End:
+    sock = sctp_socket(socket.AF_INET)
+    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port(proxy)))
+    return End(sock)
+
+
 async def dial_framed(proxy: Proxy, path: Path) -> End:
     return FramedEnd(await dial_tcp(proxy, path))
 
@@ -233,6 +242,8 @@ CLIENTS: dict[str, Client] = {
     "PIPE": Client(lambda p: {"protocol": "PIPE", "filename": str(p / "in"), "reply": str(p / "out")}, dial_pipe),
     "WebSocket": Client(lambda _: {"protocol": "WebSocket", **LOCAL}, dial_websocket, messages=True, ends="whole", idles=False),
 }
+if not no_sctp():
+    CLIENTS["SCTP"] = Client(lambda _: {"protocol": "SCTP", **LOCAL}, dial_sctp, messages=True, ends="whole")
 CLIENTS["JSONSocket/UDP"] = JsonClient(CLIENTS["UDP"])
 CLIENTS["JSONSocket/TCP"] = JsonClient(CLIENTS["TCP"])
 CLIENTS["JSONSocket/seqpacket"] = JsonClient(CLIENTS["UNIX seqpacket"])
@@ -333,6 +344,17 @@ class TcpServer(Server):
     async def stop(self) -> None:
         await super().stop()
         self.sock.close()
+
+
+class SctpServer(TcpServer):
+    protocol = "SCTP"
+    messages = True
+    ends = "whole"
+
+    def bound(self) -> socket.socket:
+        sock = sctp_socket(socket.AF_INET)
+        sock.bind(("127.0.0.1", 0))
+        return sock
 
 
 class FramedServer(TcpServer):
@@ -552,10 +574,12 @@ SERVERS: dict[str, type[Server]] = {
     "JSONSocket/seqpacket": over_json(SeqpacketServer),
     "JSONSocket/WebSocket": over_json(WebSocketServer),
 }
+if not no_sctp():
+    SERVERS["SCTP"] = SctpServer
 
 ELSEWHERE = {
     "AF_PACKET": "frames, not streams: tests/listeners/test_afpacket.py",
-    "SCTP": "needs a kernel that has it: tests/listeners/test_sctp.py",
+    "SCTP": "here, on a kernel that has it: make sctp",
     "Stdio": "one per process: tests/listeners/test_stdio.py",
     "HTTP": "requests: tests/e2e/test_http_bodies.py and its neighbours",
     "auto": "tells others apart; no stream of its own",

@@ -30,6 +30,8 @@ LONGEST = 300.0
 """Seconds after which the kernel is stopped."""
 BEGINS = "sctp_uml: pytest begins"
 SAID = "sctp_uml: pytest ended with "
+RTO = "20"
+"""Milliseconds of a retransmission timeout: a receiver that does not read has its sender wait for one, 1 s and more by default."""
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 SYS_FINIT_MODULE = 313
 """x86_64; the package is for that one (and for i386)."""
@@ -94,6 +96,8 @@ def init(arguments: list[str]) -> None:
         mount("tmpfs", "/dev/shm")
         for module in ("hmac", "sctp"):  # the first one for the cookies of associations
             load(module)
+        for name in ("rto_min", "rto_initial"):
+            Path("/proc/sys/net/sctp", name).write_text(RTO)
         loopback_up()
         env = {"PATH": os.defpath, "HOME": "/dev/shm", "TMPDIR": "/dev/shm", "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--color=no", "-q", *arguments]
@@ -143,7 +147,7 @@ def main() -> int:
         return 0
     began = time.monotonic()
     status = boot(sys.argv[1:] or [*TESTS, "-k", SELECT])
-    print(f"on {'user-mode Linux'}, {time.monotonic() - began:.0f} s with its start")
+    print(f"on user-mode Linux, {time.monotonic() - began:.0f} s with its start")
     return status
 
 
