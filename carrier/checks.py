@@ -10,8 +10,6 @@ import re
 from collections.abc import Callable
 from typing import Any, cast
 
-import re2
-
 Check = Callable[[object], bool]
 
 Net = tuple[int, int, int]  # a network: 4 or 6, its first and last address as numbers
@@ -85,12 +83,22 @@ def hashable(value: object) -> object:
 
 
 def compile_regex(pattern: str, fold: bool = False) -> Any:
-    """An RE2 object. Raises re2.error, with its reason."""
+    """An RE2 object. Raises ValueError, with RE2's reason."""
+    import re2  # 2.5 MiB, which a proxy without regular expressions does not spend
+
     options = re2.Options()
     options.log_errors = False
     options.max_mem = 1 << 20
     options.case_sensitive = not fold
-    return re2.compile(pattern, options)
+    try:
+        return re2.compile(pattern, options)
+    except re2.error as exc:
+        raise ValueError(_reason(exc)) from None
+
+
+def _reason(exc: Exception) -> str:
+    said = exc.args[0] if exc.args else exc
+    return said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
 
 
 def searcher(regex: Any) -> Check:

@@ -6,7 +6,6 @@ downstream HTTP peer sees. Configuration errors carry all their problems at once
 
 from __future__ import annotations
 
-import difflib
 import errno
 from collections.abc import Iterable
 from typing import Literal
@@ -145,6 +144,8 @@ def shown(value: object, most: int = 80) -> str:
 
 def did_you_mean(seen: str, allowed: Iterable[str]) -> str:
     """A hint when something allowed looks like what was seen, whatever its case; else ""."""
+    from difflib import get_close_matches  # only who has misspelt something needs it
+
     names = {name.lower(): name for name in allowed}
-    near = difflib.get_close_matches(seen.lower(), names, 1, 0.6)
+    near = get_close_matches(seen.lower(), names, 1, 0.6)
     return f"did you mean {names[near[0]]!r}?" if near else ""

@@ -12,7 +12,6 @@ an invalid match; carrier/document.py decides that.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
@@ -61,7 +60,9 @@ def _dangling(config: Config) -> Iterator[Finding]:
     for holder, name, at, kind, wanted in _references(config):
         table = getattr(config, kind + "s")
         if wanted not in table:
-            near = difflib.get_close_matches(wanted, table, 1, 0.6)
+            from difflib import get_close_matches  # only who has misspelt something needs it
+
+            near = get_close_matches(wanted, table, 1, 0.6)
             noun = {"rulelist": "rule list"}.get(kind, kind)
             text = f"{_noun(holder)} {name!r} refers to {noun} {wanted!r}, which is not defined"
             yield Finding("dangling", holder, name, at, text, f"did you mean {near[0]!r}?" if near else "")
