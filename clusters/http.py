@@ -9,6 +9,7 @@ body of a request made for them.
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Mapping
 from typing import Any, cast
@@ -33,6 +34,9 @@ MISSES = 8
 """Straight misses of the memo after which a connection does not ask it again: its answers differ every time."""
 PIECE = 64 * 1024
 """Bytes of one read of an answer that is large, or of which nobody knows how large it is."""
+UNACKNOWLEDGED = 10_000
+"""Milliseconds after which a connection is lost when the other host acknowledges nothing that was sent (RFC 5482, tcp(7)): a laptop that
+has left the network says no goodbye, and its user need not wait for answer_timeout. A server that is only slow acknowledges."""
 OPTIONS: Mapping[str, float] = {
     "max_idle": 256,
     "max_per_endpoint": 0,
@@ -128,6 +132,7 @@ class HttpCluster(Cluster):
                     local_addr=local,
                     **self.secured(endpoint),
                 )
+                upstream.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED)
             except ssl.SSLError as exc:
                 raise tls_error(exc, "upstream", endpoint.address) from None
             except OSError as exc:

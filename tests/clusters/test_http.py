@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 
 from carrier import config as c
-from clusters.http import HttpCluster
+from clusters.http import UNACKNOWLEDGED, HttpCluster
 from tests.conversation import Stage
 from tests.e2e.test_http_bodies import GET, OK, answered
 
@@ -27,6 +28,14 @@ async def test_requests_beyond_the_bound_wait_for_a_connection_to_come_free() ->
         await server.says(OK)
         assert (await answered(second))[1] == b"ok"
         assert stage.cluster.pools[stage.cluster.endpoints[0]].open == 1
+
+
+async def test_a_host_that_acknowledges_nothing_is_not_waited_for_until_the_answers_time_is_over() -> None:
+    async with Stage() as stage:
+        await stage.both(GET)
+        (upstream,) = stage.cluster.busy
+        sock = upstream.transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == UNACKNOWLEDGED < upstream.cluster.answer_timeout * 1000
 
 
 async def test_a_full_queue_is_503_at_once() -> None:
