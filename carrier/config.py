@@ -24,6 +24,7 @@ import msgspec
 
 from carrier import registry
 from carrier.errors import Error
+from carrier.metadata import MISSING
 
 Raw = Mapping[str, Any]
 """A decoded JSON or YAML object."""
@@ -221,10 +222,16 @@ def refused(text: str) -> Error:
 
 
 def spelled(value: object) -> str:
-    """A value as JavaScript puts it into a text: l7mp's messages name what they saw."""
+    """A value as JavaScript puts it into a text (ECMA-262 ToString): l7mp's messages name what they saw. MISSING is its `undefined`."""
     if isinstance(value, str):
         return value
-    return "undefined" if value is None else msgspec.json.encode(value).decode()
+    if value is MISSING:
+        return "undefined"
+    if isinstance(value, Mapping):
+        return "[object Object]"
+    if isinstance(value, list):
+        return ",".join("" if item is None else spelled(item) for item in value)
+    return msgspec.json.encode(value).decode()
 
 
 class Draft:
@@ -267,39 +274,35 @@ class Draft:
 
     def add_listener(self, raw: object) -> str:
         """Add a Listener, with the rule list, rules, routes and clusters written in it. Returns its name."""
-        obj = _object("listener", raw, "name", "spec", "rules")
+        obj = _object("listener", raw, "name")
         return self._set_listener(self._fresh("listener", obj["name"]), obj)
 
     def _set_listener(self, name: str, obj: Raw) -> str:
-        spec = _mapping("listener", obj, "spec")
+        spec = _spec(obj)
         self._protocol("listener", spec)
         options = _mapping("listener", obj, "options")
         rules = obj["rules"]
         if isinstance(rules, list):
             rules = {"rules": rules}
-        if isinstance(rules, Mapping) and "rules" in rules:
-            rules = self._inline_rulelist(name, rules)
-        if not isinstance(rules, str):
-            raise refused("Cannot add listener: Property rules is invalid")
+        if isinstance(rules, Mapping):
+            rules = self._inline_rulelist(name, _object("rulelist", rules))
         self.listeners[name] = Listener(name, spec, rules, options)
         return name
 
     def _inline_rulelist(self, listener: str, obj: Raw) -> str:
         """The rules of a listener: l7mp's array, or (ours) a whole RuleList, which may have a name and an order."""
-        name = self._fresh("rulelist", obj["name"]) if obj.get("name") is not None else self._new_name("rulelist", listener)
+        name = self._given_or_new("rulelist", obj, listener)
         return self._set_rulelist(name, obj, f"listener/{listener}")
 
     # -- rule lists and rules ----------------------------------------------------------------------------------------------------
 
     def add_rulelist(self, raw: object) -> str:
         """Add a RuleList; its rules are names or Rule objects."""
-        obj = _object("rulelist", raw, "name", "rules")
+        obj = _object("rulelist", raw, "name")
         return self._set_rulelist(self._fresh("rulelist", obj["name"]), obj)
 
     def _set_rulelist(self, name: str, obj: Raw, owner: str | None = None) -> str:
         rules = obj["rules"]
-        if not isinstance(rules, list):
-            raise refused("Cannot add RuleList: Property rules is invalid")
         order = obj.get("order", "first")
         if order not in ("first", "specific"):
             raise refused("Cannot add RuleList: Property order is invalid")
@@ -310,13 +313,14 @@ class Draft:
     def _rule_of(self, rulelist: str, raw: object) -> str:
         if isinstance(raw, str):
             return raw
-        obj = _object("rule", raw, "action")
-        name = self._fresh("rule", obj["name"]) if obj.get("name") is not None else self._new_name("rule", rulelist)
-        return self._set_rule(name, obj, f"rulelist/{rulelist}")
+        if not isinstance(raw, Mapping | list):
+            raise refused("Cannot add rule to rulelist: Invalid rule")
+        obj = _object("rule", raw)
+        return self._set_rule(self._given_or_new("rule", obj, rulelist), obj, f"rulelist/{rulelist}")
 
     def add_rule(self, raw: object) -> str:
         """Add a Rule that no list holds yet."""
-        obj = _object("rule", raw, "name", "action")
+        obj = _object("rule", raw, "name")
         return self._set_rule(self._fresh("rule", obj["name"]), obj)
 
     def insert_rule(self, rulelist: str, before: int | str, raw: object) -> str:
@@ -335,14 +339,16 @@ class Draft:
     def _set_rule(self, name: str, obj: Raw, owner: str | None = None, bridge: str | None = None) -> str:
         action = _mapping("rule", obj, "action")
         match = obj.get("match")
+        if isinstance(match, str) or _is_nothing(match):
+            match = WILDCARD
         rewrites = tuple([_rewrite(r) for r in _list("rule", action, "rewrite")])
         apply = _text("rule", action, "apply")
         route = action.get("route")
-        if route is not None and not isinstance(route, str):
+        if _is_nothing(route):
+            route = None
+        elif not isinstance(route, str):
             route = self._inline_route(name, route)
-        self.rules[name] = Rule(
-            name, WILDCARD if match is None or isinstance(match, str) else match, Action(rewrites, route, apply), owner, bridge
-        )
+        self.rules[name] = Rule(name, match, Action(rewrites, route, apply), owner, bridge)
         return name
 
     # -- routes ------------------------------------------------------------------------------------------------------------------
@@ -353,21 +359,24 @@ class Draft:
         return self._set_route(self._fresh("route", obj["name"]), obj)
 
     def _inline_route(self, rule: str, raw: object) -> str:
+        if not isinstance(raw, Mapping | list):
+            raise refused("Cannot add rule: Invalid route")
         obj = _object("route", raw)
-        name = self._fresh("route", obj["name"]) if obj.get("name") is not None else self._new_name("route", rule)
-        return self._set_route(name, obj, f"rule/{rule}")
+        return self._set_route(self._given_or_new("route", obj, rule), obj, f"rule/{rule}")
 
     def _set_route(self, name: str, obj: Raw, owner: str | None = None) -> str:
-        to = obj.get("destination", obj.get("cluster"))  # "cluster": the name before l7mp 0.5
-        if to is None:
-            raise refused("Cannot add route: Property destination is required")
+        to = obj.get("destination")
+        if _is_nothing(to):
+            to = obj.get("cluster")  # the name before l7mp 0.5
+        if _is_nothing(to) or not isinstance(to, str | Mapping | list):
+            raise refused("Cannot add route: Invalid destination")
         destination = self._cluster_of(name, to, "")
         ingress = tuple([self._cluster_of(name, c, "-ingress") for c in _list("route", obj, "ingress")])
         egress = tuple([self._cluster_of(name, c, "-egress") for c in _list("route", obj, "egress")])
         fallback = obj.get("fallback")
         if fallback is not None:
             fallback = self._cluster_of(name, fallback, "-fallback")
-        retry = _mapping("route", obj, "retry") or DEFAULT_RETRY
+        retry = obj.get("retry", DEFAULT_RETRY)
         self.routes[name] = Route(name, destination, ingress, egress, retry, fallback, _mapping("route", obj, "options"), owner)
         return name
 
@@ -375,43 +384,48 @@ class Draft:
 
     def add_cluster(self, raw: object) -> str:
         """Add a Cluster with its endpoints."""
-        obj = _object("cluster", raw, "name", "spec")
+        obj = _object("cluster", raw, "name")
         return self._set_cluster(self._fresh("cluster", obj["name"]), obj)
 
     def _cluster_of(self, route: str, raw: object, part: str) -> str:
         if isinstance(raw, str):
             return raw
-        obj = _object("cluster", raw, "spec")
-        name = self._fresh("cluster", obj["name"]) if obj.get("name") is not None else self._new_name("cluster", route + part)
-        return self._set_cluster(name, obj, f"route/{route}")
+        if not isinstance(raw, Mapping | list):
+            raise refused("Cannot add route: Invalid cluster")
+        obj = _object("cluster", raw)
+        return self._set_cluster(self._given_or_new("cluster", obj, route + part), obj, f"route/{route}")
 
     def _set_cluster(self, name: str, obj: Raw, owner: str | None = None) -> str:
-        spec = _mapping("cluster", obj, "spec")
+        spec = _spec(obj)
         protocol = self._protocol("cluster", spec)
         endpoints = _list("cluster", obj, "endpoints")
         if endpoints and protocol.virtual:
             raise _no_endpoints_for(spec)
-        balancer = _loadbalancer(obj, protocol.default_policy)
+        # A virtual cluster has nothing to balance: l7mp never looks at what is posted with one.
+        balancer = LoadBalancer(protocol.default_policy) if protocol.virtual else _loadbalancer(obj, protocol.default_policy)
         options = _mapping("cluster", obj, "options")
         self.clusters[name] = Cluster(name, spec, tuple([self._endpoint(name, e) for e in endpoints]), balancer, options, owner)
         return name
 
     def add_endpoint(self, cluster: str, raw: object) -> str:
         """Add an EndPoint to a cluster."""
+        obj = _object("endpoint", raw)
+        if obj.get("name") is not None:
+            self._fresh("endpoint", obj["name"])
         found = self.clusters.get(cluster)
         if found is None:
             raise refused("Not Found")
         if self._protocol("cluster", found.spec).virtual:
             raise _no_endpoints_for(found.spec)
-        endpoint = self._endpoint(cluster, _object("endpoint", raw, "spec"))
+        endpoint = self._endpoint(cluster, obj)
         self.clusters[cluster] = msgspec.structs.replace(found, endpoints=(*found.endpoints, endpoint))
         return endpoint.name
 
     def _endpoint(self, cluster: str, raw: object) -> EndPoint:
-        obj = _object("endpoint", raw, "spec")
-        name = self._fresh("endpoint", obj["name"]) if obj.get("name") is not None else self._new_name("endpoint", cluster)
+        obj = _object("endpoint", raw)
+        name = self._given_or_new("endpoint", obj, cluster)
         self._taken("endpoint").add(name)
-        return EndPoint(name, _mapping("endpoint", obj, "spec"), _weight(obj))
+        return EndPoint(name, obj["spec"], _weight(obj))
 
     # -- replacing ---------------------------------------------------------------------------------------------------------------
 
@@ -421,7 +435,7 @@ class Draft:
         kind: listener, cluster, rulelist, rule, route or endpoint. Implicit names that the old object's children gave up are taken
         again in the same places, so that the same PUT twice changes nothing.
         """
-        obj = _object(kind, raw, *_REQUIRED[kind])
+        obj = _object(kind, raw)
         if obj.get("name", name) != name:
             raise refused(f"Cannot add {_TITLES[kind][0]}: Property name is invalid: the path says {name!r}")
         if kind == "endpoint":
@@ -432,7 +446,7 @@ class Draft:
             setter: Callable[..., str] = getattr(self, f"_set_{kind}")
             return setter(name, obj)
         old = table[name]
-        self._release(kind, name)
+        self._release(kind, name, [])
         if kind == "cluster":
             self._forget_endpoints(name)
         kept: tuple[Any, ...] = () if kind == "listener" else (old.owner,)
@@ -451,7 +465,7 @@ class Draft:
     def _replace_endpoint(self, name: str, obj: Raw) -> str:
         for cluster in self.clusters.values():
             if any(e.name == name for e in cluster.endpoints):
-                new = EndPoint(name, _mapping("endpoint", obj, "spec"), _weight(obj))
+                new = EndPoint(name, obj["spec"], _weight(obj))
                 endpoints = tuple(new if e.name == name else e for e in cluster.endpoints)
                 self.clusters[cluster.name] = msgspec.structs.replace(cluster, endpoints=endpoints)
                 return name
@@ -466,7 +480,9 @@ class Draft:
         if name not in self._table(kind):
             raise refused(f'Cannot delete {_UNKNOWN[kind]} "{name}"')
         if recursive:
-            self._release(kind, name)
+            left: list[tuple[str, str]] = []
+            self._release(kind, name, left)
+            self._release_left(left)
         else:
             self._orphan(kind, name)
         del self._table(kind)[name]
@@ -486,6 +502,8 @@ class Draft:
         elif not 0 <= at < len(found.rules):
             raise refused(f"Cannot delete rule at position {which} from rulelist")
         rule = found.rules[at]
+        if recursive and rule not in self.rules:
+            raise refused(f'Cannot delete {_UNKNOWN["rule"]} "{rule}"')
         self.rulelists[rulelist] = msgspec.structs.replace(found, rules=found.rules[:at] + found.rules[at + 1 :])
         self._uses = None
         if rule not in self.rules or self._users()["rule", rule]:
@@ -503,22 +521,38 @@ class Draft:
                 return
         raise refused("Not Found")
 
-    def _release(self, kind: str, name: str) -> None:
-        """Delete what `name` owns and nothing else uses; what is still used belongs to nobody from now on."""
+    def _release(self, kind: str, name: str, left: list[tuple[str, str]]) -> None:
+        """Delete what `name` owns and nothing else uses; what is still used belongs to nobody from now on, and is added to `left`.
+
+        A rule list takes all of its rules with it, also those that were posted on their own: a rule without a list is no use (contract,
+        section 1); but not one that another list has too.
+        """
         uses = self._users()
-        for child_kind, child in _references(kind, self._table(kind)[name]):
-            uses[child_kind, child] -= 1
+        children = list(_references(kind, self._table(kind)[name]))
+        uses.subtract(ref for ref in children if "/".join(ref) != self._table(kind)[name].owner)
+        for child_kind, child in dict.fromkeys(children):
             found = self._table(child_kind).get(child)
-            if found is None or found.owner != f"{kind}/{name}":
+            if found is None or (found.owner != f"{kind}/{name}" and (kind != "rulelist" or uses[child_kind, child] > 0)):
                 continue
             if uses[child_kind, child] > 0:
                 self._table(child_kind)[child] = msgspec.structs.replace(found, owner=None)
+                left.append((child_kind, child))
                 continue
-            self._release(child_kind, child)
-            if child_kind == "cluster":
-                self._forget_endpoints(child)
-            self._freed.setdefault(child_kind, []).append(child)
-            del self._table(child_kind)[child]
+            self._drop(child_kind, child, left)
+
+    def _drop(self, kind: str, name: str, left: list[tuple[str, str]]) -> None:
+        self._release(kind, name, left)
+        if kind == "cluster":
+            self._forget_endpoints(name)
+        self._freed.setdefault(kind, []).append(name)
+        del self._table(kind)[name]
+
+    def _release_left(self, left: list[tuple[str, str]]) -> None:
+        """What one of the deleted owned and another of them used goes too."""
+        while left:
+            kind, name = left.pop(0)
+            if name in self._table(kind) and self._users()[kind, name] <= 0:
+                self._drop(kind, name, left)
 
     def _orphan(self, kind: str, name: str) -> None:
         for child_kind, child in _references(kind, self._table(kind)[name]):
@@ -559,6 +593,10 @@ class Draft:
             raise refused(f'Cannot add {verb}: {noun} "{name}" already defined')
         return name
 
+    def _given_or_new(self, kind: str, obj: Raw, stem: str) -> str:
+        """The name of an object that stands in another one: its own, or an implicit one."""
+        return self._new_name(kind, stem) if _is_nothing(obj.get("name")) else self._fresh(kind, obj["name"])
+
     def _new_name(self, kind: str, stem: str) -> str:
         """An implicit name, `<stem>-<Kind>-<n>`; `_1` to `_20` when somebody has taken it (l7mp.js: newName)."""
         start = f"{stem}-{_LABELS[kind]}-"
@@ -575,7 +613,7 @@ class Draft:
 
     def _protocol(self, side: str, spec: Raw) -> Any:
         """The class that a spec names. Raises Error, as l7mp, when there is none."""
-        name = spec.get("protocol")
+        name = spec.get("protocol", MISSING)
         found = getattr(self.protocols, side)(name) if isinstance(name, str) else None
         if found is None:
             if side == "listener":
@@ -584,14 +622,18 @@ class Draft:
         return found
 
 
-_REQUIRED = {
-    "listener": ("spec", "rules"),
-    "cluster": ("spec",),
-    "rulelist": ("rules",),
-    "rule": ("action",),
-    "route": (),
-    "endpoint": ("spec",),
+_AN_OBJECT = (dict,)
+_A_LIST = (list,)
+_MEMBERS: dict[str, tuple[tuple[str, bool, tuple[type, ...]], ...]] = {
+    "listener": (("spec", True, (dict, list)), ("rules", True, (str, list, dict))),
+    "cluster": (("spec", True, (dict, list)),),
+    "rulelist": (("rules", True, _A_LIST),),
+    "rule": (("action", True, _AN_OBJECT),),
+    "route": (("ingress", False, _A_LIST), ("egress", False, _A_LIST), ("retry", False, _AN_OBJECT)),
+    "endpoint": (("spec", True, _AN_OBJECT),),
 }
+"""Members that l7mp looks at before anything else, in its order: name, whether it must be there, what it may be. A list is an object to
+JavaScript; a spec that is one has no protocol, and l7mp says so."""
 
 
 def _references(kind: str, obj: Any) -> Iterator[tuple[str, str]]:
@@ -610,15 +652,32 @@ def _references(kind: str, obj: Any) -> Iterator[tuple[str, str]]:
         yield from (("cluster", name) for name in names if name is not None)
 
 
-def _object(kind: str, raw: object, *required: str) -> Raw:
-    """The decoded object, if it is one and has what it needs."""
-    verb = _TITLES[kind][0]
+def _object(kind: str, raw: object, *first: str) -> Raw:
+    """The decoded object, if it is one and its members look like it. first: members that are looked at before the others ("name")."""
+    cannot = f"Cannot add {_TITLES[kind][0]}:"
     if not isinstance(raw, Mapping):
-        raise refused(f"Cannot add {verb}: An object (a set of key-value pairs) is expected")
-    for field in required:
-        if raw.get(field) is None:
-            raise refused(f"Cannot add {verb}: Property {field} is required")
+        raise refused(f"{cannot} An object (a set of key-value pairs) is expected")
+    if "name" in first and "name" not in raw:
+        raise refused(f"{cannot} Property name is required")
+    if "name" in first or (kind == "endpoint" and raw.get("name")):
+        _name(kind, raw["name"])
+    for member, required, types in _MEMBERS[kind]:
+        if member not in raw:
+            if required:
+                raise refused(f"{cannot} Property {member} is required")
+        elif not isinstance(raw[member], types):
+            raise refused(f"{cannot} Property {member} is invalid")
     return raw
+
+
+def _spec(obj: Raw) -> dict[str, Any]:
+    spec: object = obj["spec"]
+    return spec if isinstance(spec, dict) else {}
+
+
+def _is_nothing(value: object) -> bool:
+    """A member that l7mp takes for one that is not there: null, false, 0 and the empty text, but no empty list or object."""
+    return not value and not isinstance(value, Mapping | list)
 
 
 def _name(kind: str, raw: object) -> str:
@@ -650,21 +709,23 @@ def _list(kind: str, obj: Raw, field: str) -> list[Any]:
 
 def _text(kind: str, obj: Raw, field: str) -> str | None:
     value = obj.get(field)
-    if value is not None and not isinstance(value, str):
+    if _is_nothing(value):
+        return None
+    if not isinstance(value, str):
         raise refused(f"Cannot add {_TITLES[kind][0]}: Property {field} is invalid")
     return value
 
 
 def _loadbalancer(obj: Raw, default: str) -> LoadBalancer:
     raw = obj.get("loadbalancer")
-    if raw is None:
+    if _is_nothing(raw):
         return LoadBalancer(default)
-    policy = raw.get("policy") if isinstance(raw, Mapping) else None
-    if policy is None:
+    if not isinstance(raw, Mapping) or _is_nothing(raw.get("policy")):
         raise refused("LoadBalancer.create: TODO: Policy undefined")
+    policy = raw["policy"]
     if not isinstance(policy, str) or policy not in POLICIES:
         raise refused(f'LoadBalancer.create: TODO: Policy "{spelled(policy)}" unimplemented')
-    key = raw.get("key")
+    key = None if _is_nothing(raw.get("key")) else raw["key"]
     if key is not None and not isinstance(key, str):
         raise refused("Cannot add cluster: Property loadbalancer.key is invalid")
     return LoadBalancer(POLICIES[policy], key)

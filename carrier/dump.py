@@ -44,7 +44,7 @@ class View:
             "name": obj.name,
             "spec": obj.spec,
             "rules": self._rules_of(obj.rules) if self.recursive else obj.rules,
-            "options": {"track": 0, **obj.options},
+            "options": obj.options or {"track": 0},
         }
 
     def _rules_of(self, rulelist: str) -> list[Any] | str:
@@ -121,7 +121,7 @@ def endpoint(obj: EndPoint) -> Dict:
 def balancer(obj: Cluster) -> Dict:
     """The policy, and its key where there is one."""
     shown: Dict = {"policy": obj.loadbalancer.policy}
-    if obj.loadbalancer.key is not None:
+    if obj.loadbalancer.key is not None and obj.loadbalancer.policy in ("HashRing", "sticky"):
         shown["key"] = obj.loadbalancer.key
     elif obj.loadbalancer.policy == "HashRing":
         shown["key"] = "<RANDOM>"

@@ -181,11 +181,17 @@ _COMPARED: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 }
 
 
-def validate(value: Any, schema: Schema, where: str = "", path: str = "#") -> Iterator[Fault]:
-    """The errors of `value`, in ajv's order and words. where: ajv's dataPath so far; path: its schemaPath."""
+def validate(value: Any, schema: Schema, where: str = "", path: str = "#", branch: bool = False) -> Iterator[Fault]:
+    """The errors of `value`, in ajv's order and words. where: ajv's dataPath so far; path: its schemaPath.
+
+    branch: inside an anyOf or oneOf. There ajv 6 goes on after a wrong type, to the keywords that are for any type, unless the type was
+    looked at together with keywords that are for it alone.
+    """
     wanted = schema.get("type")
     if wanted is not None and not _TYPES[wanted](value):
         yield _fault("type", where, f"{path}/type", {"type": wanted}, f"should be {wanted}")
+        if branch and not {"properties", "items"} & schema.keys():
+            yield from _of_any_type(value, schema, where, path)
         return
     for keyword in ("maximum", "minimum"):
         if keyword in schema and not _COMPARED[keyword][1](value, schema[keyword]):
@@ -193,36 +199,40 @@ def validate(value: Any, schema: Schema, where: str = "", path: str = "#") -> It
             params = {"comparison": sign, "limit": limit, "exclusive": False}
             yield _fault(keyword, where, f"{path}/{keyword}", params, f"should be {sign} {limit}")
             return
-    faults = _inside(value, schema, where, path)
+    faults = _inside(value, schema, where, path, branch)
     first = next(faults, None)
     if first is not None:
         yield first
         yield from faults
         return
+    yield from _of_any_type(value, schema, where, path)
+
+
+def _of_any_type(value: Any, schema: Schema, where: str, path: str) -> Iterator[Fault]:
     if "enum" in schema and value not in schema["enum"]:
         yield _fault("enum", where, f"{path}/enum", {"allowedValues": schema["enum"]}, "should be equal to one of the allowed values")
         return
     yield from _branches(value, schema, where, path)
 
 
-def _inside(value: Any, schema: Schema, where: str, path: str) -> Iterator[Fault]:
+def _inside(value: Any, schema: Schema, where: str, path: str, branch: bool) -> Iterator[Fault]:
     """The first faulty item or member, and what is wrong with it."""
     if "items" in schema:
         for i, item in enumerate(value):
-            faults = list(validate(item, schema["items"], f"{where}[{i}]", f"{path}/items"))
+            faults = list(validate(item, schema["items"], f"{where}[{i}]", f"{path}/items", branch))
             if faults:
                 yield from faults
                 return
     if "properties" in schema:
-        yield from _members(value, schema, where, path)
+        yield from _members(value, schema, where, path, branch)
 
 
-def _members(value: Mapping[str, Any], schema: Schema, where: str, path: str) -> Iterator[Fault]:
+def _members(value: Mapping[str, Any], schema: Schema, where: str, path: str, branch: bool) -> Iterator[Fault]:
     properties: dict[str, Schema] = schema["properties"]
     required = schema["required"]
     for name in required:
         if name not in value and not properties.get(name):
-            yield _missing(name, where, path)
+            yield _missing(_step(name), where, path)  # ajv 6 names it by its step here, and below without
             return
     if schema.get("additionalProperties") is False:
         for name in value:
@@ -237,7 +247,7 @@ def _members(value: Mapping[str, Any], schema: Schema, where: str, path: str) ->
                 yield _missing(name, where, path)
                 return
             continue
-        faults = list(validate(value[name], member, where + _step(name), f"{path}/properties/{name}"))
+        faults = list(validate(value[name], member, where + _step(name), f"{path}/properties/{name}", branch))
         if faults:
             yield from faults
             return
@@ -247,7 +257,7 @@ def _branches(value: Any, schema: Schema, where: str, path: str) -> Iterator[Fau
     for keyword in ("anyOf", "oneOf"):
         if keyword not in schema:
             continue
-        results = [list(validate(value, branch, where, f"{path}/{keyword}/{i}")) for i, branch in enumerate(schema[keyword])]
+        results = [list(validate(value, one, where, f"{path}/{keyword}/{i}", branch=True)) for i, one in enumerate(schema[keyword])]
         passed = [i for i, faults in enumerate(results) if not faults]
         if len(passed) == 1 or (passed and keyword == "anyOf"):
             continue

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from carrier.config import Config, Draft, Listener
+from carrier.config import Config, Draft, Listener, LoadBalancer
 from carrier.errors import Error
 
 ECHO = {"protocol": "Echo"}
@@ -126,7 +126,24 @@ TEXTS: list[tuple[str, Any, str]] = [
     ("listener", {"name": "x", "spec": {"protocol": "TCP"}, "rules": 5}, "Cannot add listener: Property rules is invalid"),
     ("rulelist", {"name": "x", "rules": {}}, "Cannot add RuleList: Property rules is invalid"),
     ("rule", {"name": "x"}, "Cannot add rule: Property action is required"),
-    ("route", {"name": "x"}, "Cannot add route: Property destination is required"),
+    ("route", {"name": "x"}, "Cannot add route: Invalid destination"),
+    ("route", {"name": "x", "destination": ""}, "Cannot add route: Invalid destination"),
+    ("route", {"name": "x", "destination": 5}, "Cannot add route: Invalid destination"),
+    ("route", {"name": "x", "destination": {}}, "Cannot add cluster: Property spec is required"),
+    ("route", {"name": "x", "destination": "d", "ingress": None}, "Cannot add route: Property ingress is invalid"),
+    ("route", {"name": "x", "destination": "d", "egress": [5]}, "Cannot add route: Invalid cluster"),
+    ("route", {"name": "x", "destination": "d", "retry": None}, "Cannot add route: Property retry is invalid"),
+    ("rule", {"name": "x", "action": {"route": 5}}, "Cannot add rule: Invalid route"),
+    ("rule", {"name": "x", "action": None}, "Cannot add rule: Property action is invalid"),
+    ("rulelist", {"name": "x", "rules": [5]}, "Cannot add rule to rulelist: Invalid rule"),
+    # The name is looked at before what is not there, and a member that is null is there.
+    ("cluster", {"name": "a b"}, "Cannot add cluster: Property name is invalid"),
+    ("cluster", {"name": "x", "spec": None}, "Cannot add cluster: Property spec is invalid"),
+    ("cluster", {"name": "x", "spec": []}, 'Cluster.create: TODO: Protocol "undefined" unimplemented'),
+    ("cluster", {"name": "x", "spec": {"protocol": None}}, 'Cluster.create: TODO: Protocol "null" unimplemented'),
+    ("cluster", {"name": "x", "spec": {"protocol": {"TCP": {}}}}, 'Cluster.create: TODO: Protocol "[object Object]" unimplemented'),
+    ("cluster", {"name": "x", "spec": {"protocol": ["A", None, 5]}}, 'Cluster.create: TODO: Protocol "A,,5" unimplemented'),
+    ("cluster", {"name": "x", "spec": TCP, "loadbalancer": {"policy": ""}}, "LoadBalancer.create: TODO: Policy undefined"),
 ]
 
 
@@ -156,7 +173,32 @@ def test_endpoint_names_are_global_over_clusters() -> None:
     text = 'Cannot add endpoint: Endpoint "e" already defined'
     assert refusal(config, lambda d: d.add_cluster({"name": "b", "spec": TCP, "endpoints": endpoints})) == text
     assert refusal(config, lambda d: d.add_endpoint("a", endpoints[0])) == text
-    assert refusal(config, lambda d: d.add_endpoint("nope", endpoints[0])) == "Not Found"
+    assert refusal(config, lambda d: d.add_endpoint("nope", endpoints[0])) == text  # l7mp looks for the cluster last
+    assert refusal(config, lambda d: d.add_endpoint("nope", {"spec": {"address": "127.0.0.1"}})) == "Not Found"
+
+
+def test_an_object_is_looked_at_as_a_whole_before_its_name_is_looked_for() -> None:
+    config = edited(Config(), lambda d: d.add_cluster({"name": "x", "spec": ECHO}))
+    assert refusal(config, lambda d: d.add_cluster({"name": "x", "spec": "Echo"})) == "Cannot add cluster: Property spec is invalid"
+
+
+def test_members_that_are_nothing_to_javascript_are_taken_as_absent() -> None:
+    action = {"route": {"name": "", "destination": "", "cluster": {"name": None, "spec": ECHO}}, "apply": ""}
+    config = edited(Config(), lambda d: d.add_rulelist({"name": "rl", "rules": [{"name": "", "match": 0, "action": action}]}))
+    rule = config.rules["rl-Rule-0"]
+    assert (rule.match, rule.action.apply, rule.action.route) == ({"match": "*"}, None, "rl-Rule-0-Route-0")
+    assert config.routes["rl-Rule-0-Route-0"].destination == "rl-Rule-0-Route-0-Cluster-0"
+    config = edited(Config(), lambda d: d.add_rule({"name": "r", "action": {"route": False}}))
+    assert config.rules["r"].action.route is None
+
+
+def test_a_virtual_cluster_has_its_own_balancer_whatever_is_posted() -> None:
+    config = edited(Config(), lambda d: d.add_cluster({"name": "e", "spec": ECHO, "loadbalancer": {"policy": "RoundRobin"}}))
+    assert config.clusters["e"].loadbalancer == LoadBalancer("Trivial")
+
+
+def test_an_empty_retry_policy_is_kept_as_it_was_posted() -> None:
+    assert edited(Config(), lambda d: d.add_route({"name": "t", "destination": "d", "retry": {}})).routes["t"].retry == {}
 
 
 def test_consistent_hash_is_hash_ring_and_controllers_choose_nothing() -> None:
@@ -260,6 +302,38 @@ def test_a_cluster_that_another_route_names_survives_the_route_it_was_written_in
     assert "api" in config.clusters  # in l7mp it was gone, and with it the REST API
     config = edited(config, lambda d: d.add_listener(listener("b", 2, [rule("api")])), lambda d: d.delete("listener", "a", recursive=True))
     assert config.clusters["api"].owner is None
+
+
+def test_a_cluster_that_its_own_route_names_twice_goes_with_it() -> None:
+    route = {"name": "t", "destination": {"name": "c", "spec": ECHO}, "ingress": ["c"], "egress": ["c", "c"]}
+    config = edited(Config(), lambda d: d.add_route(route), lambda d: d.delete("route", "t", recursive=True))
+    assert (config.routes, config.clusters) == ({}, {})
+
+
+def test_a_recursive_delete_of_a_list_takes_the_rules_that_were_posted_on_their_own_but_not_those_of_another_list() -> None:
+    config = edited(
+        Config(),
+        lambda d: d.add_rule({"name": "own", "action": {"route": "t"}}),
+        lambda d: d.add_rule({"name": "shared", "action": {"route": "t"}}),
+        lambda d: d.add_route({"name": "t", "destination": "c"}),
+        lambda d: d.add_rulelist({"name": "other", "rules": ["shared"]}),
+        lambda d: d.add_rulelist({"name": "rl", "rules": ["own", "shared", "dangling"]}),
+        lambda d: d.delete("rulelist", "rl", recursive=True),
+    )
+    assert (list(config.rules), list(config.routes)) == (["shared"], ["t"])
+
+
+def test_what_one_deleted_rule_owned_and_another_deleted_one_used_goes_with_them() -> None:
+    route = {"name": "t", "destination": {"name": "c", "spec": ECHO}}
+    rules = [{"name": "a", "action": {"route": route}}, {"name": "b", "action": {"route": "t"}}]
+    config = edited(Config(), lambda d: d.add_rulelist({"name": "rl", "rules": rules}), lambda d: d.delete("rulelist", "rl", True))
+    assert (config.rules, config.routes, config.clusters) == ({}, {}, {})
+
+
+def test_a_rule_that_is_not_there_cannot_leave_its_list_recursively() -> None:
+    config = edited(Config(), lambda d: d.add_rulelist({"name": "rl", "rules": ["gone"]}))
+    assert refusal(config, lambda d: d.delete_rule_from("rl", "0", recursive=True)) == 'Cannot delete rule: Unknown rule "gone"'
+    assert edited(config, lambda d: d.delete_rule_from("rl", "0")).rulelists["rl"].rules == ()
 
 
 def test_a_list_that_applies_itself_is_not_kept_by_its_own_rule() -> None:

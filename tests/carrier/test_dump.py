@@ -84,6 +84,17 @@ def test_what_l7mp_does_not_have_is_shown_only_when_it_is_set() -> None:
     assert (shown["fallback"], shown["options"]) == ("y", {"o": 1})
 
 
+def test_options_and_balancers_are_shown_as_posted_and_without_what_l7mp_leaves_out() -> None:
+    conf = config(
+        listeners=[{"name": "l", "spec": {"protocol": "TCP", "port": 1}, "rules": [], "options": {"max_connections": 5}}],
+        clusters=[{"name": "c", "spec": {"protocol": "TCP"}, "loadbalancer": {"policy": "Trivial", "key": "IP/src_addr"}}],
+    )
+    shown: Any = View(conf).show("listener", "l")
+    assert shown["options"] == {"max_connections": 5}
+    shown = View(conf).show("cluster", "c")
+    assert shown["loadbalancer"] == {"policy": "Trivial"}
+
+
 def test_the_whole_has_all_of_l7mps_sections() -> None:
     whole = dump.whole(Config(), [])
     assert list(whole) == ["admin", "listeners", "clusters", "rulelists", "rules", "routes", "endpoints", "sessions"]

@@ -51,6 +51,21 @@ def test_a_required_member_without_a_schema_of_its_own_is_told_first() -> None:
     assert faults("rule", {"action": {"rewrite": [{"path": 5, "value": 1}]}})[0] == ("type", ".action.rewrite[0].path")
 
 
+def test_a_missing_member_without_a_schema_of_its_own_is_named_by_its_step() -> None:
+    found = validate_call({}, query_schema(), None, SCHEMAS["inserted rule"], {})[0]
+    assert (found["message"], found["params"]) == ("should have required property '.rule'", {"missingProperty": ".rule"})
+
+
+def test_in_a_branch_what_is_for_any_type_is_checked_after_a_wrong_type_and_outside_of_branches_it_is_not() -> None:
+    found = faults("cluster", {"spec": {"protocol": None}})
+    assert found[:2] == [("type", ".spec.protocol"), ("enum", ".spec.protocol")]
+    assert len(found) == 31  # both for each of 15 branches, and the oneOf
+    transport = faults("cluster", {"spec": {"protocol": "JSONSocket", "transport": "x"}})
+    assert [where for _, where in transport].count(".spec.transport") == 9  # its type, seven branches and the oneOf
+    assert faults("cluster", {"spec": None}) == [("type", ".spec")]
+    assert faults("cluster", {"spec": {"protocol": "TCP", "port": 1, "bind": 5}}).count(("type", ".spec.bind")) == 1
+
+
 def test_protocols_that_l7mp_does_not_have_are_let_through() -> None:
     assert faults("cluster", {"spec": {"protocol": "HTTP", "port": 80}}) == []
 
