@@ -17,6 +17,7 @@ from carrier.balance import KEYED, Balancer
 from carrier.errors import ConfigError, Error, Problem, from_os
 from carrier.health import Health
 from carrier.metadata import get_at
+from carrier.names import Names
 from carrier.overload import Breaker
 from carrier.resolve import Resolver
 from carrier.stream import Socket, Stream
@@ -53,6 +54,8 @@ class Env:
         """The clusters in force, for a session that looks its route's names up again."""
         self.listeners: Mapping[str, Listener] = {}
         """The listeners in force, for who counts them."""
+        self.names = Names()
+        """The names of sessions that could clash."""
 
     def guard(self, what: str, call: Callable[..., object], *args: Any) -> None:
         """Call somebody else's code where its failure may not stop ours: it is reported to the loop's exception handler."""
@@ -112,7 +115,8 @@ class Cluster:
     def __init__(self, conf: config.Cluster, env: Env) -> None:
         self.env = env
         self.name = conf.name
-        self.sessions_total = 0
+        self.sessions_elsewhere = 0
+        """Sessions ever that none of the endpoints has counted: of a virtual cluster, of a transform, of endpoints that are gone."""
         self.down = False
         """All endpoints are down: a route's fallback serves at once."""
         options = conf.options.get("health")
@@ -175,11 +179,17 @@ class Cluster:
             endpoint.weight = weight
             self.endpoints.append(endpoint)
         for gone in set(old).difference(self.endpoints):
+            self.sessions_elsewhere += gone.total
             self.discard(gone)
         self.policy = conf.loadbalancer.policy
         self.key = conf.loadbalancer.key
         self.balancer = plan.balancer
         self._find_only()
+
+    @property
+    def sessions_total(self) -> int:
+        """Sessions ever."""
+        return self.sessions_elsewhere + sum(endpoint.total for endpoint in self.endpoints)
 
     def _find_only(self) -> None:
         alone = len(self.endpoints) == 1 and self.policy != "None" and not self.drained

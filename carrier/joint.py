@@ -310,7 +310,7 @@ class Over(Listener):
     def session_name(self, session: Session) -> str:
         inner = _joint(session).inner
         assert inner is not None
-        return inner.name
+        return self.env.names.give(session, inner.name)
 
     def metadata(self, session: Session) -> dict[str, Any]:
         inner = _joint(session).inner

@@ -66,7 +66,7 @@ class PacketListener(Listener):
             self.start()
 
     def session_name(self, session: Session) -> str:
-        return f"PACKET:{self.name}-{session.number}"
+        return self.env.names.give(session, f"PACKET:{self.name}-{session.number}")
 
     def metadata(self, session: Session) -> dict[str, Any]:
         return {"PACKET": {"interface": self.spec.get("interface"), "ethertype": ethertype_of(self.spec)}}

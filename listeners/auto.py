@@ -206,7 +206,7 @@ class AutoListener(HttpListener):
         if isinstance(session.source, HttpConnection):
             return super().session_name(session)
         source = cast(TcpSource, session.source)
-        return f"TCP:{source.peer[0]}:{source.peer[1]}-{source.local[0]}:{source.local[1]}"
+        return self.env.names.give(session, f"TCP:{source.peer[0]}:{source.peer[1]}-{source.local[0]}:{source.local[1]}")
 
     def metadata(self, session: Session) -> dict[str, Any]:
         if isinstance(session.source, HttpConnection):

@@ -83,7 +83,7 @@ class JsonSocketListener(Over):
                 joint.say_no(408, f"no header within {self.header_timeout:g} s (options.header_timeout)")
 
     def session_name(self, session: Session) -> str:
-        return f"JSONSocket:{self.name}-{session.number}"
+        return self.env.names.give(session, f"JSONSocket:{self.name}-{session.number}")
 
     def metadata(self, session: Session) -> dict[str, Any]:
         joint = session.source.joint  # type: ignore[attr-defined]

@@ -161,7 +161,7 @@ class PipeListener(Listener):
         self._watch()
 
     def session_name(self, session: Session) -> str:
-        return f"PIPE:{self.name}-{session.number}"
+        return self.env.names.give(session, f"PIPE:{self.name}-{session.number}")
 
     def metadata(self, session: Session) -> dict[str, Any]:
         return {"PIPE": {"filename": self.filename, **({"reply": self.reply} if self.reply else {})}}

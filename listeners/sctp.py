@@ -77,7 +77,8 @@ class SctpListener(TcpListener):
     def session_name(self, session: Session) -> str:
         source = session.source
         assert isinstance(source, SctpSocket)
-        return f"SCTP:{plain(source.peer[0])}:{source.peer[1]}-{plain(source.local[0])}:{source.local[1]}"
+        name = f"SCTP:{plain(source.peer[0])}:{source.peer[1]}-{plain(source.local[0])}:{source.local[1]}"
+        return self.env.names.give(session, name)
 
     def metadata(self, session: Session) -> dict[str, Any]:
         source = session.source

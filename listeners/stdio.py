@@ -46,7 +46,7 @@ class StdioListener(Listener):
         session.begin(self.table.decide(session.metadata))
 
     def session_name(self, session: Session) -> str:
-        return f"STDIO:{self.name}-{session.number}"
+        return self.env.names.give(session, f"STDIO:{self.name}-{session.number}")
 
     def metadata(self, session: Session) -> dict[str, Any]:
         return {"STDIO": {}}

@@ -167,7 +167,7 @@ class TcpListener(Listener):
     def session_name(self, session: Session) -> str:
         source = session.source
         assert isinstance(source, TcpSource)
-        return f"TCP:{source.peer[0]}:{source.peer[1]}-{source.local[0]}:{source.local[1]}"
+        return self.env.names.give(session, f"TCP:{source.peer[0]}:{source.peer[1]}-{source.local[0]}:{source.local[1]}")
 
     def metadata(self, session: Session) -> dict[str, Any]:
         source = session.source

@@ -147,7 +147,7 @@ class UnixListener(TcpListener):
         session.begin(self.table.decide(session.metadata))
 
     def session_name(self, session: Session) -> str:
-        return f"UNIX:{self.name}-{session.number}"
+        return self.env.names.give(session, f"UNIX:{self.name}-{session.number}")
 
     def metadata(self, session: Session) -> dict[str, Any]:
         return {"UNIX": {"filename": self.filename}}

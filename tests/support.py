@@ -154,9 +154,9 @@ class Peer:
 
 
 @contextlib.asynccontextmanager
-async def tcp(port: int, host: str = "127.0.0.1") -> AsyncIterator[Peer]:
-    """A client's connection."""
-    peer = Peer(*await asyncio.open_connection(host, port))
+async def tcp(port: int, host: str = "127.0.0.1", local: int | None = None) -> AsyncIterator[Peer]:
+    """A client's connection; local: from this port."""
+    peer = Peer(*await asyncio.open_connection(host, port, local_addr=None if local is None else (host, local)))
     try:
         yield peer
     finally:
