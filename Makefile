@@ -3,6 +3,7 @@
 # make check   format, lint, types      make corpus   the HTTP/1.1 attack corpus, where it is at hand
 # make venv    just the environment     make docs     what is generated in docs/
 # make lock    freeze the versions      make clean    remove what these made
+# make sctp    SCTP's tests in user-mode Linux, where the kernel has none
 # make image   build it with podman     make image-test   run it as Gefyra's operator does
 
 PYTHON ?= python3
@@ -14,9 +15,11 @@ SHARED ?= ../shared
 FUZZ   ?= 20
 EVERY  ?= 1
 BENCH  ?= --short
+# What pytest is to run of them; nothing: all that is about SCTP, the matrix included, in a minute or two.
+SCTP   ?=
 IMAGE  ?= localhost/carrier2
 
-.PHONY: all demo test check bench fuzz corpus docs lock image image-test venv clean
+.PHONY: all demo test check bench fuzz corpus sctp docs lock image image-test venv clean
 all: check test
 
 venv: $(STAMP)
@@ -48,6 +51,9 @@ fuzz: $(STAMP)
 
 corpus: $(STAMP)
 	$(BIN)/python tests/compliance/corpus.py --shared $(SHARED) --every $(EVERY)
+
+sctp: $(STAMP)
+	$(BIN)/python -m tests.soak.sctp_uml $(SCTP)
 
 image: $(STAMP)
 	PYTHON=$(BIN)/python deploy/image/build $(IMAGE)
