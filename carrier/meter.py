@@ -52,13 +52,11 @@ class Flow(Times):
 class Series:
     """What is counted by listener, rule and cluster: sessions by code; the rest is its flow's. `Session.served` counts here, too."""
 
-    __slots__ = ("cluster", "codes", "flow")
+    __slots__ = ("codes", "flow")
 
     def __init__(self, flow: Flow) -> None:
         self.codes = [0] * len(CODES)
         self.flow = flow
-        self.cluster: object = None
-        """The running cluster that it was last found for."""
 
 
 class Meter:
@@ -86,15 +84,15 @@ class Meter:
             self._slow(session, flow)
 
     def series(self, session: Session) -> Series:
-        """Where a session is counted: by names; its decision remembers it in `tally`."""
-        series: Series | None = session.decision.tally
-        if series is not None and series.cluster is session.cluster:
+        """Where a session is counted: by names. Its decision remembers it in `tally`, if it is not the fallback that served."""
+        decision, cluster = session.decision, session.cluster
+        series: Series | None = decision.tally
+        if series is not None and cluster is decision.cluster:
             return series
-        cluster = session.cluster
-        key = (session.listener.name, session.decision.rule, cluster.name if cluster is not None else "")
+        key = (session.listener.name, decision.rule, cluster.name if cluster is not None else "")
         series = self.known.get(key) or self._new(key)
-        series.cluster = cluster
-        session.decision.tally = series
+        if cluster is decision.cluster:
+            decision.tally = series
         return series
 
     def _slow(self, session: Session, flow: Flow) -> None:

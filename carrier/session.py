@@ -37,10 +37,6 @@ SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
 
 
 T = TypeVar("T")
-new = object.__new__
-SPARE: list[Session] = []
-"""Sessions that are over (`Session.served`) and unknown to anybody: the next ones are made of them."""
-SPARES = 256
 
 
 class Rare(Generic[T]):
@@ -60,6 +56,7 @@ class Rare(Generic[T]):
         return self.default if rare is None else rare.get(self.name, self.default)
 
     def __set__(self, session: Session, value: T) -> None:
+        session.usual = False
         if session.rare is None:
             session.rare = {}
         session.rare[self.name] = value
@@ -126,7 +123,8 @@ class Session(Stream):
     _metadata = Rare[dict[str, Any] | None](None)
     _events = Rare[list[tuple[str, float, str, Any]] | None](None)
     usual: bool
-    """Nothing was out of the ordinary so far: the destination was there at once, no transform, no retry, no event, no error."""
+    """Nothing was out of the ordinary so far: the destination was there at once, no transform, no retry, no event, no error, and nobody
+    has asked for its name."""
     source_done: bool
     """The source has sent its end."""
     full = Rare(False)
@@ -258,6 +256,48 @@ class Session(Stream):
         self._hold()
         self.task = self.listener.env.loop.create_task(self._reach(cluster))
 
+    def begin_again(self, decision: Decision, head: Any, last: bool, fields: bytes) -> bool:
+        """`begin`, of a `blank` one or of one that was `served`: for the next message of the same source, if the cluster's one endpoint has
+        an idle connection. Nothing is set that is as it should be. False: nothing was done, this takes a session of its own."""
+        if decision is not self.decision and not self._aim(decision):
+            return False
+        cluster, endpoint = self.cluster, self.endpoint
+        if endpoint is None or cluster is None or cluster.only is not endpoint or cluster.down:
+            return False
+        idle = endpoint.idle
+        if not idle:
+            return False
+        source = self.source
+        self.back = self.destination = source.to = destination = idle.pop()
+        listener = self.listener
+        self.number = number = listener.counter
+        listener.counter = number + 1
+        self.started = self.connected_at = started = monotonic()
+        self.status = CONNECTED
+        self.request = head
+        self.request_last = last
+        self.fields = fields
+        hits = decision.hits
+        hits.count += 1
+        hits.last = started
+        endpoint.active += 1
+        endpoint.total += 1
+        source.session = source.back = destination.session = destination.to = self
+        destination.back = source
+        try:
+            destination.head(head, last)
+        except Exception as exc:
+            self._not_ready(exc)
+        return True
+
+    def _aim(self, decision: Decision) -> bool:
+        """Be ready for `begin_again` by this decision. False: it needs more than an idle connection."""
+        cluster = decision.cluster
+        if not decision.plain or cluster is None or cluster.only is None:
+            return False
+        self.decision, self.cluster, self.endpoint = decision, cluster, cluster.only
+        return True
+
     def _not_ready(self, exc: Exception) -> None:
         """There is no destination at once, or it failed at once: wait for another, if that may help."""
         if not isinstance(exc, Error):
@@ -279,12 +319,7 @@ class Session(Stream):
             self.cluster = cluster
             self.task = self.listener.env.loop.create_task(self._reach(cluster, endpoint))
             return
-        self.cluster = cluster
-        cluster.sessions_total += 1
-        self.endpoint = endpoint
-        if endpoint is not None:
-            endpoint.active += 1
-            endpoint.total += 1
+        self._enter(cluster, endpoint)
         source = self.source
         source.to = self.back = self.destination = destination
         destination.back = source
@@ -301,11 +336,12 @@ class Session(Stream):
 
     def _enter(self, cluster: Cluster, endpoint: Endpoint | None) -> None:
         self.cluster = cluster
-        cluster.sessions_total += 1
+        self.endpoint = endpoint
         if endpoint is not None:
-            self.endpoint = endpoint
             endpoint.active += 1
             endpoint.total += 1
+        else:
+            cluster.sessions_elsewhere += 1
 
     def _leave(self) -> None:
         if self.endpoint is not None:
@@ -484,7 +520,7 @@ class Session(Stream):
         link([self.source, *ingress, destination, self, *egress])
         self.hops = (*ingress, *egress) if ingress or egress else ()
         for transform in (*self.decision.ingress, *self.decision.egress):
-            transform.sessions_total += 1
+            transform.sessions_elsewhere += 1
         for stage in self.hops:
             if isinstance(stage, Socket):
                 stage.session = self
@@ -659,16 +695,17 @@ class Session(Stream):
             endpoint.active -= 1
         if error is not None or not self.usual:
             self._release(error)
+        self.usual = False
         self.listener.ended(self)
 
     def served(self, head: Any) -> None:
         """A whole answer has gone out in one piece, and nothing was out of the ordinary: `close` and all that follows from it, written
-        flat. Nobody may know the session any more unless he knows its name."""
+        flat. `begin_again` may follow, unless somebody keeps what has ended."""
         listener = self.listener
         env = listener.env
         endpoint = self.endpoint
-        self.answer = head
-        if endpoint is None or env.on_close or env.ledger is not None or listener.track or self.rare is not None:
+        if endpoint is None or env.on_close or env.ledger is not None or listener.track:
+            self.answer = head
             self.close()
             return
         self.status = DESTROYED
@@ -677,7 +714,7 @@ class Session(Stream):
         meter = env.meter
         if meter is not None and listener.listed:
             series = self.decision.tally
-            if series is None or series.cluster is not self.cluster:
+            if series is None:
                 series = meter.series(self)
             series.codes[head.status // 100] += 1
             flow = series.flow
@@ -688,8 +725,6 @@ class Session(Stream):
             flow.sent += source.bytes_out
         source.bytes_in = source.bytes_out = 0
         self.source_done = False
-        if len(SPARE) < SPARES:
-            SPARE.append(self)
 
     def _release(self, error: Error | None) -> None:
         """What a session that went well does not have: a task, transforms, a backlog, a destination to be told."""
@@ -753,52 +788,18 @@ class Session(Stream):
         return found
 
 
-def _blank() -> Session:
-    """A session of which only that is set which `begin_at_once` finds set in one that is used again."""
-    session = new(Session)
+def blank(listener: Listener, source: Socket) -> Session:
+    """A session for `Session.begin_again`: what that does not set is set."""
+    session = object.__new__(Session)
+    session.listener = listener
+    session.to = session.source = source
+    session.status = DESTROYED
     session.usual = session.sent = True
     session.answered = session.source_done = False
-    session.error = session.rare = None
+    session.decision = session.cluster = session.endpoint = session.answer = session.error = session.rare = None  # type: ignore[assignment]
     session.retries = 0
     session.ended_at = 0.0
     return session
-
-
-def begin_at_once(listener: Listener, source: Socket, decision: Decision, head: Any, last: bool, fields: bytes) -> bool:
-    """Begin a session of a source that its listener knows, if the cluster has but one endpoint, and that an idle connection: as `Session`
-    and `begin`, but each attribute is set once, and none is read again. False: nothing was done."""
-    cluster = decision.cluster
-    if not decision.plain or cluster is None or cluster.down or (endpoint := cluster.only) is None or not (idle := endpoint.idle):
-        return False
-    destination = idle.pop()
-    session = SPARE.pop() if SPARE else _blank()
-    session.to = session.source = source
-    session.back = session.destination = source.to = destination
-    session.listener = listener
-    session.started = session.connected_at = started = monotonic()
-    session.number = number = listener.counter
-    listener.counter = number + 1
-    session.decision = decision
-    session.status = CONNECTED
-    session.answer = None
-    session.cluster = cluster
-    session.endpoint = endpoint
-    session.request = head
-    session.request_last = last
-    session.fields = fields
-    hits = decision.hits
-    hits.count += 1
-    hits.last = started
-    cluster.sessions_total += 1
-    endpoint.active += 1
-    endpoint.total += 1
-    source.session = source.back = destination.session = destination.to = session
-    destination.back = source
-    try:
-        destination.head(head, last)
-    except Exception as exc:
-        session._not_ready(exc)
-    return True
 
 
 class _Retrying:

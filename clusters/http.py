@@ -31,7 +31,8 @@ from clusters.tcp import check_bind, local_address
 SHORT = 4096
 """Bytes of an answer that is worth remembering whole."""
 MISSES = 8
-"""Straight misses of the memo after which a connection does not ask it again: its answers differ every time."""
+"""Straight misses of the memo after which a connection does not ask it for the next REST answers: they differ every time."""
+REST = 4096
 PIECE = 64 * 1024
 """Bytes of one read of an answer that is large, or of which nobody knows how large it is."""
 UNACKNOWLEDGED = 10_000
@@ -380,19 +381,26 @@ class HttpUpstream(Socket, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         request = self.request
         if request is not None:
-            if self.request_done and (request.simple or request.method != b"HEAD"):
+            if (request.simple or (self.request_done and request.method != b"HEAD")) and not self.plain:
                 # most often one read is one whole answer with a known head
-                same, head, body = self.cluster.known
-                if data == same and head is not None:
-                    self._whole(head, body)
-                    return
-                i = data.find(b"\r\n\r\n") + 4
-                head = self._known(data[:i]) if i > 3 else None
-                if head is not None and head.whole and len(data) == i + head.length:
-                    body = data[i:]
-                    if len(data) <= SHORT:
-                        self.cluster.known = data, head, body
-                    self._whole(head, body)
+                cluster = self.cluster
+                same, head, body = cluster.known
+                if data != same:
+                    head, body = self._read_whole(data)
+                if head is not None:
+                    to = self.to
+                    self.request = self.session = None
+                    self.to = self.back = NOWHERE
+                    self.used = True
+                    self.since = cluster.now
+                    pool = self.pool
+                    if pool.roomy:  # free before the answer is passed on: a next request may take it
+                        pool.idle.append(self)
+                    elif not pool.put(self):
+                        self.close()
+                    if self.paused:
+                        self.resume()
+                    to.message(head, body)
                     return
             self._expect(request)
         session = self.session
@@ -410,9 +418,23 @@ class HttpUpstream(Socket, asyncio.Protocol):
         if self.session is session:
             self.to.flush()
 
+    def _read_whole(self, data: bytes) -> tuple[Head | None, bytes]:
+        """The head and the body of a read that is one whole answer, if its head is known; else None: the codec has to look at it."""
+        i = data.find(b"\r\n\r\n") + 4
+        head = self._known(data[:i]) if i > 3 else None
+        if head is None or not head.whole or len(data) != i + head.length:
+            return None, b""
+        body = data[i:]
+        if len(data) <= SHORT:
+            self.cluster.known = data, head, body
+        return head, body
+
     def _known(self, raw: bytes) -> Head | None:
         """A head, by the memo or by its shape; None: the codec has to look at it."""
         if self.misses >= MISSES or len(raw) > SHORT:
+            self.misses += 1
+            if self.misses > REST:
+                self.misses = 0
             return self.cluster.memo.like(raw)
         head = self.cluster.memo.heads.get(raw)
         if head is not None:
@@ -426,27 +448,6 @@ class HttpUpstream(Socket, asyncio.Protocol):
         self.request = None
         self.waiting = True
         self.reader.expect(request.method, request.upgrade)
-
-    def _whole(self, head: Head, body: bytes) -> None:
-        """A whole answer: free the connection before it is passed on, so that a next request may take it."""
-        if self.plain:
-            self.request = None
-            self.on_data(body)
-            self.on_end(())
-            return
-        to = self.to
-        self.request = self.session = None
-        self.to = self.back = NOWHERE
-        self.used = True
-        self.since = self.cluster.now
-        pool = self.pool
-        if pool.roomy:
-            pool.idle.append(self)
-        elif not pool.put(self):
-            self.close()
-        if self.paused:
-            self.resume()
-        to.message(head, body)
 
     def on_head(self, head: Head) -> None:
         if head.status < 200:

@@ -27,7 +27,7 @@ from carrier.http import CHUNKED, CLOSE, LENGTH, NONE, REASONS, Fields, Forwardi
 from carrier.listener import Key, Listener, bind_stream, is_loopback, plain
 from carrier.match import set_at
 from carrier.options import check_numbers, numbers, port_of
-from carrier.session import DESTROYED, Session, begin_at_once
+from carrier.session import DESTROYED, Session, blank
 from carrier.stream import HIGH, NOWHERE, Socket, Stream
 from carrier.table import Decision, Table
 from carrier.tls import HANDSHAKE, describe, server_of
@@ -276,9 +276,9 @@ class HttpConnection(Socket, asyncio.Protocol):
     request was read to its end. closing: no further request will be served. since: monotonic seconds (coarse) at which the present
     state began: accepted, idle, reading a head, reading a body, waiting for the answer. full: the transport holds enough of what the
     downstream does not read; no further request is begun then. quiet: between requests, and the reader has nothing: the memo may be
-    asked. strained: since it last was quiet, more bytes came or a side was full. special: what is added to a request depends on more than
-    the connection. frames: where the frames of a WebSocket in a tunnel begin that the downstream gets; departing: it is to be told that
-    the process ends.
+    asked. strained: since it last was quiet, more bytes came or a side was full. spare: the last session, for `Session.begin_again`.
+    special: what is added to a request depends on more than the connection. frames: where the frames of a WebSocket in a tunnel begin
+    that the downstream gets; departing: it is to be told that the process ends.
     """
 
     __slots__ = (
@@ -307,6 +307,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         "seen",
         "sent",
         "since",
+        "spare",
         "special",
         "strained",
         "transport",
@@ -331,6 +332,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         self.body_bytes = 0
         self.misses = 0
         self.refusal: Error | None = None
+        self.spare: Session | None = None
         self.since = listener.now
         self.seen = 0
 
@@ -359,6 +361,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         listener = self.listener
         self.reader.memo = listener.trusted_memo if self.trusted else listener.memo
         self.heads = self.reader.memo.heads
+        self.spare = None  # it knows the old routes
 
     # ------------------------------------------------------------------ what the downstream sends
 
@@ -466,7 +469,10 @@ class HttpConnection(Socket, asyncio.Protocol):
                 number = self._new_ids()
             self.number = number + 1
             fields = self.fields_and_id + TAILS[number]
-        if not begin_at_once(listener, self, decision, onward, last, fields):
+        spare = self.spare
+        if spare is None or not spare.usual:
+            self.spare = spare = blank(listener, self)
+        if not spare.begin_again(decision, onward, last, fields):
             session = Session(listener, self)
             session.fields = fields
             session.begin(decision, onward, last)

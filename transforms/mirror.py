@@ -148,7 +148,7 @@ class MirrorStream(Stream):
             assert endpoint is not None
             async with asyncio.timeout(self.session.decision.retry.timeout):
                 found = await cluster.open(self.session, endpoint)
-        cluster.sessions_total += 1
+        cluster.sessions_elsewhere += 1
         return found
 
     def give_up(self, error: Error, say: bool = False) -> None:

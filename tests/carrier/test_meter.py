@@ -19,7 +19,7 @@ class Told:
     def __init__(self, listener: str, rule: str, cluster: str) -> None:
         self.listener = type("L", (), {"name": listener})
         self.decision = type("D", (), {"rule": rule, "tally": None})()
-        self.cluster = type("C", (), {"name": cluster})
+        self.cluster = self.decision.cluster = type("C", (), {"name": cluster})
 
 
 def meter(sets: int) -> Meter:

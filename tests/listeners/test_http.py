@@ -118,7 +118,7 @@ def test_a_request_leaves_no_garbage_for_the_collector() -> None:
         gc.enable()
 
 
-def test_a_session_begun_at_once_has_all_that_one_begun_in_steps_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_begun_again_has_all_that_one_begun_in_steps_has(monkeypatch: pytest.MonkeyPatch) -> None:
     def begun() -> dict[str, Any]:
         pair = Pair()
         pair.downstream.data_received(GET)
@@ -132,10 +132,10 @@ def test_a_session_begun_at_once_has_all_that_one_begun_in_steps_has(monkeypatch
             name: known.get(id(value), value if isinstance(value, (int, str, type(None))) else type(value)) for name, value in found.items()
         }
 
-    at_once = begun()
-    monkeypatch.setattr("listeners.http.begin_at_once", lambda *_: False)
-    assert begun() == at_once
-    assert (at_once["status"], at_once["to"], at_once["back"], at_once["usual"]) == ("CONNECTED", "downstream", "upstream", True)
+    again = begun()
+    monkeypatch.setattr("carrier.session.Session.begin_again", lambda *_: False)
+    assert begun() == again
+    assert (again["status"], again["to"], again["back"], again["usual"]) == ("CONNECTED", "downstream", "upstream", True)
 
 
 @pytest.mark.parametrize("looked_at", [False, True])
