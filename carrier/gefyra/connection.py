@@ -1,8 +1,10 @@
 """The connection provider's side: destinations in the client network, reached through our proxy by TCP and UDP.
 
-A destination is one port of the proxy, the same number for TCP and for UDP, and a Service that leads to it. Adding or removing one is a
-call of the REST API: nobody else's connections notice. What is there is read from the proxy itself, so a restart of the operator
-forgets nothing. Names: `destination/PEER/IP:PORT`.
+A destination is one port of the proxy, the same number for TCP and for UDP, and a Service that leads to it. The Services say which
+destination has which port, so that a restart of the operator forgets nothing, and one of the proxy neither: what a proxy lacks of what
+the Services say, it gets again at the same port (`ready`, and each `add_destination`). Otherwise the next user would get the port, and
+with it the requests, of one whose bridge still names it. Adding or removing one is a call of the REST API: nobody else's connections
+notice. Names: `destination/PEER/IP:PORT`.
 """
 
 from __future__ import annotations
@@ -12,10 +14,14 @@ from collections.abc import Callable
 from typing import Any
 
 from carrier.gefyra.access import Access, Answer, Fleet, Object, path
-from carrier.gefyra.provider import Failures
+from carrier.gefyra.provider import LIVE, Failures
+from carrier.listener import authority
 
 FIRST_PORT, LAST_PORT = 10_000, 32_000
 KINDS = ("TCP", "UDP")
+LABELS = {"gefyra.dev/app": "stowaway", "gefyra.dev/role": "proxy"}
+"""Of every Service that leads to a destination."""
+PORT_LABEL, PEER_LABEL, TARGET = "gefyra.dev/proxy-port", "gefyra.dev/client-id", "gefyra.dev/destination"
 
 
 class Destinations:
@@ -41,75 +47,116 @@ class Destinations:
         self.lock = asyncio.Lock()
         """Held while a free port is looked for and taken."""
 
+    async def ready(self) -> bool:
+        """Does every proxy serve every destination? One that was restarted, or is new, gets what it lacks. Raises `refused`, `not_yet`."""
+        async with self.lock:
+            await self._level(await self._fleet(), await self._services())
+        return True
+
     async def add_destination(
         self, peer_id: str, destination_ip: str, destination_port: int, parameters: dict[Any, Any] | None = None
     ) -> str:
         """Make a destination, or find it; `NAME.NAMESPACE.svc.cluster.local:PORT`, where it is reached. Raises `refused`, `not_yet`."""
+        name = _name(peer_id, destination_ip, destination_port)
         async with self.lock:
-            fleet, there = await self._there()
-            port = there.get(_name(peer_id, destination_ip, destination_port)) or _free(set(there.values()))
-            for protocol in KINDS:
-                listener = self._listener(peer_id, destination_ip, int(destination_port), port, protocol)
-                answers = await fleet.call("POST", "listeners", {"listener": listener})
-                self._check([answer for answer in answers if "already defined" not in answer.reason])
-        await self.access.apply(self._service(peer_id, destination_ip, int(destination_port), port))
-        return self._address(port)
+            fleet, wanted = await self._fleet(), await self._services()
+            if name not in wanted:
+                served = [port for there in await self._served(fleet) for port in there.values()]
+                wanted[name] = _free({*wanted.values(), *served})
+            await self._level(fleet, wanted)
+            await self.access.apply(self._service(peer_id, destination_ip, int(destination_port), wanted[name]))
+        return self._address(wanted[name])
 
     async def remove_destination(self, peer_id: str, destination_ip: str, destination_port: int) -> None:
-        """Take a destination away; one that is gone is as good."""
-        fleet, there = await self._there()
-        port = there.get(_name(peer_id, destination_ip, destination_port))
-        if port is None:
-            return
-        for protocol in KINDS:
-            name = f"{_name(peer_id, destination_ip, destination_port)}/{protocol}"
-            answers = await fleet.call("DELETE", f"{path('listeners', name)}?recursive=true")
-            self._check([answer for answer in answers if answer.status not in (400, 404)])
-        await self.access.delete("Service", self.namespace, f"{self.prefix}-{port}")
+        """Take a destination away; one that is gone is as good. It stays while another bridge of its user leads there."""
+        name = _name(peer_id, destination_ip, destination_port)
+        async with self.lock:
+            fleet, services = await self._fleet(), await self._services()
+            port = services.get(name)
+            if port is not None and await self._is_used(port):
+                return
+            for kind in KINDS:
+                answers = await fleet.call("DELETE", f"{path('listeners', f'{name}/{kind}')}?recursive=true")
+                self._check([answer for answer in answers if answer.status not in (400, 404)])
+            if port is not None:
+                await self.access.delete("Service", self.namespace, f"{self.prefix}-{port}")
 
     async def destination_exists(self, peer_id: str, destination_ip: str, destination_port: int) -> bool:
-        """Is it served?"""
-        _, there = await self._there()
-        return _name(peer_id, destination_ip, destination_port) in there
+        """Has it a Service, and does every proxy serve it?"""
+        name = _name(peer_id, destination_ip, destination_port)
+        port = (await self._services()).get(name)
+        served = await self._served(await self._fleet())
+        return port is not None and all(there.get((name, kind)) == port for there in served for kind in KINDS)
 
     async def get_destination(self, peer_id: str, destination_ip: str, destination_port: int) -> str:
         """Where the cluster reaches it. Raises `not_yet` when it is not there."""
-        _, there = await self._there()
-        port = there.get(_name(peer_id, destination_ip, destination_port))
+        port = (await self._services()).get(_name(peer_id, destination_ip, destination_port))
         if port is None:
-            raise self.failures.not_yet(f"there is no destination {destination_ip}:{destination_port} of {peer_id}")
+            raise self.failures.not_yet(f"there is no destination {authority(destination_ip, destination_port)} of {peer_id}")
         return self._address(port)
 
-    async def _there(self) -> tuple[Fleet, dict[str, int]]:
-        """The proxies, and the ports of the destinations that they serve."""
-        fleet = Fleet(self.access, await self.pods(), self.container)
+    # ------------------------------------------------------------------ what is there
+
+    async def _fleet(self) -> Fleet:
+        pods = await self.pods()
+        if not pods:
+            raise self.failures.not_yet("no proxy for destinations runs")
+        return Fleet(self.access, pods, self.container)
+
+    async def _services(self) -> dict[str, int]:
+        """The port of every destination, as the Services say. One of somebody else's making has a port, and a name that nobody asks for."""
+        found = {}
+        for service in await self.access.list("Service", self.namespace, LABELS):
+            labels, notes = service["metadata"].get("labels") or {}, service["metadata"].get("annotations") or {}
+            port = str(labels.get(PORT_LABEL, ""))
+            if port.isdigit():
+                target = notes.get(TARGET)
+                found[f"destination/{labels.get(PEER_LABEL)}/{target}" if target else f"service/{port}"] = int(port)
+        return found
+
+    async def _served(self, fleet: Fleet) -> list[dict[tuple[str, str], int]]:
+        """For each proxy: (destination, TCP or UDP) -> port. Raises `not_yet`."""
         answers = await fleet.call("GET", "listeners")
         self._check(answers)
-        if not answers:
-            raise self.failures.not_yet("no proxy for destinations runs")
-        found = {}
-        for listener in answers[0].body:
-            name, port = str(listener.get("name", "")), listener.get("spec", {}).get("port")
-            if name.startswith("destination/") and isinstance(port, int):
-                found[name.rpartition("/")[0]] = port
-        return fleet, found
+        found = []
+        for answer in answers:
+            ports = {str(one.get("name", "")): one.get("spec", {}).get("port") for one in answer.body}
+            there = {tuple(name.rpartition("/")[::2]): port for name, port in ports.items() if name.startswith("destination/")}
+            found.append({(name, kind): int(port) for (name, kind), port in there.items() if isinstance(port, int)})
+        return found
 
-    def _listener(self, peer: str, ip: str, target: int, port: int, protocol: str) -> Object:
-        name = f"{_name(peer, ip, target)}/{protocol}"
-        cluster = {"name": name, "spec": {"protocol": protocol, "port": target}, "endpoints": [{"spec": {"address": ip}}]}
+    async def _level(self, fleet: Fleet, wanted: dict[str, int]) -> None:
+        """Give every proxy what it lacks. Raises `refused`, `not_yet`."""
+        for pod, there in zip(fleet.pods, await self._served(fleet), strict=True):
+            for name, port in wanted.items():
+                for kind in KINDS if name.startswith("destination/") else ():
+                    if there.get((name, kind)) == port:
+                        continue
+                    if (name, kind) in there:
+                        self._check([await fleet.one(pod, "DELETE", f"{path('listeners', f'{name}/{kind}')}?recursive=true")])
+                    answer = await fleet.one(pod, "POST", "listeners", {"listener": self._listener(name, port, kind)})
+                    self._check([answer] if "already defined" not in answer.reason else [])
+
+    async def _is_used(self, port: int) -> bool:
+        """Does a bridge that lives lead to this port? The operator has written the address into it."""
+        bridges = await self.access.list("gefyrabridge", self.namespace, {})
+        live = [one for one in bridges if one.get("state") in LIVE and not one["metadata"].get("deletionTimestamp")]
+        return any(self._address(port) in (one.get("clusterEndpoint") or {}).values() for one in live)
+
+    # ------------------------------------------------------------------ what is made
+
+    def _listener(self, name: str, port: int, kind: str) -> Object:
+        ip, _, target = name.rpartition("/")[2].rpartition(":")
+        name = f"{name}/{kind}"
+        cluster = {"name": name, "spec": {"protocol": kind, "port": int(target)}, "endpoints": [{"spec": {"address": ip.strip("[]")}}]}
         rules = [{"name": name, "action": {"route": {"name": name, "destination": cluster}}}]
-        return {"name": name, "spec": {"protocol": protocol, "port": port}, "rules": rules}
+        return {"name": name, "spec": {"protocol": kind, "port": port}, "rules": rules}
 
     def _service(self, peer: str, ip: str, target: int, port: int) -> Object:
-        labels = {
-            "gefyra.dev/app": "stowaway",
-            "gefyra.dev/role": "proxy",
-            "gefyra.dev/proxy-port": str(port),
-            "gefyra.dev/client-id": peer,
-        }
+        labels = {**LABELS, PORT_LABEL: str(port), PEER_LABEL: peer}
         ports = [{"name": kind.lower(), "port": port, "targetPort": port, "protocol": kind} for kind in KINDS]
         metadata = {"name": f"{self.prefix}-{port}", "namespace": self.namespace, "labels": labels}
-        metadata["annotations"] = {"gefyra.dev/destination": f"{ip}:{target}"}
+        metadata["annotations"] = {TARGET: authority(ip, target)}
         return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"selector": self.selector, "ports": ports}}
 
     def _address(self, port: int) -> str:
@@ -124,7 +171,7 @@ class Destinations:
 
 
 def _name(peer: str, ip: str, port: int | str) -> str:
-    return f"destination/{peer}/{ip}:{int(port)}"
+    return f"destination/{peer}/{authority(ip, int(port))}"
 
 
 def _free(taken: set[int]) -> int:

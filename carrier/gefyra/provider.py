@@ -17,6 +17,7 @@ from carrier.errors import ConfigError
 from carrier.gefyra.access import Access, Answer, Fleet, Object, bad, is_ready, name_of, path
 from carrier.gefyra.clone import DUPLICATION, split_target
 from carrier.gefyra.format import alternatives
+from carrier.listener import authority
 
 MOUNT_LABEL, CLIENT_LABEL = "gefyra.dev/bridge-mount", "gefyra.dev/client"
 LIVE = ("CREATING", "ACTIVE")
@@ -98,7 +99,10 @@ class CarrierProvider:
         bridge = await self.access.get("gefyrabridge", self.gefyra_namespace, self.name) or {}
         parameters = parameters if parameters is not None else bridge.get("providerParameter")
         user = str(bridge.get("client") or self.name)
-        body = self.body(int(container_port), destination_host, int(destination_port), parameters or {}, user)
+        try:
+            body = self.body(int(container_port), destination_host, int(destination_port), parameters or {}, user)
+        except (ConfigError, ValueError) as exc:
+            raise self.failures.refused(_why(exc)) from None
         self._raise(await (await self.fleet()).call("PUT", path("bridges", self._name(container_port)), body))
 
     async def remove_proxy_route(self, container_port: int, destination_host: str, destination_port: int) -> None:
@@ -109,7 +113,7 @@ class CarrierProvider:
     async def proxy_route_exists(self, container_port: int, destination_host: str, destination_port: int, name: str | None = None) -> bool:
         """Has every pod this bridge of this port, to this endpoint?"""
         answers = await (await self.fleet()).call("GET", path("bridges", self._name(container_port, name)))
-        endpoint = f"{destination_host}:{int(destination_port)}"
+        endpoint = authority(destination_host, int(destination_port))
         there = [answer.good and _state(answer.body) == "in force" and answer.body.get("endpoint") == endpoint for answer in answers]
         return bool(there) and all(there)
 
@@ -126,7 +130,13 @@ class CarrierProvider:
             state = mount.get("state") or "not known yet"
             raise self.failures.refused(f"bridge mount {labels[MOUNT_LABEL]!r} is not active yet, but {state}")
         reasons, warnings = [], []
-        for body in self._wanted(bridge_request, labels[CLIENT_LABEL]):
+        try:
+            wanted = self._wanted(bridge_request, labels[CLIENT_LABEL])
+        except (ConfigError, ValueError) as exc:
+            raise self.failures.refused(_why(exc)) from None
+        if not wanted:
+            reasons.append("the bridge names no port: its portMappings are empty")
+        for body in wanted:
             found = await self._asked(body)
             reasons += found.get("reasons", [])
             warnings += found.get("warnings", [])
@@ -178,37 +188,43 @@ class CarrierProvider:
         """Every bridge that the mount's pods should have, by its name there, as the cluster's objects say."""
         found = {}
         for bridge in objects:
-            if str(bridge.get("state", "")).upper() in LIVE:
-                for body in self._wanted(bridge, str(bridge.get("client") or name_of(bridge))):
-                    found[body.pop("name")] = body
+            if str(bridge.get("state", "")).upper() not in LIVE:
+                continue
+            try:
+                bodies = self._wanted(bridge, str(bridge.get("client") or name_of(bridge)))
+            except (ConfigError, ValueError) as exc:  # it was changed since it was validated: it costs nobody else's bridges
+                self.event("Bridge stale", f"bridge {name_of(bridge)} cannot be read: {_why(exc)}", "Warning")
+                continue
+            for body in bodies:
+                found[body.pop("name")] = body
         return found
 
     # ------------------------------------------------------------------ bridges
 
     def body(self, port: int, host: str, target: int, parameters: Mapping[Any, Any], user: str) -> Object:
-        """A bridge as the REST API takes it. Raises `refused`: the rules cannot be read."""
-        found: Object = {"port": port, "user": user, "endpoint": f"[{host}]:{target}" if ":" in host else f"{host}:{target}"}
+        """A bridge as the REST API takes it. Raises ConfigError: the rules cannot be read."""
+        found: Object = {"port": port, "user": user, "endpoint": authority(host, target)}
         for name in ("fallback", "mirror", "expires", "answer_timeout", "tls", "type", "url"):
             if parameters.get(name) is not None:
                 found[name] = parameters[name]
         if parameters.get("type") == "stream" or "url" in parameters:
             return found
-        try:
-            found["rules"] = [{"match": one} for one in alternatives(parameters.get("rules"))]
-        except ConfigError as error:
-            raise self.failures.refused("; ".join(str(problem) for problem in error.problems)) from None
+        found["rules"] = [{"match": one} for one in alternatives(parameters.get("rules"))]
         return found
 
     def _wanted(self, bridge: Object, user: str) -> list[Object]:
-        """The bridges of a `gefyrabridge` object, one a port; each with its name."""
+        """The bridges of a `gefyrabridge` object, one a port; each with its name. Raises ConfigError, ValueError: it cannot be read."""
         found = []
         endpoints = bridge.get("clusterEndpoint") or {}
         name = bridge.get("metadata", {}).get("name") or self.name
         for mapping in bridge.get("portMappings") or []:
             local, _, target = str(mapping).partition(":")
+            target = target or local
+            if not (_is_port(local) and _is_port(target)):
+                raise ValueError(f"port mapping {str(mapping)!r}: expected LOCAL:TARGET, two ports 1..65535")
             host, _, port = str(endpoints.get(target) or f"{bridge.get('destinationIP')}:{local}").rpartition(":")
-            body = self.body(int(target or local), host, int(port), bridge.get("providerParameter") or {}, user)
-            found.append({"name": f"{name}.{target or local}", **body})
+            body = self.body(int(target), host.strip("[]"), int(port), bridge.get("providerParameter") or {}, user)
+            found.append({"name": f"{name}.{target}", **body})
         return found
 
     async def _asked(self, body: Object) -> Mapping[str, Any]:
@@ -238,6 +254,14 @@ class CarrierProvider:
             raise self.failures.refused(text)
         if failed:
             raise self.failures.not_yet(f"{', '.join(answer.pod for answer in failed)}: {text}")
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= 65_535
+
+
+def _why(exc: Exception) -> str:
+    return "; ".join(str(problem) for problem in exc.problems) if isinstance(exc, ConfigError) else str(exc)
 
 
 async def pods_of(access: Access, namespace: str, target: str) -> list[Object]:

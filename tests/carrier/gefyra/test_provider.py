@@ -265,6 +265,86 @@ async def test_destinations_are_tcp_and_udp_and_nobody_else_notices(world):
     assert (await made.add_destination("kim", "192.168.101.3", 1)).endswith(":10000")
 
 
+async def stowaway(world, *names):
+    """Proxies for destinations, and the provider's side of them, as soon as they answer."""
+    for name in names:
+        world.add_pod(name, {"app": "stowaway"}, {"name": "stowaway", "image": IMAGE})
+        await world.start(name)
+    return Destinations(world, lambda: world.list("Pod", "default", {"app": "stowaway"}), "stowaway", {"app": "stowaway"})
+
+
+async def patiently(call):
+    """What a call gives as soon as the proxies answer."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return await call()
+            except RuntimeError:
+                await asyncio.sleep(0.05)
+
+
+def destination_ports(answer):
+    return {one["name"]: one["spec"]["port"] for one in answer.body if one["name"].startswith("destination/")}
+
+
+@unshare
+async def test_a_restarted_proxy_gets_every_destination_back_at_its_own_port(world):
+    """Otherwise the first who comes after the restart gets the port that another user's bridge leads to."""
+    made = await stowaway(world, "stowaway-0", "stowaway-1")
+    john = await patiently(lambda: made.add_destination("john", "192.168.101.1", 8080))
+    jane = await made.add_destination("jane", "fd00::2", 8080)
+    assert await made.destination_exists("jane", "fd00::2", "8080")
+    await world.start("stowaway-1")
+    kim = await patiently(lambda: made.add_destination("kim", "192.168.101.3", 8080))
+    assert [where.rpartition(":")[2] for where in (john, jane, kim)] == ["10000", "10001", "10002"]
+    fleet = await made._fleet()
+    first, second = await fleet.call("GET", "listeners")
+    assert destination_ports(first) == destination_ports(second) and len(destination_ports(first)) == 6
+    await world.start("stowaway-0")
+    await patiently(lambda: made.destination_exists("john", "192.168.101.1", 8080))
+    assert not await made.destination_exists("john", "192.168.101.1", 8080)
+    assert await made.ready()
+    assert await made.destination_exists("john", "192.168.101.1", 8080)
+
+
+@unshare
+async def test_a_destination_stays_while_another_bridge_leads_there(world):
+    made = await stowaway(world, "stowaway")
+    where = await patiently(lambda: made.add_destination("john", "192.168.101.1", 8080))
+    one, two = (request(world, name, "john", RULES) for name in ("one", "two"))
+    for bridge in (one, two):
+        bridge.update(state="ACTIVE", clusterEndpoint={"8080": where})
+    one["state"] = "TERMINATING"
+    await made.remove_destination("john", "192.168.101.1", 8080)
+    assert await made.destination_exists("john", "192.168.101.1", 8080)
+    two["metadata"]["deletionTimestamp"] = "2026-11-21T11:00:00Z"
+    await made.remove_destination("john", "192.168.101.1", 8080)
+    assert not await made.destination_exists("john", "192.168.101.1", 8080)
+
+
+@unshare
+async def test_a_bridge_to_an_ipv6_address_is_found_again(world):
+    await mounted(world)
+    await Bridge(world, request(world, "six", "john", RULES, host="fd00::9")).create()
+
+
+@unshare
+async def test_a_bridge_that_was_changed_into_nonsense_costs_nobody_elses(world):
+    await mounted(world)
+    await Bridge(world, request(world, "bridge-a", "john", RULES)).create()
+    jane = request(world, "bridge-b", "jane", {"rules": [{"match": [{"matchHeader": {"name": "x-gefyra", "value": "jane"}}]}]})
+    await Bridge(world, jane).create()
+    jane["providerParameter"] = {"rules": [{"match": [{"matchHeader": {"name": "x", "value": "((", "type": "regex"}}]}]}
+    assert await bridge_of(world, "bridge-a").ready()
+    assert any(reason == "Bridge stale" and "bridge-b" in message for reason, message, _ in world.events)
+
+
+@pytest.mark.parametrize(("ports", "sentence"), [(["8080:x"], "port mapping '8080:x'"), (["0"], "port mapping '0'"), ([], "names no port")])
+async def test_port_mappings_that_are_none_are_refused_in_a_sentence(world, ports, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        await bridge_of(world, "odd").validate(request(world, "odd", "john", RULES, ports), None)
+
+
 # -- mounts without a proxy
 
 
