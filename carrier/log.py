@@ -34,7 +34,7 @@ class Line(Protocol):
 
 
 class Log:
-    """Lines of `level` and above go to `write`. clock: seconds since 1970.
+    """Lines of `level` and above go to `write`. clock: seconds since 1970. reopen: goes on in a new file of the same name.
 
     Raises ConfigError when the level is none of LEVELS.
     """
@@ -48,12 +48,17 @@ class Log:
     error: Line
 
     def __init__(
-        self, level: str = "info", write: Callable[[str], object] = lambda line: None, clock: Callable[[], float] = time.time
+        self,
+        level: str = "info",
+        write: Callable[[str], object] = lambda line: None,
+        clock: Callable[[], float] = time.time,
+        reopen: Callable[[], object] = lambda: None,
     ) -> None:
         if level not in LEVELS:
             raise ConfigError(Problem(f"unknown log level {level!r}", "$.admin.log_level", seen=repr(level), allowed=", ".join(LEVELS)))
         self.write = write
         self.clock = clock
+        self.reopen = reopen
         self.set_level(level)
 
     def set_level(self, level: str) -> None:
@@ -118,10 +123,36 @@ def open_log(level: str, file: str | None = None) -> Log:
         return Log(level, to_descriptor(sys.stdout.fileno()))
     assert file is not None
     try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        found = _File(file)
     except OSError as exc:
         text = f"cannot write the log file {file!r}: {exc.strerror or exc}"
         raise ConfigError(
             Problem(text, "$.admin.log_file", seen=repr(file), allowed="stdout, stderr or a file that can be written")
         ) from None
-    return Log(level, to_descriptor(descriptor))
+    return Log(level, found, reopen=found.reopen)
+
+
+class _File:
+    """A file that lines are appended to. Raises OSError."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.descriptor = self._open()
+        self.write = to_descriptor(self.descriptor)
+
+    def __call__(self, text: str) -> None:
+        self.write(text)
+
+    def reopen(self) -> None:
+        """Go on in a new file of the same name, after somebody has moved the old one away. A file that cannot be opened is said in the old
+        one, which is better than none."""
+        try:
+            new = self._open()
+        except OSError as exc:
+            self.write(line(time.time(), "error", "the log file cannot be opened again", {"file": self.path, "reason": exc.strerror}))
+            return
+        os.dup2(new, self.descriptor, inheritable=False)
+        os.close(new)
+
+    def _open(self) -> int:
+        return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)

@@ -12,6 +12,7 @@ put into the new base again as far as they fit. A lease that ran out meanwhile i
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -95,6 +96,8 @@ class Folder:
             os.rename(temporary, target)
             self._sync()
         except OSError as exc:
+            with contextlib.suppress(OSError):
+                temporary.unlink()  # where there is no room, what is half there takes some
             raise Error("internal", f"the change cannot be kept in {self.path}: {exc.strerror or exc}") from None
         self._forget(saved.revision)
 

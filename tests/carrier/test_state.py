@@ -127,6 +127,21 @@ def test_a_change_that_cannot_be_kept_is_an_error_and_the_old_one_stays(folder: 
     assert folder.newest() == Saved(at(1))
 
 
+def test_a_full_disk_is_not_left_fuller(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.save(Saved(at(1)))
+    write = os.write
+
+    def full(descriptor: int, data: bytes) -> int:
+        if len(data) < 100:
+            raise OSError(28, "No space left on device")
+        return write(descriptor, data[: len(data) // 2])
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(Error, match="No space left"):
+        folder.save(Saved(at(2)))
+    assert files(folder.path) == ["revision-1.json"]
+
+
 def test_file_and_folder_are_synced_before_save_returns(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     fsync, rename = os.fsync, os.rename
