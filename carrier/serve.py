@@ -146,8 +146,9 @@ class Server:
             self.env.ledger = self.metrics.ledger = Ledger(self.env.loop)
         self.env.ledger.readers.append(reader)
 
-    def reopen_access_log(self) -> None:
-        """Go on in a new file (SIGUSR1)."""
+    def reopen_logs(self) -> None:
+        """Go on in new files, after the old ones were moved away (SIGUSR1)."""
+        self.log.reopen()
         if self.metrics.access is not None:
             self.metrics.settle()
             self.metrics.access.reopen()
@@ -219,7 +220,7 @@ async def _run(config: Config, log: Log, settings: Settings, began: float, start
     server: Server | None = None
     try:
         server = await start(config, log, settings)
-        signals.loop.add_signal_handler(signal.SIGUSR1, server.reopen_access_log)
+        signals.loop.add_signal_handler(signal.SIGUSR1, server.reopen_logs)
         started(server)
         _announce(server, began)
         # What is there now stays until the end: the garbage collector need not look at it again.

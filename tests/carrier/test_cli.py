@@ -76,6 +76,14 @@ def bad(tmp_path):
     return file
 
 
+def wait_for(condition, patience=10.0):
+    """Until a condition holds."""
+    until = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
 def connect(port, process, patience=10.0):
     """A connection to the process, as soon as it accepts."""
     until = time.monotonic() + patience
@@ -447,3 +455,40 @@ def test_the_log_goes_to_the_file_named(tmp_path):
     log.open_log("info", str(tmp_path / "carrier.log")).info("one")
     log.open_log("info", str(tmp_path / "carrier.log")).info("two")
     assert [line.split()[2] for line in (tmp_path / "carrier.log").read_text().splitlines()] == ["one", "two"]
+
+
+def test_a_log_that_was_moved_away_goes_on_in_a_new_file_and_one_that_cannot_goes_on_where_it_was(tmp_path):
+    file, old = tmp_path / "carrier.log", tmp_path / "carrier.log.1"
+    found = log.open_log("info", str(file))
+    found.info("before")
+    file.rename(old)
+    found.info("between")
+    found.reopen()
+    found.info("after")
+    assert [line.split()[-1] for line in old.read_text().splitlines()] == ["before", "between"]
+    assert file.read_text().endswith(" after\n")
+    tmp_path.rename(gone := tmp_path.with_name("gone"))
+    try:
+        found.reopen()
+        found.info("still")
+        assert "the log file cannot be opened again" in (gone / "carrier.log").read_text()
+        assert (gone / "carrier.log").read_text().endswith(" still\n")
+    finally:
+        gone.rename(tmp_path)
+
+
+def test_sigusr1_moves_the_process_s_log_on(good, ports):
+    file = good.parent / "carrier.log"
+    good.write_text(f"admin: {{log_file: {file}}}\n" + good.read_text())
+    process = subprocess.Popen([*COMMAND, "run", "-c", str(good), "--admin", "off", "--drain-delay", "0"])
+    try:
+        connect(ports[0], process).close()
+        wait_for(lambda: " ready " in file.read_text())
+        file.rename(file.with_suffix(".1"))
+        process.send_signal(signal.SIGUSR1)
+        wait_for(file.exists)
+        process.terminate()
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+    assert " ended " in file.read_text() and " ready " in file.with_suffix(".1").read_text()
