@@ -1,8 +1,9 @@
 """Configuration text: YAML or JSON in, plain values and their places out; and files, which become a `Config`.
 
-`decode` reads one document. YAML is read event by event, so that depth, size and aliases are bounded before anything is built, and so that
-each value's line and column are known; JSON is read by the standard library and only placed (its text is YAML too) when there is
-something to point at. Plain YAML words follow the core schema of YAML 1.2: `yes`, `on` and `12:30` are text.
+`decode` reads one document. YAML is read event by event, so that depth, size and aliases are bounded before anything is built; JSON is read
+by the standard library. Where each value stands is found by a second reading, when there is something to point at (JSON is YAML too):
+the places of 1,000 rules take 8 MiB, which the process would keep. Plain YAML words follow the core schema of YAML 1.2: `yes`, `on` and
+`12:30` are text.
 
 `load` turns a file into a `Config` or raises ConfigError with every problem in it; `render` shows problems with the line they are
 in. The top-level keys of a document tell its format: ours and l7mp's has `listeners`, `clusters`, ...; another format is one more
@@ -13,7 +14,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
@@ -161,7 +163,7 @@ def decode(data: bytes | str, syntax: Syntax | None, max_bytes: int, bounds: Bou
         composer = _Composer(text, bounds)
         composer.run()
         _bounded(composer.value, bounds)
-        return Decoded(composer.value, composer.problems, text, syntax, composer.places)
+        return Decoded(composer.value, composer.problems, text, syntax)
     return _decode_json(text, bounds)
 
 
@@ -206,13 +208,13 @@ def _finite(text: str) -> float:
 
 
 def _places_of(text: str) -> dict[str, Place]:
-    """Where the values of a JSON text are; nothing where it is no YAML (a key of more than 1,024 characters)."""
-    composer = _Composer(text)
+    """Where the values of a text are; nothing where JSON is no YAML (a key of more than 1,024 characters)."""
+    composer = _Composer(text, places={})
     try:
         composer.run()
     except ConfigError:
         return {}
-    return composer.places
+    return composer.places or {}
 
 
 def _set_twice(text: str) -> list[Problem]:
@@ -296,11 +298,10 @@ def _place(mark: Any) -> Place:
 class _Frame:
     """A mapping or list that is being read. key: the key whose value comes next; merged: values of `<<`."""
 
-    __slots__ = ("anchor", "container", "key", "keys", "merged", "path", "size", "start")
+    __slots__ = ("anchor", "container", "key", "keys", "merged", "size", "start")
 
-    def __init__(self, container: Any, path: str, anchor: str | None, start: Place) -> None:
+    def __init__(self, container: Any, anchor: str | None, start: Place) -> None:
         self.container = container
-        self.path = path
         self.anchor = anchor
         self.start = start
         self.key: str | None = None
@@ -310,14 +311,17 @@ class _Frame:
 
 
 class _Composer:
-    """Builds values from YAML events, without recursion: a body of 100,000 brackets costs a refusal, not the stack."""
+    """Builds values from YAML events, without recursion: a body of 100,000 brackets costs a refusal, not the stack.
 
-    def __init__(self, text: str, bounds: Bounds = BOUNDS) -> None:
+    places: to be filled with where each value stands, by its path; that of a key has "\\0" behind it.
+    """
+
+    def __init__(self, text: str, bounds: Bounds = BOUNDS, places: dict[str, Place] | None = None) -> None:
         self.text = text
         self.bounds = bounds
         self.value: Any = None
         self.problems: list[Problem] = []
-        self.places: dict[str, Place] = {}
+        self.places = places
         self.stack: list[_Frame] = []
         self.anchors: dict[str, tuple[Any, int]] = {}
         self.objects = 0
@@ -350,13 +354,12 @@ class _Composer:
                 self.refuse("a second document begins here; one is allowed", place)
 
     def refuse(self, message: str, place: Place) -> NoReturn:
-        raise ConfigError(Problem(message, self.stack[-1].path if self.stack else "$", *place))
+        raise ConfigError(Problem(message, self.path(self.stack[:-1]), *place))
 
-    def path(self) -> str:
-        if not self.stack:
-            return "$"
-        frame = self.stack[-1]
-        return f"{frame.path}.{frame.key}" if frame.key is not None else f"{frame.path}[{len(frame.container)}]"
+    def path(self, stack: Sequence[_Frame] | None = None) -> str:
+        """Of the value that comes next; where `stack` is given, of the value that comes next there."""
+        frames = self.stack if stack is None else stack
+        return "$" + "".join([f".{frame.key}" if frame.key is not None else f"[{len(frame.container)}]" for frame in frames])
 
     def expects_key(self) -> bool:
         return bool(self.stack) and isinstance(self.stack[-1].container, dict) and self.stack[-1].key is None
@@ -376,11 +379,12 @@ class _Composer:
 
     def key(self, name: str, place: Place) -> None:
         frame = self.stack[-1]
-        frame.key = name
-        path = self.path()
-        self.places[path + "\0"] = place
+        frame.key = name = sys.intern(name)  # the same few names in every object
+        if self.places is not None:
+            self.places[self.path() + "\0"] = place
         if name in frame.keys:
-            self.problems.append(Problem(f"{name!r} is set twice (first on line {frame.keys[name]})", path, *place, seen=repr(name)))
+            text = f"{name!r} is set twice (first on line {frame.keys[name]})"
+            self.problems.append(Problem(text, self.path(), *place, seen=repr(name)))
         frame.keys.setdefault(name, place[0])
 
     def alias(self, anchor: str, place: Place) -> None:
@@ -399,8 +403,9 @@ class _Composer:
         if len(self.stack) >= self.bounds.depth:
             raise _too_deep(self.bounds)
         is_map = isinstance(event, yaml.MappingStartEvent)
-        self.places[self.path()] = place
-        self.stack.append(_Frame({} if is_map else [], self.path(), event.anchor, place))
+        if self.places is not None:
+            self.places[self.path()] = place
+        self.stack.append(_Frame({} if is_map else [], event.anchor, place))
 
     def close(self) -> None:
         frame = self.stack.pop()
@@ -418,13 +423,15 @@ class _Composer:
             self.anchors[anchor] = (value, size)
         if not self.stack:
             self.value = value
-            self.places.setdefault("$", place)
+            if self.places is not None:
+                self.places.setdefault("$", place)
             return
         frame = self.stack[-1]
         frame.size += size
         if max(frame.size, self.total) > self.bounds.values:
             raise _too_many(self.bounds)
-        self.places.setdefault(self.path(), place)
+        if self.places is not None:
+            self.places.setdefault(self.path(), place)
         if isinstance(frame.container, list):
             frame.container.append(value)
         elif frame.key == "<<":
