@@ -17,19 +17,19 @@ import os
 import socket
 import ssl
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from carrier.bytesocket import READ, ByteSocket
 from carrier.errors import ConfigError, Error, Problem, Side, from_os
 from carrier.peek import peek
-
-if TYPE_CHECKING:
-    from carrier.stream import Stream
+from carrier.stream import Stream, link
 
 SERVER_FIELDS = ("certificate", "key", "ca", "client_auth", "sni", "self_signed", "passthrough")
 CLIENT_FIELDS = ("sni", "verify", "ca", "certificate", "key")
 HANDSHAKE = 10.0
 """Seconds that a handshake may take."""
+LINGER = 2.0
+"""Seconds that a peer has to close after us, where no session waits for it."""
 
 Stamp = tuple[tuple[str, int, int, int], ...]
 """What a set of files looked like: name, inode, time of change in nanoseconds, size."""
@@ -450,8 +450,8 @@ class Tls(ByteSocket):
             if not plain:
                 self._eof()
                 return
-            self.bytes_in += len(plain)
-            self.messages_in += 1
+            self.got.bytes += len(plain)
+            self.got.messages += 1
             to = self.to
             to.data(plain)
         if not self.closed:
@@ -461,17 +461,18 @@ class Tls(ByteSocket):
     def _send(self) -> None:
         """Write the records that are ready; counters count payload, not records."""
         if self.channel.outgoing.pending:
-            counted = self.bytes_out, self.messages_out
+            gave = self.gave
+            counted = gave.bytes, gave.messages
             ByteSocket.data(self, self.channel.outgoing.read())
-            self.bytes_out, self.messages_out = counted
+            gave.bytes, gave.messages = counted
 
     def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
         if self.closed or self.ended_out:
             return
         if data:
             self.channel.tls.write(data)
-            self.bytes_out += len(data)
-            self.messages_out += 1
+            self.gave.bytes += len(data)
+            self.gave.messages += 1
             self._send()
         if last:
             self.end()
@@ -512,6 +513,35 @@ async def upstream(loop: asyncio.AbstractEventLoop, sock: socket.socket, tls: Cl
         sock.close()
         raise
     return TlsUpstream(loop, sock, "upstream", channel)
+
+
+class Inside(ByteSocket):
+    """The inner side of `decrypted`: our end of the pair. Who holds the other end closes both directions at once."""
+
+    __slots__ = ()
+
+    def _eof(self) -> None:
+        to = self.to
+        super()._eof()
+        if isinstance(to, Tls):
+            self.loop.call_later(LINGER, to.close)  # a peer that does not close after our close_notify is not waited for
+
+
+def decrypted(outer: Tls) -> socket.socket:
+    """The plain side of a TLS socket as a socket of its own, for protocols that read and write theirs themselves: a pair of sockets, a
+    hop at one of them that is linked to `outer`. Ends, resets and back-pressure pass. Raises OSError; then `outer` is closed."""
+    try:
+        ours, theirs = socket.socketpair()
+    except OSError:
+        outer.close()
+        raise
+    for sock in (ours, theirs):
+        sock.setblocking(False)
+    inner = Inside(outer.loop, ours, outer.side)
+    link([outer, inner])
+    outer.resume()
+    inner.resume()
+    return theirs
 
 
 def server_of(spec: Mapping[str, Any], alpn: tuple[str, ...] = ()) -> ServerTls | None:

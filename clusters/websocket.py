@@ -4,7 +4,7 @@ The handshake is made of what the session is known by: the request that came in,
 of `/HTTP/url` select another target than the endpoint); from a source without HTTP metadata (UDP, TCP, UNIX) it is `GET /` with the
 endpoint as Host. When the source has asked for an upgrade itself and nothing stands between, its own request is sent, key, extensions and
 subprotocols included, and the answer goes back to it: from then on bytes are relayed raw, and a refusal is passed on too. Otherwise
-messages are exchanged, and no extension is offered.
+messages are exchanged, and no extension is offered. TLS (wss) is a hop of its own behind (`carrier.tls.decrypted`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from carrier.http1 import AnswerMemo, AnswerReader, Limits
 from carrier.match import get_at
 from carrier.options import check_numbers, numbers
 from carrier.session import Session
+from carrier.tls import decrypted, upstream
 from carrier.websocket import OPTIONS, WebSocketEnd
 from clusters.tcp import TcpCluster
 
@@ -38,15 +39,12 @@ REFUSAL = 64 * 1024
 
 
 class WebSocketCluster(TcpCluster):
-    """`spec: {protocol: WebSocket, port, bind: {address, port}}`. `options`: see carrier.websocket.OPTIONS."""
+    """`spec: {protocol: WebSocket, port, bind: {address, port}, tls}`. `options`: see carrier.websocket.OPTIONS."""
 
     protocol = "WebSocket"
     kind = "message"
-    fields = {"port": "1..65535", "bind": "{address, port}"}
 
     def __init__(self, conf: config.Cluster, env: Env) -> None:
-        if conf.spec.get("tls"):
-            raise Error("config", "a WebSocket cluster speaks no TLS: an HTTP cluster does, and passes upgrades on")
         self.limits = numbers(conf.options, OPTIONS)
         self.memo = AnswerMemo()
         self.ends: set[WebSocketEnd] = set()
@@ -66,7 +64,7 @@ class WebSocketCluster(TcpCluster):
 
     async def open(self, session: Session, endpoint: Endpoint) -> WebSocketUpstream:
         raw = self.tunnels(session)
-        endpoint = target(session, endpoint)
+        endpoint = target(session, endpoint, ("ws", "http", "") if self.tls is None else ("wss", "https", "ws", "http", ""))
         request, wire = handshake(session, endpoint, raw)
         sock = await self.connect(endpoint)
         answer = Answer()
@@ -107,7 +105,18 @@ class WebSocketCluster(TcpCluster):
         except OSError as exc:
             raise from_os(exc, "upstream", retry="yes" if answer.head is None else "no") from None
 
+    async def connect(self, endpoint: Endpoint) -> socket.socket:
+        sock = await super().connect(endpoint)
+        if self.tls is None:
+            return sock
+        opened = await upstream(self.env.loop, sock, self.tls, endpoint.host, endpoint.address)
+        try:
+            return decrypted(opened)
+        except OSError as exc:
+            raise from_os(exc, "upstream", endpoint.address, "yes") from None
+
     def tick(self, now: float) -> None:
+        super().tick(now)
         for end in list(self.ends):
             end.tick(now)
 
@@ -147,14 +156,14 @@ def upgrade_of(session: Session) -> Head | None:
     return None
 
 
-def target(session: Session, endpoint: Endpoint) -> Endpoint:
+def target(session: Session, endpoint: Endpoint, protocols: tuple[str, ...]) -> Endpoint:
     """The endpoint, or what the rule has put in its place in `/HTTP/url` (contract, section 4); what a client wrote there does not."""
     if not session.decision.rewrite:
         return endpoint
     url, before = (_mapping(get_at(meta, "HTTP/url")) for meta in (session.metadata, session.listener.metadata(session)))
     changed = {name: url[name] for name in ("protocol", "host", "port") if name in url and url[name] != before.get(name)}
-    if str(changed.get("protocol", "ws")).rstrip(":") not in ("ws", "http", ""):
-        raise Error("not-implemented", f"protocol {changed['protocol']!r} to a WebSocket upstream: only ws")
+    if str(changed.get("protocol", "ws")).rstrip(":") not in protocols:
+        raise Error("not-implemented", f"protocol {changed['protocol']!r} to a WebSocket upstream: only {protocols[0]}")
     host, port = str(changed.get("host") or ""), str(changed.get("port") or "")
     name, colon, digits = host.rpartition(":")
     if colon and digits.isdecimal() and "]" not in digits and (":" not in name or name.endswith("]")):

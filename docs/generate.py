@@ -65,7 +65,7 @@ def _protocols() -> Iterator[str]:
             fields = "; ".join(f"`{field}`: {allowed}" for field, allowed in cls.fields.items()) or "–"
             options = getattr(sys.modules[cls.__module__], "OPTIONS", {})
             shown = ", ".join(f"`{option}` {int(value) if value == int(value) else value}" for option, value in options.items()) or "–"
-            carries = {"byte": "bytes", "datagram": "datagrams", "message": "messages"}[cls.kind]
+            carries = {"byte": "bytes", "datagram": "datagrams", "message": "messages"}[cls.kind_of({})]
             yield f"| {name} | {carries}{', virtual' if getattr(cls, 'virtual', False) else ''} | {_cell(fields)} | {_cell(shown)} |"
         yield ""
     yield "Options are in bytes, seconds or numbers; 0 means no limit."

@@ -14,8 +14,9 @@ from typing import Any
 from carrier import config
 from carrier.bytesocket import LINGER_RST, ORDERLY
 from carrier.cluster import Env, Kind
-from carrier.errors import Error
+from carrier.errors import Error, Problem
 from carrier.listener import Key, bind_stream, plain
+from carrier.options import check_numbers
 from carrier.packetsocket import BUFFER, LONGEST, Idle, PacketSocket
 from carrier.session import Session
 from listeners.tcp import TcpListener
@@ -23,9 +24,12 @@ from listeners.tcp import TcpListener
 SCTP_NODELAY = 3
 """linux/sctp.h; without it small messages wait for each other (RFC 6458 section 8.1.5)."""
 
+OPTIONS: Mapping[str, float] = {"track": 0, "max_connections": 4096, "idle_timeout": 0}
+"""Limits (associations, seconds) and their defaults; 0 means none."""
+
 
 class SctpListener(TcpListener):
-    """`spec: {protocol: SCTP, port, address}`, `options`: as for TCP; half_close_timeout is not used."""
+    """`spec: {protocol: SCTP, port, address}`, `options`: see OPTIONS."""
 
     protocol = "SCTP"
     transport = "sctp"
@@ -34,6 +38,11 @@ class SctpListener(TcpListener):
     def __init__(self, conf: config.Listener, env: Env) -> None:
         super().__init__(conf, env)
         self.idle = Idle()
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], path: str = "") -> list[Problem]:
+        """Everything wrong with the options, by the strict standard."""
+        return check_numbers(options, OPTIONS, path)
 
     @classmethod
     def kind_of(cls, spec: Mapping[str, Any]) -> Kind:

@@ -5,6 +5,8 @@ request goes on and the upstream's answer comes back: its 101 with the extension
 relayed raw; or its refusal, as it is. Any other destination, or one behind transforms, gets messages, and the handshake is answered here as
 soon as it is reached: no extension, the first subprotocol asked for (or the one that a WebSocket upstream chose). A session that cannot be
 routed, or whose destination cannot be reached, is upgraded and then closed, as by l7mp (contract, section 3).
+
+TLS (wss) is a hop of its own in front (`carrier.tls.decrypted`): what is here reads a plain socket.
 """
 
 from __future__ import annotations
@@ -23,10 +25,11 @@ from carrier.listener import plain
 from carrier.options import check_numbers, numbers
 from carrier.session import CONNECTED, Session
 from carrier.table import Table
+from carrier.tls import decrypted
 from carrier.websocket import OPTIONS as END_OPTIONS
 from carrier.websocket import WebSocketEnd
 from listeners.http import rewritten
-from listeners.tcp import TcpListener
+from listeners.tcp import TcpListener, TcpSource, TlsSource
 
 OPTIONS: Mapping[str, float] = {"track": 0, "max_connections": 4096, "header_timeout": 10, **END_OPTIONS}
 """Limits (connections, seconds, bytes) and their defaults (DESIGN section 7); 0 means none."""
@@ -35,16 +38,16 @@ LIMITS = Limits()
 
 
 class WebSocketListener(TcpListener):
-    """`spec: {protocol: WebSocket, port, address}`; `path` is accepted and ignored, as by l7mp. `options`: see OPTIONS."""
+    """`spec: {protocol: WebSocket, port, address, tls}`; `path` is accepted and ignored, as by l7mp. `options`: see OPTIONS."""
 
     protocol = "WebSocket"
     kind = "message"
-    fields = {"port": "0..65535", "address": "IP address to bind to", "path": "ignored (l7mp)"}
+    fields = {"port": "0..65535", "address": "IP address to bind to", "path": "ignored (l7mp)", "tls": "{certificate, key, ...}"}
 
     def __init__(self, conf: config.Listener, env: Env) -> None:
-        if conf.spec.get("tls"):
-            raise Error("config", "a WebSocket listener speaks no TLS: an HTTP listener does, and passes upgrades on")
         super().__init__(conf, env)
+        if self.by_name:
+            raise Error("config", "a WebSocket listener must read what comes: pass TLS through a TCP listener")
         self.limits = numbers(conf.options, OPTIONS)
         self.max_connections = self.limits["max_connections"] or float("inf")
         self.ends: set[WebSocketEnd] = set()
@@ -58,22 +61,35 @@ class WebSocketListener(TcpListener):
     def use(self, table: Table) -> None:
         super().use(table)
         names = table.needs.headers
-        self.profile = Forwarding(interesting=None if names is None else frozenset(name.encode("latin-1") for name in names))
+        interesting = None if names is None else frozenset(name.encode("latin-1") for name in names)
+        self.profile = Forwarding(interesting=interesting, scheme=b"http" if self.certificates is None else b"https")
 
     # ------------------------------------------------------------------ connections
 
     def accepted(self, connection: socket.socket) -> None:
         """Read the handshake of a connection."""
         try:
-            if len(self.ends) >= self.max_connections:  # those without a session yet count too
+            if len(self.ends) + len(self.greeting) >= self.max_connections:  # those without a session yet count too
                 self.limited["max_connections"] = self.limited.get("max_connections", 0) + 1
                 connection.close()
                 return
+            if self.certificates is not None:
+                super().accepted(connection)
+                return
             connection.setblocking(False)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            WebSocketSource(self, connection)
+            WebSocketSource(self, connection, connection.getpeername(), connection.getsockname())
         except OSError:  # it was reset before it was looked at
             connection.close()
+
+    def begin(self, source: TcpSource) -> None:
+        """TLS hands are shaken: read the handshake of WebSocket inside."""
+        assert isinstance(source, TlsSource)
+        try:
+            end = WebSocketSource(self, decrypted(source), source.peer, source.local)
+        except OSError:  # out of descriptors
+            return
+        end.tls = source.tls
 
     def stop(self) -> None:
         super().stop()
@@ -84,6 +100,8 @@ class WebSocketListener(TcpListener):
 
     def tick(self, now: float) -> None:
         super(TcpListener, self).tick(now)
+        if self.certificates is not None:
+            self.certificates.refresh()
         timeout = self.limits["header_timeout"]
         for end in list(self.ends):
             assert isinstance(end, WebSocketSource)
@@ -107,6 +125,7 @@ class WebSocketListener(TcpListener):
             "IP": {"src_addr": source.peer[0], "dst_addr": source.local[0]},
             "TCP": {"src_port": source.peer[1], "dst_port": source.local[1]},
             "HTTP": source.request.metadata() if source.request is not None else {},
+            **({"TLS": source.tls} if source.tls is not None else {}),
         }
 
 
@@ -125,16 +144,16 @@ def check_upgrade(head: Head) -> tuple[int, str]:
 
 class WebSocketSource(WebSocketEnd):
     """The accepted end of a WebSocket session. peer, local: (host, port). request: the handshake, once read. upgraded: a 101 was sent.
-    refused: the destination's answer, which is no 101, is passed on."""
+    refused: the destination's answer, which is no 101, is passed on. tls: what the metadata says below /TLS."""
 
-    __slots__ = ("listener", "local", "peer", "refused", "request", "upgraded")
+    __slots__ = ("listener", "local", "peer", "refused", "request", "tls", "upgraded")
 
-    def __init__(self, listener: WebSocketListener, sock: socket.socket) -> None:
-        peer, local = sock.getpeername(), sock.getsockname()
+    def __init__(self, listener: WebSocketListener, sock: socket.socket, peer: tuple[Any, ...], local: tuple[Any, ...]) -> None:
         self.peer = plain(peer[0]), peer[1]
         self.local = plain(local[0]), local[1]
         self.listener = listener
         self.request: Head | None = None
+        self.tls: dict[str, Any] | None = None
         self.upgraded = self.refused = False
         super().__init__(listener.env.loop, sock, "downstream", listener.limits, listener.ends)
         WebSocketEnd.resume(self)
@@ -245,7 +264,7 @@ class WebSocketSource(WebSocketEnd):
     def _write(self, data: bytes) -> None:
         """Bytes that are no frames."""
         super(WebSocketEnd, self).data(data)
-        self.messages_out -= 1
+        self.gave.messages -= 1
 
     def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
         if not self.refused:

@@ -336,3 +336,4 @@ def test_the_strict_check_is_that_of_ports() -> None:
     assert not SctpListener.check({"protocol": "SCTP", "port": 1, "address": "::1"})
     assert "tls" in str(SctpListener.check({"protocol": "SCTP", "port": 1, "tls": {}})[0])
     assert SctpCluster.check({"protocol": "SCTP"})
+    assert not SctpListener.check_options({"idle_timeout": 5}) and SctpListener.check_options({"half_close_timeout": 5})
