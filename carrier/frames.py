@@ -14,6 +14,8 @@ import base64
 import hashlib
 from typing import NamedTuple
 
+from carrier.stream import Count
+
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 """Opcodes (section 5.2). TEXT and BINARY are also the `kind` of a message in `Stream.data`."""
 PROTOCOL_ERROR, TOO_BIG = 1002, 1009
@@ -40,12 +42,16 @@ class Fault(NamedTuple):
     reason: str
 
 
-class Scanner:
-    """One direction of a connection. masked: it comes from the client (section 5.3). limit: bytes of a message; frame_limit: of one frame
-    (None: the same). rsv: reserved bits that may be set."""
+class Scanner(Count):
+    """One direction of a connection, and the count of what came (messages; `bytes` are counted by who reads).
+
+    masked: it comes from the client (section 5.3). limit: bytes of a message; frame_limit: of one frame (None: the same). rsv: reserved
+    bits that may be set.
+    """
 
     __slots__ = (
         "at",
+        "between",
         "close",
         "fault",
         "frame",
@@ -53,7 +59,6 @@ class Scanner:
         "key",
         "limit",
         "mask",
-        "messages",
         "open",
         "over",
         "part",
@@ -63,6 +68,7 @@ class Scanner:
     )
 
     def __init__(self, masked: bool, limit: int = MAX_MESSAGE, rsv: int = 0, frame_limit: int | None = None) -> None:
+        super().__init__()
         self.mask = 0x80 if masked else 0
         self.key = 4 if masked else 0
         """Bytes of the masking key in each header."""
@@ -72,12 +78,13 @@ class Scanner:
         self.short = min(126, self.frame_limit + 1)
         self.at = 0
         """Where the next header begins, counted from the next byte to come: 0 between two frames."""
+        self.between = True
+        """Between two messages, and nothing is held back: a whole message that comes now needs no look at what was before."""
         self.part = b""
         """The beginning of a frame, held back."""
         self.open = False
         """Between the frames of a fragmented message."""
         self.size = 0
-        self.messages = 0
         self.over = False
         """Nothing more may go on: after `close` or `fault`, one of which is set then."""
         self.close: Closing | None = None
@@ -106,15 +113,20 @@ class Scanner:
                     continue
             following = self._header(data, at, n - at)
             if following < 0:
-                self.at = 0
-                return data[:at]
+                return self._stopped(data, at)
             at = following
         if at == n - 1:
             self.part = data[at:]
-            self.at = 0
-            return data[:at]
-        self.at = at - n
+            return self._stopped(data, at)
+        self.at = at = at - n
+        self.between = not (at or self.open)
         return data
+
+    def _stopped(self, data: bytes, at: int) -> bytes:
+        """What is before `at` may go on; what is behind it is held back, or the direction is over."""
+        self.at = 0
+        self.between = False
+        return data[:at]
 
     def _header(self, data: bytes, at: int, here: int) -> int:
         """Check any header; where the next one begins, or -1: it is held back, or the direction is over."""

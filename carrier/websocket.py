@@ -3,7 +3,7 @@
 Every read passes a `Scanner` (carrier/frames.py), which holds the limits and finds the close frame. Then an end works in one of two ways:
 - raw: the other end of the session speaks WebSocket too, both agreed on the same extensions and subprotocol, and nothing stands
   between. Then bytes go on as they came, masks, fragments, compression, pings and close frame included: a client's masked frame is
-  what a server wants.
+  what a server wants. A busy connection of which each read is one small message is read by a shortcut (`carrier/bytesocket.py`).
 - messages: wsproto puts frames together and checks UTF-8; each message is one `data()`, its `kind` TEXT or BINARY; pings are answered
   here; a close frame is `end(Closing)`. From a hop that is no WebSocket each `data()` is one binary message, and its end is code 1000.
 
@@ -16,7 +16,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from os import read
 from typing import Any
 
 from wsproto.connection import Connection, ConnectionType
@@ -41,7 +42,7 @@ from carrier.frames import (
     close_payload,
 )
 from carrier.http import Head
-from carrier.stream import NOWHERE
+from carrier.stream import NOWHERE, Stream
 
 OPTIONS: Mapping[str, float] = {
     "max_message": MAX_MESSAGE,
@@ -122,7 +123,7 @@ class WebSocketEnd(ByteSocket):
         self.client = side == "upstream"
         self.limits = limits
         self.raw = self.scans = self.gone = self.close_got = self.close_sent = self.pinged = False
-        self.inward = self._scanner(not self.client)
+        self.got = self.inward = self._scanner(not self.client)
         self.outward: Scanner | None = None
         self.messages: Connection | None = None
         self.parts: list[bytes] | None = None
@@ -152,8 +153,7 @@ class WebSocketEnd(ByteSocket):
 
     def resume(self) -> None:
         if self.paused and not self.closed and not self.ended_in:
-            self.paused = False
-            self.loop.add_reader(self.sock, self._relay if self.raw else self._readable)
+            super().resume()
             if self.early:
                 self.loop.call_soon(self._play_early)  # before anything that is still to be read
 
@@ -162,33 +162,23 @@ class WebSocketEnd(ByteSocket):
             data, self.early = self.early, b""
             self.took(data)
 
-    def _readable(self) -> None:
-        data = self._received()
+    def came(self, data: bytes) -> None:
         if not data:
-            if data is not None:
-                self._eof()
+            self._eof()
             return
-        self.bytes_in += len(data)
+        self.inward.bytes += len(data)
         if self.early:
             data, self.early = self.early + data, b""
         self.took(data)
 
-    def _relay(self) -> None:
-        """Readable, and raw: the hot path."""
-        data = self._received()
-        if not data:
-            if data is not None:
-                self._eof()
-            return
-        self.bytes_in += len(data)
-        self._pass(data)
+    def shortcut_to(self, to: Stream) -> Callable[[], None] | None:
+        return shortcut(self, to) if self.raw and isinstance(to, WebSocketEnd) and to.outward is self.inward else None
 
     def _pass(self, data: bytes) -> None:
         inward = self.inward
         if inward.over:
             return
         good = inward.feed(data)
-        self.messages_in = inward.messages
         if good:
             to = self.to
             to.data(good)
@@ -205,7 +195,6 @@ class WebSocketEnd(ByteSocket):
             return
         inward = self.inward
         good = inward.feed(data)
-        self.messages_in = inward.messages
         if good:
             self._assemble(good)
         if inward.over and not self.gone and not self.closed:
@@ -285,7 +274,7 @@ class WebSocketEnd(ByteSocket):
             if self.scans:
                 data = self._scan(outward, data)
             ByteSocket.data(self, data)  # super() costs as much again
-            self.messages_out = outward.messages
+            self.gave.messages = outward.messages
             if self.scans and outward.fault is not None:
                 self._source_violated(Violation(*outward.fault, "downstream" if self.client else "upstream"))
         elif not self.close_sent:
@@ -319,7 +308,7 @@ class WebSocketEnd(ByteSocket):
     def _frame(self, opcode: int, payload: bytes) -> None:
         """A control frame of our own."""
         super().data(build(opcode, payload, os.urandom(4) if self.client else b""))
-        self.messages_out -= 1
+        self.gave.messages -= 1
 
     def end(self, trailer: Any = None) -> None:
         """trailer: a `Closing` (or such a pair) is passed on; anything else is an ordinary end."""
@@ -440,6 +429,47 @@ class WebSocketEnd(ByteSocket):
             session.close(Error("killed", "the closing handshake was not finished in time", self.side))
         else:
             self.broken(Error("closed", "the closing handshake was not finished in time", self.side))
+
+
+def shortcut(here: WebSocketEnd, there: WebSocketEnd) -> Callable[[], None]:
+    """The reader of a busy end whose bytes go to another as they are: `carrier.bytesocket.shortcut`, for reads that are one whole message
+    in one frame and nothing else, which is seen by its length."""
+    fd, send = here.sock.fileno(), there.sock.send
+    inward, gave, pending = here.inward, there.gave, there.waiting()
+    starts = b"\x81\x82\xc1\xc2" if inward.rsv & DEFLATE_RSV else b"\x81\x82"
+    head = 2 + inward.key
+    ahead, longer = inward.mask - head, inward.mask + 126
+    least, short = head, head + inward.short
+    head += 2
+    least_long, most_long = head + 126, head + min(inward.frame_limit, 0xFFFF)
+
+    def readable() -> None:
+        try:
+            data = read(fd, READ)
+        except OSError as exc:
+            here.unread(exc)
+            return
+        size = len(data)
+        if size < short:
+            whole = size >= least and data[1] == size + ahead
+        else:
+            whole = least_long <= size <= most_long and data[1] == longer and data[2] << 8 | data[3] == size - head
+        if not whole or not inward.between or data[0] not in starts or pending or here.to is not there:
+            here.came(data)
+            return
+        inward.bytes += size
+        inward.messages += 1
+        try:
+            sent = send(data)
+        except OSError as exc:
+            there.unsent(data, exc)
+            return
+        gave.bytes += size
+        gave.messages += 1
+        if sent < size:
+            there.queue(memoryview(data)[sent:])
+
+    return readable
 
 
 def _is_text(data: bytes) -> bool:

@@ -7,13 +7,15 @@ import hashlib
 import os
 import random
 import socket
+from collections.abc import Iterator
 
 import pytest
 
 from carrier import bytesocket, splice
 from carrier.bytesocket import ByteSocket
 from carrier.lookout import has_error
-from carrier.stream import HIGH
+from carrier.stream import HIGH, Stream, link
+from carrier.tls import Tls
 from tests.support import Peer, ask, cluster, config, echo, echoing, listener, port_of, running, tcp, tcp_server, wait_until
 
 MIB = 1 << 20
@@ -262,6 +264,160 @@ async def test_it_counts_what_it_reads_and_writes():
         assert await client.read(5) == b"12345"
         counters = only_session(proxy).dump()["counters"]
         assert (counters["bytes_in"], counters["bytes_out"], counters["messages_in"], counters["messages_out"]) == (5, 5, 1, 1)
+
+
+# --- the shortcut -----------------------------------------------------------------------------------------------------------------
+
+
+class Pair:
+    """Two byte sockets in a ring, each with a peer: what left says is read by here, written by there, and heard by right."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        (near, self.left), (far, self.right) = socket.socketpair(), socket.socketpair()
+        for sock in (near, far, self.left, self.right):
+            sock.setblocking(False)
+        self.here, self.there = ByteSocket(loop, near, "downstream"), ByteSocket(loop, far, "upstream")
+        link([self.here, self.there])
+        self.here.resume()
+        self.there.resume()
+
+    def close(self) -> None:
+        for one in (self.here, self.there, self.left, self.right):
+            one.close()
+
+    def reader(self):
+        """What the loop would call when here is readable."""
+        found = self.here.shortcut_to(self.here.to)
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+async def pair() -> Iterator[Pair]:
+    pair = Pair()
+    yield pair
+    pair.close()
+
+
+async def test_a_busy_relay_is_read_by_a_shortcut_until_it_is_quiet():
+    async with tcp_server(echoing) as server, running(relay(server.port)) as proxy, tcp(port_of(proxy, "in")) as client:
+        for i in range(5):
+            client.send(b"%d" % i)
+            assert await client.read(1) == b"%d" % i
+            session = only_session(proxy)
+            assert session.source.short == (i > 0), "from the second of two reads in a row on"
+        assert session.destination.short
+        counters = session.dump()["counters"]
+        assert [counters[name] for name in ("bytes_in", "bytes_out", "messages_in", "messages_out")] == [5, 5, 5, 5]
+        assert (session.destination.bytes_in, session.destination.messages_out) == (5, 5)
+        await wait_until(lambda: not session.source.short and not session.destination.short, "for a quiet moment")
+        client.send(b"again")
+        assert await client.read(5) == b"again"
+
+
+async def test_bulk_after_small_messages_goes_through_a_pipe_and_small_ones_after_it_do_not():
+    async with tcp_server(echoing) as server, running(relay(server.port)) as proxy, tcp(port_of(proxy, "in")) as client:
+        for _ in range(3):
+            client.send(b"small")
+            assert await client.read(5) == b"small"
+        source = only_session(proxy).source
+        assert source.short
+        sent = os.urandom(4 * MIB)
+        heard = asyncio.ensure_future(client.read(len(sent)))
+        client.send(sent)
+        await wait_until(lambda: source.bulk, "for bulk")
+        assert not source.short
+        assert await heard == sent
+        for _ in range(4):
+            client.send(b"small")
+            assert await client.read(5) == b"small"
+        assert source.short and not source.bulk
+        assert source.bytes_in == source.bytes_out == 4 * MIB + 35
+
+
+async def test_small_messages_for_a_slow_reader_wait_and_none_is_lost():
+    async with tcp_server() as server, running(relay(server.port)) as proxy, tcp(port_of(proxy, "in")) as client:
+        upstream = await server.peer()
+        upstream.reader._limit = 1024
+        sent = 0
+        source, destination = only_session(proxy).source, only_session(proxy).destination
+        while not destination.full:
+            client.send(b"%07d " % sent * 100)
+            sent += 1
+            await client.writer.drain()
+            await asyncio.sleep(0)
+        assert source.paused and destination.size <= HIGH + 65536
+        client.end()
+        upstream.reader._limit = 1 << 20
+        assert await upstream.read_all() == b"".join(b"%07d " % i * 100 for i in range(sent))
+        assert destination.bytes_out == source.bytes_in == sent * 800
+
+
+async def test_the_shortcut_leaves_to_the_ordinary_way_what_waits_behind_other_bytes(pair):
+    readable = pair.reader()
+    pair.there.queue(memoryview(b"first "))
+    pair.left.send(b"second")
+    readable()
+    assert pair.there.size == 12
+    await wait_until(lambda: not pair.there.size)
+    assert pair.right.recv(99) == b"first second"
+
+
+async def test_the_shortcut_follows_a_link_that_has_changed(pair):
+    readable, other = pair.reader(), Pair()
+    pair.here.to = other.there
+    pair.left.send(b"x")
+    readable()
+    assert other.right.recv(9) == b"x" and pair.there.bytes_out == 0
+    other.close()
+
+
+async def test_the_shortcut_to_a_peer_that_is_gone_fails_as_the_ordinary_way_does(pair):
+    readable = pair.reader()
+    pair.right.send(b"last words")
+    pair.right.close()
+    pair.left.send(b"x")
+    readable()
+    assert pair.left.recv(99) == b"last words"
+    assert pair.there.closed and pair.here.closed
+
+
+@pytest.mark.parametrize("gone", ["close", "end"])
+async def test_bytes_for_a_hop_that_takes_no_more_are_dropped(pair, gone):
+    readable = pair.reader()
+    getattr(pair.there, gone)()
+    pair.left.send(b"late")
+    readable()
+    assert (pair.there.bytes_out, pair.here.bytes_in) == (0, 4)
+    assert not pair.here.closed
+
+
+async def test_the_shortcut_sees_the_end_and_says_so(pair):
+    readable = pair.reader()
+    readable()  # nothing there
+    pair.left.shutdown(socket.SHUT_WR)
+    readable()
+    assert pair.here.ended_in and pair.right.recv(9) == b""
+
+
+async def test_a_socket_that_was_closed_by_a_shortcut_is_looked_at_without_harm(pair):
+    pair.here._watch()
+    pair.here._shorten()
+    assert pair.here.short
+    pair.here.close()
+    assert not pair.here.look()
+
+
+async def test_there_is_no_shortcut_to_a_hop_that_does_something_to_bytes(pair):
+    class Secret(Tls):
+        __slots__ = ("channel",)
+
+    secret = Secret(asyncio.get_running_loop(), pair.there.sock, "upstream")
+    assert pair.here.shortcut_to(secret) is None
+    assert pair.here.shortcut_to(Stream()) is None
+    pair.there.queue(memoryview(b"waits"))
+    assert pair.here.shortcut_to(pair.there) is None
 
 
 async def test_a_killed_session_ends_in_order_for_both():

@@ -69,6 +69,27 @@ def test_it_does_not_matter_how_bytes_are_cut(cut: int) -> None:
     assert scanner.messages == 2
 
 
+@pytest.mark.parametrize(
+    ("data", "between"),
+    [
+        (build(TEXT, b"x", MASK), True),
+        (build(TEXT, b"x", MASK) * 2 + build(PING, b"", MASK), True),
+        (build(TEXT, b"x", MASK)[:1], False),
+        (build(TEXT, b"x", MASK)[:3], False),
+        (build(BINARY, b"x" * 200, MASK)[:3], False),
+        (b"\x01\x80" + MASK, False),
+        (b"\x01\x80" + MASK + build(PING, b"", MASK), False),
+        (b"\x01\x80" + MASK + b"\x80\x80" + MASK, True),
+        (build(CLOSE, b"", MASK), False),
+        (build(CLOSE, b"", MASK)[:4], False),
+        (b"\x83\x80" + MASK, False),
+    ],
+)
+def test_it_knows_when_a_whole_message_could_begin_with_nothing_before_it(data: bytes, between: bool) -> None:
+    assert Scanner(True).between
+    assert scanned(data)[0].between == between
+
+
 def test_half_a_header_is_held_back_and_half_a_payload_is_not() -> None:
     data = build(BINARY, b"x" * 200, MASK)
     scanner = Scanner(True)

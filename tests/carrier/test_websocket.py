@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from carrier.bytesocket import ByteSocket
 from carrier.errors import Error
 from carrier.frames import BINARY, CLOSE, NO_CODE, PING, PONG, TEXT, Closing, Scanner, build, close_payload
 from carrier.http import answer_head
+from carrier.lookout import lookout
 from carrier.stream import Stream, link
 from carrier.websocket import OPTIONS, Violation, WebSocketEnd, closing_of, reserved_bits
 from tests.support import wait_until
@@ -307,3 +310,166 @@ async def test_what_the_other_side_of_a_tunnel_does_wrong_ends_both() -> None:
         assert heard.startswith(build(TEXT, b"good") + b"\x88")
         assert notes.calls[0][0] == "data" and Scanner(True).feed(notes.calls[0][1]) == b"", "a masked close frame, and nothing else"
         assert notes.calls[1:] == [("end", None)]
+
+
+# --- the shortcut -----------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def a_relay(answer: bytes | None = None, **limits: float) -> Iterator[tuple[WebSocketEnd, WebSocketEnd, Far, Far, Callable[[], None]]]:
+    """A raw relay: a client's end, a server's, their peers, and what the loop calls when the client's is busy and readable."""
+    loop = asyncio.new_event_loop()
+    (near, left), (far, right) = socket.socketpair(), socket.socketpair()
+    near.setblocking(False)
+    far.setblocking(False)
+    ends: set[WebSocketEnd] = set()
+    options = {**OPTIONS, "max_message": 1000, **limits}
+    here, there = (WebSocketEnd(loop, sock, side, options, ends) for sock, side in ((near, "downstream"), (far, "upstream")))  # type: ignore[arg-type]
+    head = answer_head(101, [(b"sec-websocket-extensions", answer)] if answer else [])
+    link([here, there])
+    here.begin_raw(head, there)
+    there.begin_raw(head, here)
+    readable = here.shortcut_to(here.to)
+    assert readable is not None
+    try:
+        yield here, there, Far(left), Far(right), readable
+    finally:
+        for one in (here, there, left, right):
+            one.close()
+        loop.close()
+
+
+FRAGMENT = b"\x01\x81" + MASK + b"x"
+SHORTEST = b"\x82\xfe\x00\x7d" + MASK + b"x" * 125  # a length that should stand in the second byte
+
+
+@pytest.mark.parametrize("size", [0, 1, 124, 125, 126, 127, 128, 256, 999, 1000])
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+def test_a_whole_message_takes_the_shortcut(size: int, opcode: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with a_relay() as (here, there, left, right, readable):
+        monkeypatch.setattr(WebSocketEnd, "came", None)  # the long way would fail
+        frame = build(opcode, b"x" * size, MASK)
+        left.says(frame)
+        readable()
+        assert right.heard() == frame
+        assert (here.messages_in, there.messages_out) == (1, 1)
+        assert here.bytes_in == there.bytes_out == len(frame)
+
+
+@pytest.mark.parametrize(
+    ("data", "passed"),
+    [
+        (build(TEXT, b"a", MASK) * 2, build(TEXT, b"a", MASK) * 2),
+        (build(PING, b"?", MASK), build(PING, b"?", MASK)),
+        (FRAGMENT, FRAGMENT),
+        (build(BINARY, b"x" * 300, MASK)[:200], build(BINARY, b"x" * 300, MASK)[:200]),
+        (b"\x82", b""),
+        (b"\x82\xfe\x01", b""),
+        (build(CLOSE, b"", MASK), build(CLOSE, b"", MASK)),
+        (SHORTEST, None),
+        (build(TEXT, b"unmasked"), None),
+        (build(TEXT, b"u" * 128), None),
+        (b"\xc1\x80" + MASK, None),
+        (b"\x83\x80" + MASK, None),
+        (b"\x80\x80" + MASK, None),
+        (build(BINARY, b"x" * 1001, MASK), None),
+    ],
+)
+def test_everything_else_takes_the_long_way(data: bytes, passed: bytes | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    with a_relay() as (here, _, left, _, readable):
+        took: list[bytes] = []
+        monkeypatch.setattr(WebSocketEnd, "came", lambda end, data: took.append(data))
+        left.says(data)
+        readable()
+        assert took == [data]
+        monkeypatch.undo()
+    with a_relay() as (here, _, left, right, readable):
+        left.says(data)
+        readable()
+        said = right.heard() or b""
+        if passed is None:
+            assert here.inward.fault is not None and said[:1] == b"\x88", "the other peer hears a close frame only"
+        else:
+            assert here.inward.fault is None and said == passed
+
+
+def test_a_message_inside_another_does_not_take_the_shortcut() -> None:
+    with a_relay() as (here, _, left, right, readable):
+        for data in (FRAGMENT, build(TEXT, b"y", MASK)):
+            left.says(data)
+            readable()
+        assert here.inward.fault is not None and "inside another" in here.inward.fault.reason
+        assert (right.heard() or b"").startswith(FRAGMENT)
+
+
+def test_a_compressed_message_takes_the_shortcut_where_that_was_agreed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    with a_relay(b"permessage-deflate") as (here, _, left, right, readable):
+        monkeypatch.setattr(WebSocketEnd, "came", None)
+        frame = b"\xc1\x83" + MASK + b"abc"
+        left.says(frame)
+        readable()
+        assert right.heard() == frame and here.messages_in == 1
+
+
+def test_a_frame_limit_holds_on_the_shortcut() -> None:
+    for limit in (100, 200):
+        with a_relay(max_frame=limit) as (here, _, left, right, readable):
+            fits = build(BINARY, b"x" * limit, MASK)
+            left.says(fits)
+            readable()
+            assert right.heard() == fits
+            left.says(build(BINARY, b"x" * (limit + 1), MASK))
+            readable()
+            assert here.inward.fault is not None and here.inward.fault.code == 1009
+
+
+def test_there_is_no_shortcut_to_anything_but_the_other_end_of_a_raw_relay() -> None:
+    with a_relay() as (here, there, _, _, _), a_relay() as (_, stranger, _, _, _):
+        assert here.shortcut_to(Stream()) is None
+        assert here.shortcut_to(stranger) is None
+        here.raw = False
+        assert here.shortcut_to(there) is None
+
+
+FRAMES = st.one_of(
+    st.builds(build, st.sampled_from([TEXT, BINARY]), st.binary(max_size=140), st.just(MASK)),
+    st.builds(build, st.sampled_from([PING, PONG, CLOSE]), st.binary(max_size=4), st.just(MASK)),
+    st.sampled_from([FRAGMENT, b"\x80\x80" + MASK, b"\x00\x80" + MASK, SHORTEST, build(TEXT, b"?"), b"\xc1\x80" + MASK]),
+    st.binary(min_size=1, max_size=8),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(FRAMES, max_size=8), st.lists(st.integers(1, 200), max_size=12))
+def test_the_shortcut_passes_and_counts_what_the_scan_does_however_it_is_cut(frames: list[bytes], cuts: list[int]) -> None:
+    data, reads = b"".join(frames), []
+    for size in cuts:
+        reads.append(data[:size])
+        data = data[size:]
+    scanner, passed = Scanner(True, 1000), b""
+    with a_relay() as (here, _, left, right, readable):
+        for part in [read for read in (*reads, *frames) if read]:
+            if scanner.over:
+                break
+            left.says(part)
+            readable()
+            passed += scanner.feed(part)
+        assert (here.inward.fault, here.inward.close, here.messages_in) == (scanner.fault, scanner.close, scanner.messages)
+        heard = right.heard() or b""
+        assert heard.startswith(passed + scanner.frame)
+        assert scanner.fault is not None or heard == passed + scanner.frame
+
+
+async def test_a_busy_raw_relay_is_read_by_the_shortcut_and_a_quiet_one_is_not() -> None:
+    with a_relay() as (here, there, left, right, _):
+        here.loop = there.loop = asyncio.get_running_loop()
+        here.lookout = there.lookout = lookout(here.loop)
+        here.resume()
+        there.resume()
+        for i in range(4):
+            left.says(build(TEXT, b"?", MASK))
+            await right.hears(7)
+            right.says(build(TEXT, b"!"))
+            await left.hears(3)
+            assert here.short == there.short == (i > 0)
+        await wait_until(lambda: not here.short and not there.short, "for a quiet moment")
