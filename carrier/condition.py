@@ -13,7 +13,7 @@ from typing import Literal
 
 from carrier.checks import ASKS, Check, checker, hashable, is_number
 from carrier.errors import shown as shown_value
-from carrier.inputs import HEADERS, METHOD, Needs, Source, headers_of, joined, members, needs_of, reader
+from carrier.inputs import HEADERS, METHOD, Reader, Source, headers_of, joined, members, needs_of, reader, total
 
 MAX_REGEX_MEMBERS = 64  # members of one header tried by one regular expression; more than that, only the whole value counts
 HASHED = frozenset({str, int, float})  # types of values that an index has as keys
@@ -22,23 +22,61 @@ Held = Callable[[object], bool]
 
 
 class Leaf:
-    """One condition: a source, an operator, the value wanted, and whether case is ignored."""
+    """One condition: a source, an operator, the value wanted, and whether case is ignored.
 
-    __slots__ = ("absent", "check", "fold", "held", "key", "op", "read", "shown", "source", "want")
+    What follows from those is made when it is first asked for: the index answers for most conditions of most rules, and 1,000 of them
+    are to be small.
+    """
+
+    __slots__ = ("_check", "_held", "_key", "_shown", "fold", "op", "source", "want")
 
     def __init__(self, source: Source, op: str, want: object = None, fold: bool = False, shown: str | None = None) -> None:
         self.source = source
         self.op = op
         self.want = want
         self.fold = fold
-        self.shown = shown if shown is not None else shown_value(want, 200)
-        self.key: object = (source, op, hashable(want), fold)
-        self.read = reader(source)
-        self.check = checker(op, want, fold)
-        self.absent = op == "undefined" or (op == "type" and want == "undefined")
-        self.held: Held = self._held()
+        self._shown = shown
+        self._check: Check | None = None
+        self._held: Held | None = None
+        self._key: object = None
 
-    def _held(self) -> Held:
+    @property
+    def read(self) -> Reader:
+        """The values that the condition looks at."""
+        return reader(self.source)
+
+    @property
+    def check(self) -> Check:
+        """Whether one value satisfies it."""
+        if self._check is None:
+            self._check = checker(self.op, self.want, self.fold)
+        return self._check
+
+    @property
+    def held(self) -> Held:
+        """Whether a session satisfies it."""
+        if self._held is None:
+            self._held = self._make()
+        return self._held
+
+    @property
+    def key(self) -> object:
+        """Equal for conditions that are the same."""
+        if self._key is None:
+            self._key = (self.source, self.op, hashable(self.want), self.fold)
+        return self._key
+
+    @property
+    def shown(self) -> str:
+        """What is wanted, for people."""
+        return self._shown if self._shown is not None else shown_value(self.want, 200)
+
+    @property
+    def absent(self) -> bool:
+        """It holds where there is no value."""
+        return self.op == "undefined" or (self.op == "type" and self.want == "undefined")
+
+    def _make(self) -> Held:
         read, check, want = self.read, self.check, self.want
         if self.absent:
             return lambda meta: not read(meta)
@@ -71,15 +109,29 @@ def _header_held(name: str, want: str, check: Check) -> Held:
 class Group:
     """Conditions taken together: all of them, any of them, or none of them."""
 
-    __slots__ = ("held", "key", "op", "parts")
+    __slots__ = ("_held", "_key", "op", "parts")
 
     def __init__(self, op: Literal["all", "any", "none"], parts: Sequence[Node]) -> None:
         self.op = op
         self.parts = tuple(parts)
-        self.key: object = (op, frozenset(part.key for part in parts))
-        self.held: Held = self._held()
+        self._held: Held | None = None
+        self._key: object = None
 
-    def _held(self) -> Held:
+    @property
+    def held(self) -> Held:
+        """Whether a session satisfies them."""
+        if self._held is None:
+            self._held = self._make()
+        return self._held
+
+    @property
+    def key(self) -> object:
+        """Equal for groups that are the same, in whatever order."""
+        if self._key is None:
+            self._key = (self.op, frozenset(part.key for part in self.parts))
+        return self._key
+
+    def _make(self) -> Held:
         tests = tuple(part.held for part in self.parts)
         if self.op == "all" and len(tests) == 2:  # by far the most usual, and a generator costs more than both tests
             one, two = tests
@@ -138,18 +190,27 @@ def _leaves(node: Node) -> Iterator[Leaf]:
 class Condition:
     """A compiled match. `holds(meta)` decides; `text` says it in words; `needs` says what it looks at."""
 
-    __slots__ = ("_ways", "alternatives", "holds", "key", "needs", "node")
+    __slots__ = ("_ways", "needs", "node")
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        self.holds: Held = node.held
-        self.alternatives = _alternatives(node)
-        self.key: object = frozenset(frozenset(part.key for part in conjunction) for conjunction in self.alternatives)
-        self.needs = Needs()
-        for leaf in _leaves(node):
-            for path in leaf.source.reads:
-                self.needs |= needs_of(path)
+        self.needs = total(needs_of(path) for leaf in _leaves(node) for path in leaf.source.reads)
         self._ways: tuple[Way, ...] | None = None
+
+    @property
+    def holds(self) -> Held:
+        """Whether a session satisfies it."""
+        return self.node.held
+
+    @property
+    def alternatives(self) -> list[Conjunction]:
+        """The condition as an OR of ANDs."""
+        return _alternatives(self.node)
+
+    @property
+    def key(self) -> object:
+        """Equal for conditions that are the same."""
+        return frozenset(frozenset(part.key for part in conjunction) for conjunction in self.alternatives)
 
     @property
     def ways(self) -> tuple[Way, ...]:

@@ -12,7 +12,7 @@ from typing import cast
 import msgspec
 
 from carrier.checks import Net, same
-from carrier.condition import HASHED, Conjunction, Leaf, Node, pivot_of
+from carrier.condition import HASHED, Conjunction, Leaf, Node
 from carrier.inputs import HEADERS, Reader, Source
 from carrier.metadata import set_at
 
@@ -23,6 +23,7 @@ class Entry(msgspec.Struct, frozen=True):
     position: int
     rule: int
     conjunction: Conjunction
+    pivot: Leaf | None
 
 
 def _implies(a: Leaf, e: Leaf) -> bool:
@@ -76,6 +77,8 @@ def _node_implies(a: Node, e: Node) -> bool:
 
 def contradicts(conjunction: Conjunction) -> bool:
     """Two different values wanted of one field."""
+    if len(conjunction) < 2:
+        return False
     wanted: dict[Source, object] = {}
     for leaf in conjunction:
         if isinstance(leaf, Leaf) and leaf.op == "test" and not leaf.fold and leaf.source.kind in ("value", "path", "host", "sni"):
@@ -98,7 +101,7 @@ class Seen:
 
     def add(self, entry: Entry) -> None:
         """Take in an alternative; alternatives come in their order of evaluation."""
-        pivot = pivot_of(entry.conjunction)
+        pivot = entry.pivot
         if pivot is None:
             regex = next((part for part in entry.conjunction if isinstance(part, Leaf) and part.op == "matches"), None)
             if regex is None:

@@ -14,7 +14,9 @@ odd, makes a reader raise. What was chosen where the sources leave it open:
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache, reduce
+from operator import or_
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
@@ -59,13 +61,18 @@ LABELS = {
 
 _NOTHING: tuple[object, ...] = ()
 
+SHARED = 1024
+"""How many sources, readers and needs are kept to be shared by the rules that look at the same."""
 
+
+@lru_cache(SHARED)
 def value_at(pieces: tuple[str, ...]) -> Source:
     """The value at a metadata path, as l7mp's predicates see it. "/" alone is undefined, as recorded."""
     kind = "address" if pieces in _ADDRESSES else "value"
     return Source(kind, "/" + "/".join(pieces), (pieces,) if pieces else ())
 
 
+@lru_cache(SHARED)
 def header_source(name: str) -> Source:
     """The header of this lower-case name, as `matchHeader` sees it."""
     return Source("header", name, ((*HEADERS, name),))
@@ -144,6 +151,7 @@ def _address_number(value: object) -> tuple[int, int] | None:
     return version, int.from_bytes(packed, "big")
 
 
+@lru_cache(SHARED)
 def reader(source: Source) -> Reader:
     """A function from metadata to the values that this source has there; a condition holds when one of them satisfies it."""
     name = source.name
@@ -240,6 +248,17 @@ class Needs(msgspec.Struct, frozen=True):
 _PEER = frozenset({"IP", "TCP", "UDP", "UNIX", "TLS"})
 
 
+def total(parts: Iterable[Needs]) -> Needs:
+    """All of them together."""
+    return _total(frozenset({id(part): part for part in parts}.values()))
+
+
+@lru_cache(SHARED)
+def _total(parts: frozenset[Needs]) -> Needs:
+    return reduce(or_, parts, Needs()) if len(parts) != 1 else next(iter(parts))
+
+
+@lru_cache(SHARED)
 def needs_of(path: tuple[str, ...]) -> Needs:
     """What reading one metadata path needs."""
     if path[0] in _PEER:

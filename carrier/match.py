@@ -10,8 +10,6 @@ here does I/O, and no metadata, however odd, makes `first` or `explain` raise.
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
-from functools import reduce
-from operator import or_
 from typing import Literal, cast
 
 import msgspec
@@ -19,7 +17,7 @@ import msgspec
 from carrier.condition import HASHED, Condition, Conjunction, Held, Leaf, Node, Way
 from carrier.cover import Entry, Seen, contradicts
 from carrier.errors import ConfigError
-from carrier.inputs import HEADERS, METHOD, RAW_PATH, Needs, Reader, Source, headers_of, whole_and_members
+from carrier.inputs import HEADERS, METHOD, RAW_PATH, Needs, Reader, Source, headers_of, total, whole_and_members
 from carrier.metadata import get_at, set_at
 from carrier.near import ConditionReport, reports
 from carrier.notation import compile_match
@@ -133,9 +131,10 @@ class Matcher:
             if isinstance(found, str):
                 self.reasons[index] = found
             self.conditions.append(None if isinstance(found, str) else found)
-        self.needs = reduce(or_, {condition.needs for condition in self.conditions if condition}, Needs())
-        self._ways = self._ordered(order)
-        self._rules: list[int | None] = [*(rule for rule, _ in self._ways), None]
+        self.needs = total(condition.needs for condition in self.conditions if condition)
+        self.order = order
+        self._rules: list[int | None] = [None]
+        self._end = 0
         self._by_header: dict[str, list[tuple[_Table, bool]]] = {}
         self._equal: list[tuple[Reader, _Table]] = []
         self._starts: list[tuple[Reader, tuple[int, ...], _Table]] = []
@@ -143,9 +142,10 @@ class Matcher:
         self._index()
         self._findings: tuple[Finding, ...] | None = None
 
-    def _ordered(self, order: str) -> list[tuple[int, Way]]:
+    def _ways(self) -> list[tuple[int, Way]]:
+        """The rules' alternatives in the order in which they are tried, each with the index of its rule."""
         ways = [(i, way) for i, condition in enumerate(self.conditions) if condition for way in condition.ways]
-        if order == "specific":
+        if self.order == "specific":
             ways.sort(key=lambda way: _specificity(way[1][0]))  # stable: the place in the list decides last
         return ways
 
@@ -153,7 +153,10 @@ class Matcher:
         equal: dict[Source, _Table] = {}
         starts: dict[Source, _Table] = {}
         readers: dict[Source, Reader] = {}
-        for position, (_, (_, pivot, held)) in enumerate(self._ways):
+        ways = self._ways()
+        self._rules = [*(rule for rule, _ in ways), None]
+        self._end = len(ways)
+        for position, (_, (_, pivot, held)) in enumerate(ways):
             hit = position, held
             if pivot is None:
                 self._rest.append(hit)
@@ -173,7 +176,7 @@ class Matcher:
 
     def first(self, meta: object) -> int | None:
         """The index of the rule that takes a session with this metadata, None when no rule does. Never raises."""
-        best = len(self._ways)
+        best = self._end
         by_header = self._by_header
         if by_header:
             headers = headers_of(meta)
@@ -243,24 +246,29 @@ class Matcher:
             yield Finding("invalid", index, self.names[index], f"rule {self.names[index]!r} never matches: {reason}")
         seen = Seen()
         covers: dict[int, list[Entry | None]] = {}
-        for position, (rule, (conjunction, _, _)) in enumerate(self._ways):
-            entry = Entry(position, rule, conjunction)
-            if not contradicts(entry.conjunction):
-                covers.setdefault(entry.rule, []).append(seen.covering(entry))
+        for position, (rule, (conjunction, pivot, _)) in enumerate(self._ways()):
+            entry = Entry(position, rule, conjunction, pivot)
+            if not contradicts(conjunction):
+                covers.setdefault(rule, []).append(seen.covering(entry))
                 seen.add(entry)
         keys: dict[object, int] = {}
+        if any(None not in covering for covering in covers.values()):  # what is the same as an earlier rule is covered by it
+            for index, condition in enumerate(self.conditions):
+                if condition is not None:
+                    keys.setdefault(condition.key, index)
         for index, condition in enumerate(self.conditions):
             if condition is None:
                 continue
-            same = keys.setdefault(condition.key, index)
             covering = covers.get(index, [])
             if not covering:
                 why = "two of its conditions exclude each other" if condition.alternatives else "it has no alternatives"
                 yield Finding("invalid", index, self.names[index], f"rule {self.names[index]!r} never matches: {why}")
-            elif same != index:
-                yield self._finding("duplicate", index, same)
             elif None not in covering:
-                yield self._finding("never-fires", index, cast(Entry, covering[0]).rule)
+                same = keys[condition.key]
+                if same != index:
+                    yield self._finding("duplicate", index, same)
+                else:
+                    yield self._finding("never-fires", index, cast(Entry, covering[0]).rule)
 
     def _finding(self, kind: Literal["duplicate", "never-fires"], index: int, other: int) -> Finding:
         name, earlier = self.names[index], self.names[other]
