@@ -1,4 +1,5 @@
-"""The access log: one line for each session that ends, of any protocol, as JSON or in Envoy's default text format.
+"""The access log: one line for each session that ends, of any protocol, as JSON or in Envoy's default text format; and one for each
+request that was refused before it could become a session, with what is known of it.
 
     {"time":"2026-11-21T08:00:21.123Z","listener":"web","rule":"bridge/john","why":"rule bridge/john: header x-user is \\"john\\"", ...}
 
@@ -24,9 +25,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from carrier.errors import ConfigError, Error, Problem
+from carrier.http import TOKEN
 
 if TYPE_CHECKING:
     from carrier.config import Config
+    from carrier.ledger import Refusal
     from carrier.session import Session
 
 FIELDS: Mapping[str, str] = {
@@ -35,7 +38,7 @@ FIELDS: Mapping[str, str] = {
     "status": "only answers of this status or above (default 0: all)",
     "duration": "only sessions of at least so many seconds (default 0)",
     "users": "only sessions of the bridges of these users (default: everybody's)",
-    "sample": "the part of the lines that is written, 0 to 1 (default 1); failures are always written",
+    "sample": "the part of the lines that is written, 0 to 1 (default 1); failures are always written, refused requests are not",
     "headers": "names of request header fields to write (default: none)",
     "redact": "names of further fields whose value is not to be seen",
     "query": "false: paths are written without their query (default true)",
@@ -49,6 +52,8 @@ BATCH = 128 << 10
 """Bytes that are handed over at once."""
 DELAY = 0.25
 """Seconds that a line waits at most before it is handed over."""
+SHOWN = 1024
+"""Bytes of a refused request that are looked at for its first line."""
 KEPT = 4096
 """Parts of lines that are remembered, of each kind."""
 HEADS = 256
@@ -123,6 +128,12 @@ def _flag(session: Session, error: Error) -> str:
         return "UO" if session.cluster is not None or session.decision.error is None else "OM"
     if error.side == "upstream":
         return _UPSTREAM.get(error.kind, "UPE")
+    return _downstream(error)
+
+
+def _downstream(error: Error) -> str:
+    if error.kind == "overload":
+        return "OM"
     if error.side == "downstream":
         return {"timeout": "SI", "request-timeout": "SI", "reset": "DC", "closed": "DC"}.get(error.kind, "DPE")
     return "LR"
@@ -292,6 +303,37 @@ class Lines:
         }
         return _json(found | {name: value for name, value in special.items() if value})[1:] + b"\n"
 
+    def refusal(self, refusal: Refusal) -> bytes:
+        """The line of a request that became no session. What its first line holds is shown as far as it can be told apart."""
+        error, listener, ended = refusal.error, refusal.listener, refusal.ended
+        method, target, version = first_line(refusal.begun)
+        if self.settings.format == "envoy":
+            what = f"{_plain(method)} {_plain(self._path(target))} {_plain(version)}"
+            return (
+                f'[{self.when(refusal.began).decode()}] "{what}" {error.status} {_downstream(error)} 0 {refusal.bytes_out} '
+                f'{round((ended - refusal.began) * 1000)} - "-" "-" "-" "-" "-"\n'
+            ).encode("utf-8", "replace")
+        found: dict[str, Any] = {
+            "time": self.when(ended).decode(),
+            "client": self.peer(refusal.source).decode(),
+            "duration_us": int((ended - refusal.began) * 1e6),
+            "bytes_in": refusal.bytes_in,
+            "bytes_out": refusal.bytes_out,
+            "status": error.status,
+        }
+        if method:
+            found |= {"method": method.decode("latin-1"), "path": self._path(target).decode("latin-1")}
+        elif target:
+            found["request"] = target.decode("latin-1")
+        found |= {
+            "listener": listener.name,
+            "protocol": listener.spec.get("protocol"),
+            "why": f"refused, {error.kind}: {error.detail}",
+            "error": error.kind,
+            "flags": _downstream(error),
+        }
+        return _json(found) + b"\n"
+
     def shown_headers(self, request: Any) -> dict[str, str]:
         """The fields that are to be written, secrets redacted."""
         found = {}
@@ -327,6 +369,16 @@ class Lines:
 
     def _path(self, target: bytes) -> bytes:
         return target if self.settings.query else target.partition(b"?")[0]
+
+
+def first_line(begun: bytes) -> tuple[bytes, bytes, bytes]:
+    """Method, target and version at the beginning of a request, each as far as it is there; a line that begins with no method is target."""
+    line = begun[:SHOWN].partition(b"\n")[0].rstrip(b"\r")
+    method, space, rest = line.partition(b" ")
+    if not space or not TOKEN.fullmatch(method):
+        return b"", line, b""
+    target, _, version = rest.partition(b" ")
+    return method, target, version
 
 
 def request_id(session: Session) -> bytes:
@@ -491,6 +543,17 @@ class AccessLog:
             lines = self.make(wanted)
         except Exception:
             lines = self._one_by_one(wanted)
+        self._add(lines)
+
+    def turned_away(self, refusal: Refusal) -> None:
+        """A watcher of `Ledger`: the line of a request that became no session, as far as it is wanted. Sampled like those that went well:
+        whoever sends nonsense all day does not fill the disk with it."""
+        settings, status = self.settings, refusal.error.status
+        if status < settings.status or refusal.ended - refusal.began < settings.duration or settings.users or not self._sampled():
+            return
+        self._add([self.lines.refusal(refusal)])
+
+    def _add(self, lines: list[bytes]) -> None:
         text = b"".join(lines)
         self.batch.append(text)
         self.count += len(lines)
@@ -522,9 +585,13 @@ class AccessLog:
             return False
         if settings.users and self.lines.users(session.decision.rule) not in settings.users:
             return False
-        if settings.sample >= 1 or failed:
+        return failed or self._sampled()
+
+    def _sampled(self) -> bool:
+        """Is this one of those that are written?"""
+        if self.settings.sample >= 1:
             return True
-        self.credit += settings.sample
+        self.credit += self.settings.sample
         if self.credit < 1:
             return False
         self.credit -= 1

@@ -42,6 +42,7 @@ class Target(Protocol):
 
 _HEAD, _LENGTH_BODY, _CHUNKED_BODY, _CLOSE_BODY, _TUNNEL, _OVER = range(6)
 """What the next bytes are: of a head, of a body of one of three kinds, of another protocol, of nothing (they are dropped)."""
+_SHOWN = 1024  # bytes of a head that was refused, which are kept to be shown
 _MISSES = 8  # straight misses of the whole-head memo after which a connection's heads are no longer kept
 
 
@@ -113,7 +114,7 @@ class RequestReader(_Reader):
     holds by itself, until tunnel() or resume(). After a request that ends the connection, later bytes are dropped.
     """
 
-    __slots__ = ("_blank", "_closing", "_ended", "held", "memo")
+    __slots__ = ("_blank", "_closing", "_ended", "_refused", "held", "memo")
     side: Side = "downstream"
 
     def __init__(self, memo: RequestMemo, limits: Limits, target: Target) -> None:
@@ -121,6 +122,7 @@ class RequestReader(_Reader):
         self.memo = memo
         self.held = False
         self._closing = False  # the connection ends with the request at hand
+        self._refused = b""
         self._blank = False  # the one empty line before a request has come (RFC 9112 2.2)
         self._ended = False
 
@@ -129,6 +131,11 @@ class RequestReader(_Reader):
         """Between requests, nothing begun and nothing held: when the next read is, as a whole, in `memo.heads`, and that head is `simple`,
         it may be served without telling this reader."""
         return self._state == _HEAD and not self._buffer and not self.held
+
+    @property
+    def begun(self) -> bytes:
+        """The first bytes of the head that is being read or was refused, for a log."""
+        return self._refused or self._buffer[self._at : self._at + _SHOWN]
 
     def feed(self, data: bytes) -> None:
         """Read on; not to be called from within a call to the target.
@@ -183,6 +190,8 @@ class RequestReader(_Reader):
                 else:
                     i = self._body(data, i)
         except BaseException:
+            if self._state == _HEAD:
+                self._refused = data[i : i + _SHOWN]
             self._fail()
             raise
         finally:

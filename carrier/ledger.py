@@ -3,15 +3,20 @@
 At its end a session is only appended to a list (`Env.ledger`): work that is done for many at once finds its code and data in the
 processor's caches, and costs half of what it costs in between two requests. A batch is handed on when it is `LARGE`, when `DELAY` seconds
 have gone by, or when somebody is about to look (`settle`). What a session says of itself does not change any more by then.
+
+What was refused before it could become a session is told as a `Refusal`, at once: that is rare, or an attack.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from carrier.errors import Error
+    from carrier.listener import Listener
     from carrier.session import Session
 
 DELAY = 0.05
@@ -21,14 +26,32 @@ LARGE = 256
 Reader = Callable[[Sequence["Session"]], object]
 
 
-class Ledger:
-    """See the module. readers: called in order with each batch; one that fails is reported to the loop's exception handler."""
+class Refusal(NamedTuple):
+    """A request that was refused before it became a session. begun: the first bytes of its head, as far as they are known.
 
-    __slots__ = ("ended", "loop", "readers", "timer")
+    source: the hop that read it. began, ended: monotonic seconds. The error's status was answered.
+    """
+
+    listener: Listener
+    source: Any
+    begun: bytes
+    error: Error
+    began: float
+    ended: float
+    bytes_in: int
+    bytes_out: int
+
+
+class Ledger:
+    """See the module. readers: called in order with each batch; watchers: with each refusal. One that fails is reported to the loop's
+    exception handler."""
+
+    __slots__ = ("ended", "loop", "readers", "timer", "watchers")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.readers: list[Reader] = []
+        self.watchers: list[Callable[[Refusal], object]] = []
         self.ended: list[Session] = []
         self.timer: asyncio.TimerHandle | None = None
 
@@ -50,3 +73,19 @@ class Ledger:
                 reader(ended)
             except Exception as exc:  # its mistake costs these lines or counts, not the loop's turn
                 self.loop.call_exception_handler({"message": f"a reader of ended sessions failed: {exc}", "exception": exc})
+
+    def refused(self, refusal: Refusal) -> None:
+        """Hand on what became no session."""
+        for watcher in self.watchers:
+            try:
+                watcher(refusal)
+            except Exception as exc:
+                self.loop.call_exception_handler({"message": f"a watcher of refused requests failed: {exc}", "exception": exc})
+
+
+def refused(listener: Listener, source: Any, begun: bytes, error: Error, began: float) -> None:
+    """Tell those who want to know that `source` has refused and answered what it read (see `Refusal`), and count its bytes anew."""
+    ledger = listener.env.ledger
+    if ledger is not None and listener.listed:
+        ledger.refused(Refusal(listener, source, begun, error, began, monotonic(), source.bytes_in, source.bytes_out))
+    source.bytes_in = source.bytes_out = 0

@@ -139,6 +139,8 @@ class Server:
         proxy = self.proxy
         self.metrics.access = access.AccessLog(wanted, self.env.loop, partial(user_of, proxy), lambda: proxy.config.revision)
         self._read(self.metrics.access.write)
+        assert self.env.ledger is not None
+        self.env.ledger.watchers.append(self.metrics.access.turned_away)
 
     def _read(self, reader: Reader) -> None:
         """Tell it of the sessions that end."""

@@ -24,9 +24,11 @@ from carrier.errors import Error, Problem
 from carrier.explain import answer_fields
 from carrier.frames import ANY_RSV, Scanner
 from carrier.http import CHUNKED, CLOSE, LENGTH, NONE, REASONS, Fields, Forwarding, Head, answer_head, date_field, make_id, rewrite, trusts
+from carrier.ledger import refused
 from carrier.listener import Key, Listener, bind_stream, is_loopback, plain
 from carrier.match import set_at
 from carrier.options import check_numbers, numbers, port_of
+from carrier.room import IDLE, PATIENCE, UNFINISHED, YOUNG, Room
 from carrier.session import DESTROYED, Session, blank
 from carrier.stream import HIGH, NOWHERE, Socket, Stream
 from carrier.table import Decision, Table
@@ -94,6 +96,7 @@ class HttpListener(Listener):
         if self.certificates is not None:
             self.tls = self.certificates.context
         self.connections: set[HttpConnection] = set()
+        self.room: Room[HttpConnection] = Room()
         self.server: asyncio.Server | None = None
         self.stopped = False
         self.leaving = False
@@ -189,6 +192,15 @@ class HttpListener(Listener):
             self.certificates.refresh()
         for connection in list(self.connections):
             connection.tick(now)
+
+    def make_room(self) -> bool:
+        """All places are taken: close the connection that is of least use; False: all are being used."""
+        leaver = self.room.choose(self.connections, self.env.loop.time())
+        if leaver is None:
+            return False
+        self.connections.discard(leaver)
+        leaver.give_way()
+        return True
 
     @property
     def live(self) -> set[Session]:
@@ -333,7 +345,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         self.misses = 0
         self.refusal: Error | None = None
         self.spare: Session | None = None
-        self.since = listener.now
+        self.since = listener.env.loop.time()
         self.seen = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -351,8 +363,9 @@ class HttpConnection(Socket, asyncio.Protocol):
         self.write = self.transport.write
         self.transport.set_write_buffer_limits(HIGH)
         self.closing = listener.leaving
+        full = 0 < listener.max_connections <= len(listener.connections) and not listener.make_room()
         listener.connections.add(self)
-        if listener.max_connections and len(listener.connections) > listener.max_connections:
+        if full:
             listener.hit("max_connections")
             self._refuse(Error("overload", f"more than {listener.max_connections:g} connections (options.max_connections)"))
 
@@ -378,7 +391,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         reader = self.reader
         if self.session is None:
             if not reader.pending:
-                self.since = self.listener.now
+                self.since = max(self.since, self.listener.now)  # a new connection is not older than it is
         elif self.body_done and not self.tunnel:
             reader.held = True  # the reader does not know of a request that the memo knew
         self.quiet = False
@@ -434,7 +447,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         self.since = self.listener.now
         if head.method == b"CONNECT":  # a reverse proxy leads to its clusters, not to where the client says (RFC 9110 section 9.3.6)
             self.body_done = True
-            self._refuse(Error("not-implemented", "CONNECT is not served here", "downstream"))
+            self._refuse(Error("not-implemented", "CONNECT is not served here", "downstream"), head.raw)
             return
         self._begin(head, self.body_done)
         if head.expect and self.session is not None and self.session.fallback is None:
@@ -783,8 +796,9 @@ class HttpConnection(Socket, asyncio.Protocol):
         if error is not None and not self.sent:
             self.reset(error)
 
-    def _refuse(self, error: Error) -> None:
-        """A request that the codec will not take, or a connection beyond a limit: answer in turn, and close."""
+    def _refuse(self, error: Error, begun: bytes = b"") -> None:
+        """A request that the codec will not take, or a connection beyond a limit: answer in turn, and close. `begun`: its first bytes, if
+        the reader has done with them."""
         if self.tunnel or self.transport.is_closing():
             self.transport.abort()
             return
@@ -798,16 +812,25 @@ class HttpConnection(Socket, asyncio.Protocol):
             else:
                 self.session = None
                 self.to = self.back = NOWHERE
+                session.answer = self._say(error)
                 session.close(error)
                 to.reset(error)
-                self._say(error)
+                self._linger()
             return
         if self.session is not None:
             self.refusal = error
             return
-        self._say(error)
+        self._turn_away(error, begun)
+        self._linger()
 
-    def _say(self, error: Error) -> None:
+    def _turn_away(self, error: Error, begun: bytes = b"") -> None:
+        """Answer what became no session, and tell the ledger of it, because no session will."""
+        begun = begun or self.reader.begun
+        self._say(error)
+        refused(self.listener, self, begun, error, self.since)
+
+    def _say(self, error: Error) -> Head:
+        """Answer with an error, as the last thing that is said; returns the head of it."""
         self.refusal = None
         self.closing = True
         self.reader.stop()
@@ -815,7 +838,29 @@ class HttpConnection(Socket, asyncio.Protocol):
         head, body = error_answer(error, None)
         self.out.clear()
         self._write(head.wire[:-2] + b"connection: close\r\n\r\n" + body)
-        self._linger()
+        return head
+
+    def standing(self, now: float) -> tuple[int, float] | None:
+        """See `Occupant` of carrier/room.py."""
+        if self.session is not None or self.transport.is_closing():
+            return None
+        if self.closing:
+            return IDLE, self.since  # it lingers, after its last answer
+        if self.request is not None and not self.reader.pending and not self.discard:
+            return IDLE, self.since
+        return (UNFINISHED if now - self.since >= PATIENCE else YOUNG), self.since
+
+    def give_way(self) -> None:
+        """Its place is needed. A head that was begun is answered; a client that keeps an idle connection expects that it may close."""
+        if self.reader.pending and not self.closing:
+            self.listener.hit("max_connections_unfinished")
+            self._turn_away(Error("overload", "no whole head, and its place was needed (options.max_connections)"))
+        else:
+            self.listener.hit("max_connections_idle")
+        if self.full:
+            self.transport.abort()
+        else:
+            self._close()
 
     def depart(self) -> None:
         """The process ends: a WebSocket in a tunnel is told so, code 1001, as soon as no frame is half sent (RFC 6455 section 7.4.1)."""

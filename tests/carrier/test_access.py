@@ -34,6 +34,7 @@ async def logged(env: Any, file: Path, whose: Any = lambda rule: "", **settings:
     log = AccessLog(Settings(str(file), **settings), env.loop, whose)
     env.ledger = Ledger(env.loop)
     env.ledger.readers.append(log.write)
+    env.ledger.watchers.append(log.turned_away)
     try:
         yield log
     finally:
@@ -301,3 +302,100 @@ async def test_a_session_that_no_line_can_be_made_of_costs_its_own_line_alone(tm
         stage.proxy.env.ledger.settle()  # type: ignore[union-attr]
         assert log.dropped == 1 and len(stray) == 1 and stray[0].startswith("no access log line could be made: ")
     assert [line["path"] for line in lines(file)] == ["/1"]
+
+
+async def test_a_request_that_is_refused_before_it_is_a_session_has_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    async with Stage(listener={"max_head": 2000}) as stage, logged(stage.proxy.env, file):
+        await request(stage, "POST /a?b=1 HTTP/1.1\nhost: shop\ncontent-length: +5", None)
+        await request(stage, "CONNECT shop:443 HTTP/1.1\nhost: shop:443", None)
+        await request(stage, "GET /long HTTP/1.1\nhost: shop\nx: " + "y" * 2000, None)
+        await request(stage, "\x16\x03\x01 hello", None)
+    length, connect, long, tls = lines(file)
+    assert (length["method"], length["path"], length["status"]) == ("POST", "/a?b=1", 400)
+    assert (length["listener"], length["protocol"], length["error"], length["flags"]) == ("front", "HTTP", "protocol-error", "DPE")
+    assert length["why"] == 'refused, protocol-error: Content-Length "+5" is not one decimal number'
+    assert length["bytes_in"] == len("POST /a?b=1 HTTP/1.1\r\nhost: shop\r\ncontent-length: +5\r\n\r\n") and length["bytes_out"] > 100
+    assert re.fullmatch(r"127\.0\.0\.1:\d+", length["client"]) and 0 <= length["duration_us"] < 5_000_000
+    assert (connect["method"], connect["path"], connect["status"]) == ("CONNECT", "shop:443", 501)
+    assert (long["method"], long["path"], long["status"], long["error"]) == ("GET", "/long", 431, "headers-too-large")
+    assert (tls["request"], tls["status"]) == ("\x16\x03\x01 hello", 400) and "method" not in tls
+
+
+async def test_a_head_that_never_ends_has_its_line_and_so_has_a_body_that_is_too_slow(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    options = {"header_timeout": 0.2, "body_grace": 0.2}
+    async with Stage(listener=options) as stage, logged(stage.proxy.env, file):
+        loop, late = stage.proxy.env.loop, 60
+        client = await stage.client()
+        await client.says(b"GET /slow HTTP/1.1\r\nhost: a\r\nx-secr")
+        await wait_until(lambda: any(c.reader.pending for c in stage.listener.connections))  # type: ignore[attr-defined]
+        stage.listener.tick(loop.time() + late)
+        assert (await client.head()).startswith(b"HTTP/1.1 408 ")
+        body = await stage.client()
+        await body.says(b"POST /body HTTP/1.1\r\nhost: a\r\ncontent-length: 500\r\n\r\nx")
+        await (await stage.server()).head()
+        stage.listener.tick(loop.time() + 2 * late)
+        assert (await body.head()).startswith(b"HTTP/1.1 408 ")
+    slow, upload = lines(file)
+    assert (slow["method"], slow["path"], slow["status"], slow["flags"]) == ("GET", "/slow", 408, "SI")
+    assert "options.header_timeout" in slow["why"]
+    assert (upload["method"], upload["path"], upload["status"], upload["flags"]) == ("POST", "/body", 408, "SI")
+
+
+async def test_refused_requests_are_filtered_and_sampled_as_the_good_ones_are(tmp_path: Path) -> None:
+    bad = "GET /a?secret=1 HTTP/1.1\nhost : a"
+    for name, settings, wanted in (
+        ("half", {"sample": 0.5}, 2),
+        ("server errors", {"status": 500}, 0),
+        ("slow ones", {"duration": 5.0}, 0),
+        ("of john", {"users": ("john",)}, 0),
+        ("no query", {"query": False}, 4),
+    ):
+        file = tmp_path / name
+        async with Stage() as stage, logged(stage.proxy.env, file, **settings):
+            for _ in range(4):
+                await request(stage, bad, None)
+        assert len(lines(file)) == wanted, name
+        assert name != "no query" or "secret" not in file.read_text()
+
+
+async def test_a_refused_request_in_the_format_of_envoy(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    async with Stage() as stage, logged(stage.proxy.env, file, format="envoy"):
+        await request(stage, 'GET /"x HTTP/1.1\nhost: a', None)
+        await request(stage, "nonsense", None)
+    first, second = file.read_text().splitlines()
+    assert re.fullmatch(r'\[[^]]+\] "GET /\\"x HTTP/1\.1" 400 DPE 0 \d+ \d+ - "-" "-" "-" "-" "-"', first)
+    assert '"- nonsense -" 400 DPE' in second
+
+
+async def test_what_a_connection_sends_behind_its_limit_of_connections_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    async with Stage(listener={"max_connections": 1}) as stage, logged(stage.proxy.env, file):
+        busy = await stage.client()
+        await busy.says(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        server = await stage.server()
+        await server.head()
+        late = await stage.client()
+        assert (await late.head()).startswith(b"HTTP/1.1 503 ")
+        await server.says(BYE)
+        await busy.head()
+    turned_away, _ = lines(file)
+    assert (turned_away["status"], turned_away["error"], turned_away["flags"]) == (503, "overload", "OM")
+    assert "options.max_connections" in turned_away["why"]
+
+
+@pytest.mark.parametrize(
+    ("begun", "parts"),
+    [
+        (b"GET /x HTTP/1.1\r\nhost: a", (b"GET", b"/x", b"HTTP/1.1")),
+        (b"GET /x", (b"GET", b"/x", b"")),
+        (b"GET", (b"", b"GET", b"")),
+        (b"G\0T /x HTTP/1.1", (b"", b"G\0T /x HTTP/1.1", b"")),
+        (b"", (b"", b"", b"")),
+        (b"GET /" + b"x" * 5000, (b"GET", b"/" + b"x" * (access.SHOWN - 5), b"")),
+    ],
+)
+def test_a_first_line_is_told_apart_as_far_as_it_is_there(begun: bytes, parts: tuple[bytes, bytes, bytes]) -> None:
+    assert access.first_line(begun) == parts

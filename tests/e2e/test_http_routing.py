@@ -243,20 +243,56 @@ async def test_a_removed_listener_closes_idle_connections_and_finishes_busy_ones
 # ------------------------------------------------------------------ limits
 
 
-async def test_connections_beyond_the_limit_get_503() -> None:
+DONE = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+async def test_connections_beyond_the_limit_get_503_while_all_the_others_are_used() -> None:
     async with Stage(listener={"max_connections": 2}) as stage:
         kept = [await stage.client() for _ in range(2)]
-        await stage.becomes(lambda: len(stage.listener.connections) == 2)  # type: ignore[attr-defined]
+        for busy in kept:
+            await busy.says(GET)
+        servers = [await stage.server() for _ in kept]
         client = await stage.client()
         head, body = await answered(client)
         assert head.startswith(b"HTTP/1.1 503 ") and b"max_connections" in body
         assert await client.closed()
-        kept[0].goes()
-        stage.tick(3)
-        await stage.becomes(lambda: len(stage.listener.connections) == 1)  # type: ignore[attr-defined]
-        await kept[1].says(GET)
-        await (await stage.server()).head()
-        assert stage.listener.limited["max_connections"] == 1  # type: ignore[attr-defined]
+        for server in servers:
+            await server.head()
+            await server.says(DONE)
+        for busy in kept:
+            await answered(busy)
+        assert stage.listener.limited == {"max_connections": 1, "overload": 1}  # type: ignore[attr-defined]
+
+
+async def ask(stage: Stage, client: Peer) -> None:
+    """A request and its answer, each on a connection of its own to the server."""
+    await client.says(GET)
+    server = await stage.server()
+    await server.head()
+    await server.says(DONE)
+    await answered(client)
+
+
+async def test_who_has_finished_no_head_for_longest_makes_room_in_a_full_listener() -> None:
+    """As nginx does with idle connections: else whoever opens enough of them and says nothing keeps everybody else out."""
+    async with Stage(listener={"max_connections": 3}) as stage:
+        used, idle, slow = [await stage.client() for _ in range(3)]
+        await used.says(GET)
+        served = await stage.server()
+        await ask(stage, idle)
+        await slow.says(b"GET /slow HTTP/1.1\r\nhost:")
+        connections = stage.listener.connections  # type: ignore[attr-defined]
+        await stage.becomes(lambda: any(c.reader.pending for c in connections))
+        for connection in connections:
+            connection.since -= 2
+        for leaver in (slow, idle):
+            await ask(stage, await stage.client())
+            said = await leaver.rest()
+            assert said.startswith(b"HTTP/1.1 503 ") and b"its place was needed" in said if leaver is slow else said == b""
+        assert len(connections) == 3
+        assert stage.listener.limited == {"max_connections_unfinished": 1, "overload": 1, "max_connections_idle": 1}  # type: ignore[attr-defined]
+        await served.says(DONE)
+        await answered(used)
 
 
 async def test_a_head_that_does_not_come_in_time_is_408() -> None:
