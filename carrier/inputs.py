@@ -241,10 +241,13 @@ class Needs(msgspec.Struct, frozen=True):
     other: bool = False
 
     def __or__(self, more: Needs) -> Needs:
+        if self in (NOTHING, more):  # a thousand rules on one header share what they need
+            return more
         headers = None if self.headers is None or more.headers is None else self.headers | more.headers
         return Needs(headers, self.method or more.method, self.url or more.url, self.peer or more.peer, self.other or more.other)
 
 
+NOTHING = Needs()
 _PEER = frozenset({"IP", "TCP", "UDP", "UNIX", "TLS"})
 
 
@@ -259,6 +262,7 @@ def _total(parts: frozenset[Needs]) -> Needs:
 
 
 @lru_cache(SHARED)
+@lru_cache(256)
 def needs_of(path: tuple[str, ...]) -> Needs:
     """What reading one metadata path needs."""
     if path[0] in _PEER:
