@@ -1,7 +1,8 @@
 """HTTP scenarios. Requests of alice, bob, of the path rule and of nobody's rule take turns, so that every rule is met.
 
 Repeating heads are what a service sees from its neighbours; unique heads (a browser's 13 headers and a trace id that never repeats) are
-what it sees from a tracing front. wrk sends them where it is installed, otherwise our own generator.
+what it sees from a tracing front. New connections carry one request each: what is kept of each would show as growth. wrk sends them
+where it is installed, otherwise our own generator.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,6 +42,7 @@ def request(method: bytes, path: bytes, headers: bytes, body: bytes = b"", host:
 REPEATING = [request(b"GET", path, b"Accept: */*\r\n" + user) for path, user in WHO]
 UNIQUE = [request(b"GET", path, TRACED + user) for path, user in WHO]
 BOTH_UNIQUE = [request(b"GET", b"/unique", TRACED + user) for _, user in WHO]
+CLOSING = [request(b"GET", path, b"Accept: */*\r\nConnection: close\r\n" + user) for path, user in WHO]
 LARGE_ANSWERS = [request(b"GET", b"/64k", b"Accept: */*\r\n" + user) for _, user in WHO]
 POSTS = [request(b"POST", path, b"Content-Type: text/plain\r\n" + user, b"p" * POST) for path, user in WHO]
 
@@ -64,6 +66,7 @@ HTTP = (
     Scenario("http 64 KiB answers", "large", "request", load_of(LARGE_ANSWERS, 64)),
     Scenario("http 16 KiB posts", "large", "request", load_of(POSTS, 64)),
     Scenario("http 512 connections", "http", "request", load_of(REPEATING, 512), short=False),
+    Scenario("http new connections", "http", "request", load_of(CLOSING, 64), short=False),
 )
 RULES = (
     Scenario("rules repeating heads", "rules", "request", load_of(REPEATING, 64), short=False),

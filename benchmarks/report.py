@@ -1,6 +1,7 @@
 """Samples to ratios, tables and JSON. Pure: samples in, text out.
 
 ratio = the peer's CPU for one operation / ours, each round against the same round of ours, then the median: above 1, ours uses less.
+growth = bytes of resident memory for one operation, from the end of the first round to the end of the last: what each leaves behind.
 """
 
 from collections.abc import Sequence
@@ -47,6 +48,12 @@ def ratios(result: Result, peer: str) -> list[float]:
     return [theirs / ours for theirs, ours in costs if theirs and ours]
 
 
+def growth(samples: Sequence[Sample]) -> float | None:
+    """Bytes of resident memory that one operation left behind after the first round; None with one round, or without a process."""
+    operations = sum(sample.operations for sample in samples[1:])
+    return (samples[-1].rss - samples[0].rss) / operations if operations and samples[0].rss else None
+
+
 def row(result: Result, peer: str) -> dict[str, Any]:
     """The figures of one peer: medians over the rounds, errors in all, resident memory at its largest. Units are in the names."""
     samples = result.samples[peer]
@@ -63,6 +70,7 @@ def row(result: Result, peer: str) -> dict[str, Any]:
         "p50_ms": None if p50 is None else p50 * 1e3,
         "p99_ms": None if p99 is None else p99 * 1e3,
         "rss_mib": max((s.rss for s in samples), default=0) / 2**20,
+        "growth": growth(samples),
         "errors": sum(s.errors for s in samples),
         "others": max((s.others for s in samples), default=0.0),
     }
@@ -76,6 +84,7 @@ COLUMNS = (
     ("p50 ms", "p50_ms", "{:.2f}"),
     ("p99 ms", "p99_ms", "{:.2f}"),
     ("RSS MiB", "rss_mib", "{:.0f}"),
+    ("growth B", "growth", "{:.1f}"),
     ("errors", "errors", "{:,}"),
     ("others", "others", "{:.0%}"),
 )

@@ -4,10 +4,12 @@
 many rules more; `carrier-bare` counts and logs nothing of sessions, `carrier-watched` counts them and writes an access log to a file.
 """
 
+import compileall
 import importlib.util
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +42,22 @@ class Carrier:
 
     def prepare(self, job: Job, directory: Path) -> Command:
         """See `Peer`."""
+        _compile()
         file = directory / "carrier.yaml"
         protocol = "http" if job.protocol == "websocket" and self.name == "carrier" else job.protocol
         users = {f"nobody-{number}": job.default for number in range(self.rules)} | dict(job.users)
         file.write_text(yaml.safe_dump(config(replace(job, users=users), protocol, free_ports(1)[0]), sort_keys=False))
         more = [option.replace("DIR", str(directory)) for option in self.more]
         return Command([sys.executable, "-c", START, "run", "-c", str(file), "-l", "error", *more])
+
+
+@cache
+def _compile() -> None:
+    """As pip does when it installs: to compile at each start would count a MiB of the compiler's as ours."""
+    for package in ("carrier", "listeners", "clusters", "transforms"):
+        spec = importlib.util.find_spec(package)
+        for folder in spec.submodule_search_locations or () if spec else ():
+            compileall.compile_dir(folder, quiet=2)
 
 
 def _no_websocket() -> str | None:

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from benchmarks.report import Result, Sample, as_json, ratios, row, summary, table
+from benchmarks.report import Result, Sample, as_json, growth, ratios, row, summary, table
 
 
 def sample(cpu, operations=1000.0, **more):
@@ -39,15 +39,26 @@ def test_figures_are_medians_but_errors_are_added_up_and_memory_is_the_largest()
     assert (found["cpu_us"], found["errors"], found["rss_mib"]) == (pytest.approx(20), 3, 3)
 
 
+def test_growth_is_what_each_operation_left_behind_after_the_first_round():
+    samples = [sample(0.01, 9000.0, rss=2**20), sample(0.01, 6000.0, rss=2**20 + 5000), sample(0.01, 2000.0, rss=2**20 + 24_000)]
+    assert growth(samples) == pytest.approx(3.0)
+    assert "| 1 | 3.0 | 0 | 0% |" in table(result(ours=samples))
+
+
+def test_one_round_and_no_process_have_no_growth():
+    assert growth([sample(0.01)]) is None
+    assert growth([sample(None, rss=0), sample(None, rss=0)]) is None
+
+
 def test_the_table_puts_the_reference_first_and_says_who_is_missing():
     text = table(result(theirs=[sample(0.03)], ours=[sample(0.01)]))
     assert text.index("**ours**") < text.index("**theirs**")
-    assert "| **theirs** | 3.00 | 3.00–3.00 | 30.00 | 500 | 1.00 | 2.00 | 1 | 0 | 0% |" in text
+    assert "| **theirs** | 3.00 | 3.00–3.00 | 30.00 | 500 | 1.00 | 2.00 | 1 | – | 0 | 0% |" in text
     assert "absent: not installed" in text
 
 
 def test_what_was_not_measured_is_a_dash():
-    assert "| **direct** | – | – | – | 500 | – | – | 1 | 0 | 0% |" in table(result(direct=[sample(None, p50=None, p99=None)]))
+    assert "| **direct** | – | – | – | 500 | – | – | 1 | – | 0 | 0% |" in table(result(direct=[sample(None, p50=None, p99=None)]))
 
 
 def test_the_summary_holds_one_line_of_ratios_a_scenario():
