@@ -66,8 +66,10 @@ OPTIONS: Mapping[str, float] = {
     "max_fields": 100,
     "max_line": 8 * 1024,
     "max_body": 0,
+    "strict_target": 1,
 }
-"""Limits (bytes, seconds, bytes per second, numbers) and their defaults (DESIGN section 7); 0 means none."""
+"""Limits (bytes, seconds, bytes per second, numbers) and their defaults (DESIGN section 7); 0 means none. strict_target 0: targets may hold
+what RFC 3986 forbids and browsers nevertheless send, as in /find?q={a|b}."""
 TEXTS = ("trusted", "via", "forwarded", "insecure", "explain")
 """The other options."""
 
@@ -84,7 +86,7 @@ class HttpListener(Listener):
         super().__init__(conf, env)
         given, limits = conf.options, numbers(conf.options, OPTIONS)
         head, fields, line, body = (int(limits[name]) for name in ("max_head", "max_fields", "max_line", "max_body"))
-        self.limits = http1.Limits(head=head, fields=fields, line=line, body=body)
+        self.limits = http1.Limits(head=head, fields=fields, line=line, body=body, strict_target=limits["strict_target"] != 0)
         self.header_timeout, self.keepalive_timeout = limits["header_timeout"], limits["keepalive_timeout"]
         self.idle_timeout = limits["idle_timeout"]
         self.body_min_rate, self.body_grace = limits["body_min_rate"], limits["body_grace"]

@@ -377,6 +377,23 @@ async def test_what_is_too_large_is_refused_with_its_status(option: dict[str, in
         assert await client.closed()
 
 
+async def test_targets_as_sloppy_clients_write_them_pass_where_the_listener_allows_it() -> None:
+    sloppy = b'GET /a|b?q={"c":`d^e`} HTTP/1.1\r\nhost: a\r\n\r\n'
+    async with Stage() as stage:
+        _, head, _ = await asks(stage, sloppy)
+        assert head.startswith(b"HTTP/1.1 400 ")
+    async with Stage(listener={"strict_target": 0}) as stage:
+        client = await stage.client()
+        await client.says(sloppy)
+        server = await stage.server()
+        assert (await server.head()).startswith(sloppy.partition(b"\r")[0])
+        await server.says(DONE)
+        await answered(client)
+        for worse in (b"GET /a b HTTP/1.1", b"GET /a%zz HTTP/1.1", b"GET /a#b HTTP/1.1", b"GET /\xe9 HTTP/1.1"):
+            _, head, _ = await asks(stage, worse + b"\r\nhost: a\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 400 "), worse
+
+
 # ------------------------------------------------------------------ what is changed on the way
 
 
