@@ -252,7 +252,7 @@ class Draft:
         self.bridges = dict(base.bridges)
         self._next = msgspec.structs.asdict(base.counters)
         self._freed: dict[str, list[str]] = {}
-        self._uses: Counter[tuple[str, str]] | None = None
+        self._uses: dict[str, Counter[str]] = {}
         self._endpoints: set[str] | None = None
 
     def done(self) -> Config:
@@ -454,7 +454,7 @@ class Draft:
             kept = (old.owner, old.bridge)
         setter = getattr(self, f"_set_{kind}")
         setter(name, obj, *kept)
-        self._uses = None
+        self._uses.clear()
         return name
 
     def _forget_endpoints(self, cluster: str) -> None:
@@ -486,7 +486,7 @@ class Draft:
         else:
             self._orphan(kind, name)
         del self._table(kind)[name]
-        self._uses = None
+        self._uses.clear()
         return None
 
     def delete_rule_from(self, rulelist: str, which: str, recursive: bool = False) -> None:
@@ -505,8 +505,8 @@ class Draft:
         if recursive and rule not in self.rules:
             raise refused(f'Cannot delete {_UNKNOWN["rule"]} "{rule}"')
         self.rulelists[rulelist] = msgspec.structs.replace(found, rules=found.rules[:at] + found.rules[at + 1 :])
-        self._uses = None
-        if rule not in self.rules or self._users()["rule", rule]:
+        self._uses.clear()
+        if rule not in self.rules or self._users("rule")[rule]:
             return
         if recursive:
             self.delete("rule", rule, recursive=True)
@@ -527,14 +527,19 @@ class Draft:
         A rule list takes all of its rules with it, also those that were posted on their own: a rule without a list is no use (contract,
         section 1); but not one that another list has too.
         """
-        uses = self._users()
-        children = list(_references(kind, self._table(kind)[name]))
-        uses.subtract(ref for ref in children if "/".join(ref) != self._table(kind)[name].owner)
+        obj = self._table(kind)[name]
+        children = list(_references(kind, obj))
+        takes = kind == "rulelist" or any(self._owns(kind, name, *child) for child in children)
+        for child_kind, child in children:
+            if takes or child_kind in self._uses:  # who takes nothing need not count; what is counted later does not find it any more
+                self._users(child_kind)[child] -= f"{child_kind}/{child}" != obj.owner
+        if not takes:
+            return
         for child_kind, child in dict.fromkeys(children):
             found = self._table(child_kind).get(child)
-            if found is None or (found.owner != f"{kind}/{name}" and (kind != "rulelist" or uses[child_kind, child] > 0)):
+            if found is None or (found.owner != f"{kind}/{name}" and (kind != "rulelist" or self._users(child_kind)[child] > 0)):
                 continue
-            if uses[child_kind, child] > 0:
+            if self._users(child_kind)[child] > 0:
                 self._table(child_kind)[child] = msgspec.structs.replace(found, owner=None)
                 left.append((child_kind, child))
                 continue
@@ -551,7 +556,7 @@ class Draft:
         """What one of the deleted owned and another of them used goes too."""
         while left:
             kind, name = left.pop(0)
-            if name in self._table(kind) and self._users()[kind, name] <= 0:
+            if name in self._table(kind) and self._users(kind)[name] <= 0:
                 self._drop(kind, name, left)
 
     def _orphan(self, kind: str, name: str) -> None:
@@ -560,17 +565,26 @@ class Draft:
             if found is not None and found.owner == f"{kind}/{name}":
                 self._table(child_kind)[child] = msgspec.structs.replace(found, owner=None)
 
-    def _users(self) -> Counter[tuple[str, str]]:
-        """How many references each (kind, name) has; counted once per change, so that deleting 1,000 rules is not 1,000 scans."""
-        if self._uses is None:
-            self._uses = Counter(
-                ref
-                for kind in ("listener", "rulelist", "rule", "route")
-                for obj in self._table(kind).values()
-                for ref in _references(kind, obj)
-                if "/".join(ref) != obj.owner  # a rule that applies the list it stands in does not keep it
-            )
-        return self._uses
+    def _owns(self, kind: str, name: str, child_kind: str, child: str) -> bool:
+        found = self._table(child_kind).get(child)
+        return found is not None and found.owner == f"{kind}/{name}"
+
+    def _users(self, kind: str) -> Counter[str]:
+        """How many references each object of a kind has; counted once per change, so that deleting 1,000 rules is not 1,000 scans."""
+        if kind not in self._uses:
+            self._uses[kind] = Counter(self._references_to(kind))
+        return self._uses[kind]
+
+    def _references_to(self, kind: str) -> Iterator[str]:
+        if kind == "rule":
+            return (rule for rulelist in self.rulelists.values() for rule in rulelist.rules)
+        if kind == "route":
+            return (rule.action.route for rule in self.rules.values() if rule.action.route is not None)
+        if kind == "cluster":
+            return (cluster for route in self.routes.values() for _, cluster in _references("route", route))
+        # A rule that applies the list it stands in does not keep it.
+        jumps = [(rule.action.apply, rule.owner) for rule in self.rules.values() if rule.action.apply is not None]
+        return iter([*(listener.rules for listener in self.listeners.values()), *(to for to, owner in jumps if owner != f"rulelist/{to}")])
 
     # -- names and specs ---------------------------------------------------------------------------------------------------------
 

@@ -57,6 +57,8 @@ def warnings(config: Config, matchers: Matchers | None = None, protocols: Protoc
 
 
 def _dangling(config: Config) -> Iterator[Finding]:
+    if not _any_dangling(config):  # as good as always, and told in a tenth of the time
+        return
     for holder, name, at, kind, wanted in _references(config):
         table = getattr(config, kind + "s")
         if wanted not in table:
@@ -66,6 +68,18 @@ def _dangling(config: Config) -> Iterator[Finding]:
             noun = {"rulelist": "rule list"}.get(kind, kind)
             text = f"{_noun(holder)} {name!r} refers to {noun} {wanted!r}, which is not defined"
             yield Finding("dangling", holder, name, at, text, f"did you mean {near[0]!r}?" if near else "")
+
+
+def _any_dangling(config: Config) -> bool:
+    actions = [rule.action for rule in config.rules.values()]
+    routes = config.routes.values()
+    lists = {listener.rules for listener in config.listeners.values()} | {action.apply for action in actions}
+    rules = {name for rulelist in config.rulelists.values() for name in rulelist.rules}
+    wanted = {action.route for action in actions if action.apply is None}
+    clusters = {route.destination for route in routes} | {route.fallback for route in routes}
+    clusters |= {name for route in routes if route.ingress or route.egress for name in (*route.ingress, *route.egress)}
+    found = (lists, config.rulelists), (rules, config.rules), (wanted, config.routes), (clusters, config.clusters)
+    return any(names - {None} - table.keys() for names, table in found)
 
 
 def _references(config: Config) -> Iterator[tuple[str, str, str, str, str]]:
@@ -112,6 +126,8 @@ def _jumps(config: Config, rulelist: str) -> Iterator[tuple[str, str]]:
 
 def _loops(config: Config) -> Iterator[Finding]:
     """Each rule whose jump closes a circle, found by a walk in depth without recursion."""
+    if all(rule.action.apply is None for rule in config.rules.values()):
+        return
     done: set[str] = set()
     for start in config.rulelists:
         path: list[str] = []

@@ -153,9 +153,9 @@ class Proxy:
 
     def _build_tables(self, config: cfg.Config, build: Build) -> None:
         for name, conf in config.listeners.items():
-            table = Table(config, conf.rules, build.clusters, self.matchers, self.hits)
             old = self.tables.get(name)
-            build.tables[name] = old if old is not None and same(old.signature, table.signature) else table
+            table = Table(config, conf.rules, build.clusters, self.matchers, self.hits, old)
+            build.tables[name] = old if old is not None and old.equals(table) else table
 
     async def _build_listeners(self, config: cfg.Config, build: Build) -> None:
         to_api = any(leads_to_api(table) for table in build.tables.values())
@@ -482,11 +482,5 @@ class Shed(Table):
 
 def leads_to_api(table: Table, only: bool = False) -> bool:
     """Does any rule of the table lead into the REST API? only: does every one?"""
-    found = [
-        cluster.admin
-        for _, decisions in table.lists.values()
-        for decision in decisions
-        for cluster in (decision.cluster, decision.fallback, *decision.ingress, *decision.egress)
-        if cluster is not None
-    ]
+    found = [cluster.admin for cluster in table.reaches]
     return bool(found) and (all(found) if only else any(found))

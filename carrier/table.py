@@ -2,14 +2,13 @@
 
 A table is immutable but for its counters. It follows `apply` jumps (a jump never returns: contract, section 3) and knows, for every
 rule, where its route leads, or which error a session gets that hits it: names bind late, so a rule may name a route or a cluster
-that is not there. Tables are rebuilt for each revision; a listener whose part of the configuration did not change keeps its old
-one, and with it whatever was memoised on top. Matchers are shared between revisions (`Matchers`).
+that is not there. Tables are rebuilt for each revision, of the old one's decisions where those stand; a listener whose part of the
+configuration did not change keeps its old one, and with it whatever was memoised on top. Matchers are shared too (`Matchers`).
 """
 
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,8 @@ import msgspec
 
 from carrier import config
 from carrier.errors import Error
-from carrier.match import Conditions, Matcher, Needs
+from carrier.inputs import total
+from carrier.match import Condition, Conditions, Matcher
 
 if TYPE_CHECKING:
     from carrier.cluster import Cluster
@@ -48,6 +48,18 @@ class Retry:
         self.timeout = (_number(retry.get("timeout"), MAX_TIMEOUT, 0) / 1000) or default_timeout
 
 
+def _retry(conf: Mapping[str, Any]) -> Retry:
+    """The policy of a route; routes that say the same share one."""
+    on = conf.get("retry_on", NO_RETRY)
+    number, timeout = _number(conf.get("num_retries"), MAX_RETRIES, 1), _number(conf.get("timeout"), MAX_TIMEOUT, 0)
+    return _shared_retry(on if isinstance(on, str) else NO_RETRY, number, timeout)
+
+
+@functools.lru_cache(256)
+def _shared_retry(on: str, number: float, timeout: float) -> Retry:
+    return Retry({"retry_on": on, "num_retries": number, "timeout": timeout}, DEFAULT_CONNECT_TIMEOUT)
+
+
 def _number(value: object, most: int, default: int) -> int | float:
     """A number from 0 to `most`, or the default: l7mp's calls accept any value here, and no clock takes infinity."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
@@ -68,21 +80,22 @@ class Hits:
 class Decision:
     """What one rule means: rewrites and the resolved route, or the error of a session that hits it.
 
-    `plain`: no transforms and no reconnect, so that a ready destination may be linked at once. `conf`: the route as it was configured;
-    `missing`: it names a cluster that is not there, which may be added while a session retries.
+    `plain`: no transforms and no reconnect, so that a ready destination may be linked at once. `made_of`: the rule as it was configured;
+    `conf`: its route; `asked`: its condition, or why it has none. `missing`: the route names a cluster that is not there, which may be
+    added while a session retries.
     """
 
     __slots__ = (
+        "asked",
         "cluster",
         "conf",
         "egress",
         "error",
         "fallback",
         "hits",
-        "index",
         "ingress",
         "jump",
-        "matcher",
+        "made_of",
         "missing",
         "options",
         "plain",
@@ -96,12 +109,12 @@ class Decision:
         "tally",
     )
 
-    def __init__(self, rule: str, rulelist: str, hits: Hits, matcher: Matcher | None = None, index: int = 0) -> None:
+    def __init__(self, rule: str, rulelist: str, hits: Hits, asked: Condition | str = "") -> None:
         self.rule = rule
         self.rulelist = rulelist
         self.hits = hits
-        self.matcher = matcher
-        self.index = index
+        self.asked = asked
+        self.made_of: config.Rule | None = None
         self.tally: Any = None
         """Where its sessions are counted (carrier/meter.py)."""
         self.said = ""
@@ -126,17 +139,36 @@ class Decision:
     def reason(self) -> str:
         """Why this decision, in the matcher's words: what explain, the access log, session events and headers all print."""
         if not self.said:
-            asked = f": {self.matcher.text(self.index)}" if self.matcher is not None else ""
-            self.said = f"rule {self.rule}{asked}"
+            asked = self.asked if isinstance(self.asked, str) else self.asked.text
+            self.said = f"rule {self.rule}: {asked}" if asked else f"rule {self.rule}"
         return self.said
+
+    def stands(self, conf: config.Config, clusters: Mapping[str, Cluster]) -> bool:
+        """Would the same be decided of this rule now?"""
+        rule = conf.rules.get(self.rule)
+        if rule is not self.made_of and not same(rule, self.made_of):
+            return False
+        if rule is None or rule.action.apply is not None or rule.action.route is None:
+            return True
+        route = conf.routes.get(rule.action.route)
+        if route is not self.conf and not same(route, self.conf):
+            return False
+        if route is None:
+            return True
+        return (
+            clusters.get(route.destination) is self.cluster
+            and (route.fallback is None or clusters.get(route.fallback) is self.fallback)
+            and (not route.ingress or _found(route.ingress, clusters) == self.ingress)
+            and (not route.egress or _found(route.egress, clusters) == self.egress)
+        )
 
     def again(self, clusters: Mapping[str, Cluster]) -> Decision:
         """The same decision with the names of its route looked up once more."""
         if self.conf is None:
             return self
-        found = Decision(self.rule, self.rulelist, self.hits, self.matcher, self.index)
-        found.rewrite, found.route = self.rewrite, self.route
-        _resolve(found, self.conf, clusters, [])
+        found = Decision(self.rule, self.rulelist, self.hits, self.asked)
+        found.made_of, found.rewrite, found.route = self.made_of, self.rewrite, self.route
+        _resolve(found, self.conf, clusters)
         return found
 
 
@@ -171,34 +203,53 @@ class Matchers:
 
 
 class Table:
-    """Decides the sessions of one listener."""
+    """Decides the sessions of one listener. old: the listener's table so far, whose decisions are taken over where they stand."""
 
     def __init__(
-        self, conf: config.Config, rulelist: str, clusters: Mapping[str, Cluster], matchers: Matchers, hits: dict[str, Hits]
+        self,
+        conf: config.Config,
+        rulelist: str,
+        clusters: Mapping[str, Cluster],
+        matchers: Matchers,
+        hits: dict[str, Hits],
+        old: Table | None = None,
     ) -> None:
         self.revision = conf.revision
         self.rulelist = rulelist
         self.lists: dict[str, tuple[Matcher, list[Decision]]] = {}
-        seen: list[object] = [rulelist]
+        before = old.lists if old is not None else {}
         waiting = [rulelist]
         while waiting:
             name = waiting.pop()
             if name in self.lists or name not in conf.rulelists:
                 continue
             matcher = matchers.get(conf, name)
-            seen.append(conf.rulelists[name])
+            known = {decision.rule: decision for decision in before[name][1]} if name in before else {}
             decisions = []
             for index, rule in enumerate(conf.rulelists[name].rules):
-                decision = Decision(rule, name, hits.setdefault(rule, Hits()), matcher, index)
-                _decide(decision, conf, clusters, seen)
+                decision = known.get(rule)
+                if decision is None or not decision.stands(conf, clusters):
+                    if rule not in hits:
+                        hits[rule] = Hits()
+                    decision = Decision(rule, name, hits[rule], matcher.conditions[index] or f"never matches: {matcher.reasons[index]}")
+                    _decide(decision, conf, clusters)
                 decisions.append(decision)
                 if decision.jump is not None:
                     waiting.append(decision.jump)
             self.lists[name] = matcher, decisions
-        self.signature = tuple(seen)
-        """Everything this table was made of; equal signatures mean an equal table."""
-        self.needs = functools.reduce(operator.or_, (matcher.needs for matcher, _ in self.lists.values()), Needs())
+        self.reaches = self._reaches()
+        """Every cluster that a session may come to."""
+        self.needs = total(matcher.needs for matcher, _ in self.lists.values())
         self.start = self.lists.get(rulelist)
+
+    def equals(self, other: Table) -> bool:
+        """Both decide alike: the same decisions in the same lists."""
+        return self.rulelist == other.rulelist and self.lists == other.lists  # neither matchers nor decisions are equal but to themselves
+
+    def _reaches(self) -> frozenset[Cluster]:
+        decisions = [decision for _, listed in self.lists.values() for decision in listed]
+        ways = {cluster for d in decisions if d.ingress or d.egress for cluster in (*d.ingress, *d.egress)}
+        return frozenset({d.cluster for d in decisions} | {d.fallback for d in decisions} | ways) - {None}  # type: ignore[return-value]
 
     def decide(self, meta: Mapping[str, Any]) -> Decision:
         """The decision for a session with this metadata; one whose `error` is set when there is no way to go. Never raises."""
@@ -232,10 +283,9 @@ def _failure(rulelist: str, error: Error) -> Decision:
     return decision
 
 
-def _decide(decision: Decision, conf: config.Config, clusters: Mapping[str, Cluster], seen: list[object]) -> None:
+def _decide(decision: Decision, conf: config.Config, clusters: Mapping[str, Cluster]) -> None:
     """Fill in where the decision of one rule leads."""
-    rule = conf.rules.get(decision.rule)
-    seen.append(rule)
+    decision.made_of = rule = conf.rules.get(decision.rule)
     if rule is None:
         decision.error = Error("no-route", f'Cannot find named rule "{decision.rule}" in RuleList "{decision.rulelist}"')
         return
@@ -248,36 +298,33 @@ def _decide(decision: Decision, conf: config.Config, clusters: Mapping[str, Clus
         return
     decision.route = rule.action.route
     route = conf.routes.get(rule.action.route)
-    seen.append(route)
     if route is None:
         decision.error = Error("no-route", f'Cannot find Route "{rule.action.route}" for session')
         return
-    _resolve(decision, route, clusters, seen)
+    _resolve(decision, route, clusters)
 
 
-def _resolve(decision: Decision, route: config.Route, clusters: Mapping[str, Cluster], seen: list[object]) -> None:
-    def find(name: str) -> Cluster | None:
-        found = clusters.get(name)
-        seen.append(found or name)
-        if found is None and decision.error is None:
-            detail = f'Pipeline setup failed for session "{{session}}": Not Found: Cannot find cluster "{name}"'
-            decision.error = Error("no-route", detail)
-            decision.missing = True
-        return found
+def _found(names: tuple[str, ...], clusters: Mapping[str, Cluster]) -> tuple[Cluster, ...]:
+    return tuple([clusters[name] for name in names if name in clusters])
 
+
+def _resolve(decision: Decision, route: config.Route, clusters: Mapping[str, Cluster]) -> None:
     decision.conf = route
-    decision.cluster = find(route.destination)
-    if route.ingress:
-        decision.ingress = tuple(found for name in route.ingress if (found := find(name)) is not None)
-    if route.egress:
-        decision.egress = tuple(found for name in route.egress if (found := find(name)) is not None)
+    decision.cluster = clusters.get(route.destination)
+    decision.ingress = _found(route.ingress, clusters)
+    decision.egress = _found(route.egress, clusters)
+    missing = next((name for name in (route.destination, *route.ingress, *route.egress) if name not in clusters), None)
+    if missing is not None:
+        detail = f'Pipeline setup failed for session "{{session}}": Not Found: Cannot find cluster "{missing}"'
+        decision.error = Error("no-route", detail)
+        decision.missing = True
     if route.fallback is not None:
         decision.fallback = clusters.get(route.fallback)
-        seen.append(decision.fallback or route.fallback)
     decision.options = route.options
     statuses = route.options.get("retry_statuses")
-    decision.statuses = frozenset(s for s in statuses if isinstance(s, int)) if isinstance(statuses, list) else frozenset()
-    decision.retry = Retry(route.retry, DEFAULT_CONNECT_TIMEOUT)
+    if isinstance(statuses, list):
+        decision.statuses = frozenset(s for s in statuses if isinstance(s, int))
+    decision.retry = _retry(route.retry)
     decision.plain = decision.error is None and not decision.ingress and not decision.egress and not decision.retry.on_disconnect
 
 

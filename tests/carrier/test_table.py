@@ -99,25 +99,45 @@ def test_a_match_that_breaks_fails_its_session_and_not_the_listener(env: Env, mo
     assert error is not None and error.kind == "internal" and "no such thing" in error.detail
 
 
-def test_a_table_is_made_of_what_it_needs_and_of_nothing_else(env: Env) -> None:
+def test_a_table_is_the_same_while_what_it_needs_is_the_same_and_takes_over_what_stands(env: Env) -> None:
     base = config(
         clusters=[echo("a"), echo("b")], routes=[to("a"), to("b")], rulelists=[{"name": "rl", "rules": [rule("r", route="to-a")]}]
     )
     clusters = {c.name: EchoCluster(c, env) for c in base.clusters.values()}
 
-    def signature(conf: Config) -> tuple[object, ...]:
-        return table(conf, env, clusters=clusters).signature
+    matchers, hits = Matchers(), dict[str, Hits]()
+    here = Table(base, "rl", clusters, matchers, hits)
 
-    here = signature(base)
-    unrelated = config(routes=[{"name": "to-b", "destination": "a"}], rules=[rule("x", route="y")], base=base)
-    assert same(signature(unrelated), here)
+    def equal(conf: Config, running: Any = clusters) -> bool:
+        return here.equals(Table(conf, "rl", running, matchers, hits, here))
+
+    copied = msgspec.structs.replace(base, rules={"r": msgspec.structs.replace(base.rules["r"])})
+    assert equal(base) and equal(copied)
+    assert equal(config(routes=[{"name": "to-b", "destination": "a"}], rules=[rule("x", route="y")], base=base))
     for change in (
         config(routes=[{"name": "to-a", "destination": "b"}], base=base),
+        config(routes=[{"name": "to-a", "destination": "a", "fallback": "b"}], base=base),
+        config(routes=[{"name": "to-a", "destination": "a", "ingress": ["b"]}], base=base),
+        config(routes=[{"name": "to-a", "destination": "a", "retry": {"retry_on": "always"}}], base=base),
         config(rules=[rule("r", "/x", 1, route="to-a")], base=base),
         config(rulelists=[{"name": "rl", "rules": []}], base=base),
     ):
-        assert not same(signature(change), here)
-    assert not same(table(base, env).signature, here)  # other running clusters
+        assert not equal(change)
+    assert not equal(base, {c.name: EchoCluster(c, env) for c in base.clusters.values()})
+
+
+def test_of_a_list_of_which_one_rule_changes_the_others_decisions_are_taken_over(env: Env) -> None:
+    rules = [rule("r", "/x", 1, route="to-a"), rule("s", "/x", 2, route="to-a"), rule("gone", "/x", 3, route="nowhere")]
+    base = config(clusters=[echo("a")], routes=[to("a")], rulelists=[{"name": "rl", "rules": rules}])
+    clusters, matchers, hits = {"a": EchoCluster(base.clusters["a"], env)}, Matchers(), dict[str, Hits]()
+    old = Table(base, "rl", clusters, matchers, hits)
+    old.decide({"x": 1}).hits.count = 7
+    new = Table(config(rules=[rule("s", "/x", 5, route="to-a")], base=base), "rl", clusters, matchers, hits, old)
+    assert [new.decide({"x": x}) is old.decide({"x": x}) for x in (1, 3)] == [True, True]
+    changed = new.decide({"x": 5})
+    assert changed is not old.decide({"x": 2}) and "5" in changed.reason and changed.cluster is clusters["a"]
+    assert new.decide({"x": 1}).hits.count == 7
+    assert new.reaches == {clusters["a"]}
 
 
 def test_a_name_that_was_missing_changes_the_table_when_it_comes(env: Env) -> None:
@@ -127,7 +147,7 @@ def test_a_name_that_was_missing_changes_the_table_when_it_comes(env: Env) -> No
     assert (decision.missing and decision.error is not None and not decision.plain) or decision.cluster is None
     after = config(clusters=[echo("a")], base=base)
     clusters = {"a": EchoCluster(after.clusters["a"], env)}
-    assert not same(table(after, env, clusters=clusters).signature, before.signature)
+    assert not Table(after, "rl", clusters, Matchers(), {}, before).equals(before)
     again = decision.again(clusters)
     assert again.error is None and again.cluster is clusters["a"] and again.hits is decision.hits
 
