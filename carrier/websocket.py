@@ -17,7 +17,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Mapping
-from os import read
+from os import read, write
 from typing import Any
 
 from wsproto.connection import Connection, ConnectionType
@@ -434,7 +434,7 @@ class WebSocketEnd(ByteSocket):
 def shortcut(here: WebSocketEnd, there: WebSocketEnd) -> Callable[[], None]:
     """The reader of a busy end whose bytes go to another as they are: `carrier.bytesocket.shortcut`, for reads that are one whole message
     in one frame and nothing else, which is seen by its length."""
-    fd, send = here.sock.fileno(), there.sock.send
+    source, target = here.sock.fileno(), there.sock.fileno()
     inward, gave, pending = here.inward, there.gave, there.waiting()
     starts = b"\x81\x82\xc1\xc2" if inward.rsv & DEFLATE_RSV else b"\x81\x82"
     head = 2 + inward.key
@@ -445,7 +445,7 @@ def shortcut(here: WebSocketEnd, there: WebSocketEnd) -> Callable[[], None]:
 
     def readable() -> None:
         try:
-            data = read(fd, READ)
+            data = read(source, READ)
         except OSError as exc:
             here.unread(exc)
             return
@@ -460,7 +460,7 @@ def shortcut(here: WebSocketEnd, there: WebSocketEnd) -> Callable[[], None]:
         inward.bytes += size
         inward.messages += 1
         try:
-            sent = send(data)
+            sent = write(target, data)
         except OSError as exc:
             there.unsent(data, exc)
             return

@@ -393,6 +393,23 @@ async def test_bytes_for_a_hop_that_takes_no_more_are_dropped(pair, gone):
     assert not pair.here.closed
 
 
+@pytest.mark.parametrize("gone", ["close", "takeover"])
+async def test_the_shortcut_does_not_write_to_the_next_owner_of_a_descriptor(pair, gone):
+    readable, number = pair.reader(), pair.there.sock.fileno()
+    near, far = socket.socketpair()
+    with near, far:
+        taken = getattr(pair.there, gone)()
+        if taken is not None:
+            taken.close()
+        os.dup2(near.fileno(), number)
+        far.setblocking(False)
+        pair.left.send(b"for the old one")
+        readable()
+        os.close(number)
+        with pytest.raises(BlockingIOError):
+            far.recv(99)
+
+
 async def test_the_shortcut_sees_the_end_and_says_so(pair):
     readable = pair.reader()
     readable()  # nothing there
