@@ -12,6 +12,7 @@ moment (a large change, another process) is no overload. The API's own addresses
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import time
 from collections.abc import Callable, Mapping
@@ -34,6 +35,9 @@ RELIEF = 0.8
 """What is below this part of its limit is over no more: between the two nothing changes, so that it does not flap."""
 LASTING = 3
 """Looks in a row that must find the loop late."""
+
+CALM = 20
+"""Looks in a row that must find a free descriptor before that is said."""
 
 
 class Breaker:
@@ -118,23 +122,43 @@ def _container_memory() -> int:
     return 0
 
 
-def resident() -> int:
-    """Bytes of memory that the process has resident."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
+class Process:
+    """What this process uses. The file is opened once: when descriptors run short is when it matters."""
+
+    def __init__(self) -> None:
+        self.statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+        self.page = resource.getpagesize()
+
+    def resident(self) -> int:
+        """Bytes of memory that the process has resident (proc(5))."""
+        return int(os.pread(self.statm, 128, 0).split()[1]) * self.page
+
+    def has_descriptors(self) -> bool:
+        """Could one more file or socket be opened?"""
+        try:
+            os.close(os.dup(self.statm))
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self.statm >= 0:
+            os.close(self.statm)
+            self.statm = -1
 
 
 class Watch:
     """See the module. connections: counts them; shed: called with the reason when too much comes, with "" when that is over."""
 
-    def __init__(
-        self, bounds: Bounds, connections: Callable[[], int], shed: Callable[[str], None], log: Log, memory: Callable[[], int] = resident
-    ) -> None:
+    def __init__(self, bounds: Bounds, connections: Callable[[], int], shed: Callable[[str], None], log: Log) -> None:
         self.bounds = bounds
         self.connections = connections
         self.shed = shed
         self.log = log
-        self.memory = memory
+        self.process: Process | None = None
+        self.scarce = 0
+        """Looks for which descriptors must be free before they are said to be."""
         self.lag = 0.0
         """Seconds that the loop was late, at the last look."""
         self.late = 0
@@ -145,12 +169,15 @@ class Watch:
         self.due = 0.0
 
     def start(self) -> None:
+        self.process = Process()
         self._arm()
 
     def stop(self) -> None:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+        if self.process is not None:
+            self.process.close()
 
     def _arm(self) -> None:
         self.due = time.monotonic() + INTERVAL
@@ -159,7 +186,22 @@ class Watch:
     def _look(self) -> None:
         lag = time.monotonic() - self.due
         self._arm()
-        self.look(max(0.0, lag), self.memory(), self.connections())
+        assert self.process is not None
+        self.look(max(0.0, lag), self.process.resident(), self.connections())
+        self.look_for_descriptors(self.process.has_descriptors())
+
+    def look_for_descriptors(self, free: bool) -> None:
+        """Say when they have run out, and when that is over: what is refused then is refused by the kernel, which tells nobody why."""
+        if not free:
+            if not self.scarce:
+                limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+                hint = "raise ulimit -n, or lower --limit connections"
+                self.log.error("no file descriptor is free: connections wait or are refused", limit=limit, hint=hint)
+            self.scarce = CALM
+        elif self.scarce:
+            self.scarce -= 1
+            if not self.scarce:
+                self.log.notice("file descriptors are free again")
 
     def look(self, lag: float, memory: int, connections: int) -> None:
         """Decide by what was seen. lag: seconds; memory: bytes."""

@@ -61,6 +61,8 @@ class Base:
         self.kept: Saved | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.task: asyncio.Task[bool] | None = None
+        self.again = ""
+        """Why the file is to be read once more when that is done; any number of askers are one."""
         self.stamp: Stamp = None
         self.changed: Stamp = None
         """How the file looked at the last look, if it is not as it was read."""
@@ -93,9 +95,17 @@ class Base:
     # ------------------------------------------------------------------ reload
 
     def reload(self, why: str) -> None:
-        """Read the file again, in a task; a reload that is under way is the one that is asked for."""
-        if self.task is None or self.task.done():
-            self.task = asyncio.get_running_loop().create_task(self.read_again(why))
+        """Read the file again, in a task: after the reading that is under way, which may have seen the file as it was before."""
+        if self.task is not None and not self.task.done():
+            self.again = why
+            return
+        self.task = asyncio.get_running_loop().create_task(self.read_again(why))
+        self.task.add_done_callback(self._once_more)
+
+    def _once_more(self, task: asyncio.Task[bool]) -> None:
+        why, self.again = self.again, ""
+        if why and not task.cancelled():
+            self.reload(why)
 
     async def read_again(self, why: str) -> bool:
         """Put the file in force. False: it is not good, and nothing has changed."""
@@ -147,8 +157,11 @@ class Base:
 
     def _report(self, error: Error, why: str) -> None:
         self.log.error("the configuration file is refused; nothing has changed", why=why, file=self.path)
-        for text in [str(problem) for problem in error.problems] if isinstance(error, ConfigError) else [error.detail]:
-            self.log.error(text)
+        if not isinstance(error, ConfigError):
+            self.log.error(error.detail)
+            return
+        for problem in error.problems:
+            self.log.error(str(problem), line=problem.line or None, column=problem.column or None)
 
     # ------------------------------------------------------------------ watch
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 from typing import Any
 
 import pytest
 
 from carrier.cluster import Endpoint
 from carrier.log import Log
-from carrier.overload import LASTING, Bounds, Watch, own_bounds, resident
+from carrier.overload import CALM, LASTING, Bounds, Process, Watch, own_bounds
 from carrier.proxy import Proxy
 from carrier.session import Session
 from carrier.stream import Socket
@@ -150,8 +152,10 @@ def test_zero_is_no_limit() -> None:
 def test_the_machines_own_bounds_are_sane() -> None:
     bounds = own_bounds()
     assert bounds.connections >= 64 and bounds.lag > 0
-    assert bounds.memory == 0 or bounds.memory > resident() / 10
-    assert 5 * MIB < resident() < 10_000 * MIB
+    process = Process()
+    assert bounds.memory == 0 or bounds.memory > process.resident() / 10
+    assert 5 * MIB < process.resident() < 10_000 * MIB
+    process.close()
 
 
 # -- the watch
@@ -263,3 +267,28 @@ async def test_the_api_is_never_shed() -> None:
         await shedding(proxy)
         assert proxy.listeners["api"].table is table
         assert proxy.connections() == 0
+
+
+def test_descriptors_that_run_out_are_said_once_and_do_not_blind_the_watch() -> None:
+    process = Process()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        assert process.has_descriptors()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (process.statm, before[1]))  # every number below it is taken or forbidden
+        taken = []
+        try:
+            while True:
+                taken.append(os.dup(process.statm))
+        except OSError:
+            pass
+        assert not process.has_descriptors() and process.resident() > MIB
+        for descriptor in taken:
+            os.close(descriptor)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        process.close()
+    lines: list[str] = []
+    watch = Watch(Bounds(), lambda: 0, lambda reason: None, Log("info", lines.append))
+    for free in (True, False, True, False, *[True] * CALM, True):
+        watch.look_for_descriptors(free)
+    assert [line.split()[1] for line in lines] == ["error", "notice"] and "ulimit -n" in lines[0]

@@ -76,6 +76,7 @@ async def test_a_bad_file_changes_nothing_and_every_reason_is_said(file: Path, l
         assert server.proxy.config is before
         said = "".join(line for line in lines if " error " in line)
         assert "nothing has changed" in said and said.count("Ehco") == 2 and "99999" in said
+        assert all(f" line={line} " in said for line in (4, 7, 8)), said
         file.unlink()
         assert not await server.base.read_again("a test")
         file.write_text(FILE.format(name="three"))
@@ -178,8 +179,29 @@ async def test_reloads_at_the_same_time_are_one(file: Path, lines: list[str]) ->
             server.base.reload("SIGHUP")
         task = server.base.task
         assert task is not None and await task
-        assert server.base.reloads == 1
-        await asyncio.sleep(0)
+        await wait_until(lambda: server.base.task is not task and server.base.task is not None and server.base.task.done())
+        assert server.base.reloads == 1, "the second reading finds nothing new"
+        assert sum("says what it said" in line for line in lines) == 1
+
+
+async def test_a_signal_that_comes_while_the_file_is_being_read_is_not_lost(
+    file: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reading under way may have seen the file as it was before it was changed."""
+    async with running(file, lines) as server:
+        loop, load = asyncio.get_running_loop(), server.base._load
+
+        def slow(path: str) -> source.Loaded:
+            found = load(path)
+            if "three" not in found.text:
+                file.write_text(FILE.format(name="three"))
+                loop.call_soon_threadsafe(server.base.reload, "SIGHUP")
+            return found
+
+        monkeypatch.setattr(server.base, "_load", slow)
+        file.write_text(FILE.format(name="two"))
+        server.base.reload("SIGHUP")
+        await wait_until(lambda: "three" in clusters(server))
 
 
 def test_the_stamp_changes_with_the_content_and_is_none_for_nothing(tmp_path: Path) -> None:
