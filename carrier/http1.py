@@ -207,6 +207,9 @@ class RequestReader(_Reader):
         if not self._blank and data.startswith(b"\r\n", i):
             self._blank = True
             return i + 2
+        if len(data) - i == 1 and data[i] == 10:  # a line end too many, as scripts send it behind a body: refused when something follows it
+            self._buffer, self._at = b"\n", 0
+            return len(data)
         end = self._find_head(data, i)
         if end < 0:
             return len(data)

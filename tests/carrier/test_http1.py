@@ -443,3 +443,13 @@ def test_stop_in_the_middle_of_an_answer_drops_the_rest() -> None:
     heard.then["head"] = reader.stop
     reader.feed(OK)
     assert heard.says == [200] and not reader.reusable
+
+
+def test_a_line_feed_too_many_behind_a_body_is_refused_only_when_something_follows_it() -> None:
+    reader, heard = requests()
+    reader.feed(POST + b"\n")
+    assert (heard.says, reader.pending) == ([b"/x", b"hello", END], 1)
+    reader.finish()
+    with pytest.raises(Error):
+        reader.feed(GET)
+    assert len(heard.heads) == 1

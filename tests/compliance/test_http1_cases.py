@@ -101,6 +101,7 @@ REQUESTS: dict[str, tuple[bytes, int, int | None]] = {
     "a body that looks like a request": (post(b"Content-Length: %d" % len(NEXT), body=NEXT), 1, None),
     "empty line before": (b"\r\n" + get(), 1, None),
     "empty line between": (post(b"Content-Length: 5", body=b"hello\r\n") + get(), 2, None),
+    "lf behind a body": (post(b"Content-Length: 5", body=b"hello\n"), 1, None),
     "unknown method": (get(line=b"FROB /x HTTP/1.1"), 1, None),
     "http/1.0": (b"GET /x HTTP/1.0\r\n\r\n" + NEXT, 1, None),
     "http/1.0 kept alive": (get(b"Connection: keep-alive", line=b"GET /x HTTP/1.0") + NEXT, 2, None),
