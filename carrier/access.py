@@ -167,6 +167,10 @@ class Lines:
         self.heads.clear()
         self.offset = time.time() - time.monotonic()
 
+    def is_off(self) -> bool:
+        """Has the wall clock been set since, by more than lines show?"""
+        return abs(time.time() - time.monotonic() - self.offset) > 0.01
+
     def when(self, monotonic: float) -> bytes:
         """A moment as RFC 3339 has it, with milliseconds; it is the same from `since` until `until`."""
         moment = int((monotonic + self.offset) * 1000)
@@ -602,7 +606,7 @@ class AccessLog:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
-        if self.revision() != self.seen:
+        if self.revision() != self.seen or self.lines.is_off():
             self.seen = self.revision()
             self.lines.forget()
         if not self.batch:

@@ -80,7 +80,8 @@ class Client:
             else:
                 self.where = where
                 return connection
-        raise Refused(0, f"no carrier answers at {', nor at '.join(said)}; {'' if self.where else _others()}--admin says where one is")
+        hint = "" if self.where else f"; {_others()}--admin or CARRIER_ADMIN says where one is"
+        raise Refused(0, f"no carrier answers at {', nor at '.join(said)}{hint}")
 
 
 def _connected(where: str) -> HTTPConnection:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -9,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from carrier.cli import main
+from carrier import manual
+from carrier.cli import main, parser
 from carrier.config import Config
 from carrier.demo import free_ports
+from carrier.gate import Limits
+from carrier.overload import BREAKER, LASTING, Bounds
 from carrier.source import load
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,6 +68,59 @@ def test_the_bridge_of_the_docs_is_one():
     config: Config = load(ROOT / "docs" / "examples" / "pod.yaml").config
     bridge = Bridges().put(config, "john", body).bridges["john"]
     assert bridge.expires == pytest.approx(time.time() + 3600, abs=60)
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OTHERS = {
+    "--unix-socket",
+    "--short",
+    "--only",
+    "--peers",
+    "--json",
+    "--through",
+    "--users",
+    "--seconds",
+    "--rate",
+    "--shadow",
+    "--in-flight",
+}
+"""Options of curl and of the benchmarks."""
+
+
+def options_of_the_command():
+    parsers = [parser(), *manual.commands(parser()).values()]
+    return {name for one in parsers for action in one._actions for name in action.option_strings}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "benchmarks.md"], ids=lambda page: page.name)
+def test_every_option_that_the_docs_name_is_one(page):
+    spans = re.findall(r"`([^`\n]+)`", page.read_text()) + blocks("console", page.read_text()) + blocks("sh", page.read_text())
+    named = {name for span in spans for name in re.findall(r"(?<![\w-])--[a-z][a-z-]*", span)}
+    assert named <= options_of_the_command() | OTHERS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_carrier_command_of_the_docs_can_be_typed(page):
+    lines = [line.removeprefix("$ ") for block in blocks("console", page.read_text()) for line in block.splitlines() if line[:2] == "$ "]
+    lines += [line for block in blocks("sh", page.read_text()) for line in block.splitlines()]
+    typed = [found[1] for line in lines if (found := re.match(r"(?:\.venv/bin/)?carrier (.*)", line))]
+    for line in typed:
+        options = parser().parse_args(shlex.split(line, comments=True))
+        assert options.command, line
+
+
+def test_the_limits_are_what_operations_says_they_are():
+    text = " ".join((ROOT / "docs" / "operations.md").read_text().split())
+    limits, scale = Limits(), {"KiB": 1 << 10, "MiB": 1 << 20}
+    told = re.findall(r"`api\.(\w+)` ([\d,]+)(?: (KiB|MiB))?", text)
+    assert {name for name, _, _ in told} == set(Limits.__struct_fields__)
+    for name, number, unit in told:
+        assert getattr(limits, name) == int(number.replace(",", "")) * scale.get(unit, 1), name
+    for name, default in BREAKER.items():
+        assert re.search(rf"`options\.{name}` of a cluster[^|]*\| {default:g} \|", text), name
+    assert f"`--limit lag=SECONDS` the event loop is late, three looks in a row | {Bounds().lag:g} |" in text and LASTING == 3
+    run = parser().parse_args(["run", "-c", "x"])
+    assert f"`--drain-delay` seconds ({run.drain_delay:g})" in text and f"`--drain` seconds ({run.drain:g})" in text
 
 
 def test_links_lead_somewhere():

@@ -7,7 +7,9 @@ import json
 import os
 import re
 import threading
+import time
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +172,20 @@ async def test_filters_and_sampling_leave_lines_out_but_failures_are_kept(
                 OK.replace(b"200 OK\r\n", b"%d X\r\nconnection: close\r\n" % status),
             )
     assert [line["status"] for line in lines(file)] == statuses
+
+
+async def test_lines_follow_a_clock_that_was_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "log"
+    async with Stage() as stage, logged(stage.proxy.env, file) as log:
+        await request(stage, "GET /1 HTTP/1.1\nhost: a\nconnection: close", BYE)
+        stage.proxy.env.ledger.settle()  # type: ignore[union-attr]
+        log.flush()
+        wall = time.time
+        monkeypatch.setattr("carrier.access.time.time", lambda: wall() + 86_400)
+        log.flush()
+        await request(stage, "GET /2 HTTP/1.1\nhost: a")
+    before, after = (datetime.fromisoformat(line["time"]) for line in lines(file))
+    assert 86_390 < (after - before).total_seconds() < 86_500
 
 
 async def test_after_reopen_lines_go_to_a_new_file(tmp_path: Path) -> None:
