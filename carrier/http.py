@@ -46,7 +46,13 @@ EXPLAIN = b"x-carrier-explain"
 """Asks for the reason of the routing in the answer's head; heeded from authorised peers (listeners/http.py)."""
 ENDURING = frozenset((b"host", b"content-length", b"transfer-encoding"))
 """Fields that a Connection field cannot name away: they say where a message ends and whom it is for."""
-CLAIMS = frozenset((b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port", b"forwarded"))
+_CLAIMS = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port", b"forwarded")
+ALIASES = frozenset(b"x%bforwarded%b%b" % (a, b, name[12:]) for name in _CLAIMS[:4] for a in (b"-", b"_") for b in (b"-", b"_")) - {
+    *_CLAIMS
+}
+"""Names that a server behind CGI or WSGI takes for claims: "-" and "_" are the same to it (RFC 3875 4.1.18). Never sent on: a trusted proxy
+that knows only the real names passes its clients' forgeries."""
+CLAIMS = ALIASES.union(_CLAIMS)
 """What a peer says about whom it speaks for: believed from trusted peers only."""
 UNMERGEABLE = ENDURING | HOP | {b"content-encoding", b"content-type", b"content-range", b"trailer"}
 """Fields that a trailer section must not have (RFC 9110 6.5.1): framing, routing, how to read the content."""
@@ -297,7 +303,7 @@ class Forwarding:
         """Names that never pass, beside those that Connection names."""
         names = HOP | {b"host"} if self.host else HOP
         if self.trusted:
-            return names | {b"x-forwarded-for"} if self.x_forwarded else names
+            return names | ALIASES | {b"x-forwarded-for"} if self.x_forwarded else names
         return names | CLAIMS if self.x_forwarded or self.forwarded else names
 
     def standing(self, host: bytes, seen: Mapping[bytes, object]) -> bytes:

@@ -375,3 +375,13 @@ def test_a_trusted_peer_s_claims_go_on_and_are_added_to() -> None:
 def test_an_https_port_in_an_absolute_target_must_be_in_host_as_well() -> None:
     assert parse(b"GET https://a:443/ HTTP/1.1", b"Host: a:443").host == b"a:443"
     assert refusal(b"GET https://a:443/ HTTP/1.1", b"Host: a") == "protocol-error"
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+@pytest.mark.parametrize("name", [b"X_Forwarded_For", b"x-forwarded_for", b"X_Forwarded-Proto", b"x_forwarded_host", b"X-Forwarded_Port"])
+def test_claims_in_the_spelling_of_cgi_are_never_sent_on(name: bytes, trusted: bool) -> None:
+    raw = b"GET / HTTP/1.1\r\nHost: a\r\n" + name + b": 6.6.6.6\r\nX_Other: 1\r\n\r\n"
+    profile = Forwarding(trusted=trusted)
+    for head in (parse_request(raw, None, profile), RequestMemo(None, profile).parse(raw)):
+        assert b"6.6.6.6" not in head.wire
+        assert b"X_Other: 1" in head.wire
