@@ -6,7 +6,8 @@ Label values come from the configuration alone, never from requests; `MAX_SETS` 
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ OK, FAILED = 6, 7
 MAX_SETS = 1000
 """Label sets of sessions (listener, rule, cluster) that are kept apart."""
 OTHER = "(other)"
+MANY = 256
+"""Durations that are counted at once."""
 
 
 class Times:
@@ -39,14 +42,30 @@ class Times:
 
 
 class Flow(Times):
-    """What is counted by listener and cluster; it is itself the histogram of the sessions' durations."""
+    """What is counted by listener and cluster; it is itself the histogram of the sessions' durations.
 
-    __slots__ = ("connects", "fallbacks", "received", "retries", "sent")
+    recent: durations that are not in the histogram yet; `settle` puts them there, many at once, which costs less than each by itself.
+    """
+
+    __slots__ = ("connects", "fallbacks", "received", "recent", "retries", "sent")
 
     def __init__(self) -> None:
         super().__init__()
         self.connects = Times()
+        self.recent: list[float] = []
         self.received = self.sent = self.retries = self.fallbacks = 0
+
+
+    def settle(self) -> None:
+        """Count the recent durations."""
+        times, self.recent = self.recent, []
+        times.sort()
+        self.sum += sum(times)
+        before = 0
+        for n, bound in enumerate((*BOUNDS, math.inf)):
+            upto = bisect_right(times, bound, before)
+            self.counts[n] += upto - before
+            before = upto
 
 
 class Series:

@@ -152,6 +152,7 @@ class Metrics:
 
     def _flows(self) -> Iterator[tuple[dict[str, str], Flow]]:
         for (listener, cluster), flow in list(self.meter.flows.items()):
+            flow.settle()
             yield {"listener": listener, "cluster": cluster}, flow
 
     def _session_seconds(self) -> Iterator[Sample]:

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from bisect import bisect_left
 from datetime import UTC, datetime
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from carrier.errors import Error
 from carrier.match import set_at
-from carrier.meter import BOUNDS
+from carrier.meter import MANY
 from carrier.stream import HIGH, NOWHERE, Backlog, Socket, Stream, link
 
 if TYPE_CHECKING:
@@ -123,8 +122,8 @@ class Session(Stream):
     _metadata = Rare[dict[str, Any] | None](None)
     _events = Rare[list[tuple[str, float, str, Any]] | None](None)
     usual: bool
-    """Nothing was out of the ordinary so far: the destination was there at once, no transform, no retry, no event, no error, and nobody
-    has asked for its name."""
+    """Nothing is out of the ordinary: the destination was there at once, no transform, no retry, no status that would be asked again, no
+    event, no error, and nobody has asked for its name."""
     source_done: bool
     """The source has sent its end."""
     full = Rare(False)
@@ -237,6 +236,8 @@ class Session(Stream):
         hits.last = self.started
         self.request = head
         self.request_last = last
+        if decision.statuses:
+            self.usual = False
         cluster = decision.cluster
         if decision.plain:
             assert cluster is not None
@@ -293,7 +294,7 @@ class Session(Stream):
     def _aim(self, decision: Decision) -> bool:
         """Be ready for `begin_again` by this decision. False: it needs more than an idle connection."""
         cluster = decision.cluster
-        if not decision.plain or cluster is None or cluster.only is None:
+        if not decision.plain or decision.statuses or cluster is None or cluster.only is None:
             return False
         self.decision, self.cluster, self.endpoint = decision, cluster, cluster.only
         return True
@@ -718,9 +719,10 @@ class Session(Stream):
                 series = meter.series(self)
             series.codes[head.status // 100] += 1
             flow = series.flow
-            seconds = monotonic() - self.started
-            flow.counts[bisect_left(BOUNDS, seconds)] += 1
-            flow.sum += seconds
+            recent = flow.recent
+            recent.append(monotonic() - self.started)
+            if len(recent) >= MANY:
+                flow.settle()
             flow.received += source.bytes_in
             flow.sent += source.bytes_out
         source.bytes_in = source.bytes_out = 0

@@ -387,8 +387,9 @@ class HttpUpstream(Socket, asyncio.Protocol):
                 same, head, body = cluster.known
                 if data != same:
                     head, body = self._read_whole(data)
-                if head is not None:
-                    to = self.to
+                session = self.session
+                if head is not None and session is not None:
+                    to = session.source if session.usual else self.to  # nothing stands between
                     self.request = self.session = None
                     self.to = self.back = NOWHERE
                     self.used = True

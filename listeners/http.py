@@ -13,7 +13,7 @@ import json
 import re
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, cast
@@ -35,7 +35,7 @@ from carrier.table import Decision, Table
 from carrier.tls import HANDSHAKE, describe, server_of
 
 MISSES = 8
-"""Straight misses of the memo after which a connection does not ask it again: its heads differ every time."""
+"""Straight misses of the memo after which a connection asks for shapes only: its heads differ every time. It begins anew with its ids."""
 IDS = 4096
 TAILS = [b"%03x\r\n\r\n" % number for number in range(IDS)]
 """The ends of request ids, and of the heads that they end."""
@@ -291,11 +291,13 @@ class HttpConnection(Socket, asyncio.Protocol):
     state began: accepted, idle, reading a head, reading a body, waiting for the answer. full: the transport holds enough of what the
     downstream does not read; no further request is begun then. quiet: between requests, and the reader has nothing: the memo may be
     asked. strained: since it last was quiet, more bytes came or a side was full. spare: the last session, for `Session.begin_again`.
+    ask: what knows heads, misses: how often in a row it did not, missed: the `number` of the last time.
     special: what is added to a request depends on more than the connection. frames: where the frames of a WebSocket in a tunnel begin
     that the downstream gets; departing: it is to be told that the process ends.
     """
 
     __slots__ = (
+        "ask",
         "body_bytes",
         "body_done",
         "chunked",
@@ -306,9 +308,9 @@ class HttpConnection(Socket, asyncio.Protocol):
         "fields_and_id",
         "frames",
         "full",
-        "heads",
         "listener",
         "local",
+        "missed",
         "misses",
         "number",
         "out",
@@ -330,6 +332,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         "write",
     )
 
+    ask: Callable[[bytes], Head | None]
     transport: asyncio.Transport
 
     def __init__(self, listener: HttpListener) -> None:
@@ -344,7 +347,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         self.departing = False
         self.discard = 0
         self.body_bytes = 0
-        self.misses = 0
+        self.missed = 0
         self.refusal: Error | None = None
         self.spare: Session | None = None
         self.since = listener.env.loop.time()
@@ -375,8 +378,13 @@ class HttpConnection(Socket, asyncio.Protocol):
         """The listener's routing has changed: from the next request on, ask the new memo."""
         listener = self.listener
         self.reader.memo = listener.trusted_memo if self.trusted else listener.memo
-        self.heads = self.reader.memo.heads
         self.spare = None  # it knows the old routes
+        self._ask_memo()
+
+    def _ask_memo(self) -> None:
+        """Look for whole heads first."""
+        self.ask = self.reader.memo.heads.get
+        self.misses = 0
 
     # ------------------------------------------------------------------ what the downstream sends
 
@@ -384,7 +392,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         size = len(data)
         self.bytes_in += size
         if self.quiet and size <= HEAD_MAX:
-            head = self._known(data) if self.misses else self.heads.get(data) or self._known(data)
+            head = self.ask(data) or self._missed(data)
             if head is not None and head.simple:
                 self._begin(head, True)
                 return
@@ -416,7 +424,8 @@ class HttpConnection(Socket, asyncio.Protocol):
         body = len(data) - end
         if end == 3 or not body:
             return False
-        head = self._known(data[:end])
+        raw = data[:end]
+        head = self.ask(raw) or self._missed(raw)
         if head is None or head.body != LENGTH or head.length != body or not head.keep_alive or head.minor != 1:
             return False
         most = self.listener.limits.body
@@ -429,16 +438,18 @@ class HttpConnection(Socket, asyncio.Protocol):
             self.to.data(data[end:], None, True)
         return True
 
-    def _known(self, data: bytes) -> Head | None:
-        """The head that a read is, if it is one, by the memo or by its shape; None: the codec has to look at it."""
-        if self.misses >= MISSES:
-            return self.reader.memo.like(data)
-        head = self.heads.get(data)
-        if head is not None:
+    def _missed(self, data: bytes) -> Head | None:
+        """The head that a read is, by its shape; None: the codec has to look at it."""
+        if self.misses >= MISSES:  # so it was the shapes that did not know it
+            return None
+        if self.number - self.missed > 1:
             self.misses = 0
-            return head
+        self.missed = self.number
         self.misses += 1
-        return self.reader.memo.like(data, True)
+        like = self.reader.memo.like
+        if self.misses == MISSES:
+            self.ask = like
+        return like(data, True)
 
     def on_head(self, head: Head) -> None:
         """The codec has read a request's head."""
@@ -482,6 +493,7 @@ class HttpConnection(Socket, asyncio.Protocol):
             number = self.number
             if number == IDS:
                 number = self._new_ids()
+                self._ask_memo()
             self.number = number + 1
             fields = self.fields_and_id + TAILS[number]
         spare = self.spare

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from carrier.meter import BOUNDS, MAX_SETS, OTHER, Meter
+from carrier.meter import BOUNDS, MAX_SETS, OTHER, Flow, Meter
 
 
 class Told:
@@ -49,3 +49,13 @@ def test_durations_fall_into_the_buckets_of_their_bounds() -> None:
     found = meter(1)
     flow = found.flows["web", "a"]
     assert flow.counts[BOUNDS.index(0.005)] == 1 and sum(flow.counts) == 1 and flow.sum == pytest.approx(0.003)
+
+
+def test_durations_counted_at_once_fall_into_the_same_buckets_as_each_by_itself() -> None:
+    one, many = Flow(), Flow()
+    for seconds in (0.0, 0.0005, 0.0006, 0.25, 60.0, 61.0, 0.0004, 5.5):
+        one.add(seconds)
+        many.recent.append(seconds)
+    many.settle()
+    many.settle()
+    assert many.counts == one.counts and many.sum == pytest.approx(one.sum) and not many.recent
