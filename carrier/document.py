@@ -283,14 +283,15 @@ class Inspector:
 
     def admin(self, value: Any, path: str) -> None:
         offload: tuple[Any, ...] = ("init", "no_init", "disable", True, False)
+        allowed = "one of init, no_init, disable, true, false"
         checks: dict[str, Check] = {
             "log_level": self.choice(*LOG_LEVELS),
             "log_file": self.text,
             "access_log_path": self.text,
             "access_log": self.access_log,
             "strict": self.boolean,
-            "offload": lambda v, p: None if v in offload else self.wrong(p, v, "one of init, no_init, disable"),
-            "offload_ifs": self.anything,
+            "offload": lambda v, p: None if any(v is o or (v == o and isinstance(v, str)) for o in offload) else self.wrong(p, v, allowed),
+            "offload_ifs": lambda v, p: (self.each("names", self.text) if isinstance(v, list) else self.text)(v, p),
             "version": self.anything,
         }
         self.members(value, path, "admin", checks)

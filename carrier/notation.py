@@ -103,6 +103,8 @@ class _Compiler:
         listed = allowed if isinstance(allowed, str) else ", ".join(allowed)
         if not hint and not isinstance(allowed, str) and isinstance(seen, str):
             hint = did_you_mean(seen, allowed)
+        if seen is not MISSING and repr(seen) not in message:
+            message = f"{message}, got {shown(seen)}"
         self.problems.append(Problem(message, path, seen="" if seen is MISSING else shown(seen, 200), allowed=listed, hint=hint))
         return _NEVER
 
@@ -270,7 +272,12 @@ class _Compiler:
         want = str(body[key]).lower().rstrip(".")
         if want.startswith("*."):
             return self.refuse(f"{path}.{key}", "no wildcards here", body[key], hint=f'write {want[1:]!r} with type "suffix"')
-        if not want.strip(".") or (":" in want and not want.startswith("[") and want.count(":") == 1) or "/" in want:
+        if (
+            not want.strip(".")
+            or re.search(r"[\s?#@]", want)
+            or (":" in want and not want.startswith("[") and want.count(":") == 1)
+            or "/" in want
+        ):
             return self.refuse(f"{path}.{key}", "not a host name (without port)", body[key])
         return Leaf(source, _OPS[str(body["type"])], want.strip("[]"))
 
@@ -308,6 +315,8 @@ class _Compiler:
             for key in predicate:
                 if key not in _PREDICATE_KEYS:
                     self.refuse(f"{path}.{key}", f"unknown key {key!r}", key, _PREDICATE_KEYS)
+            if not isinstance(predicate.get("ignore_case", False), bool):
+                self.refuse(f"{path}.ignore_case", "expected true or false", predicate["ignore_case"])
         if op in _SECOND_ORDER:
             return self.second_order(op, predicate, path, base, depth)
         pieces = self.pieces(predicate, path, base)
@@ -316,8 +325,11 @@ class _Compiler:
     def second_order(self, op: str, predicate: Mapping[str, object], path: str, base: tuple[str, ...], depth: int) -> Node:
         listed = predicate.get("apply")
         if not isinstance(listed, list | tuple):
-            return self.refuse(path, f"{op} needs a list of predicates in apply")
-        if predicate.get("path"):
+            return self.refuse(path, f"{op} needs a list of predicates in apply", *((listed,) if "apply" in predicate else ()))
+        written = predicate.get("path")
+        if self.strict and not isinstance(written, str | None):
+            return self.refuse(f"{path}.path", "expected text", written)
+        if written:
             pieces = self.pieces(predicate, path, base)
             if pieces is None:
                 return _NEVER

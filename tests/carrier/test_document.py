@@ -230,3 +230,18 @@ def test_a_number_where_text_belongs_says_how_to_write_it() -> None:
 def test_sticky_needs_a_key() -> None:
     found = inspect("cluster", {"name": "x", "spec": {"protocol": "TCP", "port": 1}, "loadbalancer": {"policy": "sticky"}}, "$")
     assert [p.message for p in found] == ["policy 'sticky' needs 'key'"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"offload": 0}, "$.admin.offload: cannot be 0 (allowed: one of init, no_init, disable, true, false)"),
+        ({"offload_ifs": 5}, '$.admin.offload_ifs: cannot be 5 (allowed: text); write it in quotes: "5"'),
+        ({"offload_ifs": ["lo", None]}, "$.admin.offload_ifs[1]: cannot be null (allowed: text)"),
+    ],
+)
+def test_settings_of_l7mp_that_do_nothing_here_are_of_their_type_all_the_same(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_document({"admin": settings, "listeners": []})
+    assert [str(problem) for problem in caught.value.problems] == [said]
+    from_document({"admin": {"offload": False, "offload_ifs": "lo,eth0"}, "listeners": []})

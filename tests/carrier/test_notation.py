@@ -234,6 +234,10 @@ def test_two_standards_for_predicates() -> None:
     loose = {"op": "test", "path": "/HTTP/method", "value": "GET", "comment": "x"}
     assert Matcher([("l7mp lets it pass", loose)]).first(request()) == 0
     assert "unknown key 'comment'" in problems(loose)
+    assert "$.match.path: expected text, got []" in problems({"op": "and", "path": [], "apply": []})
+    folded = {"op": "test", "path": "/HTTP/method", "value": "get", "ignore_case": "yes"}
+    assert Matcher([("so is what counts as true", folded)]).first(request()) == 0
+    assert '$.match.ignore_case: expected true or false, got "yes"' in problems(folded)
     assert "did you mean '/HTTP/method'?" in problems({"op": "test", "path": "HTTP/method", "value": "GET"})
     assert "header names are lower case" in problems({"op": "defined", "path": "/HTTP/headers/X-User"})
 
@@ -247,7 +251,7 @@ def test_two_standards_for_predicates() -> None:
         ({"matchHeader": "x"}, "matchHeader is an object"),
         ({"matchHeader": {"name": "a"}}, "matchHeader needs 'value'"),
         ({"matchHeader": {"name": "a b", "value": "x"}}, "not a header name"),
-        ({"matchHeader": {"name": "a", "value": 7}}, "expected text; quote it"),
+        ({"matchHeader": {"name": "a", "value": 7}}, "expected text, got 7; quote it"),
         ({"matchHeader": {"name": "a", "value": " x"}}, "never matches"),
         (
             {"matchHeader": {"name": "a", "value": "x", "tipe": "exact"}},
@@ -265,6 +269,9 @@ def test_two_standards_for_predicates() -> None:
         ({"matchMethod": {"method": []}}, "expected text"),
         ({"matchHost": {"host": "*.example.org"}}, "suffix"),
         ({"matchHost": {"host": "example.org:80"}}, "without port"),
+        ({"matchHost": {"host": "example org"}}, 'not a host name (without port), got "example org"'),
+        ({"op": "and", "path": 5, "apply": []}, "$.match.path: expected text, got 5"),
+        ({"op": "and", "apply": "x"}, 'needs a list of predicates in apply, got "x"'),
         ({"matchSource": {"cidr": "10.0.0.1/8"}}, "did you mean 10.0.0.0/8?"),
         ({"any": {}}, "expected a list of alternatives"),
         ({"op": "tset", "path": "/a", "value": 1}, "did you mean 'test'?"),
