@@ -44,6 +44,7 @@ LIMITS = ("memory", "lag", "connections", *(f"api.{name}" for name in API_LIMITS
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments (sys.argv without it) and return its exit status. Usage errors raise SystemExit(2)."""
     began = time.monotonic()
+    _open_standard_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "-V", "--version"):
         arguments.insert(0, "run")  # as l7mp-proxy.js is called
@@ -63,6 +64,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output is gone: nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+
+
+def _open_standard_streams() -> None:
+    """Whoever started us may have closed standard input, output or error; the next socket would take their numbers, and lines of the log
+    would be written into it."""
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8", closefd=False))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -342,6 +342,23 @@ def test_a_request_in_flight_is_answered_and_an_idle_connection_does_not_hold_th
             upstream.close()
 
 
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_it_runs_without_standard_streams_and_gives_their_numbers_to_nobody(good, ports, closed):
+    """A socket that is number 2 would be sent the log."""
+    command = f"exec {' '.join(COMMAND)} run -c {good} --admin off --access-log stdout --drain-delay 0 {closed}"
+    process = subprocess.Popen(["sh", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        with connect(ports[0], process) as client:
+            client.sendall(b"hello")
+            assert client.recv(5) == b"hello"
+            numbers = [os.readlink(f"/proc/{process.pid}/fd/{number}") for number in (0, 1, 2)]
+        assert numbers == ["/dev/null"] * 3
+        process.terminate()
+        assert process.wait(10) in (0, 5)
+    finally:
+        process.kill()
+
+
 def test_the_drain_has_an_end(good, ports):
     with running("run", "-c", str(good), "--admin", "off", "--drain", "0.3", port=ports[0]) as process, connect(ports[0], process):
         began = time.monotonic()
