@@ -1,5 +1,7 @@
 """Mutated requests and answers through the whole proxy, on real sockets: `python tests/fuzz/soak_http.py [INPUTS] [SEED]`.
 
+It says every EVERY inputs how far it is; Ctrl-C or SIGTERM ends it in order, with what was seen until then.
+
 Each input is a client's bytes against a server's bytes; both begin as something valid, or as a case of a small set of dangerous ones, and
 are then damaged: bytes changed, cut, doubled, spliced with others, sent in pieces, followed by silence, an end or a reset. What must
 hold is not what is answered, but that the process lives, that nobody waits for ever, that no exception is unforeseen, that no
@@ -12,16 +14,22 @@ import asyncio
 import contextlib
 import gc
 import random
+import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import uvloop
 
 from carrier import config as c
 from carrier.cluster import Env
+from carrier.overload import resident
 from carrier.proxy import Proxy
+
+EVERY = 20_000
+"""Inputs between two words of how far it is."""
 
 REQUESTS = (
     b"GET / HTTP/1.1\r\nhost: a\r\n\r\n",
@@ -113,9 +121,12 @@ def pieces(rng: random.Random, data: bytes) -> list[bytes]:
 class Soak:
     """The proxy, the servers behind it and the clients before it."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, told: Callable[[str], object] = lambda said: None) -> None:
+        """told: is told how far it is."""
         self.rng = random.Random(seed)
         self.tally = Tally()
+        self.told = told
+        self.stopped = False
 
     async def run(self, inputs: int, settle: bool = True) -> Tally:
         """So many conversations."""
@@ -126,9 +137,11 @@ class Soak:
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         proxy = Proxy(Env(loop), None)
         await proxy.apply(self._config(server.sockets[0].getsockname()[1]))
-        listener: Any = proxy.listeners["front"]
+        self.listener = listener = cast(Any, proxy.listeners["front"])
         await listener.serving
         self.port = listener.port
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.stop)
         await self._converse(inputs // 4)
         gc.collect()
         before = len(gc.get_objects())
@@ -166,9 +179,24 @@ class Soak:
 
     async def _client(self, left: Any) -> None:
         for _ in left:
+            if self.stopped:
+                return
             self.tally.inputs += 1
+            if not self.tally.inputs % EVERY:
+                self.told(self._so_far())
             with contextlib.suppress(OSError, RuntimeError):  # uvloop's word for writing to what the proxy has closed
                 await self._one()
+
+    def stop(self) -> None:
+        """Let what is under way end, and begin nothing more."""
+        self.stopped = True
+
+    def _so_far(self) -> str:
+        tally, listener = self.tally, self.listener
+        return (
+            f"{tally.inputs} inputs; resident {resident() >> 10} KiB; {len(listener.connections)} connections, {len(listener.live)} sessions; "
+            f"unforeseen: {len(tally.unforeseen)}"
+        )
 
     async def _one(self) -> None:
         rng = self.rng
@@ -224,16 +252,16 @@ class Soak:
                     await asyncio.sleep(0.02)
 
 
-def soak(inputs: int, seed: int = 1) -> Tally:
+def soak(inputs: int, seed: int = 1, told: Callable[[str], object] = lambda said: None) -> Tally:
     """Run so many inputs in an event loop of their own."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Soak(seed).run(inputs))
+        return runner.run(Soak(seed, told).run(inputs))
 
 
 def main() -> int:
     inputs = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
     began = time.monotonic()
-    tally = soak(inputs, int(sys.argv[2]) if len(sys.argv) > 2 else 1)
+    tally = soak(inputs, int(sys.argv[2]) if len(sys.argv) > 2 else 1, lambda said: print(said, flush=True))
     print(f"{tally.inputs} inputs in {time.monotonic() - began:.0f} s; answers {dict(sorted(tally.statuses.items()))}")
     print(f"left: {tally.left}; objects more: {tally.growth}; unforeseen: {len(tally.unforeseen)} {sorted(set(tally.unforeseen))[:5]}")
     return 1 if tally.left or tally.unforeseen else 0
