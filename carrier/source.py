@@ -203,7 +203,7 @@ def _no_constant(name: str) -> NoReturn:
 def _finite(text: str) -> float:
     number = float(text)
     if number in (float("inf"), float("-inf")):
-        raise ValueError(f"the number {text[:20]} is too large")
+        raise ValueError(f"the number {text if len(text) <= 20 else text[:20] + '...'} is too large")
     return number
 
 
@@ -247,13 +247,13 @@ def _bounded(value: Any, bounds: Bounds) -> None:
             raise _too_many(bounds)
 
 
-def _too_deep(bounds: Bounds) -> ConfigError:
-    return ConfigError(Problem(f"nested more than {bounds.depth} levels deep", "$", allowed=f"{bounds.depth} levels"))
+def _too_deep(bounds: Bounds, place: Place = (0, 0)) -> ConfigError:
+    return ConfigError(Problem(f"nested more than {bounds.depth} levels deep", "$", *place, allowed=f"{bounds.depth} levels"))
 
 
-def _too_many(bounds: Bounds) -> ConfigError:
+def _too_many(bounds: Bounds, place: Place = (0, 0)) -> ConfigError:
     allowed = f"{bounds.objects} objects, {bounds.values} values, aliases expanded"
-    return ConfigError(Problem("too many objects or values", "$", allowed=allowed))
+    return ConfigError(Problem("too many objects or values", "$", *place, allowed=allowed))
 
 
 # -- YAML --------------------------------------------------------------------------------------------------------------------------------
@@ -335,9 +335,16 @@ class _Composer:
                 self.take(event, _place(event.start_mark))
         except yaml.MarkedYAMLError as exc:
             at = _place(exc.problem_mark or exc.context_mark)
-            raise ConfigError(Problem(f"not YAML: {exc.problem or exc.context}", "$", *at)) from None
+            raise ConfigError(Problem(f"not YAML: {exc.problem or exc.context}", "$", *at, hint=self.tabbed(at[0]))) from None
         except yaml.YAMLError as exc:  # a character that YAML does not allow
-            raise ConfigError(Problem(f"not YAML: {str(exc).splitlines()[0]}", "$")) from None
+            before = self.text[: getattr(exc, "position", 0)]
+            at = before.count("\n") + 1, len(before) - before.rfind("\n")
+            raise ConfigError(Problem(f"not YAML: {str(exc).splitlines()[0]}", "$", *at)) from None
+
+    def tabbed(self, line: int) -> str:
+        """What is to be said of a line that begins with a tab."""
+        found = self.text.splitlines()[line - 1 : line]
+        return "indent with spaces: YAML takes no tabs there" if found and re.match(r" *\t", found[0]) else ""
 
     def take(self, event: Any, place: Place) -> None:
         if isinstance(event, yaml.ScalarEvent):
@@ -374,7 +381,7 @@ class _Composer:
             else:
                 value = _plain(event.value) if event.implicit[0] else event.value
         except ValueError as exc:
-            self.refuse(str(exc), place)
+            raise ConfigError(Problem(str(exc), self.path(), *place)) from None
         self.add(value, 1, event.anchor, place)
 
     def key(self, name: str, place: Place) -> None:
@@ -391,7 +398,8 @@ class _Composer:
         if self.expects_key():
             self.refuse("a key must be text", place)
         if anchor not in self.anchors:
-            self.refuse(f"the alias *{anchor} stands inside what it refers to", place)
+            inside = any(frame.anchor == anchor for frame in self.stack)
+            self.refuse(f"the alias *{anchor} " + ("stands inside what it refers to" if inside else "refers to no anchor before it"), place)
         value, size = self.anchors[anchor]
         self.add(value, size, None, place)
 
@@ -401,7 +409,7 @@ class _Composer:
         if event.tag is not None and event.tag not in (_TAG + "map", _TAG + "seq", "!"):
             self.refuse(f"unknown tag {event.tag!r}", place)
         if len(self.stack) >= self.bounds.depth:
-            raise _too_deep(self.bounds)
+            raise _too_deep(self.bounds, place)
         is_map = isinstance(event, yaml.MappingStartEvent)
         if self.places is not None:
             self.places[self.path()] = place
@@ -429,7 +437,7 @@ class _Composer:
         frame = self.stack[-1]
         frame.size += size
         if max(frame.size, self.total) > self.bounds.values:
-            raise _too_many(self.bounds)
+            raise _too_many(self.bounds, place)
         if self.places is not None:
             self.places.setdefault(self.path(), place)
         if isinstance(frame.container, list):

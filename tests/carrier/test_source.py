@@ -9,7 +9,7 @@ import pytest
 
 from carrier import source
 from carrier.errors import ConfigError, Problem
-from carrier.source import MAX_FILE, decode, load, loads, render
+from carrier.source import MAX_FILE, Bounds, decode, load, loads, render
 
 TRANSCRIPTS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "transcripts"
 
@@ -242,3 +242,23 @@ def test_files_in_the_words_of_l7mps_readme_load() -> None:
 @pytest.mark.parametrize("name", ["01-minimal.yaml", "02-explicit-controller.yaml", "05-minimal.json"])
 def test_the_files_that_l7mp_was_recorded_with_load(name: str) -> None:
     assert "l7mp-controller" in load(TRANSCRIPTS / "configs" / name).config.clusters
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("listeners:\n\t- name: h\n", (2, 1, "indent with spaces: YAML takes no tabs there")),
+        ("listeners: []\nadmin: '\x01'\n", (2, 9, "control characters are not allowed")),
+        ("listeners: *x\n", (1, 12, "the alias *x refers to no anchor before it")),
+        ("listeners: &x [*x]\n", (1, 16, "the alias *x stands inside what it refers to")),
+        ("listeners:\n  - " + "[" * 40 + "]" * 40, (2, 35, "nested more than 32 levels deep")),
+        ("a: &a [1, 2, 3]\nb: [*a, *a, *a, *a, *a]\n", (2, 13, "too many objects or values")),
+        ("a: {port: " + "9" * 400 + "}\n", (1, 11, "$.a.port: the number 99999999999999999999... is too large")),
+    ],
+)
+def test_whatever_is_wrong_with_a_text_is_said_with_its_place(text: str, said: tuple[int, int, str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        decode(text, "yaml", 1 << 20, Bounds(values=10))
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.column) == said[:2]
+    assert said[2] in str(problem)
