@@ -94,7 +94,15 @@ class ByteSocket(Descriptor):
     def resume(self) -> None:
         if self.paused and not self.closed and not self.ended_in:
             self.paused = self.short = False
-            self.loop.add_reader(self.sock, self._readable)
+            self._listen(self._readable)
+
+    def _listen(self, reader: Callable[[], None]) -> None:
+        """Have `reader` called when there is something to read."""
+        try:
+            self.loop.add_reader(self.sock, reader)
+        except RuntimeError:  # uvloop has closed its handle, because of an error (carrier/lookout.py), and must be told to forget it
+            self.loop.remove_reader(self.sock)
+            self.loop.add_reader(self.sock, reader)
 
     def pause(self) -> None:
         if not self.paused:
@@ -150,13 +158,13 @@ class ByteSocket(Descriptor):
         reader = self.shortcut_to(self.to)
         if reader is not None:
             self.short = True
-            self.loop.add_reader(self.sock, reader)
+            self._listen(reader)
 
     def _lengthen(self) -> None:
         """Read the ordinary way again."""
         if self.short and not self.paused:
             self.short = False
-            self.loop.add_reader(self.sock, self._readable)
+            self._listen(self._readable)
 
     def shortcut_to(self, to: Stream) -> Callable[[], None] | None:
         """A reader for what goes to `to`; None: that one is not written to as a ByteSocket is, or not at once."""

@@ -272,9 +272,9 @@ async def test_it_counts_what_it_reads_and_writes():
 class Pair:
     """Two byte sockets in a ring, each with a peer: what left says is read by here, written by there, and heard by right."""
 
-    def __init__(self) -> None:
+    def __init__(self, left: tuple[socket.socket, socket.socket] | None = None) -> None:
         loop = asyncio.get_running_loop()
-        (near, self.left), (far, self.right) = socket.socketpair(), socket.socketpair()
+        (near, self.left), (far, self.right) = left or socket.socketpair(), socket.socketpair()
         for sock in (near, far, self.left, self.right):
             sock.setblocking(False)
         self.here, self.there = ByteSocket(loop, near, "downstream"), ByteSocket(loop, far, "upstream")
@@ -424,6 +424,27 @@ async def test_a_socket_that_was_closed_by_a_shortcut_is_looked_at_without_harm(
     assert pair.here.short
     pair.here.close()
     assert not pair.here.look()
+
+
+@pytest.mark.parametrize("size", [10, 300_000], ids=["a little", "more than one read"])
+async def test_an_error_behind_the_last_bytes_is_found_by_a_shortcut_too(size):
+    """uvloop has given its handle up by then, and makes no new one unless it is told to forget the old."""
+    troubles: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: troubles.append(context))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        left = socket.create_connection(listening.getsockname())
+        pair = Pair((listening.accept()[0], left))
+    for i in range(3):
+        left.send(b"x")
+        await wait_until(lambda n=i: pair.here.bytes_in > n)
+    assert pair.here.short
+    left.send(b"x" * size)
+    left.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytesocket.LINGER_RST)
+    left.close()  # before the loop has seen what was said
+    await wait_until(lambda: pair.here.closed, "for the second look")
+    assert pair.there.closed
+    assert troubles == []
+    pair.close()
 
 
 async def test_there_is_no_shortcut_to_a_hop_that_does_something_to_bytes(pair):
