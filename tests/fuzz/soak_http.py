@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import gc
 import random
+import resource
 import signal
 import sys
 import time
@@ -25,7 +26,6 @@ import uvloop
 
 from carrier import config as c
 from carrier.cluster import Env
-from carrier.overload import resident
 from carrier.proxy import Proxy
 
 EVERY = 20_000
@@ -193,10 +193,10 @@ class Soak:
 
     def _so_far(self) -> str:
         tally, listener = self.tally, self.listener
-        return (
-            f"{tally.inputs} inputs; resident {resident() >> 10} KiB; {len(listener.connections)} connections, {len(listener.live)} sessions; "
-            f"unforeseen: {len(tally.unforeseen)}"
-        )
+        with open("/proc/self/statm") as file:
+            pages = int(file.read().split()[1])
+        there = f"{len(listener.connections)} connections, {len(listener.live)} sessions"
+        return f"{tally.inputs} inputs; resident {pages * resource.getpagesize() >> 10} KiB; {there}; unforeseen: {len(tally.unforeseen)}"
 
     async def _one(self) -> None:
         rng = self.rng
