@@ -22,6 +22,8 @@ from carrier.stream import Socket
 COUNT = 64
 """Datagrams that one call receives at most."""
 LONGEST = 65_535
+MOST = 65_507
+"""Payload of a UDP datagram over IPv4 at most (RFC 768, RFC 791)."""
 STRIDE = LONGEST + 1 + 2112
 """Bytes from one buffer to the next; only the pages that datagrams touch become resident. No multiple of a power of two: buffers
 64 KiB apart fall on one line of the processor's cache each, and evict each other."""
@@ -236,7 +238,11 @@ class DatagramSocket(Socket):
             self.drop("send-buffer-full")
         except OSError as exc:
             if exc.errno == errno.EMSGSIZE:
-                self.drop("too-long")
+                if len(data) > MOST and of_bytes(self):
+                    for i in range(0, len(data), MOST):
+                        self.send(data[i : i + MOST])
+                else:
+                    self.drop("too-long")
             else:
                 self.drop("send-failed")
                 self.failed(exc)
@@ -269,6 +275,19 @@ class DatagramSocket(Socket):
         else:
             self.messages_out += count
             self.bytes_out += size * count
+
+
+def of_bytes(end: Socket) -> bool:
+    """Does this end of a session write what was read of a stream of bytes? Then what is too long for a datagram may be cut; a message
+    may not (and nothing that a transform has made)."""
+    session = end.session
+    if session is None or session.hops:
+        return False
+    joint = getattr(session.destination, "joint", None)
+    if joint is not None and session.source is end:  # another protocol on top of the datagrams (carrier/joint.py): its session knows
+        return of_bytes(joint.far)
+    other: Any = session.listener if session.source is not end else session.cluster
+    return other is not None and (other.kind_of(other.spec) == "byte" or other.protocol == "HTTP")
 
 
 def enlarge(sock: socket.socket, size: int) -> None:

@@ -254,12 +254,17 @@ CLIENTS["JSONSocket/WebSocket"] = JsonClient(CLIENTS["WebSocket"])
 
 
 class Server:
-    """An echo behind a cluster. gate: it reads only while that is set. live: conversations that have not ended."""
+    """An echo behind a cluster. gate: it reads only while that is set. live: conversations that have not ended. leaves: it ends
+    ("end") or breaks off ("abort") each of them after its first message."""
 
     protocol = ""
     messages = False
     ends = "half"
     waits = True
+    converses = False
+    """Each conversation is an `echo` of ours, which notes what it hears and can leave."""
+    aborts = False
+    """It can break off so that the other side notices."""
     fields: dict[str, Any] = {}
 
     def __init__(self, path: Path) -> None:
@@ -267,6 +272,9 @@ class Server:
         self.gate = asyncio.Event()
         self.gate.set()
         self.live = 0
+        self.leaves = ""
+        self.answered = asyncio.Event()
+        self.heard: list[bytes] = []
         self.tasks: set[asyncio.Task[None]] = set()
 
     def cluster(self, refused: bool = False) -> dict[str, Any]:
@@ -304,7 +312,15 @@ class Server:
                     data = await end.recv()
                     if not data:
                         break
-                    await end.send(data)
+                    self.heard.append(data)
+                    with contextlib.suppress(OSError, ConnectionClosed):  # who takes no answer may have said more
+                        await end.send(data)
+                    if self.leaves == "abort":
+                        await asyncio.wait_for(self.answered.wait(), PATIENCE)  # or an RST overtakes it
+                        end.abort()
+                        return
+                    if self.leaves:
+                        break
                 await end.end()
         finally:
             self.live -= 1
@@ -317,6 +333,7 @@ class Server:
 
 class TcpServer(Server):
     protocol = "TCP"
+    converses = aborts = True
 
     def bound(self) -> socket.socket:
         sock = socket.socket()
@@ -367,6 +384,7 @@ class FramedServer(TcpServer):
 
 class UnixServer(TcpServer):
     protocol = "UnixDomainSocket"
+    aborts = False  # a UNIX socket knows no reset, only an end
 
     def bound(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, MODES[self.fields.get("mode", "stream")])
@@ -456,6 +474,7 @@ class UnixDatagramServer(DatagramServer):
 
 class WebSocketServer(Server):
     protocol = "WebSocket"
+    converses = aborts = True
     messages = True
     ends = "whole"
 

@@ -102,6 +102,21 @@ async def test_echo_large_and_many(into: str, out: str, tmp_path: Path) -> None:
         end.abort()
 
 
+@pairs(lambda c, s: not (c.messages and s.messages))
+async def test_a_stream_of_bytes_is_cut_into_messages_that_fit(into: str, out: str, tmp_path: Path) -> None:
+    """More at once than a datagram holds (65,507 bytes), and not more than waits in a socket's buffer: a datagram cannot wait."""
+    async with between(into, out, tmp_path) as (proxy, client, _):
+        end = await client.connect(proxy, tmp_path)
+        await converse(end, [b"hello"], False, 1)
+        if client.messages:
+            await converse(end, [os.urandom(30_000) for _ in range(3)], False, 3)
+        else:
+            await converse(end, [os.urandom(100_000)], False, 1)
+        (session,) = proxy.sessions()
+        assert session.dropped == 0 and session.error is None
+        end.abort()
+
+
 @pairs(lambda c, s: c.ends == "half")
 async def test_who_has_ended_still_hears_the_answer_and_its_end(into: str, out: str, tmp_path: Path) -> None:
     """An upstream that can only end as a whole has answered before."""
@@ -119,6 +134,54 @@ async def test_who_has_ended_still_hears_the_answer_and_its_end(into: str, out: 
         assert got == b"".join(messages)
         await wait_until(lambda: not live(proxy), "for the session to end")
         assert all(session.error is None for session in proxy.sessions())
+        end.abort()
+
+
+@pairs(lambda c, s: c.ends == "whole" and s.converses)
+async def test_who_ends_as_a_whole_has_said_all_before(into: str, out: str, tmp_path: Path) -> None:
+    async with between(into, out, tmp_path) as (proxy, client, server):
+        end = await client.connect(proxy, tmp_path)
+        messages = [b"%d" % i * 100 for i in range(10)]
+        await send_all(end, messages)
+        await gather(end, messages[:1], False)
+        await end.end()
+        await wait_until(lambda: sum(map(len, server.heard)) == 10 * 100, "for all that was said")
+        await wait_until(lambda: not live(proxy) and not server.live, "for the end on both sides")
+        assert all(session.error is None for session in proxy.sessions())
+        end.abort()
+
+
+@pairs(lambda c, s: c.ends and s.ends and s.converses)
+async def test_an_upstream_that_ends_is_heard_to_end_after_its_last_word(into: str, out: str, tmp_path: Path) -> None:
+    async with between(into, out, tmp_path) as (proxy, client, server):
+        server.leaves = "end"
+        end = await client.connect(proxy, tmp_path)
+        await end.send(b"hello")
+        got = b""
+        while data := await end.recv():
+            got += data
+        assert got == b"hello"
+        with contextlib.suppress(OSError):
+            await end.end()
+        await wait_until(lambda: not live(proxy) and not server.live, "for the end on both sides")
+        assert all(session.error is None for session in proxy.sessions())
+        end.abort()
+
+
+@pairs(lambda c, s: c.ends and s.aborts)
+async def test_an_upstream_that_breaks_off_ends_the_client_too(into: str, out: str, tmp_path: Path) -> None:
+    async with between(into, out, tmp_path) as (proxy, client, server):
+        server.leaves = "abort"
+        end = await client.connect(proxy, tmp_path)
+        await converse(end, [b"hello"], False, 1)
+        server.answered.set()
+        with contextlib.suppress(ConnectionError):  # a reset says it as well as an end
+            while await end.recv():
+                pass
+        await wait_until(lambda: not live(proxy), "for the session to end")
+        (session,) = proxy.sessions()
+        if into != "WebSocket" or out != "WebSocket":  # there the bytes are relayed, and so is an end without a word
+            assert session.error is not None and session.error.side == "upstream" and session.error.kind in GONE, session.error
         end.abort()
 
 
