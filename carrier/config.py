@@ -285,6 +285,8 @@ class Draft:
         if isinstance(rules, list):
             rules = {"rules": rules}
         if isinstance(rules, Mapping):
+            if "rules" not in rules:
+                raise refused("Cannot add listener: Property rules is invalid")
             rules = self._inline_rulelist(name, _object("rulelist", rules))
         self.listeners[name] = Listener(name, spec, rules, options)
         return name

@@ -124,6 +124,7 @@ TEXTS: list[tuple[str, Any, str]] = [
     ("listener", {"name": "x", "spec": {"protocol": "QUIC"}, "rules": []}, 'Listener.create:Unknown protocol: "QUIC"'),
     ("listener", {"name": "x", "spec": {"protocol": "TCP"}}, "Cannot add listener: Property rules is required"),
     ("listener", {"name": "x", "spec": {"protocol": "TCP"}, "rules": 5}, "Cannot add listener: Property rules is invalid"),
+    ("listener", {"name": "x", "spec": {"protocol": "TCP"}, "rules": {"action": {}}}, "Cannot add listener: Property rules is invalid"),
     ("rulelist", {"name": "x", "rules": {}}, "Cannot add RuleList: Property rules is invalid"),
     ("rule", {"name": "x"}, "Cannot add rule: Property action is required"),
     ("route", {"name": "x"}, "Cannot add route: Invalid destination"),
