@@ -342,6 +342,27 @@ def test_a_request_in_flight_is_answered_and_an_idle_connection_does_not_hold_th
             upstream.close()
 
 
+def test_what_another_carrier_has_is_refused_and_it_does_not_notice(good, ports, tmp_path):
+    socket_file, state = tmp_path / "c.sock", tmp_path / "state"
+    arguments = ["run", "-c", str(good), "--admin", "off", "--drain-delay", "0"]
+    first = subprocess.Popen([*COMMAND, *arguments, "--admin-socket", str(socket_file), "--state", str(state)], stderr=subprocess.DEVNULL)
+    try:
+        with connect(ports[0], first) as client:
+            wait_for(socket_file.exists)
+            same_state = run(*arguments, "--admin-socket", "off", "--state", str(state))
+            assert same_state.returncode == 2 and "another carrier keeps its state there" in same_state.stderr
+            same_socket = run(*arguments, "--admin-socket", str(socket_file))
+            assert same_socket.returncode == 3 and "another carrier answers there" in same_socket.stderr
+            client.sendall(b"hello")
+            assert client.recv(5) == b"hello"
+        assert cli.main(["status", "--admin", str(socket_file)]) == 0
+        first.terminate()
+        assert first.wait(10) in (0, 5)
+    finally:
+        first.kill()
+    assert not socket_file.exists()
+
+
 @pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
 def test_it_runs_without_standard_streams_and_gives_their_numbers_to_nobody(good, ports, closed):
     """A socket that is number 2 would be sent the log."""
