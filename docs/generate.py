@@ -49,6 +49,15 @@ def _command() -> Iterator[str]:
     yield f"Log levels: {_code(LOG_LEVELS)}. Retry policies (`retry_on`): {_code(RETRY_ON)}."
     yield f"A file has at most {source.MAX_FILE:,} bytes, {source.MAX_OBJECTS:,} objects and {source.MAX_DEPTH} levels, aliases expanded."
     yield ""
+    yield "A route's `retry` is `{retry_on, num_retries, timeout}` (milliseconds). `connect-failure` and `always`: a destination that is"
+    yield "not reached is tried `num_retries` times more, `timeout` apart, which is also the time for a connection. `disconnect` and"
+    yield "`always`: one that has gone, orderly or not, is connected again at once, then `num_retries` - 1 times more; what the source"
+    yield "says meanwhile waits, 64 KiB of it, then a stream is paused, and of datagrams the later ones are dropped and counted"
+    yield "(`dropped` of the session). Sources that connected to us cannot be connected again; the remote of a UDP singleton can: after"
+    yield "a datagram that it refused (ICMP) what is said to it waits in the same bounds, the oldest one is tried in the same intervals,"
+    yield "and when all tries are refused the session ends. Without such a policy refused datagrams are counted and the session goes on."
+    yield "Sessions are named as in l7mp; of two that would have one name, the later gets `_1`, `_2`, …"
+    yield ""
 
 
 def _protocols() -> Iterator[str]:
