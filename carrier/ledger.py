@@ -2,7 +2,8 @@
 
 At its end a session is only appended to a list (`Env.ledger`): work that is done for many at once finds its code and data in the
 processor's caches, and costs half of what it costs in between two requests. A batch is handed on when it is `LARGE`, when `DELAY` seconds
-have gone by, or when somebody is about to look (`settle`). What a session says of itself does not change any more by then.
+have gone by, or when somebody is about to look (`settle`). What a session says of itself does not change any more by then; one that is
+used again (`Session.served`) leaves a `Record` instead, of which carrier/session.py can make a session.
 
 What was refused before it could become a session is told as a `Refusal`, at once: that is rare, or an attack.
 """
@@ -15,15 +16,19 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from carrier.cluster import Endpoint
     from carrier.errors import Error
     from carrier.listener import Listener
     from carrier.session import Session
+    from carrier.table import Decision
 
 DELAY = 0.05
 """Seconds that a session that has ended waits at most."""
 LARGE = 256
 
-Reader = Callable[[Sequence["Session"]], object]
+Record = tuple["Listener", Any, float, float, Any, "Decision", "Endpoint", Any, int, int, bytes]
+"""Listener, source, when it started and ended (monotonic seconds), request, decision, endpoint, answer, bytes in and out, fields added."""
+Reader = Callable[[Sequence["Session | Record"]], object]
 
 
 class Refusal(NamedTuple):
@@ -52,7 +57,7 @@ class Ledger:
         self.loop = loop
         self.readers: list[Reader] = []
         self.watchers: list[Callable[[Refusal], object]] = []
-        self.ended: list[Session] = []
+        self.ended: list[Session | Record] = []
         self.timer: asyncio.TimerHandle | None = None
 
     def due(self) -> None:

@@ -16,12 +16,14 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from carrier.errors import Error
+from carrier.ledger import LARGE
 from carrier.match import set_at
 from carrier.meter import MANY
 from carrier.stream import HIGH, NOWHERE, Backlog, Socket, Stream, link
 
 if TYPE_CHECKING:
     from carrier.cluster import Cluster, Endpoint
+    from carrier.ledger import Record
     from carrier.listener import Listener
     from carrier.table import Decision
 
@@ -705,26 +707,33 @@ class Session(Stream):
         listener = self.listener
         env = listener.env
         endpoint = self.endpoint
-        if endpoint is None or env.on_close or env.ledger is not None or listener.track:
+        if endpoint is None or env.on_close or listener.track or not listener.listed:
             self.answer = head
             self.close()
             return
         self.status = DESTROYED
         endpoint.active -= 1
         source = self.source
-        meter = env.meter
-        if meter is not None and listener.listed:
+        meter, ledger = env.meter, env.ledger
+        now = monotonic()
+        if meter is not None:
             series = self.decision.tally
             if series is None:
                 series = meter.series(self)
             series.codes[head.status // 100] += 1
             flow = series.flow
             recent = flow.recent
-            recent.append(monotonic() - self.started)
+            recent.append(now - self.started)
             if len(recent) >= MANY:
                 flow.settle()
             flow.received += source.bytes_in
             flow.sent += source.bytes_out
+        if ledger is not None:
+            got, sent = source.bytes_in, source.bytes_out
+            record = (listener, source, self.started, now, self.request, self.decision, endpoint, head, got, sent, self.fields)
+            ledger.ended.append(record)
+            if not 1 < len(ledger.ended) < LARGE:
+                ledger.due()
         source.bytes_in = source.bytes_out = 0
         self.source_done = False
 
@@ -788,6 +797,21 @@ class Session(Stream):
         if self.fallback:
             found["fallback"] = self.fallback
         return found
+
+
+def recorded(record: Record) -> Session:
+    """The session that a record tells of."""
+    listener, source, started, ended, request, decision, endpoint, answer, got, sent, fields = record
+    session = blank(listener, source)
+    session.started = session.connected_at = started
+    session.ended_at = ended
+    session.request, session.request_last = request, True
+    session.decision, session.cluster, session.endpoint = decision, decision.cluster, endpoint
+    session.answer = answer
+    session.bytes_in, session.bytes_out = got, sent
+    session.fields = fields
+    session.usual = False
+    return session
 
 
 def blank(listener: Listener, source: Socket) -> Session:
