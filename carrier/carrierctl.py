@@ -26,9 +26,9 @@ def default_socket() -> str:
 
 def call(path: str, method: str, target: str, body: bytes) -> "tuple[int, str, bytes]":
     """(status, revision, body) of the answer. Raises OSError, ValueError when it is none."""
-    target = target if target.startswith("/") else f"/api/v1/{target}"
-    if not target.isprintable() or " " in target or not method.isalpha():
+    if not is_request(method, target):
         raise ValueError(f"{method} {target} is no request")
+    target = target if target.startswith("/") else f"/api/v1/{target}"
     kind = "content-type: application/json\r\n" if body else ""
     head = f"{method.upper()} {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{kind}content-length: {len(body)}\r\n\r\n"
     sock = socket(AF_UNIX, SOCK_STREAM)
@@ -42,6 +42,11 @@ def call(path: str, method: str, target: str, body: bytes) -> "tuple[int, str, b
     finally:
         sock.close()
     return parse(answer)
+
+
+def is_request(method: str, target: str) -> bool:
+    """Can a request be made of these? Names in the target are percent-encoded (RFC 3986)."""
+    return method.isascii() and method.isalpha() and target.isascii() and target.isprintable() and " " not in target
 
 
 def parse(answer: bytes) -> "tuple[int, str, bytes]":
@@ -73,6 +78,9 @@ def _unchunked(data: bytes) -> bytes:
 
 def main(arguments: "list[str]") -> int:
     """Run with these arguments; returns the exit status."""
+    if arguments in (["-h"], ["--help"]):
+        _say(1, USAGE.encode())
+        return 0
     path, show = "", False
     while arguments and arguments[0] in ("-s", "-i"):
         option = arguments.pop(0)
@@ -84,6 +92,9 @@ def main(arguments: "list[str]") -> int:
         _say(2, USAGE.encode())
         return 2
     method, target, body = [*arguments, ""][:3]
+    if not is_request(method, target):
+        _say(2, f"carrierctl: {method} {target} is no request: spaces and other letters in a name are percent-encoded\n".encode())
+        return 2
     try:
         status, revision, answer = call(path or default_socket(), method, target, _input() if body == "-" else body.encode())
     except (OSError, ValueError) as exc:

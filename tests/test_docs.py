@@ -123,6 +123,10 @@ def test_the_limits_are_what_operations_says_they_are():
     assert f"`--drain-delay` seconds ({run.drain_delay:g})" in text and f"`--drain` seconds ({run.drain:g})" in text
 
 
+def test_the_readme_leads_to_every_page():
+    assert {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")} <= set(re.findall(r"\]\(([^)]+)\)", README))
+
+
 def test_links_lead_somewhere():
     for file in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", file.read_text()):

@@ -67,7 +67,11 @@ async def test_nobody_there_is_exit_status_3_and_bad_usage_2(tmp_path):
     status, _, err = await ctl("-s", str(tmp_path / "none.sock"), "GET", "bridges")
     assert (status, "No such file" in err) == (3, True)
     assert (await ctl())[0] == 2
-    assert (await ctl("-s", "x", "GET", "a b"))[0] == 3
+    for target in ("a b", "bridges/jürgen", "a\r\nx: y"):
+        status, _, err = await ctl("-s", "x", "GET", target)
+        assert (status, "percent-encoded" in err) == (2, True)
+    status, out, _ = await ctl("--help")
+    assert (status, out.startswith("usage: carrierctl")) == (0, True)
 
 
 async def test_it_starts_in_milliseconds():
