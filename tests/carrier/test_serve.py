@@ -288,11 +288,18 @@ async def test_a_request_that_takes_too_long_to_come_is_408() -> None:
         assert (await client.reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 408")
 
 
-async def test_connections_beyond_the_limit_are_503() -> None:
-    async with serving(limits=Limits(connections=2)) as up, tcp(up.admin), tcp(up.admin):
-        await wait_until(lambda: len(up.proxy.admin.connections) == 2)  # type: ignore[union-attr]
+async def test_connections_beyond_the_limit_are_503_while_the_others_are_used_and_take_the_place_of_idle_ones() -> None:
+    unfinished = b"POST /api/v1/rules HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/json\r\ncontent-length: 5\r\n\r\n"
+    async with serving(limits=Limits(connections=2)) as up, tcp(up.admin) as first, tcp(up.admin) as second:
+        for client in (first, second):
+            client.send(unfinished)
+        await wait_until(lambda: len(up.proxy.admin.live) == 2)  # type: ignore[union-attr]
         async with tcp(up.admin) as third:
             assert (await third.read_all()).startswith(b"HTTP/1.1 503")
+    async with serving(limits=Limits(connections=2)) as up, tcp(up.admin) as first, tcp(up.admin):
+        await wait_until(lambda: len(up.proxy.admin.connections) == 2)  # type: ignore[union-attr]
+        assert (await up.call("GET", "/api/v1/rules"))[0] == 200
+        assert await first.read_all() == b""
 
 
 @pytest.mark.parametrize("body", ["[" * 40 + "]" * 40, json.dumps({"rules": [{} for _ in range(60)]})])
