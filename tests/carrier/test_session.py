@@ -16,7 +16,7 @@ from carrier.config import Config
 from carrier.errors import Error
 from carrier.proxy import Proxy
 from carrier.session import MAX_EVENTS, Session
-from carrier.stream import Socket
+from carrier.stream import MANY, Socket
 from tests.support import (
     ask,
     cluster,
@@ -502,6 +502,27 @@ async def test_what_is_sent_while_reconnecting_is_bounded_and_the_source_waits()
         assert session.source.bytes_in == read
         async with tcp_server(port=port) as upstream:
             assert await (await upstream.peer()).read(size) == b"z" * size
+
+
+async def test_datagrams_wait_for_a_destination_as_far_as_there_is_room_and_the_rest_is_counted() -> None:
+    port = free_port()
+    conf = config(clusters=[cluster("c", port)], listeners=[listener("in", "c", protocol="UDP", retry=PERSISTENT)])
+    async with running(conf) as proxy, udp(port_of(proxy, "in")) as client:
+        async with tcp_server(port=port) as upstream:
+            client.send(b"x")
+            await (await upstream.peer()).read(1)
+            session = only_session(proxy)
+        await wait_until(lambda: "DISCONNECT" in names(session))
+        for _ in range(MANY + 50):
+            client.send(b"12345678")
+        await wait_until(lambda: session.source.messages_in == 1 + MANY + 50, "for all of them")
+        assert session.dump()["counters"]["dropped"] == 50
+        async with tcp_server(port=port) as upstream:
+            peer = await upstream.peer()
+            assert await peer.read(8 * MANY) == b"12345678" * MANY
+            assert session.dropped == 50 and session.dump()["counters"]["dropped"] == 50
+            client.send(b"and on")
+            assert await peer.read(6) == b"and on"
 
 
 async def test_a_source_that_has_ended_is_not_reconnected() -> None:
