@@ -317,7 +317,7 @@ class ByteSocket(Descriptor):
                     return
                 pending.popleft()
         except (BlockingIOError, InterruptedError):
-            self.pending.append(memoryview(b""))
+            pass
 
     def end(self, trailer: Any = None) -> None:
         if self.closed or self.ended_out:

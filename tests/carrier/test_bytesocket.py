@@ -364,6 +364,14 @@ async def test_the_shortcut_leaves_to_the_ordinary_way_what_waits_behind_other_b
     assert pair.right.recv(99) == b"first second"
 
 
+async def test_a_write_that_the_kernel_does_not_take_leaves_what_waits_as_it_is(pair):
+    while not pair.there.size:
+        pair.there.data(bytes(65536))
+    waiting = list(pair.there.pending or ())
+    pair.there._writable()
+    assert list(pair.there.pending or ()) == waiting and pair.there.size == sum(map(len, waiting))
+
+
 async def test_the_shortcut_follows_a_link_that_has_changed(pair):
     readable, other = pair.reader(), Pair()
     pair.here.to = other.there
