@@ -319,7 +319,7 @@ class Lines:
         if self.settings.format == "envoy":
             what = f"{_plain(method)} {_plain(self._path(target))} {_plain(version)}"
             return (
-                f'[{self.when(refusal.began).decode()}] "{what}" {error.status} {_downstream(error)} 0 {refusal.bytes_out} '
+                f'[{self.when(refusal.began).decode()}] "{what}" {refusal.status} {_downstream(error)} 0 {refusal.bytes_out} '
                 f'{round((ended - refusal.began) * 1000)} - "-" "-" "-" "-" "-"\n'
             ).encode("utf-8", "replace")
         found: dict[str, Any] = {
@@ -328,7 +328,7 @@ class Lines:
             "duration_us": int((ended - refusal.began) * 1e6),
             "bytes_in": refusal.bytes_in,
             "bytes_out": refusal.bytes_out,
-            "status": error.status,
+            "status": refusal.status,
         }
         if method:
             found |= {"method": method.decode("latin-1"), "path": self._path(target).decode("latin-1")}
@@ -556,7 +556,7 @@ class AccessLog:
     def turned_away(self, refusal: Refusal) -> None:
         """A watcher of `Ledger`: the line of a request that became no session, as far as it is wanted. Sampled like those that went well:
         whoever sends nonsense all day does not fill the disk with it."""
-        settings, status = self.settings, refusal.error.status
+        settings, status = self.settings, refusal.status
         if status < settings.status or refusal.ended - refusal.began < settings.duration or settings.users or not self._sampled():
             return
         self._add([self.lines.refusal(refusal)])

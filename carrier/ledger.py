@@ -34,13 +34,14 @@ Reader = Callable[[Sequence["Session | Record"]], object]
 class Refusal(NamedTuple):
     """A request that was refused before it became a session. begun: the first bytes of its head, as far as they are known.
 
-    source: the hop that read it. began, ended: monotonic seconds. The error's status was answered.
+    source: the hop that read it. began, ended: monotonic seconds. status: what was answered.
     """
 
     listener: Listener
     source: Any
     begun: bytes
     error: Error
+    status: int
     began: float
     ended: float
     bytes_in: int
@@ -88,9 +89,14 @@ class Ledger:
                 self.loop.call_exception_handler({"message": f"a watcher of refused requests failed: {exc}", "exception": exc})
 
 
-def refused(listener: Listener, source: Any, begun: bytes, error: Error, began: float) -> None:
-    """Tell those who want to know that `source` has refused and answered what it read (see `Refusal`), and count its bytes anew."""
+def refused(listener: Listener, source: Any, begun: bytes, error: Error, began: float, status: int = 0) -> None:
+    """Tell those who want to know that `source` has refused and answered what it read (see `Refusal`), and count its bytes anew.
+
+    status: what was answered, if it is not the error's.
+    """
     ledger = listener.env.ledger
     if ledger is not None and listener.listed:
-        ledger.refused(Refusal(listener, source, begun, error, began, monotonic(), source.bytes_in, source.bytes_out))
+        ledger.refused(
+            Refusal(listener, source, begun, error, status or error.status, began, monotonic(), source.bytes_in, source.bytes_out)
+        )
     source.bytes_in = source.bytes_out = 0

@@ -21,6 +21,7 @@ from carrier.errors import Error, Problem
 from carrier.frames import Closing, accept_key, valid_key
 from carrier.http import CHUNKED, Forwarding, Head, canned, make_id
 from carrier.http1_head import ILL, Limits, check_sizes, parse_request, refuse
+from carrier.ledger import refused
 from carrier.listener import plain
 from carrier.options import check_numbers, numbers
 from carrier.session import CONNECTED, Session
@@ -183,11 +184,13 @@ class WebSocketSource(WebSocketEnd):
                 return
             head = parse_request(data[:end], LIMITS, self.listener.profile)
         except Error as error:
+            self.early = data
             self.refuse(error)
             return
         status, why = check_upgrade(head)
         if status:
             self._say(*canned(status, why, [VERSION, (b"upgrade", b"websocket")] if status == 426 else []))
+            refused(self.listener, self, head.raw, Error("protocol-error", why, "downstream"), self.since, status)
             return
         self.early = data[end:]
         self._begin(head)
@@ -285,7 +288,9 @@ class WebSocketSource(WebSocketEnd):
 
     def refuse(self, error: Error) -> None:
         """A request that is none: say so in HTTP, and close."""
+        begun, self.early = bytes(self.early), b""
         self._say(*canned(error.status, error.detail))
+        refused(self.listener, self, begun, error, self.since)
 
     def _say(self, head: Head, body: bytes) -> None:
         self._write(head.wire[:-2] + b"connection: close\r\n\r\n" + body)

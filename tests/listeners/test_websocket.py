@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from carrier.access import AccessLog, Settings
 from carrier.frames import BINARY, CLOSE, PING, PONG, TEXT, build
+from carrier.ledger import Ledger
 from carrier.listener import Listener
 from carrier.proxy import Proxy
 from carrier.session import Session
@@ -466,3 +470,20 @@ async def test_a_broken_message_ends_its_session_and_no_other() -> None:
         await bad.hears_end()
         good.says(CLOSE)
         assert await good.hears_close() == (None, "")
+
+
+async def test_a_handshake_that_is_refused_has_its_line_in_the_access_log(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    async with running(config(clusters=[echo()], listeners=[ws()])) as proxy:
+        log = AccessLog(Settings(str(file)), proxy.env.loop)
+        proxy.env.ledger = Ledger(proxy.env.loop)
+        proxy.env.ledger.watchers.append(log.turned_away)
+        for raw in (b"GET /chat HTTP/1.1\r\nhost: a\r\n\r\n", b"GET /bad HTTP/1.1\r\nhost : a\r\n\r\n", b"GET /\0"):
+            async with tcp(port_of(proxy, "in")) as client:
+                client.send(raw)
+                await client.read_all()
+        log.close()
+    plain, bad, cut = (json.loads(line) for line in file.read_text().splitlines())
+    assert (plain["method"], plain["path"], plain["status"], plain["protocol"]) == ("GET", "/chat", 426, "WebSocket")
+    assert (bad["method"], bad["path"], bad["status"], bad["error"]) == ("GET", "/bad", 400, "protocol-error")
+    assert (cut["path"], cut["status"]) == ("/\0", 400) and plain["bytes_in"] > 0 < plain["bytes_out"]
