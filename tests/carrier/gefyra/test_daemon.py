@@ -311,9 +311,7 @@ async def test_a_pid_file_of_an_earlier_life_names_nobody(pod):
 async def test_a_daemon_that_was_killed_and_that_nobody_buries_is_replaced(pod):
     """The first process of the app's container may be one that never asks after its orphans: they keep number and name."""
     with subprocess.Popen([sys.executable, "-c", ""]) as dead:
-        stat = Path(f"/proc/{dead.pid}/stat")
-        while stat.read_text().split()[2] != "Z":
-            await asyncio.sleep(0.01)
+        os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
         (pod.folder / "carrier2.pid").write_text(f"{dead.pid}\n")
         await pod.type(f"carrier2 -c {pod.config} -u -d\n")
         assert pod.pid != dead.pid
