@@ -1,9 +1,11 @@
-"""Many datagrams a system call: recvmmsg(2) through ctypes to receive, one sendmsg(2) with UDP_SEGMENT to send (Linux, udp(7)).
+"""Many datagrams a system call, through ctypes: recvmmsg(2) to receive, one sendmsg(2) with UDP_SEGMENT to send (Linux, udp(7)).
 
-A `Receiver` takes up to `COUNT` datagrams at once into buffers that all receivers share: what it returns is looked at and sent on
-before anybody receives again. Consecutive datagrams of one size for one peer go out as a burst, which the kernel cuts into datagrams
-again. Both cost more than they save when a datagram comes alone, so `Adaptive` starts with the plain calls and takes batches while
-wake-ups find more than one. Where the platform has none of this, the plain calls are all there is.
+All receivers share `COUNT` slots: a `Receiver` takes up to that many datagrams at once, and what it returns is looked at and sent on
+before anybody receives again. Consecutive datagrams of one size for one peer go out as a burst, from the slots that they came into;
+the kernel cuts it into datagrams again. Both cost more than they save when a datagram comes alone, so `Adaptive` starts with the plain
+calls and takes batches while wake-ups find more than one. Where the platform has none of this, the plain calls are all there is.
+
+The calls never block, so they keep the interpreter's lock (PyDLL): to give it away and take it back costs more.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ import mmap
 import os
 import socket
 import struct
+import sys
+from array import array
 from functools import cache, lru_cache
 from typing import Any
 
@@ -70,19 +74,41 @@ class _Message(ctypes.Structure):
     _fields_ = [("header", _Header), ("size", ctypes.c_uint32)]
 
 
+NAME, PLACE, COUNTED = (field.offset // ctypes.sizeof(ctypes.c_void_p) for field in (_Header.name, _Header.parts, _Header.part_count))
+"""Words of struct msghdr that every burst fills in. (A view of words is written to in half the time that ctypes takes for a field.)"""
+
+
 @cache
-def _recvmmsg() -> Any:
-    """The C library's function, or None."""
+def library() -> Any:
+    """The C library, or None where it is not one that has recvmmsg and the structures above."""
     try:
-        return ctypes.CDLL(None, use_errno=True).recvmmsg
-    except (OSError, AttributeError):
+        library = ctypes.PyDLL(None, use_errno=True) if sys.platform == "linux" else None
+        return library if hasattr(library, "recvmmsg") else None
+    except OSError:
         return None
 
 
 @cache
 def _memory() -> mmap.mmap:
-    """The buffers, one for all: there is one event loop, and it handles one wake-up at a time."""
+    """The slots, one for all: there is one event loop, and it handles one wake-up at a time."""
     return mmap.mmap(-1, COUNT * STRIDE)
+
+
+@cache
+def _slots() -> list[memoryview]:
+    view = memoryview(_memory())
+    return [view[i * STRIDE : i * STRIDE + LONGEST] for i in range(COUNT)]
+
+
+def _iovecs(size: int) -> array[int]:
+    """struct iovec of every slot, with this size: address and size are a word each."""
+    base = ctypes.addressof(ctypes.c_char.from_buffer(_memory()))
+    return array("L", (word for i in range(COUNT) for word in (base + i * STRIDE, size)))
+
+
+def parts(first: int, count: int, size: int) -> list[memoryview]:
+    """The datagrams in `count` slots from `first` on, each of `size` bytes; valid until the next `receive` of any receiver."""
+    return [slot[:size] for slot in _slots()[first : first + count]]
 
 
 class Receiver:
@@ -90,17 +116,14 @@ class Receiver:
 
     def __init__(self, family: int) -> None:
         self.family = family
-        view = memoryview(_memory())
-        self.slots = [view[i * STRIDE : i * STRIDE + LONGEST] for i in range(COUNT)]
-        self.prefixes: dict[int, list[memoryview]] = {}
-        """Size -> every slot cut to that size: most datagrams of a moment are of few sizes."""
-        base = ctypes.addressof(ctypes.c_char.from_buffer(_memory()))
-        self._parts = (_Iovec * COUNT)(*(_Iovec(base + i * STRIDE, LONGEST) for i in range(COUNT)))
+        self._short = family == socket.AF_INET
+        self._parts = _iovecs(LONGEST)
         self._names = ctypes.create_string_buffer(COUNT * ADDRESS)
         self._messages = (_Message * COUNT)()
+        base, width = self._parts.buffer_info()[0], ctypes.sizeof(_Iovec)
         for i, message in enumerate(self._messages):
             header = message.header
-            header.parts = ctypes.addressof(self._parts) + i * ctypes.sizeof(_Iovec)
+            header.parts = base + i * width
             header.part_count = 1
             if family != socket.AF_UNSPEC:
                 header.name = ctypes.addressof(self._names) + i * ADDRESS
@@ -109,12 +132,13 @@ class Receiver:
         self._sizes = words[_Message.size.offset // 4 :: ctypes.sizeof(_Message) // 4]
         self._raw = memoryview(self._names).cast("B")
         self._quads = self._raw.cast("Q")
-        self._call = _recvmmsg()
-        self._args = ctypes.byref(self._messages), ctypes.c_uint(COUNT), ctypes.c_int(socket.MSG_DONTWAIT), None
+        self._call = library().recvmmsg
+        self._args = ctypes.byref(self._messages), COUNT, int(socket.MSG_DONTWAIT), None
 
     def receive(self, fd: int) -> int:
         """Take what waits; how many datagrams that was. Raises OSError, BlockingIOError when nothing waits."""
-        count: int = self._call(fd, *self._args)
+        messages, most, flags, no_timeout = self._args
+        count: int = self._call(fd, messages, most, flags, no_timeout)
         if count < 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
@@ -126,7 +150,7 @@ class Receiver:
 
     def senders(self, count: int) -> list[Any]:
         """The senders of the first `count` datagrams, as keys that are equal when the addresses are."""
-        if self.family == socket.AF_INET:  # family, port and address are 8 bytes, the rest is padding
+        if self._short:  # family, port and address are 8 bytes, the rest is padding
             return self._quads[: count * 4 : 4].tolist()
         quads = self._quads[: count * 4].tolist()
         return list(zip(quads[0::4], quads[1::4], quads[2::4], quads[3::4], strict=True))
@@ -141,20 +165,11 @@ class Receiver:
         (scope,) = struct.unpack_from("=I", raw, 24)
         return socket.inet_ntop(socket.AF_INET6, raw[8:24]), port, flow, scope
 
-    def parts(self, first: int, last: int, size: int) -> list[memoryview]:
-        """Datagrams first..last-1, each of `size` bytes; valid until the next `receive` of any receiver."""
-        prefixes = self.prefixes.get(size)
-        if prefixes is None:
-            if len(self.prefixes) >= 16:
-                self.prefixes.clear()
-            prefixes = self.prefixes[size] = [slot[:size] for slot in self.slots]
-        return prefixes[first:last]
-
 
 @cache
 def receiver(family: int) -> Receiver | None:
     """The receiver for sockets of this family, or None where the platform has no recvmmsg."""
-    return Receiver(family) if _recvmmsg() is not None else None
+    return Receiver(family) if library() is not None else None
 
 
 class Adaptive:
@@ -171,22 +186,21 @@ class Adaptive:
         self.alone = (self.alone + 1) % LOOK
         return self.alone == 0
 
-    def found(self, count: int) -> None:
-        """A batch brought `count` datagrams."""
-        if count > 1:
-            self.alone = 0
-        else:
-            self.alone += 1
-            if self.alone >= ALONE:
-                self.batching = False
-                self.alone = 0
+    def goes_on(self, count: int) -> bool:
+        """A batch brought `count` datagrams; False when the plain calls do again."""
+        self.alone = self.alone + 1 if count == 1 else 0
+        if self.alone < ALONE:
+            return True
+        self.alone = 0
+        return False
 
 
 def run_length(sizes: list[int], first: int, last: int) -> int:
     """How many datagrams from `first` on, before `last`, are of one size and fit into one burst."""
-    size = sizes[first]
-    most = max(1, min(last - first, SEGMENTS, BURST // size)) if size else 1
-    run = sizes[first : first + most]
+    size, most = sizes[first], last - first
+    if most > SEGMENTS or size * most > BURST or not size:
+        most = max(1, min(most, SEGMENTS, BURST // size)) if size else 1
+    run = sizes if most == len(sizes) else sizes[first : first + most]
     if run.count(size) == most:  # nearly always; the loop below is the same in ten times the time
         return most
     length = 1
@@ -195,10 +209,38 @@ def run_length(sizes: list[int], first: int, last: int) -> int:
     return length
 
 
-@lru_cache(256)
-def _segment(size: int) -> list[tuple[int, int, bytes]]:
-    """The ancillary data that cuts a burst into datagrams of `size` bytes."""
-    return [(socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("H", size))]
+class Cut:
+    """What sends bursts from the slots, cut into datagrams of `size` bytes, to addresses of `name_size` bytes (0: on connected sockets).
+
+    It is struct msghdr, in which each burst fills in address (where there is one), place and count: words[NAME], [PLACE] and [COUNTED].
+    """
+
+    def __init__(self, size: int, name_size: int) -> None:
+        self.size = size
+        self._iovecs = _iovecs(size)
+        base, width = self._iovecs.buffer_info()[0], ctypes.sizeof(_Iovec)
+        self.places = [base + i * width for i in range(COUNT)]
+        """Where the parts of a burst begin, by its first slot."""
+        control = struct.pack("@NiiH", socket.CMSG_LEN(2), socket.IPPROTO_UDP, UDP_SEGMENT, size).ljust(socket.CMSG_SPACE(2), b"\0")
+        self._control = ctypes.create_string_buffer(control, len(control))
+        header = _Header(name_size=name_size, control=ctypes.addressof(self._control), control_size=len(control))
+        self.words = memoryview(header).cast("B").cast("L")
+        self.pointer = ctypes.byref(header)
+        self.sendmsg = library().sendmsg
+
+
+@lru_cache(64)
+def _cut(size: int, name_size: int) -> Cut:
+    return Cut(size, name_size)
+
+
+def sockaddr(family: int, address: Any) -> bytes:
+    """The kernel's form of an address of recvfrom: struct sockaddr_in or sockaddr_in6."""
+    head = struct.pack("=H", family) + struct.pack("!H", address[1])
+    if family == socket.AF_INET:
+        return head + socket.inet_pton(family, address[0]) + bytes(8)
+    flow, scope = address[2:] if len(address) == 4 else (0, 0)
+    return head + struct.pack("!I", flow) + socket.inet_pton(family, address[0]) + struct.pack("=I", scope)
 
 
 class DatagramSocket(Socket):
@@ -207,12 +249,17 @@ class DatagramSocket(Socket):
     It counts what it sends; a subclass says in `drop` where to count what it could not send, and in `failed` what a broken socket means.
     """
 
-    __slots__ = ("address", "closed", "largest", "sock")
+    __slots__ = ("address", "closed", "cut", "largest", "name", "sock", "sockaddr")
 
     def __init__(self, sock: socket.socket, address: Any) -> None:
         super().__init__()
         self.sock = sock
         self.address = address
+        self.sockaddr: ctypes.Array[ctypes.c_char] | None = None
+        """The address as the kernel wants it, made for the first burst; `name` is where it lies."""
+        self.name = 0
+        self.cut: Cut | None = None
+        """What sent the last burst; the next one is nearly always of the same size."""
         self.largest = LONGEST
         """Datagrams above this are not sent in bursts: the path has refused it."""
         self.closed = False
@@ -250,31 +297,63 @@ class DatagramSocket(Socket):
             self.messages_out += 1
             self.bytes_out += len(data)
 
-    def burst(self, parts: list[memoryview], size: int) -> None:
-        """Write datagrams of `size` bytes each at once; `parts` need only be valid until this returns."""
-        count = len(parts)
-        if count == 1 or not 0 < size <= self.largest or self.closed:
-            for part in parts:
-                self.send(part)
+    def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
+        self.send(data)
+        if last:
+            self.end()
+
+    def pass_on(self, first: int, count: int, size: int) -> None:
+        """Hand on the datagrams in `count` slots from `first` on, `size` bytes each: as a burst if the next hop writes datagrams."""
+        to = self.to
+        if isinstance(to, DatagramSocket):
+            to.burst(first, count, size)
             return
-        try:
-            if self.address is None:
-                self.sock.sendmsg(parts, _segment(size))
-            else:
-                self.sock.sendmsg(parts, _segment(size), 0, self.address)
-        except (BlockingIOError, InterruptedError):
-            self.drop("send-buffer-full", count)
-        except OSError as exc:
-            if exc.errno not in REFUSES_SEGMENTS:
-                self.drop("send-failed", count)
-                self.failed(exc)
-                return
-            self.largest = size - 1 if exc.errno == errno.EMSGSIZE else 0
-            for part in parts:
-                self.send(part)
-        else:
+        for part in parts(first, count, size):
+            self.to.data(bytes(part))
+        self.to.flush()
+
+    def burst(self, first: int, count: int, size: int) -> None:
+        """Write the datagrams in `count` slots from `first` on, `size` bytes each, at once."""
+        if count == 1 or not 0 < size <= self.largest or self.closed:
+            self._one_by_one(first, count, size)
+            return
+        cut = self.cut
+        if cut is None or cut.size != size:
+            cut = self.cut = self._cut(size)
+        words = cut.words
+        if self.name:
+            words[NAME] = self.name
+        words[PLACE] = cut.places[first]
+        words[COUNTED] = count
+        if cut.sendmsg(self.sock.fileno(), cut.pointer, 0) >= 0:
             self.messages_out += count
             self.bytes_out += size * count
+        else:
+            self._refused(ctypes.get_errno(), first, count, size)
+
+    def _cut(self, size: int) -> Cut:
+        if self.address is None:
+            return _cut(size, 0)
+        if self.sockaddr is None:
+            raw = sockaddr(self.sock.family, self.address)
+            self.sockaddr = ctypes.create_string_buffer(raw, len(raw))
+            self.name = ctypes.addressof(self.sockaddr)
+        return _cut(size, len(self.sockaddr))
+
+    def _one_by_one(self, first: int, count: int, size: int) -> None:
+        for part in parts(first, count, size):
+            self.send(part)
+
+    def _refused(self, number: int, first: int, count: int, size: int) -> None:
+        """A burst was not sent, for the reason `number`: nothing of it was."""
+        if number in (errno.EAGAIN, errno.EINTR):
+            self.drop("send-buffer-full", count)
+        elif number in REFUSES_SEGMENTS:
+            self.largest = size - 1 if number == errno.EMSGSIZE else 0
+            self._one_by_one(first, count, size)
+        else:
+            self.drop("send-failed", count)
+            self.failed(OSError(number, os.strerror(number)))
 
 
 def of_bytes(end: Socket) -> bool:

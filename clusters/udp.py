@@ -17,6 +17,7 @@ from carrier import config
 from carrier.batch import COUNT, LONGEST, LOOK, Adaptive, DatagramSocket, Receiver, enlarge, kernel_drops, receiver, run_length
 from carrier.cluster import Cluster, Endpoint, Env, first_that_connects
 from carrier.errors import Error, Problem, from_os
+from carrier.pace import unwatch, watch
 from carrier.resolve import Address, literal
 from carrier.session import DESTROYED, Session
 from carrier.stream import Socket
@@ -90,7 +91,7 @@ class UdpCluster(Cluster):
 class UdpUpstream(DatagramSocket):
     """The connected end of a UDP session. where: the endpoint's address, for errors."""
 
-    __slots__ = ("adaptive", "cluster", "loop", "paused", "where")
+    __slots__ = ("adaptive", "batch", "cluster", "loop", "paused", "where")
 
     def __init__(self, cluster: UdpCluster, sock: socket.socket, where: str) -> None:
         super().__init__(sock, None)
@@ -99,7 +100,8 @@ class UdpUpstream(DatagramSocket):
         self.where = where
         self.paused = True
         self.adaptive: Adaptive | None = None
-        """Made when a wake-up first finds a second datagram: most sessions are short."""
+        """Made, as `batch`, when a wake-up first finds a second datagram: most sessions are short."""
+        self.batch: Receiver
         self.resume()
 
     # ------------------------------------------------------------------ reading
@@ -107,23 +109,41 @@ class UdpUpstream(DatagramSocket):
     def resume(self) -> None:
         if self.paused and not self.closed:
             self.paused = False
-            self.loop.add_reader(self.sock, self._readable)
+            self._watch()
 
     def pause(self) -> None:
         """The reader is full: let the kernel's buffer hold, and drop, what comes."""
         if not self.paused and not self.closed:
+            self._unwatch()
             self.paused = True
+
+    def _watch(self) -> None:
+        """Be called when datagrams are there."""
+        if self.adaptive is not None and self.adaptive.batching:
+            watch(self.loop, self.sock.fileno(), self._take_batches)
+        else:
+            self.loop.add_reader(self.sock, self._readable)
+
+    def _unwatch(self) -> None:
+        if self.adaptive is not None and self.adaptive.batching:
+            unwatch(self.loop, self.sock.fileno())
+        else:
             self.loop.remove_reader(self.sock)
 
+    def _switch(self, batching: bool) -> None:
+        """Take batches from now on, or one datagram a wake-up."""
+        assert self.adaptive is not None
+        if not (self.paused or self.closed):
+            self._unwatch()
+            self.adaptive.batching = batching
+            self._watch()
+
     def _readable(self) -> None:
-        if self.adaptive is not None and self.adaptive.batching:
-            self._take_batches()
-            return
         if not self._take_one() or self.messages_in % LOOK:
             return
-        if self._take_one() and receiver(socket.AF_UNSPEC) is not None:
-            self.adaptive = self.adaptive or Adaptive()
-            self.adaptive.batching = True
+        if self._take_one() and (batch := receiver(socket.AF_UNSPEC)) is not None:
+            self.batch, self.adaptive = batch, self.adaptive or Adaptive()
+            self._switch(True)
 
     def _take_one(self) -> bool:
         """Read one datagram the plain way; False when there is none or none is wanted."""
@@ -143,23 +163,28 @@ class UdpUpstream(DatagramSocket):
         to.flush()
         return True
 
-    def _take_batches(self) -> None:
-        batch = receiver(socket.AF_UNSPEC)
-        assert batch is not None and self.adaptive is not None
+    def _take_batches(self) -> int:
+        """Take and pass on what waits; how many datagrams that was."""
+        batch, adaptive = self.batch, self.adaptive
+        assert adaptive is not None
+        taken = 0
         for _ in range(BATCHES):
             if self.paused or self.closed:
-                return
+                return taken
             try:
                 count = batch.receive(self.sock.fileno())
             except (BlockingIOError, InterruptedError):
-                return
+                return taken
             except OSError as exc:
                 self.failed(exc)
-                return
+                return taken
+            taken += count
             self._deliver(batch, count)
             if count < COUNT:
-                self.adaptive.found(count)
-                return
+                if (count == 1 or adaptive.alone) and not adaptive.goes_on(count):
+                    self._switch(False)
+                return taken
+        return taken
 
     def _deliver(self, batch: Receiver, count: int) -> None:
         """Pass on the datagrams of a batch, those of one size together."""
@@ -169,26 +194,13 @@ class UdpUpstream(DatagramSocket):
         first = 0
         while first < count:
             run = run_length(sizes, first, count)
-            size = sizes[first]
-            parts = batch.parts(first, first + run, size)
-            to = self.to
-            if isinstance(to, DatagramSocket):
-                to.burst(parts, size)
-            else:
-                for part in parts:
-                    self.to.data(bytes(part))
-                self.to.flush()
+            self.pass_on(first, run, sizes[first])
             first += run
 
     # ------------------------------------------------------------------ writing
 
     def head(self, head: Any, last: bool = False) -> None:
         """Datagrams have no heads; only a message's end shows."""
-        if last:
-            self.end()
-
-    def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
-        self.send(data)
         if last:
             self.end()
 
@@ -235,5 +247,6 @@ class UdpUpstream(DatagramSocket):
             lost = kernel_drops(self.sock)
             if lost:
                 self.drop("receive-buffer-full", lost)
-            self.loop.remove_reader(self.sock)
+            if not self.paused:
+                self._unwatch()
             self.sock.close()

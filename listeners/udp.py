@@ -22,13 +22,14 @@ from carrier.cluster import Env
 from carrier.errors import Error, Problem
 from carrier.listener import Key, Listener, authority, bind_error, plain
 from carrier.options import check_numbers, numbers, port_of
+from carrier.pace import unwatch, watch
 from carrier.resolve import literal
 from carrier.session import Session
 from carrier.stream import NOWHERE
 
 BATCHES = 4
 """Batches taken in one wake-up, so that a flood does not starve the other listeners."""
-BUFFER = 4 << 20
+BUFFER = 16 << 20
 """Receive and send buffer asked of the kernel, in bytes; it may grant less."""
 OPTIONS: Mapping[str, float] = {
     "track": 0,
@@ -78,7 +79,7 @@ class UdpListener(Listener):
         self.peers: dict[Any, UdpPeer] = {}
         """By address; the listener that this one replaced has left its peers here, and they live on."""
         self.unanswered: dict[Any, UdpPeer] = {}
-        """Those that nobody has answered yet, in the order they came."""
+        """Those that nobody had answered when they were last looked at, in the order they came."""
         self.keys: dict[Any, UdpPeer] = {}
         """The same peers by the receiver's keys."""
         self.fresh: dict[str, int] = {}
@@ -171,9 +172,9 @@ class UdpListener(Listener):
         self.receiver = receiver(self.sock.family)
         before, self.before = self.before, None
         if before is not None and before.sock is not None:
-            self.env.loop.remove_reader(before.sock)
+            before._unwatch()
             self.peers, self.unanswered, self.keys = before.peers, before.unanswered, before.keys
-        self.env.loop.add_reader(self.sock, self._readable)
+        self._watch()
         if self.singleton and self.allowed:
             peer = literal(min(self.allowed), int(self.connect_port or 0))
             assert peer is not None
@@ -191,19 +192,40 @@ class UdpListener(Listener):
             self._release()
 
     def _release(self) -> None:
-        for sock in self.bound:
-            self.env.loop.remove_reader(sock)
+        for sock in self.bound:  # none if another listener has taken it over, which reads it
+            self._unwatch()
             sock.close()
         self.bound = []
         self.sock = None
 
     # ------------------------------------------------------------------ datagrams
 
-    def _readable(self) -> None:
+    def _watch(self) -> None:
+        """Be called when datagrams are there."""
+        assert self.sock is not None
         if self.adaptive.batching:
-            self._take_batches()
-        elif self._take_one() and self.adaptive.due() and self._take_one() and self.receiver is not None:
-            self.adaptive.batching = True
+            watch(self.env.loop, self.sock.fileno(), self._take_batches)
+        else:
+            self.env.loop.add_reader(self.sock, self._readable)
+
+    def _unwatch(self) -> None:
+        if self.sock is None:
+            return
+        if self.adaptive.batching:
+            unwatch(self.env.loop, self.sock.fileno())
+        else:
+            self.env.loop.remove_reader(self.sock)
+
+    def _switch(self, batching: bool) -> None:
+        """Take batches from now on, or one datagram a wake-up."""
+        if self.sock is not None:
+            self._unwatch()
+            self.adaptive.batching = batching
+            self._watch()
+
+    def _readable(self) -> None:
+        if self._take_one() and self.adaptive.due() and self._take_one() and self.receiver is not None:
+            self._switch(True)
 
     def _take_one(self) -> bool:
         """Read one datagram the plain way; False when there is none, or the socket is gone."""
@@ -228,34 +250,43 @@ class UdpListener(Listener):
             to.flush()
         return True
 
-    def _take_batches(self) -> None:
-        assert self.receiver is not None
+    def _take_batches(self) -> int:
+        """Take and pass on what waits; how many datagrams that was."""
+        batch, adaptive = self.receiver, self.adaptive
+        assert batch is not None
+        taken = 0
         for _ in range(BATCHES):
-            if self.sock is None:
-                return
+            sock = self.sock
+            if sock is None:
+                return taken
             try:
-                count = self.receiver.receive(self.sock.fileno())
+                count = batch.receive(sock.fileno())
             except OSError:  # nothing there, or as above
-                return
-            self._deliver(self.receiver, count)
+                return taken
+            taken += count
+            self._deliver(batch, count)
             if count < COUNT:
-                self.adaptive.found(count)
-                return
+                if (count == 1 or adaptive.alone) and not adaptive.goes_on(count):
+                    self._switch(False)
+                return taken
+        return taken
 
     def _deliver(self, batch: Receiver, count: int) -> None:
         """Pass on the datagrams of a batch, those that belong together together."""
-        sizes, senders, keys = batch.sizes(count), batch.senders(count), self.keys
+        sizes, senders = batch.sizes(count), batch.senders(count)
         first = 0
         while first < count:
             sender = senders[first]
             last = first + 1
             while last < count and senders[last] == sender:
                 last += 1
-            peer = keys.get(sender) or self._peer_of(batch, first, sender)
+            peer = self.keys.get(sender) or self._peer_of(batch, first, sender)
+            if peer is None:
+                first = last
+                continue
             while first < last:
                 run = run_length(sizes, first, last)
-                if peer is not None:
-                    peer.came(batch.parts(first, first + run, sizes[first]), sizes[first])
+                peer.came(first, run, sizes[first])
                 first += run
 
     def drop(self, reason: str, count: int = 1) -> None:
@@ -315,7 +346,11 @@ class UdpListener(Listener):
 
     def _evict(self) -> bool:
         """Make room: the oldest session that was never answered goes."""
-        for peer in self.unanswered.values():
+        while self.unanswered:
+            address, peer = next(iter(self.unanswered.items()))
+            if peer.messages_out:  # answered since; whoever answers does not look at this table
+                del self.unanswered[address]
+                continue
             self.drop("evicted")
             assert peer.session is not None
             peer.session.kill("made room for a new peer: it was never answered")
@@ -367,37 +402,19 @@ class UdpPeer(DatagramSocket):
         self.active_at = listener.env.loop.time()
         self.seen = 0
 
-    def came(self, parts: list[memoryview], size: int) -> None:
-        """Datagrams of `size` bytes each have come in a batch; the parts are valid until this returns."""
-        self.messages_in += len(parts)
-        self.bytes_in += size * len(parts)
+    def came(self, first: int, count: int, size: int) -> None:
+        """A batch has brought `count` datagrams of `size` bytes each, in the slots from `first` on."""
+        self.messages_in += count
+        self.bytes_in += size * count
         if self.held:
-            self.listener.drop("upstream-full", len(parts))
-            return
-        to = self.to
-        if isinstance(to, DatagramSocket):
-            to.burst(parts, size)
+            self.listener.drop("upstream-full", count)
         else:
-            for part in parts:
-                self.to.data(bytes(part))
-            self.to.flush()
+            self.pass_on(first, count, size)
 
     def head(self, head: Any, last: bool = False) -> None:
         """Datagrams have no heads; only a message's end shows."""
         if last:
             self.end()
-
-    def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
-        if not self.messages_out:
-            self.listener.unanswered.pop(self.address, None)
-        self.send(data)
-        if last:
-            self.end()
-
-    def burst(self, parts: list[memoryview], size: int) -> None:
-        if not self.messages_out:
-            self.listener.unanswered.pop(self.address, None)
-        super().burst(parts, size)
 
     def drop(self, reason: str, count: int = 1) -> None:
         self.listener.drop(reason, count)

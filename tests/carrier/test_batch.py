@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import socket
+import sys
 
 import pytest
 
 from carrier import batch
-from carrier.batch import ALONE, COUNT, LOOK, SEGMENTS, Adaptive, DatagramSocket, enlarge, kernel_drops, receiver, run_length
+from carrier.batch import (
+    ALONE,
+    COUNT,
+    LOOK,
+    SEGMENTS,
+    Adaptive,
+    DatagramSocket,
+    enlarge,
+    kernel_drops,
+    parts,
+    receiver,
+    run_length,
+    sockaddr,
+)
 
 
 @pytest.fixture
@@ -36,8 +51,11 @@ class Sender(DatagramSocket):
         self.broken_by = exc
 
 
-def views(count, size):
-    return [memoryview(bytes([n]) * size) for n in range(count)]
+def came(count, size):
+    """As if a batch had brought so many datagrams of this size: what they are."""
+    for n, part in enumerate(parts(0, count, size)):
+        part[:] = bytes([n + 1]) * size
+    return [bytes([n + 1]) * size for n in range(count)]
 
 
 def taken(sock):
@@ -63,7 +81,7 @@ def test_a_batch_tells_sizes_bytes_and_senders_as_recvfrom_does(family, host):
         found = receiver(family)
         assert found.receive(here.fileno()) == 3
         assert found.sizes(3) == [3, 0, 5]
-        assert [bytes(found.parts(i, i + 1, size)[0]) for i, size in enumerate(found.sizes(3))] == [b"one", b"", b"three"]
+        assert [bytes(parts(i, 1, size)[0]) for i, size in enumerate(found.sizes(3))] == [b"one", b"", b"three"]
         assert [found.address(i) for i in range(3)] == [john.getsockname(), john.getsockname(), jane.getsockname()]
         keys = found.senders(3)
         assert keys[0] == keys[1] != keys[2]
@@ -78,7 +96,7 @@ def test_receivers_share_their_buffers_and_keep_their_senders_apart(pair):
     other.sendto(b"back", one.getsockname())
     connected = receiver(socket.AF_UNSPEC)
     assert connected.receive(one.fileno()) == 1
-    assert bytes(connected.parts(0, 1, 4)[0]) == b"back"
+    assert bytes(parts(0, 1, 4)[0]) == b"back"
     assert receiver(socket.AF_INET).address(0) == one.getsockname()
 
 
@@ -115,53 +133,92 @@ def test_runs_are_of_one_size_and_fit_into_a_burst(sizes, runs):
 def test_a_burst_arrives_as_the_datagrams_that_it_was_made_of(pair, size):
     one, other = pair
     sender = Sender(one)
-    sender.burst(views(8, size), size)
-    assert taken(other) == [bytes(view) for view in views(8, size)]
+    sent = came(8, size)
+    sender.burst(0, 8, size)
+    assert taken(other) == sent
     assert (sender.messages_out, sender.bytes_out, sender.dropped) == (8, 8 * size, {})
 
 
-def test_a_burst_to_an_address_goes_there(pair):
-    _, other = pair
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as third:
-        third.bind(("127.0.0.1", 0))
-        third.setblocking(False)
-        Sender(other, third.getsockname()).burst(views(3, 10), 10)
-        assert taken(third) == [bytes(view) for view in views(3, 10)]
-
-
-class Refusing:
-    """A socket whose path refuses segments above `most` bytes."""
-
-    def __init__(self, sock, most, number):
-        self.sock, self.most, self.number, self.calls = sock, most, number, 0
-
-    def send(self, data):
-        return self.sock.send(data)
-
-    def sendmsg(self, parts, control):
-        self.calls += 1
-        if len(parts[0]) > self.most:
-            raise OSError(self.number, "refused")
-        return self.sock.sendmsg(parts, control)
-
-
-def test_a_path_with_a_smaller_mtu_gets_single_datagrams_and_bursts_of_small_ones(pair):
+def test_a_burst_is_of_the_slots_that_it_is_said_to_be_of_and_its_size_may_change(pair):
     one, other = pair
-    sender = Sender(Refusing(one, 1000, errno.EMSGSIZE))
+    sender = Sender(one)
+    sent = came(8, 10)
+    sender.burst(2, 3, 10)
+    sender.burst(0, 2, 4)
+    sender.burst(6, 2, 10)
+    assert taken(other) == [*sent[2:5], sent[0][:4], sent[1][:4], *sent[6:]]
+
+
+@pytest.mark.parametrize("family, host", [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_bursts_to_addresses_go_there_in_turns(family, host):
+    with (
+        socket.socket(family, socket.SOCK_DGRAM) as here,
+        socket.socket(family, socket.SOCK_DGRAM) as john,
+        socket.socket(family, socket.SOCK_DGRAM) as jane,
+    ):
+        for sock in (here, john, jane):
+            sock.bind((host, 0))
+            sock.setblocking(False)
+        to_john, to_jane = Sender(here, john.getsockname()), Sender(here, jane.getsockname())
+        sent = came(6, 10)
+        to_john.burst(0, 3, 10)
+        to_jane.burst(3, 3, 10)
+        to_john.burst(4, 2, 10)
+        assert taken(john) == [*sent[:3], *sent[4:]]
+        assert taken(jane) == sent[3:]
+
+
+def test_addresses_have_the_kernels_form():
+    assert sockaddr(socket.AF_INET, ("1.2.3.4", 258)) == socket.AF_INET.to_bytes(2, sys.byteorder) + b"\1\2\1\2\3\4" + bytes(8)
+    raw = sockaddr(socket.AF_INET6, ("fe80::1", 258, 5, 3))
+    assert raw[2:] == b"\1\2" + b"\0\0\0\5" + socket.inet_pton(socket.AF_INET6, "fe80::1") + (3).to_bytes(4, sys.byteorder)
+
+
+@pytest.fixture
+def refusing(monkeypatch):
+    """Has sendmsg refuse datagrams above `most` bytes with `number`, as some paths do; what was tried is in `tried`."""
+
+    class Refusing(Sender):
+        most, number = 0, 0
+
+        def _cut(self, size):
+            cut = super()._cut(size)
+            real, self.tried = cut.sendmsg, getattr(self, "tried", [])
+
+            def sendmsg(*args):
+                self.tried.append(size)
+                if size <= self.most:
+                    return real(*args)
+                ctypes.set_errno(self.number)
+                return -1
+
+            monkeypatch.setattr(cut, "sendmsg", sendmsg)
+            return cut
+
+    return Refusing
+
+
+def test_a_path_with_a_smaller_mtu_gets_single_datagrams_and_bursts_of_small_ones(pair, refusing):
+    one, other = pair
+    sender = refusing(one)
+    sender.most, sender.number = 1000, errno.EMSGSIZE
     for size in (1400, 1400, 500):
-        sender.burst(views(4, size), size)
-        assert taken(other) == [bytes(view) for view in views(4, size)]
-    assert sender.sock.calls == 2  # 1400 was tried once, and not again
+        sent = came(4, size)
+        sender.burst(0, 4, size)
+        assert taken(other) == sent
+    assert sender.tried == [1400, 500]  # 1400 was tried once, and not again
     assert (sender.messages_out, sender.dropped) == (12, {})
 
 
-def test_a_device_that_knows_no_segments_is_not_asked_again(pair):
+def test_a_device_that_knows_no_segments_is_not_asked_again(pair, refusing):
     one, other = pair
-    sender = Sender(Refusing(one, 0, errno.EIO))
+    sender = refusing(one)
+    sender.number = errno.EIO
     for _ in range(3):
-        sender.burst(views(4, 10), 10)
+        came(4, 10)
+        sender.burst(0, 4, 10)
         assert len(taken(other)) == 4
-    assert sender.sock.calls == 1
+    assert sender.tried == [10]
 
 
 def test_too_long_a_datagram_is_dropped_and_counted_and_breaks_nothing(pair):
@@ -178,23 +235,24 @@ def test_a_refused_port_breaks_the_socket_and_what_was_sent_is_counted_as_droppe
     other.close()
     sender = Sender(one)
     sender.send(b"x")
-    sender.burst(views(3, 5), 5)
+    sender.burst(0, 3, 5)
     assert isinstance(sender.broken_by, ConnectionRefusedError)
     assert (sender.messages_out, sender.dropped) == (1, {"send-failed": 3})
 
 
-def test_a_full_send_buffer_drops_and_counts():
+def test_a_full_send_buffer_drops_and_counts(refusing):
     class Full:
         def send(self, data):
             raise BlockingIOError
 
-        def sendmsg(self, parts, control):
-            raise BlockingIOError
+        def fileno(self):
+            return -1
 
-    sender = Sender(Full())
+    sender = refusing(Full())
+    sender.number = errno.EAGAIN
     sender.send(b"x")
-    sender.burst(views(3, 5), 5)
-    assert (sender.dropped, sender.broken_by) == ({"send-buffer-full": 4}, None)
+    sender.burst(0, 3, 5)
+    assert (sender.dropped, sender.broken_by, sender.tried) == ({"send-buffer-full": 4}, None, [5])
 
 
 def test_a_closed_socket_sends_nothing(pair):
@@ -202,21 +260,16 @@ def test_a_closed_socket_sends_nothing(pair):
     sender = Sender(one)
     sender.closed = True
     sender.send(b"x")
-    sender.burst(views(3, 5), 5)
+    sender.burst(0, 3, 5)
     assert taken(other) == []
 
 
 def test_batches_go_on_until_datagrams_come_alone_for_a_while():
     adaptive = Adaptive()
-    adaptive.batching = True
-    for _ in range(ALONE - 1):
-        adaptive.found(1)
-    adaptive.found(2)
-    for _ in range(ALONE - 1):
-        adaptive.found(1)
-    assert adaptive.batching
-    adaptive.found(1)
-    assert not adaptive.batching
+    assert all(adaptive.goes_on(1) for _ in range(ALONE - 1))
+    assert adaptive.goes_on(2)
+    assert all(adaptive.goes_on(1) for _ in range(ALONE - 1))
+    assert not adaptive.goes_on(1)
 
 
 def test_what_the_kernel_had_no_room_for_is_counted(pair):
@@ -242,7 +295,7 @@ def test_a_second_datagram_is_looked_for_now_and_then():
 
 
 def test_without_the_function_there_is_no_receiver(monkeypatch):
-    monkeypatch.setattr(batch, "_recvmmsg", lambda: None)
+    monkeypatch.setattr(batch, "library", lambda: None)
     batch.receiver.cache_clear()
     assert batch.receiver(socket.AF_INET) is None
     batch.receiver.cache_clear()
