@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import socket
 from pathlib import Path
 from time import monotonic
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from typing import Any
 from carrier.names import TICK, Names
 from carrier.session import CONNECTED, DESTROYED
 from tests.sockets import client as unix
-from tests.support import config, echo, listener, port_of, running, tcp, wait_until
+from tests.support import config, echo, free_port, listener, port_of, running, tcp, udp, wait_until, without
 
 
 class Known:
@@ -90,3 +91,21 @@ async def test_a_listener_that_is_posted_again_does_not_name_its_sessions_like_t
                 await other.send(b"hello")
                 assert await other.read() == b"hello"
                 assert sorted(s.name for s in proxy.sessions()) == ["UNIX:in-0", "UNIX:in-0_1"]
+
+
+async def test_a_udp_peer_of_a_listener_that_is_posted_again_has_a_name_of_its_own() -> None:
+    def conf(answer_timeout: int, base: Any = None) -> Any:
+        options = {"track": 60, "answer_timeout": answer_timeout}
+        return config(clusters=[echo()], listeners=[listener("in", protocol="UDP", port=port, options=options)], base=base)
+
+    port = free_port(socket.SOCK_DGRAM)
+    async with running(conf(5)) as proxy, udp(port) as client:
+        client.send(b"one")
+        assert await client.read() == b"one"
+        (first,) = proxy.sessions()
+        first.kill()
+        await proxy.apply(without(proxy.config, "listener", "in"))
+        await proxy.apply(conf(5, proxy.config))
+        client.send(b"two")
+        assert await client.read() == b"two"
+        assert {s.name.rpartition("-")[2] for s in proxy.sessions()} == {"0", "0_1"}
