@@ -34,7 +34,7 @@ from carrier.http1_head import (
 
 _TABLE = 4096  # entries of a table: lines or heads
 _PLANS = 1024
-_MEMO_BYTES = 2 * 1024 * 1024  # of heads in one memo: as they came, as they are sent on, and that without its end
+_MEMO_BYTES = 1024 * 1024  # of heads in one memo: as they came, as they are sent on, and that without its end
 _HEAD_MAX = 4096  # bytes of a head that is kept
 _LINE_MAX = 256  # bytes of a line that is kept
 _NAME_MAX = 64  # bytes of a field name that is kept
