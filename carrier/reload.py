@@ -89,7 +89,11 @@ class Base:
         assert self.folder is not None
         saved = Saved(config, self.mark, touched(self.config, config))
         if saved != self.kept:
-            await asyncio.get_running_loop().run_in_executor(None, self.folder.save, saved)
+            try:
+                await asyncio.get_running_loop().run_in_executor(None, self.folder.save, saved)
+            except Error as error:
+                self.log.error(error.detail, revision=config.revision)  # the caller hears it too, but is not who can mend it
+                raise
             self.kept = saved
 
     # ------------------------------------------------------------------ reload

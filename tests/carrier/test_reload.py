@@ -131,6 +131,24 @@ async def test_a_reload_is_kept_in_the_state(file: Path, lines: list[str], tmp_p
         assert not [line for line in lines if "dropped" in line]
 
 
+async def test_a_change_that_the_disk_does_not_take_is_an_error_in_the_log_too(
+    file: Path, lines: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who made the change is told, but the one who can make room reads the log."""
+    async with running(file, lines, state=str(tmp_path / "state")) as server:
+
+        def full(path: Path, data: bytes) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("carrier.state._write", full)
+        file.write_text(FILE.format(name="two"))
+        assert not await server.base.read_again("a test")
+        assert clusters(server) == ["echo", "one"]
+        assert [
+            line for line in lines if " error " in line and "cannot be kept" in line and "No space left" in line and "revision=2" in line
+        ]
+
+
 async def test_the_log_level_of_the_file_takes_effect_and_the_command_line_wins(file: Path, lines: list[str]) -> None:
     async with running(file, lines, adjust=lambda found: with_admin(found, None, True)) as server:
         file.write_text("admin: {log_level: warn}\n" + FILE.format(name="two"))
