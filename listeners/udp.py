@@ -3,7 +3,7 @@
 Modes as in l7mp (contract, section 2): `singleton` when `connect` names address and port, else `server`; a half-specified `connect`
 filters peers. A session ends when it was idle for `idle_timeout`, or, while nobody has answered it, for `answer_timeout`; when the
 listener is full, sessions that were never answered go first, oldest first, and then the new peer is refused. One coarse timer
-serves all. Replies go only to the peer that asked.
+serves all. Replies go only to the peer that asked. The peer of a singleton may be waited for when it refuses datagrams (`Remote`).
 
 While wake-ups find more than one datagram they are received in batches, and consecutive ones of one peer are sent on as a burst
 when its destination writes datagrams too and nothing stands between (carrier/batch.py).
@@ -11,8 +11,10 @@ when its destination writes datagrams too and nothing stands between (carrier/ba
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +27,7 @@ from carrier.options import check_numbers, numbers, port_of
 from carrier.pace import unwatch, watch
 from carrier.resolve import literal
 from carrier.session import Session
-from carrier.stream import NOWHERE
+from carrier.stream import HIGH, MANY, NOWHERE
 
 BATCHES = 4
 """Batches taken in one wake-up, so that a flood does not starve the other listeners."""
@@ -39,6 +41,10 @@ OPTIONS: Mapping[str, float] = {
     "answer_timeout": 5,
 }
 """Limits (sessions, new sessions a second of one source address, seconds) and their defaults (DESIGN section 7); 0 means none."""
+RECVERR = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
+"""IP_RECVERR, IPV6_RECVERR: have the kernel say which address refused a datagram."""
+PROBED = 1.0
+"""Seconds after which a datagram that nobody has refused is taken for delivered, at most."""
 NODE_NAMES = {errno.EADDRINUSE: "EADDRINUSE", errno.EADDRNOTAVAIL: "EADDRNOTAVAIL", errno.EACCES: "EACCES"}
 """How l7mp's error texts call what the kernel says."""
 
@@ -178,6 +184,7 @@ class UdpListener(Listener):
         if self.singleton and self.allowed:
             peer = literal(min(self.allowed), int(self.connect_port or 0))
             assert peer is not None
+            self.sock.setsockopt(*RECVERR[self.sock.family], 1)
             self._peer(peer[1])
 
     def stop(self) -> None:
@@ -192,8 +199,8 @@ class UdpListener(Listener):
             self._release()
 
     def _release(self) -> None:
-        for sock in self.bound:  # none if another listener has taken it over, which reads it
-            self._unwatch()
+        self._unwatch()
+        for sock in self.bound:
             sock.close()
         self.bound = []
         self.sock = None
@@ -209,9 +216,11 @@ class UdpListener(Listener):
             self.env.loop.add_reader(self.sock, self._readable)
 
     def _unwatch(self) -> None:
+        """No more, until `_watch`. Idempotent."""
         if self.sock is None:
             return
         if self.adaptive.batching:
+            self.adaptive.batching = False
             unwatch(self.env.loop, self.sock.fileno())
         else:
             self.env.loop.remove_reader(self.sock)
@@ -237,6 +246,7 @@ class UdpListener(Listener):
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:  # an error of an earlier reply: that peer's session ends by its timeout
+            self._errors()
             return True
         peer = self.peers.get(address) or self._peer(address)
         if peer is not None:
@@ -261,7 +271,10 @@ class UdpListener(Listener):
                 return taken
             try:
                 count = batch.receive(sock.fileno())
-            except OSError:  # nothing there, or as above
+            except (BlockingIOError, InterruptedError):
+                return taken
+            except OSError:  # as above
+                self._errors()
                 return taken
             taken += count
             self._deliver(batch, count)
@@ -288,6 +301,23 @@ class UdpListener(Listener):
                 run = run_length(sizes, first, last)
                 peer.came(first, run, sizes[first])
                 first += run
+
+    def _errors(self) -> None:
+        """A singleton's remote is told which of its datagrams were refused; the queue of errors must be emptied (ip(7), IP_RECVERR)."""
+        if not self.singleton or self.sock is None:
+            return
+        self._unwatch()  # the loop has let go of a descriptor with an error
+        self._watch()
+        refused = 0
+        try:
+            while True:
+                self.sock.recvmsg(0, 0, socket.MSG_ERRQUEUE)
+                refused += 1
+        except OSError:
+            pass  # it is empty
+        for remote in list(self.peers.values()) if refused else ():
+            if isinstance(remote, Remote):
+                remote.refused(refused)
 
     def drop(self, reason: str, count: int = 1) -> None:
         """Count datagrams that go nowhere."""
@@ -325,7 +355,7 @@ class UdpListener(Listener):
             self.drop(refusal)
             return None
         self.fresh[host] = self.fresh.get(host, 0) + 1
-        peer = UdpPeer(self, self.sock, address)
+        peer = Remote(self, self.sock, address) if self.singleton else UdpPeer(self, self.sock, address)
         self.peers[address] = self.unanswered[address] = peer
         session = Session(self, peer)
         self.live.add(session)
@@ -375,7 +405,8 @@ class UdpListener(Listener):
     def session_name(self, session: Session) -> str:
         peer = session.source
         assert isinstance(peer, UdpPeer)
-        return f"UDP:{plain(peer.address[0])}:{peer.address[1]}-{self.host}:{self.spec['port']}-{session.number}"
+        name = f"UDP:{plain(peer.address[0])}:{peer.address[1]}-{self.host}:{self.spec['port']}-{session.number}"
+        return self.env.names.give(session, name)
 
     def metadata(self, session: Session) -> dict[str, Any]:
         peer = session.source
@@ -463,3 +494,115 @@ class UdpPeer(DatagramSocket):
             to.reset(error)
         else:
             to.end()
+
+
+class Remote(UdpPeer):
+    """The remote of a singleton: a source that can be reconnected, if the route wants that on disconnect (contract, section 4).
+
+    It is disconnected when it refuses a datagram (ICMP port unreachable). From then on what the session says waits, bounded, and what
+    finds no room is dropped and counted. The oldest one is tried at once and then again `timeout` apart, `num_retries` times in all, until
+    it is not refused; then the rest follows. Without such a policy a refused datagram is counted, and that is all.
+
+    waiting: what has not been sent since the remote has gone; None: it is there. tried: how often the oldest one was. timer: until the
+    next try, or until a try counts as good; out: one is on its way. told: the kernel has not sent, but told of a refusal of before.
+    """
+
+    __slots__ = ("out", "size", "timer", "told", "tried", "waiting")
+
+    def __init__(self, listener: UdpListener, sock: socket.socket, address: Any) -> None:
+        super().__init__(listener, sock, address)
+        self.waiting: deque[bytes] | None = None
+        self.size = self.tried = 0
+        self.timer: asyncio.TimerHandle | None = None
+        self.out = self.told = False
+
+    def refused(self, count: int) -> None:
+        """So many datagrams came back."""
+        session = self.session
+        if session is None or self.closed:
+            return
+        retry = session.decision.retry
+        lost = count - self.out
+        if lost:
+            session.dropped += lost
+            self.drop("refused", lost)
+        if not retry.on_disconnect:
+            return
+        if self.waiting is None:
+            self.waiting = deque()
+            self.tried = 0
+            session.event("DISCONNECT", "source", "the remote refuses datagrams")
+        elif self.out:
+            self._cancel()
+            session.event("ERROR", "Could not reconnect", "the remote refuses datagrams")
+            if self.tried >= retry.num_retries:
+                self.finish(Error("refused", f"{authority(*self.address[:2])}: Connection refused", "downstream"))
+            else:
+                self.timer = self.listener.env.loop.call_later(retry.timeout, self._try)
+
+    def failed(self, exc: OSError) -> None:
+        """The kernel tells of a refusal of before in place of sending."""
+        if exc.errno == errno.ECONNREFUSED:
+            self.told = True
+            self.listener._errors()
+        else:
+            super().drop("send-failed")
+
+    def drop(self, reason: str, count: int = 1) -> None:
+        if reason != "send-failed":  # `failed` comes after it, and says what it was
+            super().drop(reason, count)
+
+    def send(self, data: bytes | memoryview) -> None:
+        if self.waiting is None:
+            super().send(data)
+            if self.told:  # not sent yet: it waits, or is tried once more
+                self.told = False
+                self.send(data)
+        elif self.size >= HIGH or len(self.waiting) >= MANY:
+            assert self.session is not None
+            self.session.dropped += 1
+            self.drop("source-away")
+        else:
+            self.waiting.append(bytes(data))
+            self.size += len(data)
+            if self.timer is None:
+                self._try()
+
+    def burst(self, first: int, count: int, size: int) -> None:
+        """One by one: a refusal is about one."""
+        self._one_by_one(first, count, size)
+
+    def _try(self) -> None:
+        """Send the oldest one; it is good when nobody has refused it in time."""
+        session = self.session
+        assert self.waiting and session is not None
+        self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # what was refused before is not this one
+        self.listener._errors()
+        self.tried += 1
+        session.retries += 1
+        self.out = True
+        self.timer = self.listener.env.loop.call_later(min(session.decision.retry.timeout, PROBED), self._arrived)
+        super().send(self.waiting[0])
+
+    def _arrived(self) -> None:
+        """The remote is back: it gets the rest."""
+        self._cancel()
+        waiting, self.waiting, self.size = self.waiting, None, 0
+        assert waiting and self.session is not None
+        self.session.event("CONNECT", "source")
+        waiting.popleft()
+        for data in waiting:
+            self.send(data)
+
+    def _cancel(self) -> None:
+        self.out = False
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def finish(self, error: Error | None = None) -> None:
+        self._cancel()
+        if self.waiting and self.session is not None and not self.closed:
+            self.session.dropped += len(self.waiting)
+            self.drop("source-away", len(self.waiting))
+        super().finish(error)
