@@ -156,7 +156,15 @@ class Peer:
 @contextlib.asynccontextmanager
 async def tcp(port: int, host: str = "127.0.0.1", local: int | None = None) -> AsyncIterator[Peer]:
     """A client's connection; local: from this port."""
-    peer = Peer(*await asyncio.open_connection(host, port, local_addr=None if local is None else (host, local)))
+    if local is None:
+        peer = Peer(*await asyncio.open_connection(host, port))
+    else:
+        sock = socket.socket()
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # another connection may have that port, too
+        sock.bind((host, local))
+        await asyncio.get_running_loop().sock_connect(sock, (host, port))
+        peer = Peer(*await asyncio.open_connection(sock=sock))
     try:
         yield peer
     finally:

@@ -58,9 +58,8 @@ def test_a_remembered_session_keeps_its_name_until_its_time_is_over() -> None:
 
 async def test_a_client_that_comes_again_from_its_port_is_another_session_which_can_be_named() -> None:
     async with running(config(clusters=[echo()], listeners=[listener("in", options={"track": 60})])) as proxy:
-        port = port_of(proxy, "in")
-        async with tcp(port) as client:
-            own = client.port
+        port, own = port_of(proxy, "in"), free_port()
+        async with tcp(port, local=own) as client:
             client.reset()
             await wait_until(lambda: [s.status for s in proxy.sessions()] == [DESTROYED])
         name = f"TCP:127.0.0.1:{own}-127.0.0.1:{port}"
