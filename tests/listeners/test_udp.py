@@ -8,6 +8,7 @@ import socket
 
 import pytest
 
+from carrier import pace
 from carrier.config import Listener
 from carrier.errors import Error
 from listeners.udp import UdpListener
@@ -85,6 +86,101 @@ async def test_batches_stop_when_datagrams_come_alone_again():
             client.send(b"one")
             await client.read()
         assert not adaptive.batching
+
+
+async def batching(proxy, *clients):
+    """Send in pairs until batches are taken at both ends of each session."""
+    for _ in range(20):
+        for client in clients:
+            client.send(b"two")
+            client.send(b"two")
+            assert [await client.read(), await client.read()] == [b"two", b"two"]
+    assert proxy.listeners["in"].adaptive.batching
+    assert all(session.destination.adaptive.batching for session in proxy.sessions())
+
+
+@pytest.fixture
+def ticking(monkeypatch):
+    """Those that take batches are soon looked at by ticks, and go on so."""
+    monkeypatch.setattr(pace, "MANY", 0)
+    monkeypatch.setattr(pace, "FEW", 0)
+    monkeypatch.setattr(pace, "LOOKS", 4)
+
+
+async def test_when_ticks_look_at_batches_every_peer_gets_its_own_answers_in_order(ticking):
+    async with (
+        udp_server() as server,
+        running(through(server.port)) as proxy,
+        udp(port_of(proxy, "in")) as john,
+        udp(port_of(proxy, "in")) as jane,
+    ):
+        await batching(proxy, john, jane)
+        (ticks,) = [each.ticks for each in pace._paces.values()]
+        assert len(ticks.fds) == 3
+        for n in range(100):
+            john.send(b"john %d" % n)
+            jane.send(b"jane %d" % n)
+        assert [await john.read() for _ in range(100)] == [b"john %d" % n for n in range(100)]
+        assert [await jane.read() for _ in range(100)] == [b"jane %d" % n for n in range(100)]
+        for n in range(40):  # alone
+            john.send(b"%d" % n)
+            assert await john.read() == b"%d" % n
+        assert not proxy.listeners["in"].adaptive.batching
+    assert not pace._paces
+
+
+async def test_sessions_that_end_while_they_take_batches_leave_nothing_behind(ticking):
+    async with udp_server() as server, running(through(server.port)) as proxy, udp(port_of(proxy, "in")) as client:
+        for _ in range(3):
+            await batching(proxy, client)
+            (session,) = proxy.sessions()
+            session.kill()
+            (left,) = pace._paces.values()
+            assert len(left.callbacks) == 1  # the listener
+
+
+async def test_a_listener_that_takes_batches_is_replaced_and_removed_like_any_other(ticking):
+    async with udp_server() as server, running() as proxy:
+        with raw_udp() as sock:
+            port = sock.getsockname()[1]
+        await proxy.apply(through(server.port, port=port))
+        async with udp(port) as client:
+            await batching(proxy, client)
+            before = proxy.listeners["in"]
+            await proxy.apply(through(server.port, port=port, options={"idle_timeout": 99}))
+            assert proxy.listeners["in"] is not before
+            await batching(proxy, client)
+            (session,) = proxy.sessions()
+            session.kill()  # the last one of the old listener, which lets go of what it has handed over
+            assert before.bound == []
+            await batching(proxy, client)
+            await proxy.apply(config())
+            for session in proxy.sessions():
+                session.kill()
+            assert not pace._paces
+
+
+async def test_an_upstream_that_takes_batches_can_be_paused_and_resumed(ticking):
+    async with udp_server() as server, running(through(server.port)) as proxy, udp(port_of(proxy, "in")) as client:
+        await batching(proxy, client)
+        (session,) = proxy.sessions()
+        session.destination.pause()
+        client.send(b"waits")
+        await wait_until(lambda: kernel_holds(session.destination.sock))
+        await asyncio.sleep(0.005)
+        assert client.inbox.empty()
+        session.destination.resume()
+        assert await client.read() == b"waits"
+        session.destination.pause()
+        session.kill()
+        assert len(next(iter(pace._paces.values())).callbacks) == 1
+
+
+def kernel_holds(sock) -> bool:
+    try:
+        return bool(sock.recv(1, socket.MSG_PEEK))
+    except BlockingIOError:
+        return False
 
 
 async def test_without_recvmmsg_the_plain_calls_do(monkeypatch):
