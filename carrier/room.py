@@ -16,7 +16,7 @@ UNFINISHED, IDLE, YOUNG = range(3)
 """Ranks, the first to leave first: no whole head for PATIENCE seconds; between two requests, or answered for the last time; the others."""
 PATIENCE = 1.0
 """Seconds that a head may take before its connection counts as unfinished."""
-PART = 16
+PART = 8
 """A look at all connections finds so many leavers: one in PART of them."""
 REST = 0.1
 """Seconds without a look after one that has found nobody."""

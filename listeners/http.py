@@ -791,7 +791,7 @@ class HttpConnection(Socket, asyncio.Protocol):
                 session.close(error)
             self._cut()
             return
-        head, body = error_answer(error, self.session)
+        head, body = error_answer(error)
         self.head(head)
         self.data(body, None, True)
 
@@ -849,7 +849,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         self.closing = True
         self.reader.stop()
         self.listener.hit(error.kind)
-        head, body = error_answer(error, None)
+        head, body = error_answer(error)
         self.out.clear()
         self._write(head.wire[:-2] + b"connection: close\r\n\r\n" + body)
         return head
@@ -1025,12 +1025,17 @@ def fine(date: tuple[bytes, bytes]) -> Head:
     return answer_head(200, [date], framing=CLOSE)
 
 
-def error_answer(error: Error, session: Session | None) -> tuple[Head, bytes]:
+def error_answer(error: Error) -> tuple[Head, bytes]:
     """An error as HTTP says it: l7mp's JSON (contract, section 3), and when to come back if that may help."""
-    status = error.status
+    return _error_answer(error.status, error.kind, error.detail, date_field())
+
+
+@lru_cache(maxsize=64)
+def _error_answer(status: int, kind: str, detail: str, date: tuple[bytes, bytes]) -> tuple[Head, bytes]:
+    """Remembered: when thousands are refused in a second, they are refused for the same reason."""
     message = REASONS.get(status, b"").decode()
-    body = json.dumps({"status": status, "message": message, "content": error.detail}, indent=4).encode()
-    fields = [date_field(), (b"content-type", b"application/json"), (b"x-carrier-error", error.kind.encode())]
+    body = json.dumps({"status": status, "message": message, "content": detail}, indent=4).encode()
+    fields = [date, (b"content-type", b"application/json"), (b"x-carrier-error", kind.encode())]
     if status == 503:
         fields.append((b"retry-after", b"1"))
     return answer_head(status, fields, body), body
