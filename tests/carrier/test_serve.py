@@ -296,10 +296,11 @@ async def test_connections_beyond_the_limit_are_503_while_the_others_are_used_an
         await wait_until(lambda: len(up.proxy.admin.live) == 2)  # type: ignore[union-attr]
         async with tcp(up.admin) as third:
             assert (await third.read_all()).startswith(b"HTTP/1.1 503")
-    async with serving(limits=Limits(connections=2)) as up, tcp(up.admin) as first, tcp(up.admin):
+    async with serving(limits=Limits(connections=2)) as up, tcp(up.admin) as first, tcp(up.admin) as second:
         await wait_until(lambda: len(up.proxy.admin.connections) == 2)  # type: ignore[union-attr]
         assert (await up.call("GET", "/api/v1/rules"))[0] == 200
-        assert await first.read_all() == b""
+        # One of them has left; they may have come in one moment, and then it is either.
+        await wait_until(lambda: first.reader.at_eof() or second.reader.at_eof())
 
 
 @pytest.mark.parametrize("body", ["[" * 40 + "]" * 40, json.dumps({"rules": [{} for _ in range(60)]})])
