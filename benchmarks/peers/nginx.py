@@ -1,4 +1,5 @@
-"""nginx: one worker, keep-alive to the upstreams, no access log. `nginx-tuned` has larger buffers, where bodies or streams are large.
+"""nginx: one worker, keep-alive to the upstreams, no access log. `nginx-tuned` has larger buffers, where bodies or streams are large;
+`nginx-watched` does what a carrier with an access log does: the same fields in the log, X-Forwarded-* and a request id to the upstream.
 
 One buffer is larger in both: a post of exactly the default size would wait 40 ms for an acknowledgement at each request. The routing job is
 a `map` on the header and a prefix location; TCP and UDP need the stream module, which distributions ship on its own.
@@ -7,13 +8,25 @@ a `map` on the header and a prefix location; TCP and UDP need the stream module,
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.peers import Command, Job
 
+PROTOCOLS = ("http", "large", "websocket", "tcp", "bulk", "udp")
 STREAM_MODULE_PATHS = ("/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/share/nginx/modules", "/etc/nginx/modules")
 STREAM_BUFFERS = {"nginx": "", "nginx-tuned": "proxy_buffer_size 256k;"}
-HTTP_BUFFERS = {"nginx": "", "nginx-tuned": "proxy_buffer_size 16k; proxy_buffers 8 64k; proxy_busy_buffers_size 128k;"}
+HTTP_BUFFERS = {
+    "nginx": "",
+    "nginx-tuned": "proxy_buffer_size 16k; proxy_buffers 8 64k; proxy_busy_buffers_size 128k;",
+    "nginx-watched": """proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; proxy_set_header X-Forwarded-Proto $scheme;
+    proxy_set_header X-Forwarded-Host $http_host; proxy_set_header X-Request-Id $request_id;""",
+}
+LOG = """log_format watched escape=json '{"time":"$time_iso8601","client":"$remote_addr:$remote_port","duration":$request_time,'
+    '"bytes_in":$request_length,"bytes_out":$bytes_sent,"status":$status,"id":"$request_id","method":"$request_method","path":"$request_uri",'
+    '"host":"$host","listener":"in","protocol":"HTTP","rule":"default","why":"rule default: anything","cluster":"$proxy_host",'
+    '"endpoint":"$upstream_addr"}';
+  access_log DIR/access.log watched buffer=128k flush=1s;"""
 
 
 class Nginx:
@@ -22,9 +35,10 @@ class Nginx:
     routes = True
     version_command = ("nginx", "-v")
 
-    def __init__(self, name: str = "nginx"):
+    def __init__(self, name: str = "nginx", protocols: Sequence[str] = PROTOCOLS, more: str = ""):
         self.name = name
-        self.protocols = ("http", "large", "websocket", "tcp", "bulk", "udp") if name == "nginx" else ("large", "bulk")
+        self.protocols = protocols
+        self.more = more  # of the configuration of HTTP; DIR is the directory of this run
 
     def missing(self, protocol: str) -> str | None:
         """See `Peer`."""
@@ -38,7 +52,8 @@ class Nginx:
         """See `Peer`."""
         file = directory / "nginx.conf"
         buffers = (HTTP_BUFFERS if job.parses_http else STREAM_BUFFERS)[self.name]
-        file.write_text(config(job, directory, stream_module() or "", buffers))
+        log = self.more.replace("DIR", str(directory)) or "access_log off;"
+        file.write_text(config(job, directory, stream_module() or "", buffers, log))
         return Command(["nginx", "-p", str(directory), "-c", str(file), "-e", str(directory / "error.log")])
 
 
@@ -53,9 +68,9 @@ def stream_module() -> str | None:
     return None
 
 
-def config(job: Job, directory: Path, module: str = "", buffers: str = "") -> str:
+def config(job: Job, directory: Path, module: str = "", buffers: str = "", log: str = "access_log off;") -> str:
     """nginx.conf for `job`."""
-    body = _http(job, directory, buffers) if job.parses_http else _stream(job, buffers)
+    body = _http(job, directory, buffers, log) if job.parses_http else _stream(job, buffers)
     load = "" if job.parses_http else module
     return f"""{load}
 daemon off;
@@ -68,7 +83,7 @@ events {{ worker_connections 8192; }}
 """
 
 
-def _http(job: Job, directory: Path, buffers: str) -> str:
+def _http(job: Job, directory: Path, buffers: str, log: str) -> str:
     upstreams = "\n".join(
         f"  upstream {name} {{ server 127.0.0.1:{port}; keepalive 1024; keepalive_requests 1000000000; }}"
         for name, port in job.backends.items()
@@ -77,7 +92,7 @@ def _http(job: Job, directory: Path, buffers: str) -> str:
     header = job.header.replace("-", "_")
     temporary = "\n".join(f"  {kind}_temp_path {directory}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
     return f"""http {{
-  access_log off;
+  {log}
 {temporary}
   keepalive_requests 1000000000;
   tcp_nodelay on;

@@ -5,7 +5,7 @@ from benchmarks.peers.baseline import Ceiling
 from benchmarks.peers.carrier import Carrier
 from benchmarks.peers.envoy import Envoy
 from benchmarks.peers.haproxy import Haproxy
-from benchmarks.peers.nginx import Nginx
+from benchmarks.peers.nginx import LOG, Nginx
 from benchmarks.peers.node import Node
 
 OURS = "carrier"
@@ -19,7 +19,8 @@ PEERS: tuple[Peer, ...] = (
     Carrier("carrier-bare", ("http",), more=("--no-metrics",)),
     Carrier("carrier-watched", ("http", "large"), more=("--access-log", "DIR/access.log")),
     Nginx(),
-    Nginx("nginx-tuned"),
+    Nginx("nginx-tuned", ("large", "bulk")),
+    Nginx("nginx-watched", ("http", "large"), LOG),
     Haproxy(),
     Envoy(),
     Node(),
