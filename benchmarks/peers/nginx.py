@@ -51,7 +51,7 @@ class Nginx:
     def prepare(self, job: Job, directory: Path) -> Command:
         """See `Peer`."""
         file = directory / "nginx.conf"
-        buffers = (HTTP_BUFFERS if job.parses_http else STREAM_BUFFERS)[self.name]
+        buffers = (HTTP_BUFFERS if job.parses_http else STREAM_BUFFERS).get(self.name, "")
         log = self.more.replace("DIR", str(directory)) or "access_log off;"
         file.write_text(config(job, directory, stream_module() or "", buffers, log))
         return Command(["nginx", "-p", str(directory), "-c", str(file), "-e", str(directory / "error.log")])
