@@ -33,6 +33,8 @@ INTERVAL = 0.25
 """Seconds between two looks."""
 RELIEF = 0.8
 """What is below this part of its limit is over no more: between the two nothing changes, so that it does not flap."""
+ROOM = 16
+"""When there are too many connections, one in so many of those allowed makes room for those that come until the next look."""
 LASTING = 3
 """Looks in a row that must find the loop late."""
 
@@ -149,12 +151,21 @@ class Process:
 
 
 class Watch:
-    """See the module. connections: counts them; shed: called with the reason when too much comes, with "" when that is over."""
+    """See the module. connections: counts them; shed: called with the reason when too much comes, with "" when that is over; make_room:
+    closes so many connections that are of no use to anybody, as far as there are such."""
 
-    def __init__(self, bounds: Bounds, connections: Callable[[], int], shed: Callable[[str], None], log: Log) -> None:
+    def __init__(
+        self,
+        bounds: Bounds,
+        connections: Callable[[], int],
+        shed: Callable[[str], None],
+        log: Log,
+        make_room: Callable[[int], None] = lambda number: None,
+    ) -> None:
         self.bounds = bounds
         self.connections = connections
         self.shed = shed
+        self.make_room = make_room
         self.log = log
         self.process: Process | None = None
         self.scarce = 0
@@ -187,8 +198,16 @@ class Watch:
         lag = time.monotonic() - self.due
         self._arm()
         assert self.process is not None
-        self.look(max(0.0, lag), self.process.resident(), self.connections())
+        self.look(max(0.0, lag), self.process.resident(), self._held())
         self.look_for_descriptors(self.process.has_descriptors())
+
+    def _held(self) -> int:
+        """Connections, after those of no use have made room where they are too many: before anybody else is refused."""
+        held, most = self.connections(), self.bounds.connections
+        if 0 < most < held:
+            self.make_room(held - most + most // ROOM)
+            held = self.connections()
+        return held
 
     def look_for_descriptors(self, free: bool) -> None:
         """Say when they have run out, and when that is over: what is refused then is refused by the kernel, which tells nobody why."""

@@ -384,6 +384,13 @@ class Proxy:
         """How many there are, of all listeners but the API's own."""
         return sum(len(getattr(listener, "connections", listener.live)) for listener in self.working())
 
+    def make_room(self, number: int) -> None:
+        """Close so many connections that are of no use to anybody (carrier/room.py), as far as there are such."""
+        for listener in self.working():
+            make_room = getattr(listener, "make_room", None)
+            while make_room is not None and number > 0 and make_room():
+                number -= 1
+
     # ------------------------------------------------------------------ time
 
     def _tick(self) -> None:

@@ -95,7 +95,7 @@ class Server:
         self.base = Base(
             self.proxy, self.bridges, log, config, settings.text, settings.file, settings.allow_dangling, settings.adjust or _as_it_is
         )
-        self.watch = Watch(settings.bounds or own_bounds(), self.proxy.connections, self.proxy.shed, log)
+        self.watch = Watch(settings.bounds or own_bounds(), self.proxy.connections, self.proxy.shed, log, self.proxy.make_room)
         self.unix: UnixSocket | None = None
         self.metrics = Metrics(self.proxy, self.watch)
         self.api.metrics = self.metrics

@@ -196,7 +196,7 @@ class HttpListener(Listener):
             connection.tick(now)
 
     def make_room(self) -> bool:
-        """All places are taken: close the connection that is of least use; False: all are being used."""
+        """There are too many connections: close the one that is of least use; False: all are being used."""
         leaver = self.room.choose(self.connections, self.env.loop.time())
         if leaver is None:
             return False
@@ -868,7 +868,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         """Its place is needed. A head that was begun is answered; a client that keeps an idle connection expects that it may close."""
         if self.reader.pending and not self.closing:
             self.listener.hit("max_connections_unfinished")
-            self._turn_away(Error("overload", "no whole head, and its place was needed (options.max_connections)"))
+            self._turn_away(Error("overload", "no whole head, and its place was needed: there are too many connections"))
         else:
             self.listener.hit("max_connections_idle")
         if self.full:

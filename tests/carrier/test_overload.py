@@ -15,6 +15,7 @@ from carrier.overload import CALM, LASTING, Bounds, Process, Watch, own_bounds
 from carrier.proxy import Proxy
 from carrier.session import Session
 from carrier.stream import Socket
+from tests.conversation import Stage
 from tests.support import (
     Peer,
     ask,
@@ -192,6 +193,36 @@ def test_memory_and_connections_count_at_once_and_end_well_below_the_limit() -> 
     assert len(seen.looks((0, 90 * MIB, 0), (0, 101 * MIB, 0), (0, 81 * MIB, 0))) == 1
     assert seen.looks((0, 79 * MIB, 0))[1:] == [""]
     assert "11 connections" in seen.looks((0, 0, 11))[-1]
+
+
+def test_connections_of_no_use_make_room_before_anybody_is_refused() -> None:
+    held, asked = [150], []
+
+    def make_room(number: int) -> None:
+        asked.append(number)
+        held[0] -= min(number, held[0] - 90)
+
+    watch = Watch(Bounds(connections=100), lambda: held[0], lambda reason: None, Log(), make_room)
+    assert watch._held() == 94
+    assert asked == [56]
+    assert watch._held() == 94
+    assert asked == [56]
+
+
+async def test_idle_connections_to_http_make_room_and_those_being_used_stay() -> None:
+    async with Stage() as stage:
+        used, idle, slow = [await stage.client() for _ in range(3)]
+        await used.says(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        server = await stage.server()
+        await slow.says(b"GET / HTTP/1.1\r\nhos")
+        connections = stage.listener.connections  # type: ignore[attr-defined]
+        await stage.becomes(lambda: any(c.reader.pending for c in connections))
+        stage.proxy.make_room(99)
+        assert (await slow.rest()).startswith(b"HTTP/1.1 503 ")
+        assert await idle.closed()
+        assert stage.proxy.connections() == 1
+        await server.says(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
+        assert (await used.head()).startswith(b"HTTP/1.1 204 ")
 
 
 async def test_the_watch_measures_the_lag_of_the_loop() -> None:

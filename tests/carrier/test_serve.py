@@ -474,11 +474,14 @@ async def test_a_datagram_listener_drains_its_peers_and_comes_back_with_them() -
             assert await client.read() == text
 
 
-async def test_too_many_connections_are_refused_until_there_are_fewer() -> None:
+async def test_too_many_connections_are_refused_until_there_are_fewer_when_all_are_used() -> None:
+    unfinished = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n"
     conf = config(clusters=[echo()], listeners=[listener("web", protocol="HTTP")])
     async with serving(conf, bounds=Bounds(connections=2)) as up:
         port = port_of(up.proxy, "web")
-        async with tcp(port), tcp(port), tcp(port):
+        async with tcp(port) as first, tcp(port) as second, tcp(port) as third:
+            for client in (first, second, third):
+                client.send(unfinished)
             await wait_until(lambda: up.server.watch.reason)
             status, headers, body = await http(port)
             assert (status, headers["retry-after"]) == (503, "1") and b"connections (limit 2)" in body
