@@ -238,7 +238,8 @@ class Proxy:
         for name, cluster in config.clusters.items():
             for i, endpoint in enumerate(cluster.endpoints if build.clusters[name].kind != "datagram" else ()):
                 address, port = str(endpoint.spec.get("address")), endpoint.spec.get("port", cluster.spec.get("port"))
-                if address in self.paths or (port in build.api_ports and (is_here(address) or address.lower().rstrip(".") == "localhost")):
+                ours = isinstance(port, int) and port in build.api_ports
+                if address in self.paths or (ours and (is_here(address) or address.lower().rstrip(".") == "localhost")):
                     path = f"clusters[{name}].endpoints[{i}].spec"
                     text = f"{address} is where the REST API listens: no cluster leads there"
                     problems.append(Problem(text, path, hint="route to a cluster of protocol L7mpController"))

@@ -19,6 +19,7 @@ import pytest
 
 from carrier.api import Api
 from carrier.cluster import Env
+from carrier.config import Config
 from carrier.proxy import Proxy
 from carrier.source import loads
 from tests.compat.test_replay import normal
@@ -85,3 +86,79 @@ async def test_siblings_of_the_recorded_calls_are_answered_alike(name: str, stri
     finally:
         await proxy.close()
     assert not wrong, "\n".join(wrong)
+
+
+OBJECTS: dict[str, dict[str, Any]] = {
+    "listener": {
+        "name": "l",
+        "spec": {"protocol": "UDP", "port": 0, "address": "127.0.0.1", "connect": {"address": "127.0.0.1"}, "options": {"mode": "server"}},
+        "options": {"track": 5},
+        "rules": [
+            {
+                "name": "r",
+                "match": {"op": "and", "path": "/UDP", "apply": [{"op": "in", "path": "/src_port", "value": [1], "ignore_case": True}]},
+                "action": {
+                    "rewrite": [{"path": "/a", "value": 1}],
+                    "route": {
+                        "destination": {
+                            "spec": {"protocol": "TCP", "port": 8000, "bind": {"address": "127.0.0.1", "port": 0}},
+                            "endpoints": [{"name": "e", "spec": {"address": "127.0.0.1", "port": 81}, "weight": 2}],
+                            "loadbalancer": {"policy": "HashRing", "key": "/UDP/src_port"},
+                            "options": {"max_sessions": 5},
+                        },
+                        "ingress": [{"spec": {"protocol": "Logger", "log_file": "-", "log_prefix": "p"}}],
+                        "retry": {"retry_on": "always", "num_retries": 2, "timeout": 100},
+                        "fallback": "f",
+                        "options": {"retry_statuses": [503]},
+                    },
+                },
+            },
+            {"match": {"any": [[{"matchHeader": {"name": "a", "value": "b"}}]]}, "action": {"apply": "x"}},
+        ],
+    },
+    "cluster": {
+        "name": "j",
+        "spec": {
+            "protocol": "JSONSocket",
+            "transport": {"protocol": "UDP", "port": 93},
+            "header": [{"path": {"from": "/a", "to": "/b"}}, {"set": {"key": "/a", "value": 1}}],
+        },
+    },
+}
+WRONG: tuple[Any, ...] = (None, True, -1, 1.5, 10**30, "", "a b", [], [{}], {}, {"a": [1]})
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield path
+    for step in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield from places(value[step], (*path, step))
+
+
+def changed(value: Any, path: tuple[Any, ...], to: Any) -> Any:
+    if not path:
+        return to
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = changed(value[path[0]], path[1:], to)
+    return copy
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest.mark.parametrize("kind", OBJECTS)
+async def test_whatever_stands_at_whichever_member_is_taken_or_refused_whole(kind: str, method: str) -> None:
+    proxy = Proxy(Env(asyncio.get_running_loop()), None)
+    proxy.env.api = api = Api(proxy)
+    where = f"/api/v1/{kind}s" + (f"/{OBJECTS[kind]['name']}" if method == "PUT" else "")
+    try:
+        for path in places(OBJECTS[kind]):
+            for wrong in WRONG:
+                before = proxy.config
+                status, answer = await answered(api, method, where, {kind: changed(OBJECTS[kind], path, wrong)})
+                assert status in (200, 400), (path, wrong, answer)
+                if status == 400:
+                    assert proxy.config is before, (path, wrong)
+                    assert answer["content"], (path, wrong)
+                elif proxy.config is not before:
+                    assert (await answered(api, "GET", "/api/v1/config"))[0] == 200, (path, wrong)
+                    await proxy.apply(Config())
+    finally:
+        await proxy.close()
