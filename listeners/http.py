@@ -871,7 +871,7 @@ class HttpConnection(Socket, asyncio.Protocol):
             self._turn_away(Error("overload", "no whole head, and its place was needed: there are too many connections"))
         else:
             self.listener.hit("max_connections_idle")
-        if self.full:
+        if self.full or self.listener.tls is not None:  # TLS would wait for the peer to say goodbye too, and keep the descriptor
             self.transport.abort()
         else:
             self._close()

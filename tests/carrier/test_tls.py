@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import socket
 import ssl
 
 import pytest
@@ -10,7 +11,7 @@ import trustme
 
 from carrier.errors import ConfigError, Error
 from carrier.tls import ClientTls, ServerTls, check_client, check_server, parse_hello
-from tests.support import cluster, config, listener, port_of, running, saying, tcp_server, wait_until
+from tests.support import cluster, config, echo, listener, port_of, running, saying, tcp_server, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -343,3 +344,28 @@ def test_no_damaged_hello_does_more_than_ask_for_nothing():
             with contextlib.suppress(Error):
                 found = parse_hello(damaged)
                 assert found is not None
+
+
+async def test_a_client_that_never_says_goodbye_keeps_no_descriptor_when_its_place_is_needed(files):
+    context = client(files)
+
+    def shake_hands(port):
+        return context.wrap_socket(socket.create_connection(("127.0.0.1", port), 5), server_hostname="a.test")
+
+    conf = config(clusters=[echo()], listeners=[listener("in", protocol="HTTP", spec={"tls": files("a", "a.test")})])
+    async with running(conf) as proxy:
+        connections = proxy.listeners["in"].connections
+        with await asyncio.to_thread(shake_hands, port_of(proxy, "in")):
+            await wait_until(lambda: connections)
+            descriptor = next(iter(connections)).transport.get_extra_info("socket").fileno()
+            inode = os.fstat(descriptor).st_ino
+
+            def is_open():
+                try:
+                    return os.fstat(descriptor).st_ino == inode
+                except OSError:
+                    return False
+
+            assert is_open()
+            proxy.make_room(1)
+            await wait_until(lambda: not is_open(), "for the descriptor")
