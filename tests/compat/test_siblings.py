@@ -144,7 +144,10 @@ def changed(value: Any, path: tuple[Any, ...], to: Any) -> Any:
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])
 @pytest.mark.parametrize("kind", OBJECTS)
-async def test_whatever_stands_at_whichever_member_is_taken_or_refused_whole(kind: str, method: str) -> None:
+async def test_whatever_stands_at_whichever_member_is_taken_or_refused_whole(
+    kind: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # some of it is a path, where files are made
     proxy = Proxy(Env(asyncio.get_running_loop()), None)
     proxy.env.api = api = Api(proxy)
     where = f"/api/v1/{kind}s" + (f"/{OBJECTS[kind]['name']}" if method == "PUT" else "")
