@@ -79,9 +79,10 @@ class Head:
     `keep_alive`: the connection it came on may be used again (after a CLOSE body never). `expect`: the client waits for 100 (Continue).
     `upgrade`: the protocols asked for or switched to, lower case, if Connection names the upgrade. `named`: the request came with a
     request id, `explain`: with x-carrier-explain. `key`: equal keys have equal values in every field that rules look at
-    (Forwarding.interesting), whatever the target; None if that is not known. `simple`: a request of HTTP/1.1 without body, Upgrade,
-    HEAD, CONNECT and x-carrier-explain, after which the connection stays: its reader need not know of it, and any whole answer may follow
-    as it is. `whole`: a final answer of known length, after which the connection stays. `stem`: `wire` without its last CRLF.
+    (Forwarding.interesting), whatever the target; None if that is not known.
+    `simple`: a request of HTTP/1.1 without body, Upgrade, HEAD, CONNECT and x-carrier-explain, after which the connection stays: its reader
+    need not know of it, and any whole answer may follow as it is. `family`: of its status, 2 for 2xx. `whole`: a final answer of known
+    length, after which the connection stays. `stem`: `wire` without its last CRLF.
     """
 
     __slots__ = (
@@ -90,6 +91,7 @@ class Head:
         "decision",
         "expect",
         "explain",
+        "family",
         "host",
         "keep_alive",
         "key",
@@ -135,6 +137,7 @@ class Head:
         self.target = target
         self.host = host
         self.status = status
+        self.family = status // 100
         self.reason = reason
         self.minor = minor
         self.body = body
@@ -243,6 +246,7 @@ class Head:
         head.target = target
         head.host = self.host
         head.status = self.status
+        head.family = self.family
         head.reason = self.reason
         head.minor = self.minor
         head.body = self.body
@@ -260,7 +264,9 @@ class Head:
         return head
 
     def _like(self, **changed: Any) -> Head:
-        values = {name: getattr(self, name) for name in self.__slots__ if name not in ("_fields", "decision", "simple", "stem", "whole")}
+        values = {
+            name: getattr(self, name) for name in self.__slots__ if name not in ("_fields", "decision", "family", "simple", "stem", "whole")
+        }
         return Head(**{**values, "fields": self._fields, **changed})
 
     def __repr__(self) -> str:

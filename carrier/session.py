@@ -264,8 +264,9 @@ class Session(Stream):
         an idle connection. Nothing is set that is as it should be. False: nothing was done, this takes a session of its own."""
         if decision is not self.decision and not self._aim(decision):
             return False
-        cluster, endpoint = self.cluster, self.endpoint
-        if endpoint is None or cluster is None or cluster.only is not endpoint or cluster.down:
+        cluster: Cluster = self.cluster  # type: ignore[assignment]  # see _aim
+        endpoint: Endpoint = self.endpoint  # type: ignore[assignment]
+        if cluster.only is not endpoint or cluster.down:
             return False
         idle = endpoint.idle
         if not idle:
@@ -720,7 +721,7 @@ class Session(Stream):
             series = self.decision.tally
             if series is None:
                 series = meter.series(self)
-            series.codes[head.status // 100] += 1
+            series.codes[head.family] += 1
             flow = series.flow
             recent = flow.recent
             recent.append(now - self.started)
