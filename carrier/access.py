@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from carrier.errors import ConfigError, Error, Problem
+from carrier.checks import is_number
+from carrier.errors import ConfigError, Error, Problem, did_you_mean, shown
 from carrier.http import TOKEN
 from carrier.session import recorded
 
@@ -83,20 +84,43 @@ def read(value: object, path: str = "$.admin.access_log") -> Settings:
     if isinstance(value, str):
         value = {"path": value}
     if not isinstance(value, Mapping):
-        raise ConfigError(Problem("expected a path or an object", path, seen=repr(value), allowed=", ".join(FIELDS)))
-    problems = [Problem(f"unknown field {name!r}", f"{path}.{name}", allowed=", ".join(FIELDS)) for name in value if name not in FIELDS]
-    try:
-        found = msgspec.convert({name: item for name, item in value.items() if name in FIELDS}, Settings)
-    except msgspec.ValidationError as exc:
-        said, _, at = str(exc).partition(" - at `$")
-        raise ConfigError(*problems, Problem(said, path + at.rstrip("`"))) from None
-    if found.format not in ("json", "envoy"):
-        problems.append(Problem(f"unknown format {found.format!r}", f"{path}.format", seen=repr(found.format), allowed="json, envoy"))
-    if not 0 <= found.sample <= 1:
-        problems.append(Problem(f"expected a number 0..1, got {found.sample:g}", f"{path}.sample"))
+        raise ConfigError(Problem(f"expected a path or an object, got {shown(value)}", path, seen=shown(value), allowed=", ".join(FIELDS)))
+    problems = [
+        Problem(
+            f"unknown field {name!r}", f"{path}.{name}", seen=shown(name), allowed=", ".join(FIELDS), hint=did_you_mean(str(name), FIELDS)
+        )
+        for name in value
+        if name not in FIELDS
+    ]
+    problems += [
+        Problem(f"cannot be {shown(item)}", f"{path}.{name}", seen=shown(item), allowed=_GOOD[name][0])
+        for name, item in value.items()
+        if name in FIELDS and not _GOOD[name][1](item)
+    ]
+    if "path" not in value:
+        problems.append(Problem("the access log needs 'path'", path, seen=", ".join(map(shown, value)) or "{}", allowed=FIELDS["path"]))
     if problems:
         raise ConfigError(*problems)
-    return found
+    found: dict[str, Any] = {name: tuple(item) if isinstance(item, list | tuple) else item for name, item in value.items()}
+    return Settings(**found)
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+
+
+_GOOD: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "path": ("a file, stdout or stderr", lambda v: isinstance(v, str) and v != ""),
+    "format": ("json, envoy", lambda v: v in ("json", "envoy")),
+    "status": ("a whole number 0..999", lambda v: isinstance(v, int) and is_number(v) and 0 <= v <= 999),
+    "duration": ("a number, 0 or more", lambda v: is_number(v) and v >= 0),
+    "users": ("a list of texts", _are_texts),
+    "sample": ("a number 0..1", lambda v: is_number(v) and 0 <= v <= 1),
+    "headers": ("a list of texts", _are_texts),
+    "redact": ("a list of texts", _are_texts),
+    "query": ("true or false", lambda v: isinstance(v, bool)),
+}
+"""What is allowed in each field, in words and as a check."""
 
 
 def settings_of(config: Config) -> Settings | None:

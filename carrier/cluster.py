@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from carrier import config
 from carrier.balance import KEYED, Balancer
-from carrier.errors import ConfigError, Error, Problem, from_os
+from carrier.errors import ConfigError, Error, Problem, did_you_mean, from_os
 from carrier.health import Health
 from carrier.metadata import get_at
 from carrier.names import Names
@@ -287,6 +287,25 @@ def _check_framing(spec: Mapping[str, Any], path: str, allowed: bool) -> list[Pr
     if not allowed:
         return [Problem("unknown field 'framing'", f"{path}.framing", seen=repr(framing), allowed="on streams of bytes only")]
     return [Problem(f"unknown framing {framing!r}", f"{path}.framing", seen=repr(framing), allowed=", ".join(FRAMINGS))]
+
+
+def check_members(body: Mapping[str, Any], path: str, known: Collection[str]) -> list[Problem]:
+    """Members of an object inside a spec that nobody reads."""
+    allowed = ", ".join(known)
+    return [
+        Problem(f"unknown field {name!r}", f"{path}.{name}", seen=repr(body[name]), allowed=allowed, hint=did_you_mean(str(name), known))
+        for name in body
+        if name not in known
+    ]
+
+
+def check_text(spec: Mapping[str, Any], path: str, *names: str) -> list[Problem]:
+    """Those of these fields that are there and no text."""
+    return [
+        Problem(f"expected text, got {spec[name]!r}", f"{path}.{name}", seen=repr(spec[name]), allowed="text")
+        for name in names
+        if name in spec and not isinstance(spec[name], str)
+    ]
 
 
 def check_port(spec: Mapping[str, Any], path: str, required: bool, least: int = 1) -> list[Problem]:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from carrier import config
-from carrier.cluster import Env, Kind, check_fields, check_port, framed
+from carrier.cluster import Env, Kind, check_fields, check_port, check_text, framed
 from carrier.errors import Error, Problem, from_os
 from carrier.ledger import LARGE
 from carrier.resolve import literal
@@ -84,6 +84,8 @@ class Listener:
         address = spec.get("address")
         if "address" in cls.fields and address is not None and (not isinstance(address, str) or literal(address, 0) is None):
             found.append(Problem(f"expected an IP address, got {address!r}", f"{path}.address", seen=repr(address), allowed="IPv4 or IPv6"))
+        if "path" in cls.fields:
+            found += check_text(spec, path, "path")
         return found + (check_server(spec.get("tls"), f"{path}.tls") if "tls" in cls.fields else [])
 
     @classmethod

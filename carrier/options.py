@@ -12,6 +12,8 @@ from typing import Any
 from carrier.errors import Problem
 
 Defaults = Mapping[str, float]
+MOST: Mapping[str, float] = {"track": 86_400}
+"""Options that have an upper limit too: what is tracked stays in memory so many seconds."""
 
 
 def _good(value: Any) -> bool:
@@ -32,11 +34,15 @@ def check_numbers(options: Mapping[str, Any], defaults: Defaults, path: str) -> 
         if name not in defaults
     ]
     found += [
-        Problem(f"expected a number, got {value!r}", f"{path}.{name}", seen=repr(value), allowed="0 or more")
+        Problem(f"expected a number, got {value!r}", f"{path}.{name}", seen=repr(value), allowed=_range(name))
         for name, value in options.items()
-        if name in defaults and not _good(value)
+        if name in defaults and not (_good(value) and value <= MOST.get(name, value))
     ]
     return found
+
+
+def _range(name: str) -> str:
+    return f"0..{MOST[name]:g}" if name in MOST else "0 or more"
 
 
 def port_of(spec: Mapping[str, Any]) -> int:

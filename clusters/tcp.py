@@ -8,7 +8,7 @@ from typing import Any
 
 from carrier import config
 from carrier.bytesocket import ByteSocket, connect
-from carrier.cluster import Cluster, Endpoint, Env, first_that_connects
+from carrier.cluster import Cluster, Endpoint, Env, check_members, first_that_connects
 from carrier.errors import Error, Problem
 from carrier.resolve import Address, literal
 from carrier.session import Session
@@ -79,7 +79,7 @@ def check_bind(spec: Mapping[str, Any], path: str) -> list[Problem]:
     if not isinstance(bind, dict):
         return [Problem(f"expected an object, got {bind!r}", f"{path}.bind", seen=repr(bind), allowed="{address, port}")]
     host, port = bind.get("address", ""), bind.get("port", 0)
-    found = []
+    found = check_members(bind, f"{path}.bind", ("address", "port"))
     if not isinstance(host, str) or (host and literal(host, 0) is None):
         found.append(Problem(f"expected an IP address, got {host!r}", f"{path}.bind.address", seen=repr(host), allowed="IPv4 or IPv6"))
     if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= 65535:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import re
 import socket
 from collections import deque
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from typing import Any
 
 from carrier import config
 from carrier.batch import COUNT, LONGEST, Adaptive, DatagramSocket, Receiver, enlarge, kernel_drops, receiver, run_length
-from carrier.cluster import Env
+from carrier.cluster import Env, check_members, check_port
 from carrier.errors import Error, Problem
 from carrier.listener import Key, Listener, authority, bind_error, plain
 from carrier.options import check_numbers, numbers, port_of
@@ -45,8 +46,18 @@ RECVERR = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPP
 """IP_RECVERR, IPV6_RECVERR: have the kernel say which address refused a datagram."""
 PROBED = 1.0
 """Seconds after which a datagram that nobody has refused is taken for delivered, at most."""
+HOST_NAME = re.compile(r"(?![\d.]+$)[\w.-]+")
+"""A name that can be looked up (RFC 1123, and "_"); digits and dots that are no IPv4 address are no name either."""
 NODE_NAMES = {errno.EADDRINUSE: "EADDRINUSE", errno.EADDRNOTAVAIL: "EADDRNOTAVAIL", errno.EACCES: "EACCES"}
 """How l7mp's error texts call what the kernel says."""
+
+
+def check_peer(host: object, path: str) -> list[Problem]:
+    """Is it the address of a peer: an IP address, or a name that is looked up when the socket is bound? None: it is not given."""
+    good = isinstance(host, str) and (literal(host, 0) is not None or HOST_NAME.fullmatch(host) is not None)
+    if host is None or good:
+        return []
+    return [Problem(f"expected an address, got {host!r}", path, seen=repr(host), allowed="an IP address or a host name")]
 
 
 class UdpListener(Listener):
@@ -110,10 +121,15 @@ class UdpListener(Listener):
         connect = spec.get("connect")
         if connect is not None and not isinstance(connect, dict):
             found.append(Problem(f"expected an object, got {connect!r}", f"{path}.connect", seen=repr(connect), allowed="{address, port}"))
-        elif connect and (port := connect.get("port")) is not None and (not isinstance(port, int) or not 1 <= port <= 65535):
-            found.append(Problem(f"expected a port 1..65535, got {port!r}", f"{path}.connect.port", seen=repr(port), allowed="1..65535"))
+        elif connect:
+            found += check_members(connect, f"{path}.connect", ("address", "port"))
+            found += check_port(connect, f"{path}.connect", required=False)
+            found += check_peer(connect.get("address"), f"{path}.connect.address")
         options = spec.get("options")
-        mode = options.get("mode") if isinstance(options, dict) else options
+        if options is not None and not isinstance(options, dict):
+            return [*found, Problem(f"expected an object, got {options!r}", f"{path}.options", seen=repr(options), allowed="{mode}")]
+        found += check_members(options or {}, f"{path}.options", ("mode",))
+        mode = (options or {}).get("mode")
         if mode not in (None, "server", "singleton"):
             found.append(Problem(f"unknown mode {mode!r}", f"{path}.options.mode", seen=repr(mode), allowed="server, singleton"))
         if mode == "singleton" and not (isinstance(connect, dict) and {"address", "port"} <= connect.keys()):

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 from carrier import config
-from carrier.cluster import Cluster, Endpoint, Env
+from carrier.cluster import Cluster, Endpoint, Env, check_text
 from carrier.errors import Error, Problem
 from carrier.session import Session
 from carrier.stream import Stream
@@ -39,9 +39,9 @@ class LoggerCluster(Cluster):
 
     @classmethod
     def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
-        found = super().check(spec, path)
+        found = super().check(spec, path) + check_text(spec, path, "log_file", "log_prefix")
         file = spec.get("log_file", "-")
-        reason = unwritable(file) if isinstance(file, str) else "not a text"
+        reason = unwritable(file) if isinstance(file, str) else ""
         if reason:
             found.append(Problem(f"cannot write to {file!r}: {reason}", f"{path}.log_file", seen=repr(file), allowed="a writable file"))
         return found

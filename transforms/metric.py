@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from carrier import config
-from carrier.cluster import Cluster, Endpoint, Env
+from carrier.cluster import Cluster, Endpoint, Env, check_text
 from carrier.errors import Problem
 from carrier.session import DESTROYED, Session
 from carrier.stream import Stream
@@ -48,7 +48,7 @@ class MetricCluster(Cluster):
 
     @classmethod
     def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
-        return super().check({name: value for name, value in spec.items() if name not in IGNORED}, path)
+        return super().check({name: value for name, value in spec.items() if name not in IGNORED}, path) + check_text(spec, path, *IGNORED)
 
     def ready(self, session: Session, endpoint: Endpoint | None) -> Stream:
         counts = self.counts.get(session.name)

@@ -27,3 +27,9 @@ def test_an_unknown_option_is_found_with_what_is_allowed():
 @pytest.mark.parametrize("port, found", [(80, 80), (0, 0), (65_536, -1), ("80", -1), (None, -1), (-5, -1)])
 def test_a_port_is_a_port_or_minus_one(port, found):
     assert port_of({"port": port}) == found
+
+
+def test_sessions_are_tracked_for_a_day_at_most():
+    assert check_numbers({"track": 86_400}, {"track": 0}, "$") == []
+    (problem,) = check_numbers({"track": 86_401}, {"track": 0}, "$.options")
+    assert str(problem) == "$.options.track: expected a number, got 86401 (allowed: 0..86400)"

@@ -136,5 +136,7 @@ def test_bind_is_checked_and_what_makes_no_sense_counts_as_not_given():
     bad = {"protocol": "TCP", "port": 1, "bind": {"address": "here", "port": "x"}}
     assert [problem.path for problem in TcpCluster.check(bad, "$")] == ["$.bind.address", "$.bind.port"]
     assert [problem.path for problem in TcpCluster.check({"protocol": "TCP", "port": 1, "bind": 5}, "$")] == ["$.bind"]
+    (problem,) = TcpCluster.check({"protocol": "TCP", "port": 1, "bind": {"addres": "127.0.0.1"}}, "$")
+    assert str(problem) == "$.bind.addres: unknown field 'addres' (allowed: address, port); did you mean 'address'?"
     assert local_address({"bind": {"address": 7, "port": "x"}}) == ("", 0)
     assert local_address({"bind": 5}) is None

@@ -498,3 +498,25 @@ def test_options_that_are_unknown_or_no_numbers_are_found():
 def test_a_spec_is_checked():
     bad = {"protocol": "UDP", "port": 99999, "connect": {"port": 0}, "options": {"mode": "both"}}
     assert [problem.path for problem in UdpListener.check(bad, "$")] == ["$.port", "$.connect.port", "$.options.mode"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("connect", {"address": 5}, "$.connect.address: expected an address, got 5 (allowed: an IP address or a host name)"),
+        ("connect", {"address": ["127.0.0.1"]}, "$.connect.address"),
+        ("connect", {"address": "1.2.3.4.5"}, "$.connect.address"),
+        ("connect", {"port": True}, "$.connect.port: expected a port 1..65535, got True (allowed: 1..65535)"),
+        ("connect", {"adress": "::1"}, "$.connect.adress: unknown field 'adress' (allowed: address, port); did you mean 'address'?"),
+        ("options", {"mod": "server"}, "$.options.mod: unknown field 'mod' (allowed: mode); did you mean 'mode'?"),
+        ("options", "server", "$.options: expected an object, got 'server' (allowed: {mode})"),
+    ],
+)
+def test_of_the_peer_and_the_mode_every_wrong_value_is_named(field, value, said):
+    (problem,) = UdpListener.check({"protocol": "UDP", "port": 1, field: value}, "$")
+    assert str(problem).startswith(said)
+
+
+def test_peers_are_addresses_or_names_that_may_be_left_out():
+    for connect in (None, {}, {"address": "::1"}, {"address": "peer-1.example", "port": 9}, {"port": 9, "address": None}):
+        assert UdpListener.check({"protocol": "UDP", "port": 1, "connect": connect, "options": {}}, "$") == []

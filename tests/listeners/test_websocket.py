@@ -173,6 +173,12 @@ def test_options_are_checked(options: dict[str, Any], words: str) -> None:
     assert all(words in problem.path for problem in problems)
 
 
+def test_the_path_that_is_ignored_is_a_text() -> None:
+    (problem,) = WebSocketListener.check({"protocol": "WebSocket", "port": 1, "path": 7}, "$")
+    assert str(problem) == "$.path: expected text, got 7 (allowed: text)"
+    assert WebSocketListener.check({"protocol": "WebSocket", "port": 1, "path": "/chat"}, "$") == []
+
+
 # --- no destination ---------------------------------------------------------------------------------------------------------------
 
 

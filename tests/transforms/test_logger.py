@@ -120,4 +120,6 @@ def test_a_spec_is_checked():
         "$.colour",
         "$.log_file",
     ]
-    assert LoggerCluster.check({"protocol": "Logger", "log_file": 5}, "$")
+    for field in ("log_file", "log_prefix"):
+        (problem,) = LoggerCluster.check({"protocol": "Logger", field: 5}, "$")
+        assert str(problem) == f"$.{field}: expected text, got 5 (allowed: text)"

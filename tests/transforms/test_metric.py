@@ -46,3 +46,5 @@ async def test_only_so_many_ended_sessions_are_remembered_and_every_live_one_is(
 def test_the_ignored_fields_are_taken_and_others_are_not() -> None:
     assert not MetricCluster.check(METRIC["spec"])  # type: ignore[arg-type]
     assert "unknown field" in str(MetricCluster.check({"protocol": "Metric", "x": 1})[0])
+    (problem,) = MetricCluster.check({"protocol": "Metric", "byteCounterName": ["a"], "packetCounterName": "b"}, "$")
+    assert str(problem) == "$.byteCounterName: expected text, got ['a'] (allowed: text)"
