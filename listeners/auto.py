@@ -27,7 +27,8 @@ from carrier.peek import peek
 from carrier.session import Session
 from carrier.stream import HIGH, NOWHERE, Socket
 from carrier.tls import HANDSHAKE, Hello, describe, parse_hello
-from listeners.http import HttpConnection, HttpListener
+from listeners.http import HttpListener
+from listeners.http1 import HttpConnection
 from listeners.tcp import ACCEPT_PAUSE, ACCEPTS, TcpSource, overdue
 
 OPTIONS: Mapping[str, float] = {"detect_timeout": 0.1, "half_close_timeout": 300, "raw_idle_timeout": 0}
