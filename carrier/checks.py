@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable
 from typing import Any, cast
 
+from carrier.metadata import readable
+
 Check = Callable[[object], bool]
 
 Net = tuple[int, int, int]  # a network: 4 or 6, its first and last address as numbers
@@ -101,15 +103,18 @@ def _reason(exc: Exception) -> str:
     return said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
 
 
-def searcher(regex: Any) -> Check:
-    """Whether a compiled expression is found anywhere in a text."""
+def searcher(regex: Any, of_bytes: bool = False) -> Check:
+    """Whether a compiled expression is found anywhere in a text. of_bytes: the text stands for bytes, which are read as UTF-8."""
     search = regex.search  # the compiled object's own method: the module's functions look it up in a cache each time
 
     def searched(value: object) -> bool:
         # Bytes in, so that RE2 is spared the mapping of offsets; "replace" because a lone surrogate must not raise.
         return isinstance(value, str) and search(value.encode("utf-8", "replace")) is not None
 
-    return searched
+    def read(value: object) -> bool:
+        return isinstance(value, str) and searched(readable(value))
+
+    return read if of_bytes else searched
 
 
 def checker(op: str, want: object, fold: bool) -> Check:

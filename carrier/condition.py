@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Literal
 
-from carrier.checks import ASKS, Check, checker, hashable, is_number
+from carrier.checks import ASKS, Check, checker, compile_regex, hashable, is_number, searcher
 from carrier.errors import shown as shown_value
-from carrier.inputs import HEADERS, METHOD, Reader, Source, headers_of, joined, members, needs_of, reader, total
+from carrier.inputs import HEADERS, METHOD, OF_BYTES, Reader, Source, headers_of, joined, members, needs_of, reader, total
 
 MAX_REGEX_MEMBERS = 64  # members of one header tried by one regular expression; more than that, only the whole value counts
 HASHED = frozenset({str, int, float})  # types of values that an index has as keys
@@ -49,7 +49,10 @@ class Leaf:
     def check(self) -> Check:
         """Whether one value satisfies it."""
         if self._check is None:
-            self._check = checker(self.op, self.want, self.fold)
+            if self.op == "matches" and self.source.kind in OF_BYTES:
+                self._check = searcher(compile_regex(str(self.want), self.fold), of_bytes=True)
+            else:
+                self._check = checker(self.op, self.want, self.fold)
         return self._check
 
     @property

@@ -22,11 +22,13 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 
 from carrier.checks import compile_regex, searcher
-from carrier.metadata import MISSING, walk
+from carrier.metadata import MISSING, readable, walk
 from carrier.target import normal_path
 
 Reader = Callable[[object], Sequence[object]]
 
+OF_BYTES = frozenset({"header", "headers", "cookie", "tracestate"})
+"""Kinds of sources whose values are bytes of a request, a character each; what is wanted of them is written so too."""
 HEADERS = ("HTTP", "headers")
 RAW_PATH = ("HTTP", "url", "path")
 METHOD = ("HTTP", "method")
@@ -120,7 +122,7 @@ def _pairs(text: str, separator: str) -> Iterator[tuple[str, str]]:
     for member in text.split(separator):
         name, equals, value = member.partition("=")
         if equals:
-            yield name.strip(), value.strip()
+            yield name.strip(" \t"), value.strip(" \t")  # and no byte that is a space in Latin-1
 
 
 def _host_name(value: object) -> str:
@@ -186,8 +188,8 @@ def reader(source: Source) -> Reader:
         return [v for n, v in _pairs(text, ";") if n == name] if name in text else _NOTHING
 
     def baggage(meta: object) -> Sequence[object]:
-        text = joined(headers_of(meta).get("baggage")) or ""
-        return [unquote(v.partition(";")[0].strip(), errors="replace") for n, v in _pairs(text, ",") if n == name]
+        text = readable(joined(headers_of(meta).get("baggage")) or "")
+        return [unquote(v.partition(";")[0].strip(" \t"), errors="replace") for n, v in _pairs(text, ",") if n == name]
 
     def tracestate(meta: object) -> Sequence[object]:
         text = joined(headers_of(meta).get("tracestate")) or ""

@@ -1,5 +1,8 @@
 """A session's metadata: a tree of dicts, read and rewritten by path.
 
+What came as bytes (header fields) stands in it as Latin-1 text, a character for each byte, as l7mp has it. People write UTF-8: `received`
+makes of what a person wrote what its bytes look like here, `readable` goes the other way.
+
 Paths are l7mp's: `/HTTP/headers/x-user`, with or without a leading or trailing slash. No tree is ever changed, however odd none makes
 these functions raise.
 """
@@ -17,6 +20,21 @@ class _Missing:
 
 MISSING = _Missing()
 """What is at a path where nothing is; None is a value."""
+
+
+def received(text: str, errors: str = "surrogatepass") -> str:
+    """How a text looks in the metadata when a request has brought its UTF-8 bytes. errors: of `str.encode`. Raises UnicodeEncodeError."""
+    return text if text.isascii() else text.encode("utf-8", errors).decode("latin-1")
+
+
+def readable(text: str) -> str:
+    """The text that a request meant: its bytes read as UTF-8, or what there is when they are none."""
+    if text.isascii():
+        return text
+    try:
+        return text.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return text
 
 
 def pieces_of(path: str) -> tuple[str, ...]:

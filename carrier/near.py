@@ -12,8 +12,8 @@ import msgspec
 from carrier.checks import checker, is_number
 from carrier.condition import Condition, Group, Leaf, Node
 from carrier.errors import shown
-from carrier.inputs import HEADERS, LABELS, RAW_PATH, headers_of, members
-from carrier.metadata import MISSING, walk
+from carrier.inputs import HEADERS, LABELS, OF_BYTES, RAW_PATH, headers_of, members
+from carrier.metadata import MISSING, readable, walk
 from carrier.target import normal_path
 
 
@@ -52,6 +52,8 @@ def _seen(leaf: Leaf, values: Sequence[object], meta: object) -> str | None:
         return None if address is MISSING else shown(address, 200)
     if not values:
         return None
+    if leaf.source.kind in OF_BYTES:
+        values = [readable(value) if isinstance(value, str) else value for value in values]
     if leaf.source.kind in ("value", "address", "header", "path"):
         return shown(values[0], 200)  # the others are other readings of it
     return ", ".join(shown(value, 200) for value in values)

@@ -7,6 +7,8 @@ leave it open:
 - `matchPath` sees `normal_path`; exact is equality; prefix is a *plain string* prefix, as Gefyra's is: it is the wider reading, so
   neither `/admin;x` nor `/admin%2F` slips past a rule for the prefix `/admin` (`/administrator` matches too; write `/admin/` to be
   narrow). `;` is an ordinary character of a path (RFC 3986 section 3.3), so exact `/admin` takes neither `/admin;x` nor `/admin/`.
+- Header values (cookies, tracestate members) are bytes. What is wanted of them is written as text and means its UTF-8 bytes, which is what
+  clients send; l7mp's predicates see a character for each byte, as l7mp's do.
 - Regular expressions are RE2 and search anywhere, in all notations; anchor with ^ and $.
 """
 
@@ -22,8 +24,8 @@ import msgspec
 from carrier.checks import SHAPES, TYPES, Net, compile_regex, is_number
 from carrier.condition import Condition, Group, Leaf, Node, all_of, any_of
 from carrier.errors import ConfigError, Problem, did_you_mean, shown
-from carrier.inputs import HEADERS, RAW_PATH, Source, header_source, value_at
-from carrier.metadata import MISSING, pieces_of
+from carrier.inputs import HEADERS, OF_BYTES, RAW_PATH, Source, header_source, value_at
+from carrier.metadata import MISSING, pieces_of, received
 from carrier.target import normal_path
 
 MAX_DEPTH = 32  # nesting of a match and of the values in it
@@ -181,7 +183,11 @@ class _Compiler:
         op, want = _OPS[str(body["type"])], str(body[key])
         if op == "matches" and not self.regex(want, f"{path}.{key}"):
             return _NEVER
-        return Leaf(source, op, want)
+        if source.kind not in OF_BYTES or op == "matches":
+            return Leaf(source, op, want)
+        if re.search(r"[\r\n\0]", want):
+            return self.refuse(f"{path}.{key}", "no header has CR, LF or NUL in its value (RFC 9110 section 5.5): this never matches", want)
+        return Leaf(source, op, received(want), shown=None if want.isascii() else shown(want, 200))
 
     def regex(self, pattern: str, path: str, fold: bool = False) -> bool:
         if len(pattern) > MAX_REGEX:

@@ -230,6 +230,15 @@ def test_a_regex_that_is_not_re2_is_refused_with_the_reason(base, bridges):
     assert "invalid perl operator" in problem.message
 
 
+@pytest.mark.parametrize("value", ["jo\rhn", "john\n", "\0john"])
+def test_a_value_that_no_header_can_have_is_refused_with_the_reason(base, bridges, value):
+    with pytest.raises(ConfigError) as caught:
+        bridges.put(base, "john", {**body("john"), "match": header("x-user", value)})
+    problem = caught.value.problems[0]
+    assert problem.path.startswith("$.match") and problem.path.endswith("matchHeader.value")
+    assert problem.message.startswith("no header has CR, LF or NUL in its value (RFC 9110 section 5.5): this never matches")
+
+
 def test_everything_wrong_is_told_at_once(base, bridges):
     with pytest.raises(ConfigError) as caught:
         bridges.put(

@@ -253,6 +253,9 @@ def test_two_standards_for_predicates() -> None:
         ({"matchHeader": {"name": "a b", "value": "x"}}, "not a header name"),
         ({"matchHeader": {"name": "a", "value": 7}}, "expected text, got 7; quote it"),
         ({"matchHeader": {"name": "a", "value": " x"}}, "never matches"),
+        ({"matchHeader": {"name": "a", "value": "x\r\ny"}}, "$.match.matchHeader.value: no header has CR, LF or NUL in its value"),
+        ({"matchHeader": {"name": "a", "value": "x\0", "type": "prefix"}}, "this never matches"),
+        ({"matchCookie": {"name": "a", "value": "x\n"}}, "$.match.matchCookie.value: no header has CR, LF or NUL"),
         (
             {"matchHeader": {"name": "a", "value": "x", "tipe": "exact"}},
             "$.match.matchHeader.tipe: unknown key 'tipe' (allowed: name, value",

@@ -9,7 +9,7 @@ import pytest
 
 from carrier import cli
 from carrier.errors import ConfigError
-from carrier.gefyra.format import is_everybodys, probe_ports, read
+from carrier.gefyra.format import alternatives, is_everybodys, probe_ports, read
 from carrier.source import loads
 from carrier.table import Matchers, Table
 from tests.support import http, port_of, running, tcp_server
@@ -173,6 +173,11 @@ probes: {httpGet: [http], httpGett: [1]}
     assert set(problems) >= {4, 6, 7, 10, 13, 14, 15, 16}
     assert "unknown field 'clusterUpstrem'" in problems[6]
     assert "taken" in problems[15]
+
+
+def test_a_value_that_no_header_can_have_is_wrong():
+    with pytest.raises(ConfigError, match="no header has CR, LF or NUL in its value"):
+        alternatives([{"match": [{"matchHeader": {"name": "x-user", "value": "jo\nhn", "type": "exact"}}]}])
 
 
 def test_unknown_top_level_keys_are_passed_over_as_upstream_does():
