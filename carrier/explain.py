@@ -20,9 +20,11 @@ from carrier import config as cfg
 from carrier import framing, registry
 from carrier.balance import KEYED
 from carrier.cluster import Cluster, Endpoint, Env
-from carrier.errors import ConfigError, Error, Problem
-from carrier.http import Head
+from carrier.errors import ConfigError, Error, Problem, shown
+from carrier.http import TOKEN, Head
+from carrier.http1_head import ILL, Limits, parse_request
 from carrier.match import ConditionReport, RuleReport, get_at
+from carrier.metadata import readable
 from carrier.table import JUMPS, Decision, Hits, Matchers, Table
 
 if TYPE_CHECKING:
@@ -302,17 +304,50 @@ def _metadata(body: Mapping[str, Any], conf: cfg.Listener, headers: list[tuple[s
             host = url[2] if url is not None else "localhost"
             headers = [("host", host), *headers]
             assumed.append(f"its Host is {host}")
-        metadata["HTTP"] = _head(body.get("method") or "GET", body.get("path") or "/", headers).metadata()
+        method, path = body.get("method", "GET"), body.get("path", "/")
+        method, path = "GET" if method is None else method, "/" if path is None else path
+        _check_request(method, path, headers, conf.options.get("strict_target", 1) != 0)
+        metadata["HTTP"] = _head(method, path, headers).metadata()
     return metadata
 
 
-def _head(method: str, target: str, headers: list[tuple[str, str]]) -> Head:
-    """A head as the codec makes one; its fields are those of a real request. Raises ConfigError when no request can have them."""
+def _check_request(method: str, target: str, headers: list[tuple[str, str]], strict: bool) -> None:
+    """Raises ConfigError with why the listener takes no such request: it would be answered 400, whatever the rules say.
+
+    strict: of the listener's targets (options.strict_target).
+    """
+    problems = []
+    if not TOKEN.fullmatch(method.encode("utf-8", "replace")):
+        problems.append(Problem(f"expected a method, got {shown(method)}", "$.method", seen=shown(method), allowed="GET, POST, ..."))
+    elif wrong := _wrong_target(method, target, strict):
+        problems.append(Problem(wrong, "$.path", seen=shown(target), allowed="a path that begins with /, or a whole URL"))
+    for name, value in headers:
+        if not TOKEN.fullmatch(name.encode("utf-8", "replace")):
+            problems.append(Problem(f"expected the name of a header, got {shown(name)}", f"$.headers.{name}", seen=shown(name)))
+        if ILL.search(value.encode("utf-8", "replace")) or "\r" in value:
+            problems.append(Problem(f"no header has control characters in its value, as {shown(value)} has", f"$.headers.{name}"))
+    if problems:
+        raise ConfigError(*problems)
+
+
+def _wrong_target(method: str, target: str, strict: bool) -> str:
+    """What the codec has against a target; "" if it takes it."""
+    url = _URL.match(target)
+    line = f"{method} {target} HTTP/1.1\r\nhost: {url[2] if url is not None else 'localhost'}\r\n\r\n"
     try:
-        fields = tuple((name.encode("latin-1"), value.strip(" \t").encode("latin-1")) for name, value in headers)
-        return Head(b"", b"", method.encode("ascii"), target.encode("latin-1"), fields=fields)
+        parse_request(line.encode("utf-8", "replace"), Limits(line=1 << 20, head=1 << 21, strict_target=strict))
+    except Error as error:
+        return f"no request has the path {shown(target)}" + (f": {error.detail}" if target[:1] == "/" or url is not None else "")
+    return ""
+
+
+def _head(method: str, target: str, headers: list[tuple[str, str]]) -> Head:
+    """A head as the codec makes one, of the UTF-8 bytes of these texts. Raises ConfigError when they have none."""
+    try:
+        fields = tuple((name.encode(), value.strip(" \t").encode("utf-8", "surrogateescape")) for name, value in headers)
     except UnicodeEncodeError as exc:
-        raise ConfigError(Problem(f"no request has {exc.object!r} in its head: it is not Latin-1", "$")) from None
+        raise ConfigError(Problem(f"no request has {exc.object!r} in its head", "$")) from None
+    return Head(b"", b"", method.encode(), target.encode(), fields=fields)
 
 
 def _address(text: str | None, field: str) -> tuple[str, int] | None:
@@ -380,7 +415,7 @@ def _heading(found: Explanation) -> Iterator[str]:
     told = []
     if isinstance(http, Mapping) and isinstance(http.get("url"), Mapping):
         told.append(f"{http.get('method')} {http['url'].get('path')}")
-        told += [f"{name}: {value}" for name, value in (http.get("headers") or {}).items() if name != "host"]
+        told += [f"{name}: {readable(str(value))}" for name, value in (http.get("headers") or {}).items() if name != "host"]
     ip, tls = found.session.get("IP"), found.session.get("TLS")
     if isinstance(ip, Mapping) and not any("comes from" in text for text in found.assumed):
         told.append(f"from {ip.get('src_addr')}")

@@ -557,6 +557,13 @@ def field(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
+def method(text: str) -> str:
+    """A method (RFC 9110 section 9.1), or a path or URL, before which it may be left out. Raises ArgumentTypeError."""
+    if text.startswith("/") or "://" in text or re.fullmatch(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", text):
+        return text
+    raise argparse.ArgumentTypeError(f"expected a method or a path that begins with /, got {text!r}")
+
+
 def path(text: str) -> str:
     """What a request may ask for: "/...", a whole URL, or "*". Raises ArgumentTypeError."""
     if not (text.startswith("/") or "://" in text or text == "*"):
@@ -577,7 +584,9 @@ def _pause(text: str) -> float:
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Give the parser these commands."""
     explain = _command(commands, "explain", "why would a request go where it would?", "Show every rule with each condition, met or not.")
-    explain.add_argument("method", metavar="METHOD", nargs="?", help="of an HTTP request; it may be left out before a path or URL")
+    explain.add_argument(
+        "method", metavar="METHOD", type=method, nargs="?", help="of an HTTP request; it may be left out before a path or URL"
+    )
     explain.add_argument(
         "path", metavar="PATH", type=path, nargs="?", help="with its query; or a whole URL, whose port says which listener"
     )

@@ -13,8 +13,9 @@ from carrier.cluster import Env
 from carrier.config import Config
 from carrier.errors import ConfigError
 from carrier.explain import Explanation, answer_fields, ask, choice, offline, render
+from carrier.match import compile_match
 from tests.conversation import Stage
-from tests.support import cluster, config, echo, listener, running
+from tests.support import cluster, config, echo, http, listener, port_of, running
 
 JOHN = {"name": "john", "match": {"matchHeader": {"name": "x-user", "value": "john"}}, "action": {"route": {"destination": "laptop"}}}
 CART = [{"matchPath": {"path": "/cart"}}, {"matchHeader": {"name": "x-user", "value": "jane"}}]
@@ -176,7 +177,15 @@ async def test_a_jump_is_followed_into_the_other_list(env: Env) -> None:
         ({"headers": [["a"]]}, "$.headers: expected"),
         ({"source": "1.2.3.4:x"}, "$.source: expected host:port"),
         ({"listener": "wbe"}, "there is no listener 'wbe' (allowed: web (HTTP 8080))"),
-        ({"path": "/\u20ac"}, "not Latin-1"),
+        ({"path": "/\u20ac"}, '$.path: no request has the path "/\u20ac": target '),
+        ({"path": "cart"}, '$.path: no request has the path "cart" (allowed: a path that begins with /, or a whole URL)'),
+        ({"path": "/a b"}, '$.path: no request has the path "/a b": request line'),
+        ({"path": "*"}, '$.path: no request has the path "*"'),
+        ({"path": ""}, '$.path: no request has the path ""'),
+        ({"method": "G ET"}, '$.method: expected a method, got "G ET" (allowed: GET, POST, ...)'),
+        ({"method": ""}, '$.method: expected a method, got ""'),
+        ({"headers": {"x user": "a"}}, '$.headers.x user: expected the name of a header, got "x user"'),
+        ({"headers": {"x": "a\r\nb"}}, "no header has control characters in its value"),
         ({"metadata": 1}, "$.metadata: expected an object"),
     ],
 )
@@ -304,3 +313,55 @@ async def test_names_that_no_header_can_hold_are_made_safe() -> None:
         why = "ü"
 
     assert answer_fields(Said()) == b"x-carrier-rule: a??set-cookie: x\r\nx-carrier-why: ?\r\n"  # type: ignore[arg-type]
+
+
+MUELLER = "m\u00fcller"
+
+
+@pytest.mark.parametrize(
+    ("condition", "header", "matches"),
+    [
+        ({"matchHeader": {"name": "x-user", "value": MUELLER}}, ("x-user", MUELLER), True),
+        ({"matchHeader": {"name": "x-user", "value": "\u2603"}}, ("x-user", "\u2603"), True),
+        ({"matchHeader": {"name": "x-user", "value": MUELLER}}, ("x-user", f"a, {MUELLER}"), True),
+        ({"matchHeader": {"name": "x-user", "value": MUELLER}}, ("x-user", "muller"), False),
+        ({"matchHeader": {"name": "x-user", "value": "m\u00fc", "type": "prefix"}}, ("x-user", MUELLER), True),
+        ({"matchHeader": {"name": "x-user", "value": "\u00fcl", "type": "regex"}}, ("x-user", MUELLER), True),
+        ({"matchHeader": {"name": "x-user", "value": "^m[\u00fc\u00dc]l{2}er$", "type": "regex"}}, ("x-user", MUELLER), True),
+        ({"matchHeader": {"name": "x-user", "value": "^m.ller$", "type": "regex"}}, ("x-user", MUELLER), True),
+        ({"matchHeader": {"name": "x-us.r", "value": "\u00fcl", "type": "regex", "raw": True}}, ("x-user", MUELLER), True),
+        ({"matchHeader": {"name": "x-user", "value": MUELLER, "raw": True}}, ("x-user", MUELLER), True),
+        ({"matchCookie": {"name": "user", "value": "voil\u00e0"}}, ("cookie", "a=b; user=voil\u00e0"), True),
+        ({"matchBaggage": {"name": "user", "value": "voil\u00e0"}}, ("baggage", "user=voil\u00e0"), True),
+        ({"matchBaggage": {"name": "user", "value": MUELLER}}, ("baggage", "user=m%C3%BCller;p=1"), True),
+        ({"matchTracestate": {"name": "user", "value": MUELLER}}, ("tracestate", f"user={MUELLER}"), True),
+        ({"op": "test", "path": "/HTTP/headers/x-user", "value": MUELLER}, ("x-user", MUELLER), False),
+        ({"op": "test", "path": "/HTTP/headers/x-user", "value": "m\u00c3\u00bcller"}, ("x-user", MUELLER), True),
+    ],
+)
+async def test_what_is_beyond_ascii_in_a_rule_means_its_utf8_bytes_for_requests_and_for_explanations(
+    env: Env, condition: Any, header: tuple[str, str], matches: bool
+) -> None:
+    rules = [
+        {"name": name, "match": match, "action": {"route": {"destination": {"spec": {"protocol": "Answer", "body": name}}}}}
+        for name, match in (("own", condition), ("everybody", "*"))
+    ]
+    conf = config(listeners=[listener("web", protocol="HTTP", rules=rules)])
+    async with running(conf) as proxy:
+        _, _, body = await http(port_of(proxy, "web"), headers=dict([header]))
+    said = asked(conf, env, headers=[list(header)])
+    assert body.decode() == said.rule == ("own" if matches else "everybody")
+    assert said.steps[0].rules[0].matched == matches
+
+
+async def test_what_is_beyond_ascii_is_shown_as_it_was_written(env: Env) -> None:
+    rule = {"name": "own", "match": {"matchHeader": {"name": "x-user", "value": MUELLER}}, "action": {"route": "x"}}
+    text = render(asked(pod(rule), env, headers={"x-user": "J\u00fcrgen"}))
+    assert f'header x-user is "{MUELLER}"   seen "J\u00fcrgen"   the header is there with another value' in text
+    assert "x-user: J\u00fcrgen" in text
+
+
+async def test_a_byte_that_is_no_utf8_is_read_as_latin1_by_expressions_and_is_not_its_utf8_text() -> None:
+    meta = {"HTTP": {"headers": {"x-user": "m\u00fcller"}}}
+    assert compile_match({"matchHeader": {"name": "x-user", "value": "^m.ller$", "type": "regex"}}).holds(meta)
+    assert not compile_match({"matchHeader": {"name": "x-user", "value": MUELLER}}).holds(meta)
