@@ -468,7 +468,7 @@ async def test_a_reconnect_comes_at_once_after_an_rst_and_after_a_fin(end: str) 
 
 
 async def test_a_session_whose_reconnects_all_fail_ends() -> None:
-    retry = {"retry_on": "disconnect", "num_retries": 2, "timeout": 5}
+    retry = {"retry_on": "disconnect", "num_retries": 2, "timeout": 300}  # the first connection has no longer either
     async with tcp_server() as upstream:
         conf = config(clusters=[cluster("c", upstream.port)], listeners=[listener("in", "c", retry=retry, **TRACK)])
         async with running(conf) as proxy, tcp(port_of(proxy, "in")) as client:

@@ -112,7 +112,7 @@ async def test_a_command_that_is_not_there_is_a_refused_upstream() -> None:
 
 
 async def test_a_command_that_ends_is_started_again_when_the_route_says_so() -> None:
-    retry = {"retry_on": "disconnect", "num_retries": 3, "timeout": 20}
+    retry = {"retry_on": "disconnect", "num_retries": 3, "timeout": 2000}
     conf = config(clusters=[fork("head", "-c", "2")], listeners=[listener("in", "cmd", retry=retry, options={"track": 60})])
     async with running(conf) as proxy, tcp(port_of(proxy, "in")) as client:
         for n, text in enumerate((b"ab", b"cd", b"ef")):

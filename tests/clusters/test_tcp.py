@@ -63,7 +63,7 @@ async def test_a_setup_that_fails_is_tried_again_until_the_upstream_is_there():
 
 @pytest.mark.parametrize("orderly", [True, False], ids=["after an orderly end", "after a reset"])
 async def test_a_disconnect_is_healed_and_what_came_meanwhile_is_kept(orderly):
-    conf = {"retry": {"retry_on": "disconnect", "num_retries": 100, "timeout": 20}}
+    conf = {"retry": {"retry_on": "disconnect", "num_retries": 100, "timeout": 2000}}
     async with tcp_server() as server:
         made = config(clusters=[cluster("up", server.port)], listeners=[front(**conf)])
         async with running(made) as proxy, tcp(port_of(proxy, "in")) as client:

@@ -120,7 +120,7 @@ async def test_a_slow_remote_transform_pauses_the_client() -> None:
 async def test_a_chain_is_made_anew_when_the_destination_comes_back() -> None:
     async with tcp_server(upper) as remote, tcp_server() as upstream:
         clusters = [cluster("up", upstream.port), cluster("upper", remote.port)]
-        retry = {"retry_on": "disconnect", "num_retries": 3, "timeout": 20}
+        retry = {"retry_on": "disconnect", "num_retries": 3, "timeout": 2000}
         conf = config(clusters=clusters, listeners=[listener("in", "up", ingress=["upper"], retry=retry)])
         async with running(conf) as proxy, tcp(port_of(proxy, "in")) as client:
             for n, text in enumerate((b"one", b"two")):
