@@ -80,7 +80,8 @@ def _protocols() -> Iterator[str]:
     yield "Options are in bytes, seconds or numbers; 0 means no limit."
     yield ""
     yield "A listener without `address` has every address, IPv6 and IPv4 (UDP: every IPv4 address). `0.0.0.0` is IPv4 only. `::` is IPv6"
-    yield "only, as in nginx and Envoy, so that a second listener can have the same port on IPv4; of UDP it is both, as nothing else is."
+    yield "only, as in nginx and Envoy, so that a second listener can have the same port on IPv4; of UDP it is both, as nothing else is"
+    yield "(IPv4 alone where the kernel has no IPv6), and what UDP ports of Gefyra's file have."
     yield ""
 
 

@@ -23,10 +23,10 @@ from carrier import config
 from carrier.batch import COUNT, LONGEST, Adaptive, DatagramSocket, Receiver, enlarge, kernel_drops, receiver, run_length
 from carrier.cluster import Env, check_members, check_port
 from carrier.errors import Error, Problem
-from carrier.listener import Key, Listener, authority, bind_error, plain
+from carrier.listener import NO_IPV6, Key, Listener, authority, bind_error, plain
 from carrier.options import check_numbers, numbers, port_of
 from carrier.pace import unwatch, watch
-from carrier.resolve import literal
+from carrier.resolve import Address, literal
 from carrier.session import Session
 from carrier.stream import HIGH, MANY, NOWHERE
 
@@ -58,6 +58,24 @@ def check_peer(host: object, path: str) -> list[Problem]:
     if host is None or good:
         return []
     return [Problem(f"expected an address, got {host!r}", path, seen=repr(host), allowed="an IP address or a host name")]
+
+
+def _bound(address: Address, every: bool) -> socket.socket:
+    """A bound socket. every: of "::", IPv6 and IPv4, or IPv4 alone where the kernel has nothing else. Raises OSError."""
+    sock: socket.socket | None = None
+    try:
+        sock = socket.socket(address[0], socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        enlarge(sock, BUFFER)
+        if address[0] == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if every else 1)
+        sock.bind(address[1])
+    except OSError as exc:
+        if sock is not None:
+            sock.close()
+        if every and exc.errno in NO_IPV6:
+            return _bound((socket.AF_INET, ("0.0.0.0", address[1][1])), False)
+        raise
+    return sock
 
 
 class UdpListener(Listener):
@@ -162,19 +180,13 @@ class UdpListener(Listener):
         if address is None or port_of(self.spec) < 0:
             raise Error("bind", f'"{self.name}": expected an IP address and a port to bind to, got {where}')
         await self._resolve_peer()
-        sock = socket.socket(address[0], socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
-            enlarge(sock, BUFFER)
-            if address[0] == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if self.host == "::" else 1)
-            sock.bind(address[1])
+            self.bound = [_bound(address, self.host == "::")]
         except OSError as exc:
-            sock.close()
             reason = NODE_NAMES.get(exc.errno or 0)
             if reason is None:
                 raise bind_error(self.name, self.host, port_of(self.spec), exc) from None
             raise Error("bind", f'UDPListener.run: "{self.name}": Could not bind to {where}: bind {reason} {where}') from None
-        self.bound = [sock]
 
     async def _resolve_peer(self) -> None:
         """Which addresses `connect.address` means. Raises Error("dns")."""

@@ -148,6 +148,8 @@ class _Reader:
         name = f"{port}/udp" if protocol == "UDP" else str(port)
         shadow = self.shadow(name, protocol, body.get("clusterUpstream"), f"{path}.clusterUpstream", tls, pool)
         spec: Object = {"protocol": protocol, "port": port}
+        if protocol == "UDP":
+            spec["address"] = "::"  # both families, as the other ports have them without an address
         if tls is not None:
             spec["tls"] = {key: value for key, value in tls.items() if key != "sni"}
         rules = self.bridges(name, protocol, body.get("bridges"), f"{path}.bridges", tls, shadow)

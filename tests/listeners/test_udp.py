@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 
 import pytest
@@ -228,6 +229,22 @@ async def test_on_the_double_address_ipv4_is_shown_plainly():
             assert [await client.read(), await client.read()] == [b"a", b"b"]
         (session,) = proxy.sessions()
         assert session.metadata["IP"]["src_addr"] == "127.0.0.1"
+
+
+async def test_the_double_address_is_ipv4_alone_where_the_kernel_has_no_ipv6(monkeypatch):
+    made = socket.socket
+
+    def without_ipv6(family, *more):
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return made(family, *more)
+
+    monkeypatch.setattr("listeners.udp.socket.socket", without_ipv6)
+    async with running(echoed(spec={"address": "::"})) as proxy:
+        monkeypatch.undo()
+        async with udp(port_of(proxy, "in")) as client:
+            client.send(b"a")
+            assert await client.read() == b"a"
 
 
 async def test_a_half_specified_connect_lets_only_its_peers_in():

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import ssl
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from carrier.errors import ConfigError
 from carrier.gefyra.format import alternatives, is_everybodys, probe_ports, read
 from carrier.source import loads
 from carrier.table import Matchers, Table
-from tests.support import http, port_of, running, tcp_server
+from tests.support import free_port, http, port_of, running, tcp_server, udp_server
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data" / "gefyra"
 
@@ -147,6 +148,21 @@ def test_tls_goes_to_the_shadow_and_to_laptops_unless_a_bridge_says_no():
         "443/c": {"verify": False, "sni": "other.test"},
     }
     assert document["listeners"][0]["spec"]["tls"] == {"certificate": "c.pem", "key": "k.pem"}
+
+
+async def test_a_udp_port_serves_ipv4_and_ipv6_as_a_tcp_port_does():
+    async with udp_server() as upstream:
+        port = free_port(socket.SOCK_DGRAM)
+        proxy = {"port": port, "protocol": "udp", "clusterUpstream": [f"127.0.0.1:{upstream.port}"]}
+        async with running(loads(json.dumps({"version": 1, "proxy": [proxy]})).config) as running_proxy:
+            for host, family in (("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)):
+                with socket.socket(family, socket.SOCK_DGRAM) as client:
+                    client.setblocking(False)
+                    client.connect((host, port))
+                    client.send(b"hello")
+                    assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 99), 5) == b"hello"
+            sources = {session.metadata["IP"]["src_addr"] for session in running_proxy.sessions()}
+            assert sources == {"127.0.0.1", "::1"}
 
 
 def test_what_is_wrong_is_told_at_once_and_with_its_line():
