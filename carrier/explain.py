@@ -319,7 +319,8 @@ def _check_request(method: str, target: str, headers: list[tuple[str, str]], str
     problems = []
     if not TOKEN.fullmatch(method.encode("utf-8", "replace")):
         problems.append(Problem(f"expected a method, got {shown(method)}", "$.method", seen=shown(method), allowed="GET, POST, ..."))
-    elif wrong := _wrong_target(method, target, strict):
+        method = "GET"
+    if wrong := _wrong_target(method, target, strict):
         problems.append(Problem(wrong, "$.path", seen=shown(target), allowed="a path that begins with /, or a whole URL"))
     for name, value in headers:
         if not TOKEN.fullmatch(name.encode("utf-8", "replace")):

@@ -196,6 +196,12 @@ async def test_what_cannot_be_a_session_is_refused_with_the_reason(env: Env, bod
     assert words in refused.value.detail
 
 
+async def test_everything_that_no_request_can_have_is_told_at_once(env: Env) -> None:
+    with pytest.raises(ConfigError) as refused:
+        asked(pod(), env, method="G ET", path="cart", headers={"x y": "a\0"})
+    assert [problem.path for problem in refused.value.problems] == ["$.method", "$.path", "$.headers.x y", "$.headers.x y"]
+
+
 def two_ports() -> Config:
     ports = [listener(f"at-{port}", "up", protocol="HTTP", port=port) for port in (80, 8080)]
     return config(clusters=[cluster("up", 1, protocol="HTTP")], listeners=ports)
