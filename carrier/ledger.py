@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DELAY = 0.05
 """Seconds that a session that has ended waits at most."""
-LARGE = 256
+LARGE = 64
 
 Record = tuple["Listener", Any, float, float, Any, "Decision", "Endpoint", Any, int, int, bytes]
 """Listener, source, when it started and ended (monotonic seconds), request, decision, endpoint, answer, bytes in and out, fields added."""

@@ -55,7 +55,6 @@ class Flow(Times):
         self.recent: list[float] = []
         self.received = self.sent = self.retries = self.fallbacks = 0
 
-
     def settle(self) -> None:
         """Count the recent durations."""
         times, self.recent = self.recent, []
