@@ -732,8 +732,9 @@ class Session(Stream):
         if ledger is not None:
             got, sent = source.bytes_in, source.bytes_out
             record = (listener, source, self.started, now, self.request, self.decision, endpoint, head, got, sent, self.fields)
-            ledger.ended.append(record)
-            if not 1 < len(ledger.ended) < LARGE:
+            ended = ledger.ended
+            ended.append(record)
+            if not 1 < len(ended) < LARGE:
                 ledger.due()
         source.bytes_in = source.bytes_out = 0
         self.source_done = False

@@ -62,7 +62,8 @@ class HttpConnection(Socket, asyncio.Protocol):
     asked. strained: since it last was quiet, more bytes came or a side was full. spare: the last session, for `Session.begin_again`.
     ask: what knows heads, misses: how often in a row it did not, missed: the `number` of the last time.
     special: what is added to a request depends on more than the connection. frames: where the frames of a WebSocket in a tunnel begin
-    that the downstream gets; departing: it is to be told that the process ends.
+    that the downstream gets; departing: it is to be told that the process ends. client: the peer as the access log writes it, which keeps
+    that here.
     """
 
     __slots__ = (
@@ -70,6 +71,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         "body_bytes",
         "body_done",
         "chunked",
+        "client",
         "closing",
         "departing",
         "discard",
@@ -121,6 +123,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         self.spare: Session | None = None
         self.since = listener.env.loop.time()
         self.seen = 0
+        self.client = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
