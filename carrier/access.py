@@ -12,6 +12,7 @@ those that are named are written, secrets (`SECRET`) as "(redacted)".
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import os
 import sys
@@ -20,6 +21,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -50,7 +52,7 @@ SECRET = frozenset(("authorization", "proxy-authorization", "cookie", "set-cooki
 REDACTED = "(redacted)"
 MAX_WAITING = 8 << 20
 """Bytes that may wait for the writer."""
-BATCH = 128 << 10
+BATCH = 512 << 10
 """Bytes that are handed over at once."""
 DELAY = 0.25
 """Seconds that a line waits at most before it is handed over."""
@@ -424,60 +426,78 @@ def _plain(value: bytes | None) -> str:
 
 
 class Writer:
-    """A thread that writes batches to a file descriptor. `put` never blocks; it is the loop's side, `_run` the thread's.
+    """Writes batches to a file descriptor in a thread of its own. `put` never blocks; it is the loop's side, `_run` the thread's.
 
-    put_in, done: bytes that were handed over, and that were dealt with; each is written by one side only. failed: what the system said
-    when a batch could not be written.
+    The thread is there only while there is something to write: while a process has a second one, each system call takes and returns its
+    descriptor with atomic operations, which costs more than starting a thread for thousands of lines. put_in, done: bytes that were handed
+    over, and that were dealt with; each is written by one side only. failed: what the system said when a batch could not be written.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.descriptor = _open(path)
-        self.batches: deque[tuple[bytes, int]] = deque()
+        self.jobs: deque[Callable[[], None]] = deque()
         self.put_in = self.done = 0
         self.written = self.lost = 0
         """Lines."""
         self.failed = ""
-        self.wake = threading.Event()
-        self.ends = self.renew = False
-        self.thread = threading.Thread(target=self._run, name="access-log", daemon=True)
-        self.thread.start()
+        self.state = threading.Condition()
+        """Holds `runs` and who starts or ends the thread together."""
+        self.runs = False
 
     def put(self, batch: bytes, lines: int) -> bool:
         """Hand a batch over; False when too much waits already: then it is not taken."""
         if self.put_in - self.done + len(batch) > MAX_WAITING:
             return False
         self.put_in += len(batch)
-        self.batches.append((batch, lines))
-        self.wake.set()
+        self._add(partial(self._write, batch, lines))
         return True
 
     def reopen(self) -> None:
         """Go on in a new file of the same name, after what was put until now."""
-        self.renew = True
-        self.wake.set()
+        self._add(self._reopen)
 
     def close(self, timeout: float = 2.0) -> None:
-        """Write what is left, for `timeout` seconds at most."""
-        self.ends = True
-        self.wake.set()
-        self.thread.join(timeout)
+        """Write what is left, for `timeout` seconds at most: after that, the thread is left to itself."""
+        self._start()
+        with self.state:
+            if self.state.wait_for(lambda: not self.runs, timeout):
+                self._close()
+
+    def _add(self, job: Callable[[], None]) -> None:
+        self.jobs.append(job)
+        self._start()
+
+    def _start(self) -> None:
+        """Have a thread, if there is something to write. One that cannot be had now may be when the next batch comes."""
+        with self.state:
+            if self.jobs and not self.runs:
+                try:
+                    _thread.start_new_thread(self._run, ())
+                    self.runs = True
+                except RuntimeError as exc:
+                    self.failed = str(exc)
 
     def _run(self) -> None:
-        while True:
-            self.wake.wait()
-            self.wake.clear()
-            ends, renew = self.ends, self.renew
-            while self.batches:
-                batch, lines = self.batches.popleft()
-                self._write(batch, lines)
-                self.done += len(batch)
-            if renew:
-                self.renew = False
-                self._reopen()
-            if ends and not self.batches:
-                self._close()
-                return
+        try:
+            while job := self._next():
+                job()
+        except BaseException:
+            self._ends()  # whatever it was, the next job has another thread
+            raise
+
+    def _next(self) -> Callable[[], None] | None:
+        """What is to be done; None: nothing, and the thread ends."""
+        with self.state:
+            if self.jobs:
+                return self.jobs.popleft()
+            self._ends()
+            return None
+
+    def _ends(self) -> None:
+        with self.state:
+            self.runs = False
+            self.state.notify_all()
 
     def _write(self, batch: bytes, lines: int) -> None:
         rest = memoryview(batch)
@@ -488,6 +508,7 @@ class Writer:
         except OSError as exc:  # no room, or the reader is gone: these lines are lost, the next may not be
             self.failed = exc.strerror or str(exc)
             self.lost += lines
+        self.done += len(batch)
 
     def _reopen(self) -> None:
         try:

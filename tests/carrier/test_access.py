@@ -214,8 +214,41 @@ def test_what_a_slow_reader_does_not_take_is_dropped_and_counted(tmp_path: Path,
     drained = threading.Thread(target=lambda: [os.read(held, 65536) for _ in range(100) if writer.done < writer.put_in], daemon=True)
     drained.start()
     writer.close(5)
-    assert writer.written == sum(taken) and not writer.thread.is_alive()
+    assert writer.written == sum(taken) and not writer.runs
     os.close(held)
+
+
+def test_the_thread_is_there_only_while_there_is_something_to_write(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDWR)
+    writer = Writer(str(pipe))
+    before = len(os.listdir("/proc/self/task"))
+    writer.put(b"x" * 100_000, 1)  # more than a pipe holds
+    assert len(os.listdir("/proc/self/task")) > before
+    read = 0
+    while read < 100_000:
+        read += len(os.read(reader, 65536))
+    deadline = time.monotonic() + 10
+    while len(os.listdir("/proc/self/task")) > before:
+        assert time.monotonic() < deadline
+    writer.put(b"more", 1)
+    assert os.read(reader, 10) == b"more"
+    writer.close()
+    assert writer.written == 2
+    os.close(reader)
+
+
+def test_lines_wait_while_no_thread_can_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*args: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    writer = Writer(str(tmp_path / "log"))
+    with monkeypatch.context() as patch:
+        patch.setattr(access._thread, "start_new_thread", none_left)
+        assert writer.put(b"one\n", 1) and writer.failed == "can't start new thread"
+    writer.close()
+    assert (tmp_path / "log").read_bytes() == b"one\n"
 
 
 def test_lines_that_cannot_be_written_are_counted_and_do_no_harm() -> None:
