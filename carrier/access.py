@@ -230,10 +230,11 @@ class Lines:
         asked = end = sizes = b""
         last_got = last_sent = last_status = -1
         for entry in ended:
-            if type(entry) is not tuple:
+            try:
+                _, source, started, at, request, decision, endpoint, answer, got, sent, fields = entry  # type: ignore[misc]
+            except TypeError:  # what cannot be unpacked is a session
                 parts.append(self._json(cast("Session", entry)))
                 continue
-            _, source, started, at, request, decision, endpoint, answer, got, sent, fields = entry
             if not since <= at < until:
                 begin = b'{"time":"%b","client":"' % self.when(at)
                 since, until = self.since, self.until
@@ -244,7 +245,7 @@ class Lines:
                 asked = known[2] if same else self._asked(request)  # type: ignore[index]
             if decision is not last_decision or endpoint is not last_endpoint:
                 last_decision, last_endpoint = decision, endpoint
-                end = fixed.get((decision, decision.cluster, endpoint)) or self._end(recorded(entry))
+                end = fixed.get((decision, decision.cluster, endpoint)) or self._end(recorded(cast("Record", entry)))
             if got != last_got or sent != last_sent or answer.status != last_status:
                 last_got, last_sent, last_status = got, sent, answer.status
                 sizes = b',"bytes_in":%d,"bytes_out":%d,"status":%d,"id":"' % (got, sent, last_status)

@@ -62,17 +62,18 @@ class Ledger:
         self.timer: asyncio.TimerHandle | None = None
 
     def due(self) -> None:
-        """The first session of a batch, or enough of them, are there."""
+        """Enough sessions for a batch are there, or the first since the timer went off; while they come fast, it goes on by itself."""
         if len(self.ended) >= LARGE:
             self.settle()
         elif self.timer is None:
-            self.timer = self.loop.call_later(DELAY, self.settle)
+            self.timer = self.loop.call_later(DELAY, self._late)
+
+    def _late(self) -> None:
+        self.timer = None
+        self.settle()
 
     def settle(self) -> None:
         """Hand on what there is."""
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
         ended, self.ended = self.ended, []
         for reader in self.readers if ended else ():
             try:

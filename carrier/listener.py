@@ -190,7 +190,7 @@ class Listener:
             if ledger is not None:
                 ended = ledger.ended
                 ended.append(session)
-                if not 1 < len(ended) < LARGE:
+                if ledger.timer is None or len(ended) >= LARGE:
                     ledger.due()
         if self.track or env.on_close:
             self._show(session)

@@ -734,7 +734,7 @@ class Session(Stream):
             record = (listener, source, self.started, now, self.request, self.decision, endpoint, head, got, sent, self.fields)
             ended = ledger.ended
             ended.append(record)
-            if not 1 < len(ended) < LARGE:
+            if ledger.timer is None or len(ended) >= LARGE:
                 ledger.due()
         source.bytes_in = source.bytes_out = 0
         self.source_done = False

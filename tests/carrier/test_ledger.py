@@ -45,7 +45,9 @@ async def test_looking_settles_and_nothing_is_handed_on_twice() -> None:
     end(made, 3)
     made.settle()
     made.settle()
-    assert sizes == [3] and made.timer is None
+    assert sizes == [3]
+    await wait_until(lambda: made.timer is None)
+    assert sizes == [3]
 
 
 async def test_a_reader_that_fails_costs_nothing_but_its_lines() -> None:
