@@ -70,12 +70,13 @@ class Descriptor(Socket):
             return
         self.closed = self.paused = True
         self.release()
-        session = self.session
+        session, to = self.session, self.to
         if session is not None and session.source is self:
-            self.to, to = NOWHERE, self.to
+            self.to = NOWHERE
             session.close(error)
             if error is not None:
                 to.reset(error)
+        self.detach()
 
     def release(self) -> None:
         """Watch and hold the descriptors no longer, and forget what waits to be written."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, Self
 
 import msgspec
 
@@ -63,6 +63,11 @@ class Error(Exception):
         self.detail = detail or kind
         self.side: Side = side
         self.retry: Retry = retry
+
+    def bare(self) -> Self:
+        """This error without the frames that it was raised through: they hold much, and often the error itself."""
+        self.__traceback__ = self.__context__ = self.__cause__ = None
+        return self
 
     @property
     def status(self) -> int:

@@ -71,8 +71,8 @@ REASONS = {s.value: s.phrase.encode() for s in HTTPStatus} | {
 
 
 class Head:
-    """The head of a request or an answer. Immutable by convention, except `decision`, which belongs to the listener: None, what it wants
-    to remember, or False for a head that is in no memo, of which it should remember nothing (it would be a cycle, for the collector).
+    """The head of a request or an answer. Immutable by convention, except `decision`, which belongs to the listener: None, or what it wants
+    to remember, which is not to refer to the head (that would be a cycle, and a memo's worth of heads would wait for the collector).
 
     A request has `method`, `target` (as it came) and `host`; an answer has `status` and `reason`. `minor` is the version it came with
     (1 for HTTP/1.1; 1 as well for requests we make). `body` is NONE, LENGTH, CHUNKED or CLOSE, `length` the bytes of a LENGTH body.
@@ -260,7 +260,7 @@ class Head:
         head._fields = None
         head.simple = self.simple
         head.whole = self.whole
-        head.decision = False
+        head.decision = None
         return head
 
     def _like(self, **changed: Any) -> Head:

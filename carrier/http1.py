@@ -40,6 +40,15 @@ class Target(Protocol):
     def on_end(self, trailers: Fields, /) -> None: ...
 
 
+class _Nobody:
+    """Whom the reader of a connection that is gone has to tell."""
+
+    def on_head(self, head: Head) -> None: ...
+    def on_data(self, data: bytes) -> None: ...
+    def on_end(self, trailers: Fields) -> None: ...
+
+
+_NOBODY = _Nobody()
 _HEAD, _LENGTH_BODY, _CHUNKED_BODY, _CLOSE_BODY, _TUNNEL, _OVER = range(6)
 """What the next bytes are: of a head, of a body of one of three kinds, of another protocol, of nothing (they are dropped)."""
 _SHOWN = 1024  # bytes of a head that was refused, which are kept to be shown
@@ -102,8 +111,14 @@ class _Reader:
         elif head.body == CLOSE:
             self._state = _CLOSE_BODY
 
-    def _fail(self) -> None:
+    def stop(self) -> None:
+        """Read nothing more: later bytes are dropped."""
         self._state, self._buffer, self._at = _OVER, b"", 0
+
+    def detach(self) -> None:
+        """The connection is gone, and so is the target: `stop`, and let go of it."""
+        self.stop()
+        self.target = _NOBODY
 
 
 class RequestReader(_Reader):
@@ -162,10 +177,6 @@ class RequestReader(_Reader):
         self._state = _TUNNEL
         self.resume()
 
-    def stop(self) -> None:
-        """Read nothing more: later bytes are dropped."""
-        self._fail()
-
     def finish(self) -> None:
         """The peer sends no more. Raises Error if that cuts a request; a tunnel gets on_end."""
         self._ended = True
@@ -177,7 +188,7 @@ class RequestReader(_Reader):
             self._state = _OVER
             self.target.on_end(())
         elif self._state in (_LENGTH_BODY, _CHUNKED_BODY) or (self._state == _HEAD and self._buffer[self._at :].strip(b"\r\n")):
-            self._fail()
+            self.stop()
             raise Error("protocol-error", "the connection ended inside a request", "downstream")
 
     def _run(self, data: bytes, i: int) -> None:
@@ -192,7 +203,7 @@ class RequestReader(_Reader):
         except BaseException:
             if self._state == _HEAD:
                 self._refused = data[i : i + _SHOWN]
-            self._fail()
+            self.stop()
             raise
         finally:
             self._busy = False
@@ -300,10 +311,6 @@ class AnswerReader(_Reader):
         """Has the connection switched to another protocol (101, or 2xx to CONNECT)?"""
         return self._state == _TUNNEL
 
-    def stop(self) -> None:
-        """Read nothing more: later bytes are dropped."""
-        self._fail()
-
     def feed(self, data: bytes) -> None:
         """Read on. Raises Error("bad-answer", side upstream); the connection is then to be closed."""
         data = self._join(data)
@@ -314,7 +321,7 @@ class AnswerReader(_Reader):
                 i = self._head(data, i) if self._state == _HEAD else self._body(data, i)
         except BaseException:
             self._keep = False
-            self._fail()
+            self.stop()
             raise
 
     def finish(self) -> None:
@@ -325,7 +332,7 @@ class AnswerReader(_Reader):
             self._end(())
             self._state = _OVER
         elif not self.complete and self._state != _OVER:
-            self._fail()
+            self.stop()
             where = "inside its answer" if self._begun else "before it answered"
             raise Error("closed", f"the connection ended {where}", "upstream", "no" if self._begun else "if_reused")
 

@@ -271,7 +271,6 @@ class _Memo:
                 self.heads.clear()
                 self._bytes = size
             self.heads[raw] = head
-            head.decision = None
         return head
 
 

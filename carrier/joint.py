@@ -11,6 +11,7 @@ listed. The session that people see has the joint's far side as source.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +104,9 @@ class Far(Side):
         self.joint.resumed()
         super().resume()
 
+    def forget(self) -> None:
+        asyncio.get_running_loop().call_soon(self.joint.forget)  # a source of datagrams says its end after that of its session
+
 
 class Joint:
     """See the module. wrapper, inner: the listener that made it and the transport's session. over: nothing more is passed on."""
@@ -189,6 +193,19 @@ class Joint:
         session = self.far.session
         if session is not None and session.source is self.far:
             session.close(error or self.broken)
+        self.forget()
+
+    def forget(self) -> None:
+        """Both sides let go of their neighbours, and all three of each other: the far side keeps the joint, for who asks about a session
+        that has ended, and late calls go nowhere."""
+        for side in (self.near, self.far):
+            side.detach()
+        self.near.joint, self.near.other, self.far.other = _GONE, _GONE.far, _GONE.near
+        self.near, self.far = _GONE.near, _GONE.far
+
+
+_GONE = Joint()
+_GONE.over = True
 
 
 # ---------------------------------------------------------------------- listeners

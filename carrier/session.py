@@ -444,9 +444,9 @@ class Session(Stream):
         return Error(error.kind, error.detail, error.side) if error is not None else Error("internal", "the route has no cluster")
 
     def _named(self, error: Error) -> Error:
-        """The error with this session's name where the text leaves room for it."""
+        """The error as it is kept, with this session's name where the text leaves room for it."""
         if "{session}" not in error.detail:
-            return error
+            return error.bare()
         return Error(error.kind, error.detail.replace("{session}", self.name), error.side, error.retry)
 
     def _crashed(self, exc: Exception) -> Error:
@@ -701,6 +701,8 @@ class Session(Stream):
             self._release(error)
         self.usual = False
         self.listener.ended(self)
+        destination, self.destination, self.back = self.destination, NOWHERE, NOWHERE
+        destination.forget()
 
     def served(self, head: Any) -> None:
         """A whole answer has gone out in one piece, and nothing was out of the ordinary: `close` and all that follows from it, written
@@ -742,15 +744,19 @@ class Session(Stream):
     def _release(self, error: Error | None) -> None:
         """What a session that went well does not have: a task, transforms, a backlog, a destination to be told."""
         self.usual = False
-        self.error = self.error or error
+        self.error = self.error or (error.bare() if error is not None else None)
         if self.task is not None:
             self.task.cancel()
             self.task = None
         guard = self.listener.env.guard
         if error is not None and self.destination is not NOWHERE:
             guard(f"the destination of {self.name}", self.destination.reset, error)
-        for hop in self.hops:
-            guard(f"a transform of {self.name}", hop.reset, error or Error("closed", "the session ended"))
+        if hops := self.hops:
+            for hop in hops:
+                guard(f"a transform of {self.name}", hop.reset, error or Error("closed", "the session ended"))
+            for hop in hops:
+                hop.to = hop.back = NOWHERE
+            self.to, self.hops = self.source, ()
         if self.backlog is not None:
             self.dropped += self.backlog.dropped
             self.backlog = None

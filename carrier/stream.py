@@ -68,6 +68,10 @@ class Stream:
         """The end of one wake-up: whoever batches sends now."""
         self.to.flush()
 
+    def forget(self) -> None:
+        """The session whose destination this was has ended. A hop without a descriptor lets go of its neighbours here; one that has a
+        descriptor does that when it closes."""
+
     # backwards
     def pause(self) -> None:
         """The hop in front is full: send no more until `resume`."""
@@ -127,6 +131,12 @@ class Socket(Stream):
         self.bytes_in = self.bytes_out = self.messages_in = self.messages_out = 0
 
     def flush(self) -> None: ...
+
+    def detach(self) -> None:
+        """It is closed, and nothing comes or goes: let go of the session. A ring of what is closed would wait for the garbage collector,
+        which may be seconds and thousands of sessions away."""
+        self.session = None
+        self.to = self.back = NOWHERE
 
     def status(self) -> str:
         """l7mp's stage status of this end: READY or END (contract, section 4)."""

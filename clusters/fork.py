@@ -110,6 +110,7 @@ class Process(FileStream):
         assert self.session is not None
         self.session.event("EXIT", f"{self.command}: {text}", self.code)
         if self.closed:
+            self.detach()
             self._reap()
         elif self.drained:
             super().eof()
@@ -123,6 +124,10 @@ class Process(FileStream):
         else:
             self._signal(signal.SIGTERM)
             self.loop.call_later(GRACE, self._signal, signal.SIGKILL)
+
+    def detach(self) -> None:
+        if self.code is not None:  # else the session is still to be told
+            super().detach()
 
     def _signal(self, number: signal.Signals) -> None:
         """To the whole process group."""

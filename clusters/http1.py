@@ -133,7 +133,6 @@ class HttpUpstream(Socket, asyncio.Protocol):
         self.endpoint = endpoint
         self.pool = pool
         self.waits = False
-        self.reader = http1.AnswerReader(cluster.memo, cluster.limits, self)
         self.misses = 0
         self.request: Head | None = None
         self.out: list[bytes] = []
@@ -145,6 +144,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        self.reader = http1.AnswerReader(self.cluster.memo, self.cluster.limits, self)
         self.write = self.transport.write
         self.transport.set_write_buffer_limits(HIGH)
         self.cluster.busy.add(self)
@@ -374,6 +374,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
         self.cluster.busy.discard(self)
         self.pool.left(self)
         if self.session is None:
+            self.reader.detach()
             return
         if isinstance(exc, OSError):
             error = from_os(exc, "upstream", self.endpoint.address)
@@ -382,6 +383,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
         if self.used and (self.waiting or self.request is not None):
             error.retry = "if_reused"
         self._broken(error)
+        self.reader.detach()
 
     def _broken(self, error: Error) -> None:
         """The exchange failed: both neighbours hear of it, and the connection is gone."""

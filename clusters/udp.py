@@ -228,8 +228,9 @@ class UdpUpstream(DatagramSocket):
 
     def _ended(self) -> None:
         if not self.closed:
+            to = self.to
             self.close()
-            self.to.end()
+            to.end()
 
     def reset(self, error: Error) -> None:
         self.close()
@@ -250,3 +251,4 @@ class UdpUpstream(DatagramSocket):
             if not self.paused:
                 self._unwatch()
             self.sock.close()
+            self.detach()

@@ -185,8 +185,8 @@ class HttpListener(Listener):
 
     # ------------------------------------------------------------------ routing
 
-    def route(self, connection: HttpConnection, head: Head) -> tuple[Decision, Head]:
-        """The decision for a request, and the head to send on, rewritten as the rule wants it; remembered with the head where it may be."""
+    def route(self, connection: HttpConnection, head: Head) -> tuple[Decision, Head | None]:
+        """The decision for a request, and the head to send on if the rule rewrites it; remembered with the head where it may be."""
         if self.by_peer:
             decision = self.table.decide(connection.metadata(head))
             return decision, rewritten(head, decision)
@@ -201,9 +201,8 @@ class HttpListener(Listener):
                 if len(self.decisions) >= DECISIONS:
                     self.decisions.clear()
                 self.decisions[key] = decided
-        found = decided, rewritten(head, decided)
-        if head.decision is None:
-            head.decision = found
+        onward = rewritten(head, decided)
+        found = head.decision = decided, None if onward is head else onward
         return found
 
     def session_name(self, session: Session) -> str:

@@ -256,6 +256,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         self.request = head
         self.quiet = False
         decision, onward = head.decision or listener.route(self, head)
+        onward = onward or head
         if self.special:
             profile = listener.trusting if self.trusted else listener.profile
             fields = profile.extra(head, self.peer[0].encode(), make_id()) + b"\r\n"
@@ -329,11 +330,12 @@ class HttpConnection(Socket, asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.listener.connections.discard(self)
-        session = self.session
+        session, to = self.session, self.to
+        self.detach()
+        self.reader.detach()
+        self.spare = None
         if session is not None:
             error = Error("reset", "the downstream closed the connection", "downstream")
-            self.session = None
-            to, self.to, self.back = self.to, NOWHERE, NOWHERE
             session.close(error)
             to.reset(error)
 

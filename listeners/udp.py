@@ -28,7 +28,7 @@ from carrier.options import check_numbers, numbers, port_of
 from carrier.pace import unwatch, watch
 from carrier.resolve import Address, literal
 from carrier.session import Session
-from carrier.stream import HIGH, MANY, NOWHERE
+from carrier.stream import HIGH, MANY
 
 BATCHES = 4
 """Batches taken in one wake-up, so that a flood does not starve the other listeners."""
@@ -513,8 +513,8 @@ class UdpPeer(DatagramSocket):
         listener.keys.pop(self.key, None)
         listener.received += self.messages_in
         listener.sent += self.messages_out
-        to, self.to = self.to, NOWHERE
-        session = self.session
+        session, to = self.session, self.to
+        self.detach()
         if session is not None:
             session.source_done = True
             session.close(error)
@@ -630,7 +630,7 @@ class Remote(UdpPeer):
 
     def finish(self, error: Error | None = None) -> None:
         self._cancel()
-        if self.waiting and self.session is not None and not self.closed:
+        if self.waiting and self.session is not None:
             self.session.dropped += len(self.waiting)
             self.drop("source-away", len(self.waiting))
         super().finish(error)

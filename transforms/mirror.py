@@ -50,14 +50,13 @@ class MirrorCluster(Cluster):
 class MirrorStream(Stream):
     """One session's mirror. over: there is nothing to copy to any more."""
 
-    __slots__ = ("cluster", "datagram", "far", "full", "over", "session", "size", "tail", "task", "timer", "waiting")
+    __slots__ = ("cluster", "datagram", "far", "full", "over", "session", "size", "task", "timer", "waiting")
 
     def __init__(self, cluster: MirrorCluster, session: Session) -> None:
         super().__init__()
         self.cluster = cluster
         self.session = session
         self.datagram = session.listener.kind == "datagram"
-        self.tail = Tail(self)
         self.far: Stream | None = None
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
@@ -78,7 +77,7 @@ class MirrorStream(Stream):
         self.to.end(trailer)
 
     def flush(self) -> None:
-        if self.far is not None and not self.over:
+        if self.far is not None:
             self.far.flush()
         self.to.flush()
 
@@ -126,7 +125,7 @@ class MirrorStream(Stream):
         except TimeoutError:
             self.give_up(Error("timeout", f"{self.cluster.to}: no connection in time"), say=True)
             return
-        link([self.tail, far])
+        link([Tail(self), far])
         if isinstance(far, Socket):
             far.session = self.session
             far.resume()
@@ -135,7 +134,8 @@ class MirrorStream(Stream):
             if not self.over:
                 getattr(far, call)(*args)
         far.flush()
-        self.far = far
+        if not self.over:
+            self.far = far
 
     async def _open(self) -> Stream:
         """A destination of the mirror's cluster. Raises Error, TimeoutError."""
@@ -155,17 +155,19 @@ class MirrorStream(Stream):
         """End the copy. Idempotent."""
         if self.over:
             return
+        far = self.far
         self.done()
         if say:
             self.session.event("ERROR", "Mirror", error.detail)
-        if self.far is not None:
-            self.far.reset(error)
+        if far is not None:
+            far.reset(error)
         if self.task is not None and self.task is not asyncio.current_task():
             self.task.cancel()
 
     def done(self) -> None:
         """The mirror has ended by itself."""
         self.over = True
+        self.far = None
         self.waiting.clear()
         if self.timer is not None:
             self.timer.cancel()

@@ -126,11 +126,6 @@ def test_a_head_of_known_shape_is_kept_when_that_is_wished() -> None:
     assert head is not None and memo.heads[traced(99)] is head and head.decision is None
 
 
-def test_nothing_is_to_be_remembered_with_a_head_that_is_not_kept() -> None:
-    head = knowing().like(traced(99))
-    assert head is not None and head.decision is False
-
-
 @pytest.mark.parametrize(
     ("old", "new"),
     [

@@ -41,11 +41,13 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.asynccontextmanager
-async def between(into: str, out: str, path: Path, *, refused: bool = False) -> AsyncIterator[tuple[Proxy, Client, Server]]:
+async def between(
+    into: str, out: str, path: Path, *, refused: bool = False, track: int = 60
+) -> AsyncIterator[tuple[Proxy, Client, Server]]:
     """A proxy between a client of one protocol and an echo server of another."""
     client, server = CLIENTS[into], SERVERS[out](path)
     await server.start()
-    options = {"track": 60, **({"idle_timeout": 5} if client.idles else {})}
+    options = {"track": track, **({"idle_timeout": 5} if client.idles else {})}
     listener = {"name": "in", "spec": client.spec(path), "rules": [{"action": {"route": {"destination": "up"}}}], "options": options}
     try:
         async with running(config(clusters=[server.cluster(refused)], listeners=[listener])) as proxy:

@@ -483,10 +483,11 @@ async def test_a_finished_peer_does_not_leave_its_byte_stream_open():
             listening = proxy.listeners["in"]
             now = asyncio.get_running_loop().time()
             (session,) = listening.live
+            destination = session.destination
             listening.tick(now)
             listening.tick(now + 1000)
             assert await upstream.read_all() == b""
-            await wait_until(lambda: session.destination.closed)
+            await wait_until(lambda: destination.closed)
 
 
 async def test_two_thousand_sessions_at_once_are_each_answered():
