@@ -25,7 +25,7 @@ from carrier.listener import plain
 from carrier.options import check_numbers, numbers
 from carrier.peek import peek
 from carrier.session import Session
-from carrier.stream import HIGH, NOWHERE, Socket
+from carrier.stream import HIGH, Socket
 from carrier.tls import HANDSHAKE, Hello, describe, parse_hello
 from listeners.http import HttpListener
 from listeners.http1 import HttpConnection
@@ -261,7 +261,7 @@ class SilentSource(TcpSource):
     def _again(self) -> None:
         """The destination was connected for nothing."""
         session, sock = self.session, _fresh(self.takeover())
-        self.to = self.back = NOWHERE
+        self.detach()
         if session is not None:
             session.close(Error("drain", "its first bytes came late, and are HTTP"))
         self.listener.look(sock)
@@ -337,7 +337,7 @@ class SecuredSource(Socket, asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         session, to = self.session, self.to
-        self.to = NOWHERE
+        self.detach()
         if session is not None:
             error = Error("reset", "the downstream closed the connection", "downstream") if exc is not None else None
             session.close(error)

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.asyncio.server import serve
 
 from carrier.lookout import lookout
 from carrier.proxy import Proxy
 from tests.e2e.ends import Client, Server
 from tests.e2e.test_matrix import apart, between, converse, every_pair, live, short  # noqa: F401  (short is a fixture)
+from tests.e2e.test_wss import NAME, Echo, Trust, client, upstream, wss
 from tests.support import PATIENCE, Peer, cluster, config, echoing, listener, port_of, running, tcp, tcp_server, wait_until
 
 OURS = ("carrier", "listeners", "clusters", "transforms")
@@ -206,3 +208,45 @@ async def test_a_client_that_leaves_in_mid_request_leaves_no_garbage() -> None:
                 await wait_until(lambda: live(proxy), "for the session")
                 await asyncio.sleep(0.02)
             await until_gone(proxy)
+
+
+# --- TLS, and ports that find out what is spoken --------------------------------------------------------------------------------------
+
+GET = b"GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n"
+
+
+async def either(peer: Peer) -> None:
+    """Answer HTTP in HTTP, and anything else as it is."""
+    data = await peer.reader.read(65536)
+    peer.send(OK if data.startswith(b"GET ") else data)
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("said", [GET, b"hello\n"], ids=["HTTP", "bytes"])
+async def test_a_port_that_finds_out_what_is_spoken_leaves_no_garbage(said: bytes, secure: bool, tmp_path: Path) -> None:
+    trust = Trust(tmp_path)
+    tls = {"tls": trust.certificate} if secure else {}
+    async with tcp_server(either) as server:
+        clusters = [cluster("up", server.port, protocol="auto")]
+        async with running(config(clusters=clusters, listeners=[listener("in", "up", protocol="auto", spec=tls)])) as proxy:
+            context = {"ssl": trust.client, "server_hostname": NAME} if secure else {}
+            with no_garbage():
+                for _ in range(2):
+                    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(proxy, "in"), **context)
+                    writer.write(said)
+                    got = await asyncio.wait_for(reader.read(), PATIENCE)
+                    writer.close()
+                    await until_gone(proxy)
+    assert got.endswith(b"ok" if said is GET else said)
+
+
+async def test_websockets_over_tls_leave_no_garbage(tmp_path: Path) -> None:
+    trust = Trust(tmp_path)
+    async with serve(Echo(), "127.0.0.1", 0, ssl=trust.server, compression=None) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        async with running(config(clusters=[upstream(trust, port)], listeners=[wss(trust, "up")])) as proxy:
+            with no_garbage():
+                async with client(trust, port_of(proxy, "in")) as ws:
+                    await ws.send("hello")
+                    assert await ws.recv() == "hello"
+                await until_gone(proxy)
