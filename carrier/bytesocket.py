@@ -289,6 +289,7 @@ class ByteSocket(Descriptor):
         return self.pending
 
     def _writable(self) -> None:
+        back = self.back  # what is written last may close this hop, and the one behind has its own end to hear of
         try:
             if self.pipe is not None:
                 self.pipe.drain(self.sock.fileno())
@@ -304,7 +305,7 @@ class ByteSocket(Descriptor):
                 self._shut()
         if self.full and self.size < HIGH // 2 and (self.pipe is None or not self.pipe.held):
             self.full = False
-            self.back.resume()
+            back.resume()
 
     def _send_pending(self, pending: deque[memoryview]) -> None:
         """Write until the kernel takes no more. Raises OSError when the socket is broken."""

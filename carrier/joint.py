@@ -11,7 +11,6 @@ listed. The session that people see has the joint's far side as source.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +104,7 @@ class Far(Side):
         super().resume()
 
     def forget(self) -> None:
-        asyncio.get_running_loop().call_soon(self.joint.forget)  # a source of datagrams says its end after that of its session
+        self.joint.forget()
 
 
 class Joint:
@@ -198,10 +197,12 @@ class Joint:
     def forget(self) -> None:
         """Both sides let go of their neighbours, and all three of each other: the far side keeps the joint, for who asks about a session
         that has ended, and late calls go nowhere."""
+        transport = self.near.to
         for side in (self.near, self.far):
             side.detach()
         self.near.joint, self.near.other, self.far.other = _GONE, _GONE.far, _GONE.near
         self.near, self.far = _GONE.near, _GONE.far
+        transport.forget()  # it may be another joint's far side
 
 
 _GONE = Joint()

@@ -148,7 +148,7 @@ class PacketSocket(Descriptor):
         self.loop.remove_writer(self.sock)
 
     def _writable(self) -> None:
-        pending = self.pending
+        back, pending = self.back, self.pending
         while pending and self._sent(pending[0]):
             if self.closed:
                 return
@@ -159,7 +159,7 @@ class PacketSocket(Descriptor):
                 self._shut()
         if self.full and self.size < HIGH // 2 and len(pending) < MANY // 2:
             self.full = False
-            self.back.resume()
+            back.resume()
 
     def end(self, trailer: Any = None) -> None:
         if self.closed or self.ended_out:

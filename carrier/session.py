@@ -364,6 +364,7 @@ class Session(Stream):
             if stage is not NOWHERE:
                 stage.to = stage.back = NOWHERE
                 self.listener.env.guard(f"a stage of {self.name}", stage.reset, error)
+                stage.forget()
 
     def _hold(self) -> None:
         """Until the destination is there, what the source sends waits in a backlog."""
@@ -594,7 +595,7 @@ class Session(Stream):
     def _answer(self) -> None:
         """The first byte of an answer: step out of the ring, unless the route wants reconnects."""
         self.answered = True
-        if not self.decision.retry.on_disconnect:
+        if not self.decision.retry.on_disconnect and self.status != DESTROYED:
             back, to = self.back, self.to
             back.to = to
             to.back = back
@@ -685,7 +686,7 @@ class Session(Stream):
         if self.status == DESTROYED:
             return
         self.event("END", "OK", detail)
-        error = Error(kind, detail)
+        self.error = error = Error(kind, detail)
         self.source.reset(error)
         self.close(error)
 
@@ -697,6 +698,10 @@ class Session(Stream):
         self.ended_at = monotonic()
         if (endpoint := self.endpoint) is not None:
             endpoint.active -= 1
+        if error is None and not self.source_done:  # a source without an end of its own
+            self.source_done = True
+            to, self.source.to = self.source.to, NOWHERE
+            to.end()
         if error is not None or not self.usual:
             self._release(error)
         self.usual = False
@@ -752,11 +757,14 @@ class Session(Stream):
         if error is not None and self.destination is not NOWHERE:
             guard(f"the destination of {self.name}", self.destination.reset, error)
         if hops := self.hops:
+            self.to, self.hops = self.source, ()
+            for hop in hops:  # each for itself: the destination may be another session's by now
+                hop.to = hop.back = NOWHERE
             for hop in hops:
                 guard(f"a transform of {self.name}", hop.reset, error or Error("closed", "the session ended"))
-            for hop in hops:
-                hop.to = hop.back = NOWHERE
-            self.to, self.hops = self.source, ()
+                hop.forget()
+            if error is None and self.destination.back is not NOWHERE:
+                guard(f"the destination of {self.name}", self.destination.end)
         if self.backlog is not None:
             self.dropped += self.backlog.dropped
             self.backlog = None

@@ -508,7 +508,7 @@ class HttpConnection(Socket, asyncio.Protocol):
             self.bytes_out += len(data)
             transport.write(data)
         if session is not None:
-            session.close()
+            session.close(session.error)
         self._after(to)
 
     def _after(self, to: Stream) -> None:

@@ -514,14 +514,11 @@ class UdpPeer(DatagramSocket):
         listener.received += self.messages_in
         listener.sent += self.messages_out
         session, to = self.session, self.to
-        self.detach()
         if session is not None:
-            session.source_done = True
             session.close(error)
+        self.detach()
         if error is not None:
             to.reset(error)
-        else:
-            to.end()
 
 
 class Remote(UdpPeer):

@@ -15,7 +15,7 @@ from carrier import config
 from carrier.cluster import Cluster, Endpoint, Env
 from carrier.errors import Error, Problem
 from carrier.session import Session
-from carrier.stream import HIGH, MANY, Socket, Stream, link
+from carrier.stream import HIGH, MANY, NOWHERE, Socket, Stream, link
 
 GRACE = 30.0
 
@@ -155,22 +155,27 @@ class MirrorStream(Stream):
         """End the copy. Idempotent."""
         if self.over:
             return
-        far = self.far
+        far, self.far = self.far, None
         self.done()
         if say:
             self.session.event("ERROR", "Mirror", error.detail)
         if far is not None:
             far.reset(error)
+            far.forget()
         if self.task is not None and self.task is not asyncio.current_task():
             self.task.cancel()
 
     def done(self) -> None:
         """The mirror has ended by itself."""
         self.over = True
-        self.far = None
         self.waiting.clear()
         if self.timer is not None:
             self.timer.cancel()
+        far, self.far = self.far, None
+        if far is not None:
+            if far.back is not NOWHERE:  # else it is free already, and may serve another
+                far.end()
+            far.forget()
 
 
 class Tail(Socket):

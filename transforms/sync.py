@@ -116,11 +116,15 @@ class SyncStream(Socket):
 
     def resume(self) -> None:
         """This session is linked, or takes more again: what the others have waited with is for it."""
-        self.full = False
         others = self.others()
         for one in others:
             if one.waiting is not None:
                 one._play([self])
+        self._make_room(others)
+
+    def _make_room(self, others: list[SyncStream]) -> None:
+        """This one is not full any more; the others go on if none is."""
+        self.full = False
         if not any(one.full for one in others):
             for one in others:
                 one.back.resume()
@@ -137,6 +141,8 @@ class SyncStream(Socket):
     def reset(self, error: Error) -> None:
         self.ended = True
         self.leave()
+        if self.full:
+            self._make_room(self.others())
         self._settle()
 
     def stop(self, error: Error | None = None) -> None:

@@ -114,6 +114,55 @@ async def test_a_route_that_does_more_leaves_no_garbage(way: str, breaks: bool, 
                 await until_gone(proxy)
 
 
+def framed(name: str, port: int) -> dict[str, Any]:
+    found = cluster(name, port)
+    found["spec"]["framing"] = "lines"
+    return found
+
+
+AGAIN = {"retry": {"retry_on": "disconnect", "num_retries": 3, "timeout": 100}}
+JOINED: dict[str, dict[str, Any]] = {
+    "a framed transform": {"destination": "up", "ingress": ["framed"]},
+    "a framed mirror": {"destination": "up", "ingress": ["copy"]},
+    "a framed reconnect": {"destination": "framed", **AGAIN},
+    "a plain reconnect": {"destination": "up", **AGAIN},
+    "JSONSocket in frames": {"destination": "json"},
+}
+
+
+@pytest.mark.parametrize("way", JOINED)
+async def test_protocols_on_top_of_others_leave_no_garbage(way: str) -> None:
+    async def upstream(peer: Peer) -> None:
+        if way.startswith("JSON"):
+            await peer.reader.readline()
+            peer.send(b'{"JSONSocketVersion":1,"JSONSocketStatus":200,"JSONSocketMessage":"OK"}\n')
+        await echoing(peer)
+
+    async with tcp_server(upstream) as server:
+        transport = {"protocol": "TCP", "port": server.port, "framing": "lines"}
+        clusters = [
+            cluster("up", server.port),
+            framed("framed", server.port),
+            {"name": "copy", "spec": {"protocol": "Mirror", "cluster": "framed"}},
+            {**cluster("json", server.port), "spec": {"protocol": "JSONSocket", "transport": transport}},
+        ]
+        front = listener("in", spec={"framing": "lines"}, **JOINED[way])
+        async with running(config(clusters=clusters, listeners=[front])) as proxy:
+            with no_garbage():
+                async with tcp(port_of(proxy, "in")) as client:
+                    client.send(b"hello\n")
+                    await client.read(6 if way not in ("a framed mirror", "a plain reconnect") else 5)
+                    if "reconnect" in way:
+                        server.peers[0].close()
+                        await wait_until(lambda: any(s.retries for s in proxy.sessions()), "for another connection")
+                        client.send(b"again\n")
+                        await wait_until(lambda: all(s.status == "CONNECTED" for s in proxy.sessions()), "for the connection")
+                    client.end()
+                    await asyncio.wait_for(client.reader.read(), PATIENCE)
+                await until_gone(proxy)
+                await wait_until(lambda: all(p.writer.is_closing() for p in server.peers), "for the upstream's end")
+
+
 # --- HTTP ---------------------------------------------------------------------------------------------------------------------------
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
