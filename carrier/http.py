@@ -72,7 +72,8 @@ REASONS = {s.value: s.phrase.encode() for s in HTTPStatus} | {
 
 class Head:
     """The head of a request or an answer. Immutable by convention, except `decision`, which belongs to the listener: None, or what it wants
-    to remember, which is not to refer to the head (that would be a cycle, and a memo's worth of heads would wait for the collector).
+    to remember, which is not to refer to the head (that would be a cycle, and a memo's worth of heads would wait for the collector); and
+    `told`, the same for the access log.
 
     A request has `method`, `target` (as it came) and `host`; an answer has `status` and `reason`. `minor` is the version it came with
     (1 for HTTP/1.1; 1 as well for requests we make). `body` is NONE, LENGTH, CHUNKED or CLOSE, `length` the bytes of a LENGTH body.
@@ -105,6 +106,7 @@ class Head:
         "status",
         "stem",
         "target",
+        "told",
         "upgrade",
         "whole",
         "wire",
@@ -152,6 +154,7 @@ class Head:
         self.simple = body == NONE and keep_alive and upgrade is None and minor == 1 and method not in (b"HEAD", b"CONNECT") and not explain
         self.whole = status >= 200 and keep_alive and body <= LENGTH
         self.decision: Any = None
+        self.told: Any = None
 
     @property
     def fields(self) -> Fields:
@@ -260,13 +263,12 @@ class Head:
         head._fields = None
         head.simple = self.simple
         head.whole = self.whole
-        head.decision = None
+        head.decision = head.told = None
         return head
 
     def _like(self, **changed: Any) -> Head:
-        values = {
-            name: getattr(self, name) for name in self.__slots__ if name not in ("_fields", "decision", "family", "simple", "stem", "whole")
-        }
+        made = ("_fields", "decision", "family", "simple", "stem", "told", "whole")
+        values = {name: getattr(self, name) for name in self.__slots__ if name not in made}
         return Head(**{**values, "fields": self._fields, **changed})
 
     def __repr__(self) -> str:

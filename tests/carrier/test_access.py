@@ -5,22 +5,27 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import threading
 import time
 from collections.abc import AsyncIterator
 from datetime import datetime
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
 from carrier import access
-from carrier.access import AccessLog, Settings, Writer, flags, read, settings_of
+from carrier.access import AccessLog, Lines, Settings, Writer, flags, read, settings_of
 from carrier.config import Admin, Config
 from carrier.errors import ConfigError, Error
+from carrier.http import answer_head, request_head
 from carrier.ledger import Ledger
+from carrier.table import Decision, Hits
 from tests.conversation import Stage
 from tests.e2e.test_http_bodies import answered
 from tests.support import config, echo, listener, port_of, running, tcp, wait_until
@@ -333,6 +338,37 @@ def test_flags_tell_missing_clusters_shedding_and_retries() -> None:
     shed.decision.error = shed.error
     assert flags(shed) == "OM"  # type: ignore[arg-type]
     assert flags(Ended(Error("refused", side="upstream"), retries=2)) == "UF,URX"  # type: ignore[arg-type]
+
+
+class Named(SimpleNamespace):
+    __hash__ = object.__hash__
+
+
+def test_what_is_remembered_with_a_head_is_for_the_same_decision_endpoint_and_sizes_only() -> None:
+    owner = {"one": "john", "two": ""}
+    lines, head = Lines(Settings("-"), lambda rule: owner[rule]), request_head(b"GET", b"/a", ((b"host", b"h"),))
+    listener, source = SimpleNamespace(name="web", spec={"protocol": "HTTP"}), SimpleNamespace(client=b"127.0.0.1:1", peer=None)
+    decisions = [Decision(rule, "rules", Hits()) for rule in owner]
+    for decision in decisions:
+        decision.cluster = Named(name=f"for-{decision.rule}")  # type: ignore[assignment]
+    endpoints = [Named(name=name, address=name) for name in ("e1", "e2")]
+    answers = [answer_head(status) for status in (200, 404)]
+    told = [choice for choice in product(decisions, endpoints, answers, (7, 8), (70, 80)) for _ in range(3)]
+    random.Random(1).shuffle(told)
+    told += [(decisions[0], endpoints[0], answers[0], 7, 70)] * 3
+    for order in (told, told[::-1]):  # the second round begins with what was remembered last in the first
+        records = [
+            (listener, source, 1.0, 2.0, head, d, e, a, got, sent, b"x-request-id: " + b"0" * 32 + b"\r\n\r\n")
+            for d, e, a, got, sent in order
+        ]
+        for (decision, endpoint, answer, got, sent), line in zip(order, lines.json(records).splitlines(), strict=True):  # type: ignore[arg-type]
+            seen = json.loads(line)
+            assert (seen["rule"], seen["cluster"], seen["endpoint"]) == (decision.rule, f"for-{decision.rule}", endpoint.address)
+            assert (seen["status"], seen["bytes_in"], seen["bytes_out"], seen["path"]) == (answer.status, got, sent, "/a")
+            assert seen.get("user", "") == owner[decision.rule]
+        owner["one"] = "jane"
+        lines.forget()
+    assert head.told is not None
 
 
 async def test_a_change_of_the_configuration_makes_lines_anew(tmp_path: Path) -> None:
