@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -360,11 +361,15 @@ class Session(Stream):
         stages = (self.destination, *self.hops)
         self.destination, self.hops, self.back = NOWHERE, (), NOWHERE
         self.status = INIT
+        self._dismiss([stage for stage in stages if stage is not NOWHERE], error)
+
+    def _dismiss(self, stages: Sequence[Stream], error: Error) -> None:
+        """End stages that are out of the ring, each for itself: what they stood beside may be another session's by now."""
         for stage in stages:
-            if stage is not NOWHERE:
-                stage.to = stage.back = NOWHERE
-                self.listener.env.guard(f"a stage of {self.name}", stage.reset, error)
-                stage.forget()
+            stage.to = stage.back = NOWHERE
+        for stage in stages:
+            self.listener.env.guard(f"a stage of {self.name}", stage.reset, error)
+            stage.forget()
 
     def _hold(self) -> None:
         """Until the destination is there, what the source sends waits in a backlog."""
@@ -758,11 +763,7 @@ class Session(Stream):
             guard(f"the destination of {self.name}", self.destination.reset, error)
         if hops := self.hops:
             self.to, self.hops = self.source, ()
-            for hop in hops:  # each for itself: the destination may be another session's by now
-                hop.to = hop.back = NOWHERE
-            for hop in hops:
-                guard(f"a transform of {self.name}", hop.reset, error or Error("closed", "the session ended"))
-                hop.forget()
+            self._dismiss(hops, error or Error("closed", "the session ended"))
             if error is None and self.destination.back is not NOWHERE:
                 guard(f"the destination of {self.name}", self.destination.end)
         if self.backlog is not None:

@@ -627,7 +627,7 @@ class Remote(UdpPeer):
 
     def finish(self, error: Error | None = None) -> None:
         self._cancel()
-        if self.waiting and self.session is not None:
+        if self.waiting and self.session is not None and not self.closed:
             self.session.dropped += len(self.waiting)
             self.drop("source-away", len(self.waiting))
         super().finish(error)

@@ -155,25 +155,23 @@ class MirrorStream(Stream):
         """End the copy. Idempotent."""
         if self.over:
             return
-        far, self.far = self.far, None
-        self.done()
         if say:
             self.session.event("ERROR", "Mirror", error.detail)
-        if far is not None:
-            far.reset(error)
-            far.forget()
+        self.done(error)
         if self.task is not None and self.task is not asyncio.current_task():
             self.task.cancel()
 
-    def done(self) -> None:
-        """The mirror has ended by itself."""
+    def done(self, error: Error | None = None) -> None:
+        """There is nothing more to copy to: the mirror has ended by itself, or is given up."""
         self.over = True
         self.waiting.clear()
         if self.timer is not None:
             self.timer.cancel()
         far, self.far = self.far, None
         if far is not None:
-            if far.back is not NOWHERE:  # else it is free already, and may serve another
+            if error is not None:
+                far.reset(error)
+            elif far.back is not NOWHERE:  # else it is free already, and may serve another
                 far.end()
             far.forget()
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import os
 import socket
 import struct
 from pathlib import Path
 
 import pytest
 
-from carrier.frames import BINARY, CLOSE, accept_key, build, close_payload
+from carrier.frames import BINARY
 from carrier.proxy import Proxy
 from carrier.stream import NOWHERE
 from tests.support import (
@@ -31,19 +29,10 @@ from tests.support import (
     udp_server,
     wait_until,
 )
+from tests.wire import Wire, websocket, websocket_server
 
-MASK = bytes(4)
 SIZE = 12 << 20
 LARGE = {"max_message": 64 << 20, "max_frame": 64 << 20}
-GOODBYE = close_payload(1000, "")
-
-
-async def shake_hands(client: Peer) -> None:
-    key = base64.b64encode(os.urandom(16))
-    fields = b"host: h\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\nsec-websocket-key: " + key
-    client.send(b"GET / HTTP/1.1\r\n" + fields + b"\r\n\r\n")
-    answer = await asyncio.wait_for(client.reader.readuntil(b"\r\n\r\n"), PATIENCE)
-    assert answer.startswith(b"HTTP/1.1 101 ")
 
 
 def idle(proxy: Proxy) -> None:
@@ -60,14 +49,15 @@ def idle(proxy: Proxy) -> None:
 async def test_a_websocket_client_behind_a_full_upstream_is_heard_to_its_end() -> None:
     async with tcp_server() as server:
         front = listener("in", "up", protocol="WebSocket", options=LARGE)
-        async with running(config(clusters=[cluster("up", server.port)], listeners=[front])) as proxy, tcp(port_of(proxy, "in")) as client:
-            await shake_hands(client)
+        conf = config(clusters=[cluster("up", server.port)], listeners=[front])
+        async with running(conf) as proxy, websocket(port_of(proxy, "in")) as client:
             upstream = await server.peer()
             upstream.end()
-            assert (await client.read(4))[:1] == b"\x88"
-            client.send(build(BINARY, b"x" * SIZE, MASK) + build(CLOSE, GOODBYE, MASK))
-            assert await client.read_all() == b""
-            client.close()
+            await client.hears_close()
+            client.says(BINARY, b"x" * SIZE)
+            client.closes(1000)
+            await client.hears_end()
+            client.peer.close()
             (session,) = proxy.sessions()
             assert session.destination.full and session.source.paused  # type: ignore[attr-defined]
             assert len(await upstream.read_all()) == SIZE
@@ -75,17 +65,14 @@ async def test_a_websocket_client_behind_a_full_upstream_is_heard_to_its_end() -
 
 
 async def test_a_websocket_upstream_behind_a_full_client_is_closed() -> None:
-    async def serve(peer: Peer) -> None:
-        head = await peer.reader.readuntil(b"\r\n\r\n")
-        key = next(line.partition(b":")[2].strip() for line in head.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key"))
-        fields = b"upgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: " + accept_key(key)
-        peer.send(b"HTTP/1.1 101 Switching Protocols\r\n" + fields + b"\r\n\r\n")
-        await peer.read(8)  # the client's close frame
-        peer.send(build(BINARY, b"x" * SIZE) + build(CLOSE, GOODBYE))
-        peer.end()
-        await peer.reader.read()
+    async def serve(wire: Wire) -> None:
+        await wire.hears_close()
+        wire.says(BINARY, b"x" * SIZE)
+        wire.closes(1000)
+        wire.peer.end()
+        await wire.peer.reader.read()
 
-    async with tcp_server(serve) as server:
+    async with websocket_server(serve) as server:
         up = cluster("up", server.port, protocol="WebSocket", options=LARGE)
         async with running(config(clusters=[up], listeners=[listener("in", "up")])) as proxy:
             loop = asyncio.get_running_loop()
@@ -114,19 +101,20 @@ async def test_a_websocket_client_behind_a_full_socket_of_packets_is_heard_to_it
         server.listen()
         up = {"name": "up", "spec": {"protocol": "UnixDomainSocket", "mode": "seqpacket"}, "endpoints": [{"spec": {"address": name}}]}
         front = listener("in", "up", protocol="WebSocket")
-        async with running(config(clusters=[up], listeners=[front])) as proxy, tcp(port_of(proxy, "in")) as client:
-            await shake_hands(client)
+        async with running(config(clusters=[up], listeners=[front])) as proxy, websocket(port_of(proxy, "in")) as client:
             upstream, _ = await loop.sock_accept(server)
             with upstream:
                 upstream.setblocking(False)
                 upstream.shutdown(socket.SHUT_WR)
-                assert (await client.read(4))[:1] == b"\x88"
-                client.send(build(BINARY, b"x" * 150_000, MASK) * count + build(CLOSE, GOODBYE, MASK))
+                await client.hears_close()
+                for _ in range(count):
+                    client.says(BINARY, b"x" * 150_000)
+                client.closes(1000)
                 await asyncio.sleep(0.05)  # how much the kernel holds decides where it becomes full
                 for _ in range(count):
                     assert len(await loop.sock_recv(upstream, 1 << 18)) == 150_000
-                assert await client.read_all() == b""
-                client.close()
+                await client.hears_end()
+                client.peer.close()
                 await wait_until(lambda: not list(proxy.sessions()), "for the session to end")
 
 
