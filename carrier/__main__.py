@@ -2,7 +2,7 @@
 
 import sys
 
-from carrier.cli import main
+from carrier.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from carrier import config
-from carrier.cluster import Cluster, Endpoint, Env
+from carrier.config import draft as config
+from carrier.core.cluster import Cluster, Endpoint, Env
+from carrier.core.session import Session
 from carrier.errors import Error, Problem
-from carrier.packetsocket import PacketSocket
-from carrier.session import Session
+from carrier.hops.packetsocket import PacketSocket
 from listeners.afpacket import FIELDS, check_ethertype, ethertype_of, packet_socket, privileged
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from carrier import config
-from carrier.cluster import Cluster, Endpoint, Env
+from carrier.config import draft as config
+from carrier.core.cluster import Cluster, Endpoint, Env
+from carrier.core.session import Session
+from carrier.core.stream import Stream
 from carrier.errors import Problem
-from carrier.http import Head, answer_head, date_field
-from carrier.session import Session
-from carrier.stream import Stream
+from carrier.wire.http import Head, answer_head, date_field
 
 
 class AnswerCluster(Cluster):

@@ -5,12 +5,12 @@ With `spec.tls` what was decrypted here is encrypted again; a TLS session that w
 
 from __future__ import annotations
 
-from carrier import config
-from carrier.cluster import Endpoint, Env
-from carrier.session import Session
-from carrier.stream import Socket, Stream
-from carrier.tls import Tls
-from clusters.http import HttpCluster
+from carrier.config import draft as config
+from carrier.core.cluster import Endpoint, Env
+from carrier.core.session import Session
+from carrier.core.stream import Socket, Stream
+from carrier.hops.tls import Tls
+from clusters.http.cluster import HttpCluster
 from clusters.tcp import TcpCluster
 
 

@@ -1,7 +1,7 @@
 """The L7mpController pseudo cluster: an HTTP request that is routed here is a REST call.
 
-The gate (carrier/gate.py) looks at the caller when the head is there, before anything of the body is held. The body is collected, up to
-the API's limit and within the time that a request may take; everything else is the API's (carrier/api.py). A stream that is not
+The gate (admin/gate.py) looks at the caller when the head is there, before anything of the body is held. The body is collected, up to
+the API's limit and within the time that a request may take; everything else is the API's (carrier/admin/api.py). A stream that is not
 HTTP gets an end.
 """
 
@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from carrier.cluster import Cluster, Endpoint, Env
+from carrier.admin.gate import Limits, caller_of
+from carrier.core.cluster import Cluster, Endpoint, Env
+from carrier.core.session import DESTROYED, Session
+from carrier.core.stream import Stream
 from carrier.errors import Error
-from carrier.gate import Limits, caller_of
-from carrier.http import answer_head, date_field
-from carrier.session import DESTROYED, Session
-from carrier.stream import Stream
+from carrier.wire.http import answer_head, date_field
 
 
 class ControllerCluster(Cluster):
@@ -109,7 +109,7 @@ class ControllerStream(Stream):
         self._refuse(Error("request-timeout", f"the request took more than {timeout:g} s to come (limit request_timeout)", "downstream"))
 
     def _refuse(self, error: Error) -> None:
-        from carrier.api import refusal
+        from carrier.admin.api import refusal
 
         self._over()
         self.body.clear()

@@ -14,11 +14,11 @@ import subprocess
 from collections.abc import Collection, Mapping
 from typing import Any, TypeGuard
 
-from carrier import config
-from carrier.cluster import Cluster, Endpoint, Env
+from carrier.config import draft as config
+from carrier.core.cluster import Cluster, Endpoint, Env
+from carrier.core.session import Session
 from carrier.errors import Error, Problem, from_os
-from carrier.filestream import FileStream
-from carrier.session import Session
+from carrier.hops.filestream import FileStream
 
 GRACE = 2.0
 

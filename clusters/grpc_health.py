@@ -13,10 +13,10 @@ import h2.connection
 import h2.events
 import h2.exceptions
 
-from carrier.cluster import Cluster, Endpoint
+from carrier.core.cluster import Cluster, Endpoint
+from carrier.core.session import Session
+from carrier.core.stream import Stream
 from carrier.errors import Error
-from carrier.session import Session
-from carrier.stream import Stream
 
 CHECK = b"/grpc.health.v1.Health/Check"
 SERVING = b"\x00\x00\x00\x00\x02\x08\x01"

@@ -1,4 +1,4 @@
-"""JSONSocket cluster: puts a header in front of each stream, over any other protocol's cluster (carrier/joint.py).
+"""JSONSocket cluster: puts a header in front of each stream, over any other protocol's cluster (carrier/hops/joint.py).
 
 `header` says what the header carries: `{path: "/p"}` copies what lies at `/p` of the session's metadata, an object, into the root;
 `{path: {from, to}}` copies it to another place; `{set: {key, value}}` sets a value. `JSONSocketVersion` comes last. The session begins
@@ -12,14 +12,15 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from carrier import config, registry
-from carrier.cluster import Env, Kind
+from carrier.config import draft as config
+from carrier.core import registry
+from carrier.core.cluster import Env, Kind
+from carrier.core.session import Session
 from carrier.errors import Error, Problem
-from carrier.framing import make_cluster
-from carrier.joint import Joint, OverCluster, check_transport, transport_kind, transport_of
-from carrier.jsonheader import LONGEST, VERSION, Refused, check_answer, compact, end_of, inspect
-from carrier.match import get_at, set_at
-from carrier.session import Session
+from carrier.hops.framing import make_cluster
+from carrier.hops.joint import Joint, OverCluster, check_transport, transport_kind, transport_of
+from carrier.rules.match import get_at, set_at
+from carrier.wire.jsonheader import LONGEST, VERSION, Refused, check_answer, compact, end_of, inspect
 
 
 class JsonSocketCluster(OverCluster):

@@ -10,11 +10,11 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from carrier import config
-from carrier.cluster import Cluster, Endpoint, Env
+from carrier.config import draft as config
+from carrier.core.cluster import Cluster, Endpoint, Env
+from carrier.core.session import Session
 from carrier.errors import Error, Problem, from_os
-from carrier.filestream import FileStream
-from carrier.session import Session
+from carrier.hops.filestream import FileStream
 from listeners.pipe import PipeStream, open_pipe
 
 

@@ -13,11 +13,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from carrier.cluster import Cluster, Endpoint, Env, framed
-from carrier.http import answer_head, date_field
-from carrier.joint import OverCluster
-from carrier.session import Session
-from carrier.stream import Stream
+from carrier.core.cluster import Cluster, Endpoint, Env, framed
+from carrier.core.session import Session
+from carrier.core.stream import Stream
+from carrier.hops.joint import OverCluster
+from carrier.wire.http import answer_head, date_field
 from transforms.metric import MetricCluster
 
 

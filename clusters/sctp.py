@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from carrier import config
-from carrier.cluster import Cluster, Endpoint, Env, Kind, first_that_connects
+from carrier.config import draft as config
+from carrier.core.cluster import Cluster, Endpoint, Env, Kind, first_that_connects
+from carrier.core.resolve import Address
+from carrier.core.session import Session
+from carrier.core.stream import Socket
 from carrier.errors import Error, Problem, from_os
-from carrier.resolve import Address
-from carrier.session import Session
-from carrier.stream import Socket
 from clusters.tcp import check_bind, local_address
 from listeners.sctp import SctpSocket, missing, sctp_socket
 

@@ -5,12 +5,12 @@ Unlike l7mp's it needs no terminal. Standard input is read while at least one se
 
 from __future__ import annotations
 
-from carrier import config
-from carrier.cluster import Cluster, Endpoint, Env
+from carrier.config import draft as config
+from carrier.core.cluster import Cluster, Endpoint, Env
+from carrier.core.session import DESTROYED, Session
+from carrier.core.stream import Stream
 from carrier.errors import Error
-from carrier.filestream import FileStream
-from carrier.session import DESTROYED, Session
-from carrier.stream import Stream
+from carrier.hops.filestream import FileStream
 
 STDIN, STDOUT = 0, 1
 

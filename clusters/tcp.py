@@ -6,17 +6,17 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from carrier import config
-from carrier.bytesocket import ByteSocket, connect
-from carrier.cluster import Cluster, Endpoint, Env, check_members, first_that_connects
+from carrier.config import draft as config
+from carrier.core.cluster import Cluster, Endpoint, Env, check_members, first_that_connects
+from carrier.core.resolve import Address, literal
+from carrier.core.session import Session
 from carrier.errors import Error, Problem
-from carrier.resolve import Address, literal
-from carrier.session import Session
-from carrier.tls import client_of, upstream
+from carrier.hops.bytesocket import ByteSocket, connect
+from carrier.hops.tls import client_of, upstream
 
 
 class TcpCluster(Cluster):
-    """`spec: {protocol: TCP, port, bind: {address, port}, tls}`. bind: the local address to connect from; tls: see carrier/tls.py."""
+    """`spec: {protocol: TCP, port, bind: {address, port}, tls}`. bind: the local address to connect from; tls: see carrier/hops/tls.py."""
 
     protocol = "TCP"
     fields = {"port": "1..65535", "bind": "{address, port}", "tls": "true or {sni, verify, ca, certificate, key}"}

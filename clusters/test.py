@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from carrier import config
-from carrier.cluster import Cluster, Endpoint, Env
+from carrier.config import draft as config
+from carrier.core.cluster import Cluster, Endpoint, Env
+from carrier.core.session import Session
+from carrier.core.stream import Stream
 from carrier.errors import Error
-from carrier.session import Session
-from carrier.stream import Stream
 
 
 class TestCluster(Cluster):

@@ -3,7 +3,7 @@
 `bind: {address, port}` fixes the local address (two sessions of one bind port to one endpoint cannot be told apart by the kernel:
 the second is refused). A refused port (ICMP) breaks the session with "refused"; the route's retry policy decides what follows.
 While wake-ups find more than one datagram they are received in batches, and sent on as bursts when the session's source writes
-datagrams too and nothing stands between (carrier/batch.py).
+datagrams too and nothing stands between (carrier/hops/datagram.py).
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from carrier import config
-from carrier.batch import COUNT, LONGEST, LOOK, Adaptive, DatagramSocket, Receiver, enlarge, kernel_drops, receiver, run_length
-from carrier.cluster import Cluster, Endpoint, Env, first_that_connects
+from carrier.config import draft as config
+from carrier.core.cluster import Cluster, Endpoint, Env, first_that_connects
+from carrier.core.resolve import Address, literal
+from carrier.core.session import DESTROYED, Session
+from carrier.core.stream import Socket
 from carrier.errors import Error, Problem, from_os
-from carrier.pace import unwatch, watch
-from carrier.resolve import Address, literal
-from carrier.session import DESTROYED, Session
-from carrier.stream import Socket
+from carrier.hops.datagram import COUNT, LONGEST, LOOK, Adaptive, DatagramSocket, Receiver, enlarge, kernel_drops, receiver, run_length
+from carrier.hops.pace import unwatch, watch
 from clusters.tcp import check_bind, local_address
 
 BATCHES = 4

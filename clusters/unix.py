@@ -10,13 +10,13 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from carrier import config
-from carrier.bytesocket import ByteSocket
-from carrier.cluster import Cluster, Endpoint, Env, Kind
+from carrier.config import draft as config
+from carrier.core.cluster import Cluster, Endpoint, Env, Kind
+from carrier.core.session import Session
+from carrier.core.stream import Socket
 from carrier.errors import Error, Problem, from_os
-from carrier.packetsocket import PacketSocket
-from carrier.session import Session
-from carrier.stream import Socket
+from carrier.hops.bytesocket import ByteSocket
+from carrier.hops.packetsocket import PacketSocket
 from listeners.unix import MODES, address_of, check_mode, mode_of
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from carrier.cluster import Cluster, Endpoint
-from carrier.session import Session
-from carrier.stream import Stream
+from carrier.core.cluster import Cluster, Endpoint
+from carrier.core.session import Session
+from carrier.core.stream import Stream
 
 
 class EchoStream(Stream):

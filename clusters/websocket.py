@@ -4,7 +4,7 @@ The handshake is made of what the session is known by: the request that came in,
 of `/HTTP/url` select another target than the endpoint); from a source without HTTP metadata (UDP, TCP, UNIX) it is `GET /` with the
 endpoint as Host. When the source has asked for an upgrade itself and nothing stands between, its own request is sent, key, extensions and
 subprotocols included, and the answer goes back to it: from then on bytes are relayed raw, and a refusal is passed on too. Otherwise
-messages are exchanged, and no extension is offered. TLS (wss) is a hop of its own behind (`carrier.tls.decrypted`).
+messages are exchanged, and no extension is offered. TLS (wss) is a hop of its own behind (`carrier.hops.tls.decrypted`).
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from carrier import config
-from carrier.cluster import Endpoint, Env
+from carrier.config import draft as config
+from carrier.core.cluster import Endpoint, Env
+from carrier.core.session import Session
 from carrier.errors import Error, Problem, from_os
-from carrier.frames import Closing, accept_key, valid_key
-from carrier.http import CLAIMS, HOP, Fields, Head, answer_head, request_head, rewrite
-from carrier.http1 import AnswerMemo, AnswerReader, Limits
-from carrier.match import get_at
+from carrier.hops.tls import decrypted, upstream
+from carrier.hops.websocket import OPTIONS, WebSocketEnd
 from carrier.options import check_numbers, numbers
-from carrier.session import Session
-from carrier.tls import decrypted, upstream
-from carrier.websocket import OPTIONS, WebSocketEnd
+from carrier.rules.match import get_at
+from carrier.wire.frames import Closing, accept_key, valid_key
+from carrier.wire.h1.reader import AnswerMemo, AnswerReader, Limits
+from carrier.wire.http import CLAIMS, HOP, Fields, Head, answer_head, request_head, rewrite
 from clusters.tcp import TcpCluster
 
 OWN = HOP | CLAIMS | {b"host", b"content-length", b"content-type", b"expect", b"trailer"}
@@ -39,7 +39,7 @@ REFUSAL = 64 * 1024
 
 
 class WebSocketCluster(TcpCluster):
-    """`spec: {protocol: WebSocket, port, bind: {address, port}, tls}`. `options`: see carrier.websocket.OPTIONS."""
+    """`spec: {protocol: WebSocket, port, bind: {address, port}, tls}`. `options`: see carrier.hops.websocket.OPTIONS."""
 
     protocol = "WebSocket"
     kind = "message"

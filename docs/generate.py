@@ -11,9 +11,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from carrier import access, api, bridge, cli, metrics, registry, source
-from carrier.document import LOG_LEVELS, RETRY_ON
+from carrier.admin import api
+from carrier.bridges import edits as bridge
+from carrier.cli import main as cli
+from carrier.config import source
+from carrier.config.document import LOG_LEVELS, RETRY_ON
+from carrier.core import registry
 from carrier.errors import STATUS
+from carrier.observe import access, metrics
 
 FILE = Path(__file__).parent / "reference.md"
 

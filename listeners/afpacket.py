@@ -10,10 +10,10 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
+from carrier.core.listener import Key, Listener
+from carrier.core.session import Session
 from carrier.errors import Error, Problem, from_os
-from carrier.listener import Key, Listener
-from carrier.packetsocket import PacketSocket
-from carrier.session import Session
+from carrier.hops.packetsocket import PacketSocket
 
 ETH_P_ALL = 3
 SOL_PACKET, PACKET_IGNORE_OUTGOING = 263, 23

@@ -18,17 +18,17 @@ import socket
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
-from carrier import config
-from carrier.cluster import Env
+from carrier.config import draft as config
+from carrier.core.cluster import Env
+from carrier.core.listener import plain
+from carrier.core.session import Session
+from carrier.core.stream import HIGH, Socket
 from carrier.errors import Error, Problem
-from carrier.listener import plain
+from carrier.hops.peek import peek
+from carrier.hops.tls import HANDSHAKE, Hello, describe, parse_hello
 from carrier.options import check_numbers, numbers
-from carrier.peek import peek
-from carrier.session import Session
-from carrier.stream import HIGH, Socket
-from carrier.tls import HANDSHAKE, Hello, describe, parse_hello
-from listeners.http import HttpListener
-from listeners.http1 import HttpConnection
+from listeners.http.h1 import HttpConnection
+from listeners.http.listener import HttpListener
 from listeners.tcp import ACCEPT_PAUSE, ACCEPTS, TcpSource, overdue
 
 OPTIONS: Mapping[str, float] = {"detect_timeout": 0.1, "half_close_timeout": 300, "raw_idle_timeout": 0}

@@ -1,8 +1,8 @@
-"""JSONSocket listener: a stream with metadata in front of it, over any other protocol's listener (carrier/joint.py).
+"""JSONSocket listener: a stream with metadata in front of it, over any other protocol's listener (carrier/hops/joint.py).
 
 The first message of the transport's session is the header; it becomes `/JSONSocket` in the metadata of the session that is routed.
 The answer says 200 when the destination is connected, or the status of what failed, then the transport is closed. Header and payload
-are read as carrier/jsonheader.py says.
+are read as carrier/wire/jsonheader.py says.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from carrier import config, registry
-from carrier.cluster import Env, Kind
+from carrier.config import draft as config
+from carrier.core import registry
+from carrier.core.cluster import Env, Kind
+from carrier.core.listener import Key
+from carrier.core.session import CONNECTED, Session
 from carrier.errors import Error, Problem
-from carrier.framing import make_listener
-from carrier.joint import Joint, Over, check_transport, transport_kind, transport_of
-from carrier.jsonheader import LONGEST, Refused, answer, end_of, refusal, request
-from carrier.listener import Key
+from carrier.hops.framing import make_listener
+from carrier.hops.joint import Joint, Over, check_transport, transport_kind, transport_of
 from carrier.options import numbers
-from carrier.session import CONNECTED, Session
+from carrier.wire.jsonheader import LONGEST, Refused, answer, end_of, refusal, request
 
 OPTIONS: Mapping[str, float] = {"track": 0, "header_timeout": 10}
 """Seconds. Every other option is the transport's."""

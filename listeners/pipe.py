@@ -12,14 +12,14 @@ import stat
 from collections.abc import Mapping
 from typing import Any
 
-from carrier import config
-from carrier.cluster import Env
+from carrier.config import draft as config
+from carrier.core.cluster import Env
+from carrier.core.listener import Key, Listener
+from carrier.core.session import Session
 from carrier.errors import Error, Problem
-from carrier.filestream import FileStream
-from carrier.listener import Key, Listener
+from carrier.hops.filestream import FileStream
+from carrier.hops.packetsocket import Idle
 from carrier.options import check_numbers, numbers
-from carrier.packetsocket import Idle
-from carrier.session import Session
 
 OPTIONS: Mapping[str, float] = {"track": 0, "idle_timeout": 0}
 """Seconds; 0 means none."""

@@ -11,14 +11,14 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from carrier import config
-from carrier.bytesocket import LINGER_RST, ORDERLY
-from carrier.cluster import Env, Kind
+from carrier.config import draft as config
+from carrier.core.cluster import Env, Kind
+from carrier.core.listener import Key, bind_stream, plain
+from carrier.core.session import Session
 from carrier.errors import Error, Problem
-from carrier.listener import Key, bind_stream, plain
+from carrier.hops.bytesocket import LINGER_RST, ORDERLY
+from carrier.hops.packetsocket import BUFFER, LONGEST, Idle, PacketSocket
 from carrier.options import check_numbers
-from carrier.packetsocket import BUFFER, LONGEST, Idle, PacketSocket
-from carrier.session import Session
 from listeners.tcp import TcpListener
 
 SCTP_NODELAY = 3

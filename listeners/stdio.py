@@ -1,16 +1,16 @@
 """Stdio listener: the process's standard input and output as one session, begun when the listener starts.
 
 `echo hello | carrier run -c pipe.yaml` sends a line through whatever the configuration says. There is one such listener at most. The
-descriptors stay in the mode that they are in (carrier/filestream.py), because a terminal is shared with the shell.
+descriptors stay in the mode that they are in (carrier/hops/filestream.py), because a terminal is shared with the shell.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from carrier.filestream import FileStream
-from carrier.listener import Key, Listener
-from carrier.session import Session
+from carrier.core.listener import Key, Listener
+from carrier.core.session import Session
+from carrier.hops.filestream import FileStream
 
 STDIN, STDOUT = 0, 1
 

@@ -12,14 +12,14 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from carrier import config
-from carrier.bytesocket import ByteSocket
-from carrier.cluster import Env
+from carrier.config import draft as config
+from carrier.core.cluster import Env
+from carrier.core.listener import Key, Listener, bind_stream, plain
+from carrier.core.session import Session
 from carrier.errors import Error, Problem
-from carrier.listener import Key, Listener, bind_stream, plain
+from carrier.hops.bytesocket import ByteSocket
+from carrier.hops.tls import Channel, Tls, describe, first_hello, handshake, passes_through, server_of
 from carrier.options import check_numbers, numbers, port_of
-from carrier.session import Session
-from carrier.tls import Channel, Tls, describe, first_hello, handshake, passes_through, server_of
 
 ACCEPTS = 64
 """Connections taken in one wake-up, so that a flood of them does not starve those that are there."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from carrier.listener import Listener
-from carrier.session import Session
-from carrier.stream import Socket
+from carrier.core.listener import Listener
+from carrier.core.session import Session
+from carrier.core.stream import Socket
 
 
 class TestListener(Listener):

@@ -6,7 +6,7 @@ listener is full, sessions that were never answered go first, oldest first, and 
 serves all. Replies go only to the peer that asked. The peer of a singleton may be waited for when it refuses datagrams (`Remote`).
 
 While wake-ups find more than one datagram they are received in batches, and consecutive ones of one peer are sent on as a burst
-when its destination writes datagrams too and nothing stands between (carrier/batch.py).
+when its destination writes datagrams too and nothing stands between (carrier/hops/datagram.py).
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from carrier import config
-from carrier.batch import COUNT, LONGEST, Adaptive, DatagramSocket, Receiver, enlarge, kernel_drops, receiver, run_length
-from carrier.cluster import Env, check_members, check_port
+from carrier.config import draft as config
+from carrier.core.cluster import Env, check_members, check_port
+from carrier.core.listener import NO_IPV6, Key, Listener, authority, bind_error, plain
+from carrier.core.resolve import Address, literal
+from carrier.core.session import Session
+from carrier.core.stream import HIGH, MANY
 from carrier.errors import Error, Problem
-from carrier.listener import NO_IPV6, Key, Listener, authority, bind_error, plain
+from carrier.hops.datagram import COUNT, LONGEST, Adaptive, DatagramSocket, Receiver, enlarge, kernel_drops, receiver, run_length
+from carrier.hops.pace import unwatch, watch
 from carrier.options import check_numbers, numbers, port_of
-from carrier.pace import unwatch, watch
-from carrier.resolve import Address, literal
-from carrier.session import Session
-from carrier.stream import HIGH, MANY
 
 BATCHES = 4
 """Batches taken in one wake-up, so that a flood does not starve the other listeners."""

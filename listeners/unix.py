@@ -14,14 +14,14 @@ import stat
 from collections.abc import Mapping
 from typing import Any
 
-from carrier import config
-from carrier.bytesocket import ByteSocket
-from carrier.cluster import Env, Kind
+from carrier.config import draft as config
+from carrier.core.cluster import Env, Kind
+from carrier.core.listener import BACKLOG, Key, Listener
+from carrier.core.session import Session
 from carrier.errors import Error, Problem, from_os
-from carrier.listener import BACKLOG, Key, Listener
+from carrier.hops.bytesocket import ByteSocket
+from carrier.hops.packetsocket import LONGEST, READS, Idle, PacketSocket
 from carrier.options import check_numbers, numbers
-from carrier.packetsocket import LONGEST, READS, Idle, PacketSocket
-from carrier.session import Session
 from listeners.tcp import TcpListener
 
 MODES = {"stream": socket.SOCK_STREAM, "seqpacket": socket.SOCK_SEQPACKET, "dgram": socket.SOCK_DGRAM}

@@ -6,7 +6,7 @@ relayed raw; or its refusal, as it is. Any other destination, or one behind tran
 soon as it is reached: no extension, the first subprotocol asked for (or the one that a WebSocket upstream chose). A session that cannot be
 routed, or whose destination cannot be reached, is upgraded and then closed, as by l7mp (contract, section 3).
 
-TLS (wss) is a hop of its own in front (`carrier.tls.decrypted`): what is here reads a plain socket.
+TLS (wss) is a hop of its own in front (`carrier.hops.tls.decrypted`): what is here reads a plain socket.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from carrier import config
-from carrier.cluster import Env
+from carrier.config import draft as config
+from carrier.core.cluster import Env
+from carrier.core.ledger import refused
+from carrier.core.listener import plain
+from carrier.core.session import CONNECTED, Session
 from carrier.errors import Error, Problem
-from carrier.frames import Closing, accept_key, valid_key
-from carrier.http import CHUNKED, Forwarding, Head, canned, make_id
-from carrier.http1_head import ILL, Limits, check_sizes, parse_request, refuse
-from carrier.ledger import refused
-from carrier.listener import plain
+from carrier.hops.tls import decrypted
+from carrier.hops.websocket import OPTIONS as END_OPTIONS
+from carrier.hops.websocket import WebSocketEnd
 from carrier.options import check_numbers, numbers
-from carrier.session import CONNECTED, Session
-from carrier.table import Table
-from carrier.tls import decrypted
-from carrier.websocket import OPTIONS as END_OPTIONS
-from carrier.websocket import WebSocketEnd
-from listeners.http import rewritten
+from carrier.rules.table import Table
+from carrier.wire.frames import Closing, accept_key, valid_key
+from carrier.wire.h1.head import ILL, Limits, check_sizes, parse_request, refuse
+from carrier.wire.http import CHUNKED, Forwarding, Head, canned, make_id
+from listeners.http.listener import rewritten
 from listeners.tcp import TcpListener, TcpSource, TlsSource
 
 OPTIONS: Mapping[str, float] = {"track": 0, "max_connections": 4096, "header_timeout": 10, **END_OPTIONS}

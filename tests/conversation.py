@@ -19,10 +19,10 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from carrier import config as c
-from carrier.cluster import Env
-from carrier.listener import Listener
-from carrier.proxy import Proxy
+from carrier.config import draft as c
+from carrier.core.cluster import Env
+from carrier.core.listener import Listener
+from carrier.proxy.proxy import Proxy
 
 PATIENCE = 5.0
 

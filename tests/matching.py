@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from carrier.errors import ConfigError
-from carrier.match import Matcher
-from carrier.notation import compile_match
+from carrier.rules.match import Matcher
+from carrier.rules.notation import compile_match
 
 
 def request(path: str = "/", method: str = "GET", src: str = "192.0.2.7", sni: str = "", host: str = "", **headers: Any) -> dict[str, Any]:

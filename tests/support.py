@@ -17,11 +17,11 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
-from carrier.cluster import Env
-from carrier.config import Config, Draft
+from carrier.config.draft import Config, Draft
+from carrier.core.cluster import Env
+from carrier.core.stream import Stream
 from carrier.errors import Error
-from carrier.proxy import Proxy
-from carrier.stream import Stream
+from carrier.proxy.proxy import Proxy
 
 PATIENCE = 5.0
 """Seconds after which a test that waits for something has failed."""

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import yaml
 
-from carrier import cli
-from carrier.source import loads
+from carrier.cli import main as cli
+from carrier.config.source import loads
 
 FOLDER = Path(__file__).parents[1] / "deploy" / "kubernetes"
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from carrier import manual
-from carrier.cli import main, parser
-from carrier.config import Config
-from carrier.demo import free_ports
-from carrier.gate import Limits
-from carrier.overload import BREAKER, LASTING, Bounds
-from carrier.source import load
+from carrier.admin.gate import Limits
+from carrier.cli import manual
+from carrier.cli.demo import free_ports
+from carrier.cli.main import main, parser
+from carrier.config.draft import Config
+from carrier.config.source import load
+from carrier.proxy.overload import BREAKER, LASTING, Bounds
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -61,7 +61,7 @@ def test_the_readmes_curl_lines_do_what_it_says(tmp_path):
 
 
 def test_the_bridge_of_the_docs_is_one():
-    from carrier.bridge import Bridges
+    from carrier.bridges.edits import Bridges
 
     text = (ROOT / "docs" / "bridges.md").read_text()
     body = json.loads(re.search(r"-d '(\{.*?\n  \})'", text, re.S)[1])

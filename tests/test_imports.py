@@ -26,7 +26,7 @@ def imported(source: str) -> set[str]:
 
 
 def test_the_check_itself_finds_what_it_should():
-    text = "if True:\n  from listeners.http import x\nimport clusters.tcp as t\nimportlib.import_module('transforms.logger')"
+    text = "if True:\n  from listeners.http.listener import x\nimport clusters.tcp as t\nimportlib.import_module('transforms.logger')"
     assert imported(text) == set(PROTOCOLS)
 
 
@@ -49,7 +49,7 @@ def test_a_protocol_that_nobody_uses_is_not_loaded(tmp_path):
     file.write_text(
         "listeners: [{name: a, spec: {protocol: TCP, port: 1}, rules: [{action: {route: {destination: {spec: {protocol: Echo}}}}}]}]"
     )
-    code = f"import sys; from carrier.cli import main; main(['check', {str(file)!r}])\n"
+    code = f"import sys; from carrier.cli.main import main; main(['check', {str(file)!r}])\n"
     code += "print('aioquic' in sys.modules, 'listeners.udp' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert found.stdout.splitlines()[-1] == "False False"

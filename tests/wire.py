@@ -15,7 +15,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from carrier.frames import CLOSE, accept_key, build, close_payload, masked
+from carrier.wire.frames import CLOSE, accept_key, build, close_payload, masked
 from tests.support import Peer, TcpServer, tcp, tcp_server
 
 Frame = tuple[int, bytes]

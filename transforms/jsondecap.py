@@ -7,9 +7,9 @@ import re
 from base64 import b64decode
 from typing import Any
 
-from carrier.cluster import Cluster, Endpoint
-from carrier.session import Session
-from carrier.stream import Stream
+from carrier.core.cluster import Cluster, Endpoint
+from carrier.core.session import Session
+from carrier.core.stream import Stream
 
 _OTHERS = re.compile(r"[^A-Za-z0-9+/]+")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from base64 import b64encode
 from typing import Any
 
-from carrier.cluster import Cluster, Endpoint
-from carrier.jsonheader import compact
-from carrier.session import Session
-from carrier.stream import Stream
+from carrier.core.cluster import Cluster, Endpoint
+from carrier.core.session import Session
+from carrier.core.stream import Stream
+from carrier.wire.jsonheader import compact
 
 
 class JsonEncapCluster(Cluster):

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
-from carrier import config
-from carrier.cluster import Cluster, Endpoint, Env, check_text
+from carrier.config import draft as config
+from carrier.core.cluster import Cluster, Endpoint, Env, check_text
+from carrier.core.session import Session
+from carrier.core.stream import Stream
 from carrier.errors import Error, Problem
-from carrier.session import Session
-from carrier.stream import Stream
 
 
 class LoggerCluster(Cluster):

@@ -9,11 +9,11 @@ import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from carrier import config
-from carrier.cluster import Cluster, Endpoint, Env, check_text
+from carrier.config import draft as config
+from carrier.core.cluster import Cluster, Endpoint, Env, check_text
+from carrier.core.session import DESTROYED, Session
+from carrier.core.stream import Stream
 from carrier.errors import Problem
-from carrier.session import DESTROYED, Session
-from carrier.stream import Stream
 
 KEPT = 1000
 IGNORED = ("byteCounterName", "packetCounterName")

@@ -11,11 +11,11 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from carrier import config
-from carrier.cluster import Cluster, Endpoint, Env
+from carrier.config import draft as config
+from carrier.core.cluster import Cluster, Endpoint, Env
+from carrier.core.session import Session
+from carrier.core.stream import HIGH, MANY, NOWHERE, Socket, Stream, link
 from carrier.errors import Error, Problem
-from carrier.session import Session
-from carrier.stream import HIGH, MANY, NOWHERE, Socket, Stream, link
 
 GRACE = 30.0
 

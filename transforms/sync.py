@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from carrier import config
-from carrier.cluster import Cluster, Endpoint, Env
+from carrier.config import draft as config
+from carrier.core.cluster import Cluster, Endpoint, Env
+from carrier.core.session import DESTROYED, Session
+from carrier.core.stream import NOWHERE, Backlog, Socket, Stream
 from carrier.errors import Error, Problem
-from carrier.jsonheader import compact
-from carrier.match import get_at
-from carrier.session import DESTROYED, Session
-from carrier.stream import NOWHERE, Backlog, Socket, Stream
+from carrier.rules.match import get_at
+from carrier.wire.jsonheader import compact
 
 
 class SyncCluster(Cluster):

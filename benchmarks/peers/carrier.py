@@ -19,7 +19,7 @@ from benchmarks.peers import PROTOCOLS, Command, Job
 from benchmarks.processes import free_ports
 
 SPELLING = {"rules": "HTTP", "large": "HTTP", "http": "HTTP", "tcp": "TCP", "bulk": "TCP", "udp": "UDP", "websocket": "WebSocket"}
-START = "import sys; from carrier.cli import main; sys.exit(main())"  # the command of this tree, installed or not
+START = "import sys; from carrier.cli.main import main; sys.exit(main())"  # the command of this tree, installed or not
 
 
 class Carrier:
@@ -36,8 +36,8 @@ class Carrier:
 
     def missing(self, protocol: str) -> str | None:
         """See `Peer`."""
-        if importlib.util.find_spec("carrier.cli") is None:
-            return "carrier.cli is not there yet"
+        if importlib.util.find_spec("carrier.cli.main") is None:
+            return "carrier.cli.main is not there yet"
         return _no_websocket() if self.name == "carrier-ws" else None
 
     def prepare(self, job: Job, directory: Path) -> Command:

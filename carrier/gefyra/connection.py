@@ -13,9 +13,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from carrier.core.listener import authority
 from carrier.gefyra.access import Access, Answer, Fleet, Object, path
 from carrier.gefyra.provider import LIVE, Failures
-from carrier.listener import authority
 
 FIRST_PORT, LAST_PORT = 10_000, 32_000
 KINDS = ("TCP", "UDP")

@@ -23,16 +23,16 @@ from typing import Any
 
 import msgspec
 
-from carrier import serve
-from carrier.config import Config
+from carrier.config.draft import Config
+from carrier.config.source import Loaded, decode, loads, render
+from carrier.core.session import Session
 from carrier.errors import ConfigError, Error, Problem
 from carrier.gefyra.format import is_everybodys, probe_ports
+from carrier.hops.tls import ServerTls
 from carrier.log import LEVELS, Log, to_descriptor
-from carrier.serve import Server, Settings
-from carrier.session import Session
-from carrier.source import Loaded, decode, loads, render
-from carrier.state import rebridged
-from carrier.tls import ServerTls
+from carrier.process import serve
+from carrier.process.serve import Server, Settings
+from carrier.process.state import rebridged
 
 LOOK = 0.5
 """Seconds between two looks for a configuration file that is not there yet."""

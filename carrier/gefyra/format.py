@@ -17,9 +17,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from carrier.core.resolve import literal
 from carrier.errors import ConfigError, Problem, did_you_mean, shown
-from carrier.match import compile_match
-from carrier.resolve import literal
+from carrier.rules.match import compile_match
 
 PROTOCOLS = {"auto": "auto", "http": "HTTP", "tcp": "TCP", "udp": "UDP"}
 PROBES = ("httpGet", "httpsGet", "tcpSocket", "grpc")

@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from carrier.core.listener import authority
 from carrier.errors import ConfigError
 from carrier.gefyra.access import Access, Answer, Fleet, Object, bad, is_ready, name_of, path
 from carrier.gefyra.clone import DUPLICATION, split_target
 from carrier.gefyra.format import alternatives
-from carrier.listener import authority
 
 MOUNT_LABEL, CLIENT_LABEL = "gefyra.dev/bridge-mount", "gefyra.dev/client"
 LIVE = ("CREATING", "ACTIVE")

@@ -1,4 +1,4 @@
-"""`make docs`: writes deploy/grafana/carrier.json, a dashboard with a panel for each metric of carrier/metrics.py.
+"""`make docs`: writes deploy/grafana/carrier.json, a dashboard with a panel for each metric of carrier/observe/metrics.py.
 
 How a metric is drawn follows from its kind: counters as rates, histograms as quantiles, gauges as they are; so a metric that is added,
 renamed or given another label changes the dashboard with it, and a test holds that the file is what this script writes.
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from carrier.metrics import METRICS, Metric
+from carrier.observe.metrics import METRICS, Metric
 
 FILE = Path(__file__).parent / "carrier.json"
 QUANTILES = (0.5, 0.9, 0.99)

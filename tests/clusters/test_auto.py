@@ -7,7 +7,7 @@ import ssl
 import pytest
 import trustme
 
-from carrier.bridge import Bridges
+from carrier.bridges.edits import Bridges
 from tests.support import cluster, config, http, listener, port_of, running, tcp, tcp_server
 
 MATCH = {"matchHeader": {"name": "x-user", "value": "john"}}

@@ -24,10 +24,10 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from carrier import source
-from carrier.api import Api
-from carrier.cluster import Env
-from carrier.proxy import Proxy
+from carrier.admin.api import Api
+from carrier.config import source
+from carrier.core.cluster import Env
+from carrier.proxy.proxy import Proxy
 
 TRANSCRIPTS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "transcripts"
 EXCEPTIONS = {e["step"]: e for e in yaml.safe_load((Path(__file__).parent / "l7mp-exceptions.yaml").read_text())}

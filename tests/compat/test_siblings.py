@@ -17,11 +17,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from carrier.api import Api
-from carrier.cluster import Env
-from carrier.config import Config
-from carrier.proxy import Proxy
-from carrier.source import loads
+from carrier.admin.api import Api
+from carrier.config.draft import Config
+from carrier.config.source import loads
+from carrier.core.cluster import Env
+from carrier.proxy.proxy import Proxy
 from tests.compat.test_replay import normal
 
 CONTROLLER = """

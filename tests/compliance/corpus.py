@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 from socket import create_connection
 
-from carrier.demo import free_ports
+from carrier.cli.demo import free_ports
 
 OVER_REJECTIONS = 2
 """Valid messages that may be refused, over requests and answers together."""

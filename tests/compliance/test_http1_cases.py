@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from carrier.errors import Error
-from carrier.http import CHUNKED, Fields, Head
-from carrier.http1 import AnswerMemo, AnswerReader, Limits, RequestMemo, RequestReader, chunk, last_chunk
+from carrier.wire.h1.reader import AnswerMemo, AnswerReader, Limits, RequestMemo, RequestReader, chunk, last_chunk
+from carrier.wire.http import CHUNKED, Fields, Head
 
 CORPUS = Path(__file__).parents[3] / "shared" / "data" / "http1"
 H = b"Host: a.example\r\n"

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from carrier.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_payload
-from carrier.proxy import Proxy
+from carrier.proxy.proxy import Proxy
+from carrier.wire.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_payload
 from tests.support import cluster, config, echo, free_port, listener, port_of, running
 from tests.wire import Frame, Wire, frame, websocket
 

@@ -21,7 +21,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as ws_serve
 from websockets.exceptions import ConnectionClosed
 
-from carrier.proxy import Proxy
+from carrier.proxy.proxy import Proxy
 from listeners.sctp import SCTP_NODELAY, sctp_socket
 from listeners.sctp import missing as no_sctp
 from tests.sockets import MODES, Pipe

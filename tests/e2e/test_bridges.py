@@ -7,10 +7,10 @@ import contextlib
 
 import pytest
 
-from carrier.bridge import Bridges, Leases
-from carrier.config import Config
+from carrier.bridges.edits import Bridges, Leases
+from carrier.config.draft import Config
 from carrier.log import Log
-from carrier.proxy import Proxy
+from carrier.proxy.proxy import Proxy
 from tests import support as s
 
 LOOPBACK = {"matchSource": {"cidr": "127.0.0.1/32"}}

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from carrier.frames import BINARY
-from carrier.proxy import Proxy
-from carrier.stream import NOWHERE
+from carrier.core.stream import NOWHERE
+from carrier.proxy.proxy import Proxy
+from carrier.wire.frames import BINARY
 from tests.support import (
     PATIENCE,
     Peer,

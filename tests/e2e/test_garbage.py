@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from websockets.asyncio.server import serve
 
-from carrier.lookout import lookout
-from carrier.proxy import Proxy
+from carrier.hops.lookout import lookout
+from carrier.proxy.proxy import Proxy
 from tests.e2e.ends import Client, Server
 from tests.e2e.test_matrix import apart, between, converse, every_pair, live, short  # noqa: F401  (short is a fixture)
 from tests.e2e.test_wss import NAME, Echo, Trust, client, upstream, wss

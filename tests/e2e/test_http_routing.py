@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from carrier import config as c
+from carrier.config import draft as c
 from tests.conversation import Peer, Stage
 from tests.e2e.test_http_bodies import GET, OK, answered
 

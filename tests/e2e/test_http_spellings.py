@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
-from carrier import config as c
+from carrier.config import draft as c
 from tests.conversation import Peer, Stage
 
 MATCHED, REFUSED, OTHER = "matched", "refused", "other"

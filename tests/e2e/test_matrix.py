@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from carrier import registry
-from carrier.proxy import Proxy
+from carrier.core import registry
+from carrier.proxy.proxy import Proxy
 from tests.e2e.ends import CLIENTS, ELSEWHERE, SERVERS, Client, End, Server
 from tests.support import PATIENCE, config, running, wait_until
 
@@ -37,7 +37,7 @@ def pairs(true: Any) -> Any:
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Datagrams have no end: how long answers may still come is cut short."""
     monkeypatch.setattr("clusters.udp.LINGER", 0.05)
-    monkeypatch.setattr("carrier.packetsocket.LINGER", 0.05)
+    monkeypatch.setattr("carrier.hops.packetsocket.LINGER", 0.05)
 
 
 @contextlib.asynccontextmanager

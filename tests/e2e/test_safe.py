@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from carrier.api import OPERATIONS
-from carrier.cli import LIMITS, parser
-from carrier.gate import Limits
-from carrier.overload import BREAKER
+from carrier.admin.api import OPERATIONS
+from carrier.admin.gate import Limits
+from carrier.cli.main import LIMITS, parser
+from carrier.proxy.overload import BREAKER
 from tests.soak import churn, damaged, drain, kill9
 from tests.soak.process import PATIENCE, carrier, free_port
 

@@ -19,7 +19,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from carrier.errors import Error
-from carrier.proxy import Proxy
+from carrier.proxy.proxy import Proxy
 from listeners.websocket import WebSocketListener
 from tests.support import cluster, config, echo, listener, port_of, running, tcp, wait_until
 
@@ -163,7 +163,7 @@ async def send(ws: ClientConnection, message: bytes, times: int) -> None:
 
 @pytest.mark.parametrize("way", ["abort", "close", "killed", "upstream aborts"])
 async def test_however_it_ends_no_descriptor_is_left(trust: Trust, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("carrier.tls.LINGER", 0.05)
+    monkeypatch.setattr("carrier.hops.tls.LINGER", 0.05)
     async with between(trust) as (proxy, server):
         before = open_sockets()
         ws = await client(trust, port_of(proxy, "in"))
@@ -193,7 +193,7 @@ def open_sockets() -> int:
 
 
 async def test_a_peer_that_stays_when_all_is_said_is_not_waited_for(trust: Trust, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("carrier.tls.LINGER", 0.05)
+    monkeypatch.setattr("carrier.hops.tls.LINGER", 0.05)
     async with running(config(clusters=[echo()], listeners=[wss(trust)])) as proxy:
         loop = asyncio.get_running_loop()
         before = open_sockets()

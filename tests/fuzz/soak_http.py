@@ -24,9 +24,9 @@ from typing import Any, cast
 
 import uvloop
 
-from carrier import config as c
-from carrier.cluster import Env
-from carrier.proxy import Proxy
+from carrier.config import draft as c
+from carrier.core.cluster import Env
+from carrier.proxy.proxy import Proxy
 
 EVERY = 20_000
 """Inputs between two words of how far it is."""

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from carrier.api import Api
-from carrier.config import Config
-from carrier.document import from_document, to_document
+from carrier.admin.api import Api
+from carrier.config.document import from_document, to_document
+from carrier.config.draft import Config
 from carrier.errors import ConfigError
 
 LISTENER: dict[str, Any] = {

@@ -13,14 +13,14 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from carrier import http1
-from carrier.cluster import Env
-from carrier.config import Config
+from carrier.config.draft import Config
+from carrier.core.cluster import Env
 from carrier.errors import Error
-from carrier.explain import Explanation, ask, offline, render
-from carrier.http import Head
-from carrier.table import Decision
-from listeners.http import HttpListener
+from carrier.rules.explain import Explanation, ask, offline, render
+from carrier.rules.table import Decision
+from carrier.wire.h1 import reader as http1
+from carrier.wire.http import Head
+from listeners.http.listener import HttpListener
 from tests.fuzz.test_match_fuzz import matches
 from tests.support import config
 

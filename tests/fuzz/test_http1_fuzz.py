@@ -20,10 +20,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import carrier.http1_head
+import carrier.wire.h1.head
 from carrier.errors import Error
-from carrier.http import CHUNKED, CLOSE, LENGTH, NONE, Fields, Forwarding, Head, split_fields
-from carrier.http1 import AnswerMemo, AnswerReader, Limits, RequestMemo, RequestReader, parse_answer, parse_request
+from carrier.wire.h1.reader import AnswerMemo, AnswerReader, Limits, RequestMemo, RequestReader, parse_answer, parse_request
+from carrier.wire.http import CHUNKED, CLOSE, LENGTH, NONE, Fields, Forwarding, Head, split_fields
 
 LONGER = int(os.environ.get("CARRIER_FUZZ", "1"))
 CORPUS = Path(__file__).parents[3] / "shared" / "data" / "http1"
@@ -413,7 +413,7 @@ def test_the_plan_parser_reads_canonical_heads_without_h11(monkeypatch: pytest.M
     def no_h11(*_: object) -> None:
         raise AssertionError("h11 was asked")
 
-    monkeypatch.setattr(carrier.http1_head, "_ask_h11", no_h11)
+    monkeypatch.setattr(carrier.wire.h1.head, "_ask_h11", no_h11)
     for raw in (REQUESTS[0], REQUESTS[6], REQUESTS[2]):
         assert requests.parse(head_of(raw)).host
     for raw in ANSWERS[:4]:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from carrier.errors import ConfigError
-from carrier.match import Matcher, compile_match, conflict, get_at, normal_path, set_at
+from carrier.rules.match import Matcher, compile_match, conflict, get_at, normal_path, set_at
 
 EXAMPLES = 500 * int(os.environ.get("CARRIER_FUZZ", "1"))
 fuzz = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from carrier.errors import ConfigError, Error
-from carrier.proxy import Proxy
+from carrier.proxy.proxy import Proxy
 from listeners.jsonsocket import JsonSocketListener
 from tests.support import cluster, config, echo, listener, port_of, running, tcp, tcp_server, udp, udp_server, wait_until
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from carrier.bytesocket import LINGER_RST
+from carrier.core.stream import link
 from carrier.errors import Error
-from carrier.packetsocket import LONGEST
-from carrier.stream import link
+from carrier.hops.bytesocket import LINGER_RST
+from carrier.hops.packetsocket import LONGEST
 from clusters.sctp import SctpCluster
 from listeners.sctp import SCTP_NODELAY, SctpListener, SctpSocket, missing, sctp_socket
 from tests.soak.process import Carrier, free_port
@@ -180,7 +180,7 @@ async def test_without_an_address_a_listener_has_all_of_both_kinds() -> None:
 @pytest.mark.parametrize("word", ["shutdown", "close"])
 async def test_a_client_that_ends_ends_the_association_on_the_other_side(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is no half-closed association (RFC 9260 section 9): what the client said before arrives, and then the end."""
-    monkeypatch.setattr("carrier.packetsocket.LINGER", 0.05)
+    monkeypatch.setattr("carrier.hops.packetsocket.LINGER", 0.05)
     with Upstream() as upstream:
         async with running(through(upstream.port, options={"track": 60})) as proxy:
             client = await dial(port_of(proxy, "in"))

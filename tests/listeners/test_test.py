@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from carrier.openapi import bodies
-from carrier.session import CONNECTED
-from carrier.stream import Socket
+from carrier.config.schema import bodies
+from carrier.core.session import CONNECTED
+from carrier.core.stream import Socket
 from clusters.test import TestCluster
 from listeners.test import TestListener
 from tests.support import config, running, wait_until

@@ -8,9 +8,9 @@ import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
-from carrier.proxy import Proxy
-from carrier.session import CONNECTED, Session
-from carrier.stream import MANY
+from carrier.core.session import CONNECTED, Session
+from carrier.core.stream import MANY
+from carrier.proxy.proxy import Proxy
 from listeners.udp import Remote, UdpListener
 from tests.support import Datagrams, cluster, config, free_port, listener, running, udp_server, wait_until
 

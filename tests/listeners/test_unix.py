@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from carrier.config.findings import warnings
 from carrier.errors import Error
-from carrier.findings import warnings
 from listeners.unix import UnixListener
 from tests.sockets import MODES, client, server
 from tests.support import cluster, config, echo, running, tcp_server, wait_until

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from carrier.access import AccessLog, Settings
-from carrier.frames import BINARY, CLOSE, PING, PONG, TEXT, build
-from carrier.ledger import Ledger
-from carrier.listener import Listener
-from carrier.proxy import Proxy
-from carrier.session import Session
+from carrier.core.ledger import Ledger
+from carrier.core.listener import Listener
+from carrier.core.session import Session
+from carrier.observe.access import AccessLog, Settings
+from carrier.proxy.proxy import Proxy
+from carrier.wire.frames import BINARY, CLOSE, PING, PONG, TEXT, build
 from listeners.websocket import WebSocketListener
 from tests.support import (
     Peer,

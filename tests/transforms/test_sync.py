@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from carrier.proxy import Proxy
+from carrier.proxy.proxy import Proxy
 from tests.sockets import is_reset
 from tests.support import config, listener, port_of, running, tcp, udp, wait_until
 from transforms.sync import SyncCluster

@@ -2,12 +2,12 @@
 
 import pytest
 
-from carrier import serve
-from carrier.config import Config
+from carrier.config.draft import Config
 from carrier.gefyra.access import Fleet
 from carrier.gefyra.daemon import settings_from
 from carrier.gefyra.direct import DirectAccess
 from carrier.log import Log
+from carrier.process import serve
 from tests.carrier.gefyra.world import World
 from tests.support import free_port
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from carrier import cli
+from carrier.cli import main as cli
+from carrier.config.source import loads
 from carrier.errors import ConfigError
 from carrier.gefyra.format import alternatives, is_everybodys, probe_ports, read
-from carrier.source import loads
-from carrier.table import Matchers, Table
+from carrier.rules.table import Matchers, Table
 from tests.support import free_port, http, port_of, running, tcp_server, udp_server
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data" / "gefyra"

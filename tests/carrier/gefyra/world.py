@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import carrier.carrierctl
+import carrier.cli.carrierctl
 from carrier.gefyra.access import Answer, name_of
 from carrier.gefyra.kubernetes import parse
 
@@ -96,7 +96,7 @@ class World:
         exec_ = await asyncio.create_subprocess_exec(
             sys.executable,
             "-ISB",
-            carrier.carrierctl.__file__,
+            carrier.cli.carrierctl.__file__,
             "-s",
             self.socket(name),
             *arguments,

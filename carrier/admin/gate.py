@@ -1,0 +1,330 @@
+"""Who may call the REST API: every call passes `Gate.admit` before anything else looks at it.
+
+Three kinds of callers. `unix`: the peer of a unix socket, whose user must be ours or root, as the kernel says (SO_PEERCRED, unix(7)).
+`loopback` and `remote`: over TCP. With a token file or a client CA every TCP caller must show a bearer token (RFC 6750 section 2.1) or
+a verified certificate; without either, remote callers are served only under `--insecure-admin`.
+
+A browser on the same machine is a caller too, led by whatever page is open in it: so TCP calls are checked for a Host that DNS
+rebinding could not bring here, for Origin and Sec-Fetch-Site, and for the content types of HTML forms. There is no CORS. A call that a
+proxy passed on (perhaps we ourselves, through a cluster that leads to our own address) needs credentials, wherever it comes from.
+
+Pure but for the token file, which is looked at when it changes: facts in, an Error or nothing out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import os
+import socket
+import ssl
+import struct
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+
+from carrier.core.listener import is_loopback
+from carrier.errors import ConfigError, Error, Problem
+
+if TYPE_CHECKING:
+    from carrier.core.session import Session
+
+HEALTH = ("/healthz", "/readyz", "/startupz")
+"""Paths that everybody may read: a kubelet has no token and no name for us."""
+FORMS = ("text/plain", "multipart/form-data", "application/x-www-form-urlencoded")
+"""Content types that a page may send anywhere without being asked (Fetch standard, CORS-safelisted request headers)."""
+FORWARDED = ("x-forwarded-for", "forwarded", "via")
+LEAST = 16
+"""Characters of a token: shorter ones can be guessed."""
+PEERS = 1024
+"""Remote peers whose rate is remembered."""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Limits of the API (DESIGN section 8). body: bytes; depth: levels; request_timeout: seconds to send a request; connections: of
+    each of its listeners; writes, burst: writes a second of one remote peer, after a burst; 0 means no limit of that kind."""
+
+    body: int = 1024 * 1024
+    depth: int = 32
+    objects: int = 10_000
+    request_timeout: float = 5.0
+    connections: int = 32
+    writes: float = 20.0
+    burst: int = 100
+
+
+class Caller(NamedTuple):
+    """What is known of whoever calls. text: who, for the audit line; local: the address that was called; certificate: verified by the
+    API's client CA."""
+
+    kind: Literal["unix", "loopback", "remote"]
+    text: str
+    host: str = ""
+    local: str = ""
+    uid: int = -1
+    certificate: bool = False
+
+
+class Tokens:
+    """Bearer tokens of a file: one a line, `NAME TOKEN` or `TOKEN`, `#` begins a comment. Only their hashes are kept.
+
+    Raises ConfigError when the file cannot be read, has no token or one that is too short; later, when it has changed and is not
+    good any more, the tokens known stay in force, and `say` is told why, once.
+    """
+
+    def __init__(self, path: str, say: Callable[[str], object] = lambda text: None) -> None:
+        self.path = path
+        self.say = say
+        self.failure = ""
+        self.stamp: tuple[int, int, int] | None = None
+        self.known: list[tuple[str, bytes]] = []
+        self.stamp, self.known = self._read()
+
+    def _read(self) -> tuple[tuple[int, int, int], list[tuple[str, bytes]]]:
+        try:
+            with open(self.path, encoding="utf-8") as file:
+                stamp = _stamp(os.fstat(file.fileno()))
+                lines = file.read(1 << 20).splitlines()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise _bad_file(self.path, getattr(exc, "strerror", None) or "not UTF-8") from None
+        known = []
+        for number, line in enumerate(lines, 1):
+            words = line.partition("#")[0].split()
+            if not words:
+                continue
+            if len(words) > 2 or len(words[-1]) < LEAST:
+                raise _bad_file(self.path, f"line {number}: expected NAME TOKEN, or TOKEN, of {LEAST} characters or more")
+            known.append((words[0] if len(words) == 2 else f"token-{number}", _digest(words[-1])))
+        if not known:
+            raise _bad_file(self.path, "there is no token in it")
+        return stamp, known
+
+    def refresh(self) -> None:
+        """Read the file again if it has changed. Never raises."""
+        failure = ""
+        try:
+            if _stamp(os.stat(self.path)) != self.stamp:
+                self.stamp, self.known = self._read()
+        except ConfigError as error:
+            failure = error.detail
+        except OSError as exc:
+            failure = f"{self.path}: {exc.strerror}"
+        if failure and failure != self.failure:
+            self.say(f"the tokens known stay in force: {failure}")
+        self.failure = failure
+
+    def find(self, presented: str) -> str | None:
+        """The name of a token, or None. Takes the same time whichever it is: all are compared, by their hashes."""
+        digest = _digest(presented)
+        found = None
+        for name, known in self.known:
+            if hmac.compare_digest(digest, known):
+                found = name
+        return found
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+
+
+def _stamp(stat: os.stat_result) -> tuple[int, int, int]:
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
+def _bad_file(path: str, reason: str) -> ConfigError:
+    return ConfigError(Problem(f"cannot use {path}: {reason}"))
+
+
+def server_tls(certificate: str, key: str | None, ca: str | None, optional: bool = False) -> ssl.SSLContext:
+    """TLS for the API's TCP addresses. ca: whose certificates clients must show (optional: may); None: none are asked for.
+
+    Raises ConfigError when a file cannot be used.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if ca is not None:
+        context.verify_mode = ssl.CERT_OPTIONAL if optional else ssl.CERT_REQUIRED
+        try:
+            context.load_verify_locations(ca)
+        except OSError as exc:  # ssl.SSLError is one
+            raise _bad_file(ca, f"no certificate authority: {exc.strerror or exc}") from None
+    try:
+        context.load_cert_chain(certificate, key)
+    except OSError as exc:
+        raise _bad_file(certificate, f"no certificate with its key: {exc.strerror or exc}") from None
+    return context
+
+
+class Gate:
+    """The checks of one process. tokens, tls: what locks it; insecure: remote callers need nothing; names: host names that it is called
+    by, beside its addresses; clock: monotonic seconds."""
+
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        tokens: Tokens | None = None,
+        tls: ssl.SSLContext | None = None,
+        insecure: bool = False,
+        names: tuple[str, ...] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.tokens = tokens
+        self.tls = tls
+        self.insecure = insecure
+        self.names = frozenset(name.lower() for name in names)
+        self.clock = clock
+        self.buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        """Remote peer -> (writes left of its burst, when that was counted); the one used longest ago goes first."""
+        self.refused: dict[str, int] = {}
+        """Calls refused, by kind of error."""
+
+    @property
+    def locked(self) -> bool:
+        """Must TCP callers say who they are?"""
+        return self.tokens is not None or self.asks_certificates
+
+    @property
+    def asks_certificates(self) -> bool:
+        return self.tls is not None and self.tls.verify_mode != ssl.CERT_NONE
+
+    def may_open(self, tls: bool = True) -> bool:
+        """May the API be reached from other machines? tls: over a listener of ours, which asks for certificates."""
+        return self.insecure or self.tokens is not None or (self.asks_certificates and tls)
+
+    def admit(self, caller: Caller, method: str, path: str, headers: Mapping[str, str]) -> str:
+        """Who calls, for the audit line. headers: names in lower case.
+
+        Raises Error: "forbidden" (another user, a page of another site, a foreign Host), "unauthorized", "too-many-requests",
+        "unsupported-media-type" (a form).
+        """
+        if path in HEALTH and method in ("GET", "HEAD"):
+            return caller.text
+        try:
+            return self._admit(caller, method, headers)
+        except Error as error:
+            self.refused[error.kind] = self.refused.get(error.kind, 0) + 1
+            raise
+
+    def _admit(self, caller: Caller, method: str, headers: Mapping[str, str]) -> str:
+        if caller.kind == "unix":
+            if caller.uid not in (os.geteuid(), 0):
+                raise Error("forbidden", f"user {caller.uid} may not call the API of user {os.geteuid()}", "downstream")
+            return caller.text
+        known = self._known(caller, headers)
+        self._check_page(caller, headers, known is not None)
+        if known is None:
+            self._check_anonymous(caller, headers)
+        if method not in ("GET", "HEAD"):
+            # Only POST may carry a form without asking first (Fetch, CORS-safelisted requests); l7mp takes any type with DELETE.
+            form = headers.get("content-type", "").partition(";")[0].strip().lower()
+            if method == "POST" and form in FORMS:
+                detail = f"Content-Type {form} is a form's, which any page may send; send application/json or application/yaml"
+                raise Error("unsupported-media-type", detail, "downstream")
+            if caller.kind == "remote":
+                self._check_rate(caller)
+        return f"{known} at {caller.text}" if known else caller.text
+
+    # ------------------------------------------------------------------ who
+
+    def proved(self, caller: Caller, headers: Mapping[str, str]) -> bool:
+        """Has the caller shown who it is: our own user on the unix socket, a token or a certificate? Loopback alone shows nothing."""
+        return caller.kind == "unix" or self._known(caller, headers) is not None
+
+    def _known(self, caller: Caller, headers: Mapping[str, str]) -> str | None:
+        """The name of a caller who has proved it."""
+        if caller.certificate:
+            return "certificate"
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if self.tokens is None or scheme.lower() != "bearer":
+            return None
+        self.tokens.refresh()
+        return self.tokens.find(token.strip())
+
+    def _check_anonymous(self, caller: Caller, headers: Mapping[str, str]) -> None:
+        if self.locked:
+            shown = "authorization" in headers
+            raise Error("unauthorized", "the token is not known" if shown else "the API needs a bearer token or a client certificate")
+        if caller.kind == "remote" and not self.insecure:
+            raise Error("forbidden", "the API is open to other machines only with a token file or a client CA", "downstream")
+        passed = next((name for name in FORWARDED if name in headers), None)
+        if passed and not self.insecure:
+            raise Error("forbidden", f"this call came through a proxy ({passed}): the API then needs a token", "downstream")
+
+    # ------------------------------------------------------------------ browsers
+
+    def _check_page(self, caller: Caller, headers: Mapping[str, str], known: bool) -> None:
+        host = headers.get("host", "")
+        if host and not self._is_ours(_name_of(host), caller, known):
+            raise Error("forbidden", f"Host {host[:80]!r} is no name of this API", "downstream")
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            raise Error("forbidden", f"pages of {origin[:80]!r} may not call this API", "downstream")
+        site = headers.get("sec-fetch-site", "none")
+        if site not in ("none", "same-origin"):
+            raise Error("forbidden", f"a page of another site calls (Sec-Fetch-Site: {site[:20]})", "downstream")
+
+    def _is_ours(self, name: str, caller: Caller, known: bool) -> bool:
+        """A name that only we have: loopback, the address that was called, a configured name. DNS rebinding brings foreign names here,
+        never addresses; so whoever is known may use any address that leads to us."""
+        if name == "localhost" or name in self.names or is_loopback(name) or name == caller.local:
+            return True
+        return (known or self.insecure) and _is_address(name)
+
+    # ------------------------------------------------------------------ how often
+
+    def _check_rate(self, caller: Caller) -> None:
+        """A token bucket per address."""
+        rate, burst = self.limits.writes, self.limits.burst
+        if not rate:
+            return
+        now = self.clock()
+        left, at = self.buckets.pop(caller.host, (float(burst), now))
+        left = min(float(burst), left + (now - at) * rate)
+        if left >= 1:
+            left -= 1
+            self._remember(caller.host, left, now)
+            return
+        self._remember(caller.host, left, now)
+        raise Error("too-many-requests", f"more than {rate:g} writes a second after {burst} at once", "downstream")
+
+    def _remember(self, host: str, left: float, now: float) -> None:
+        self.buckets[host] = left, now
+        if len(self.buckets) > PEERS:
+            self.buckets.popitem(last=False)
+
+
+def _name_of(host: str) -> str:
+    """The name or address of a Host field, without its port."""
+    if host[:1] == "[":
+        return host[1:].partition("]")[0].lower()
+    return host.rpartition(":")[0].lower() if host.count(":") == 1 else host.lower()
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def caller_of(session: Session, tls: ssl.SSLContext | None = None) -> Caller:
+    """Who is at the other end of a session. tls: the API's own, the only one whose certificates count."""
+    source: Any = session.source
+    transport = getattr(source, "transport", None)
+    sock = transport.get_extra_info("socket") if transport is not None else None
+    if sock is not None and sock.family == socket.AF_UNIX:
+        pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+        return Caller("unix", f"unix uid={uid} pid={pid}", uid=uid)
+    host, port = getattr(source, "peer", ("", 0))[:2]
+    local = getattr(source, "local", ("", 0))[0]
+    secure = tls is not None and session.listener.tls is tls
+    certificate = secure and transport is not None and bool(transport.get_extra_info("peercert"))
+    kind: Literal["loopback", "remote"] = "loopback" if is_loopback(host) else "remote"
+    return Caller(kind, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", host, local, certificate=certificate)

@@ -1,0 +1,715 @@
+"""User bridges: one user's requests of a port go to her laptop, everybody else's stay where they were.
+
+A bridge is an ordinary rule of the port's rule list, with a route and a cluster of its own, placed before the fallback rule (the first one
+that takes everything). Its route's fallback is the shadow, the destination of that fallback rule, unless the bridge says "error".
+Everything it stands on is named `bridge/NAME`; the rule is owned by the bridge, so DELETE and expiry take all of it away.
+
+    PUT /api/v1/bridges/john   {"port": 8080, "user": "john", "match": {"matchHeader": {"name": "x-user", "value": "john"}},
+                                "endpoint": "10.0.0.9:8000", "expires": 3600}
+
+What would not work is refused with the reason (status 409, kind "conflict"): a rule whose requests another one takes all, or one that would
+take all of another's; a rule that takes everybody's is refused too (400), unless it says that it means to: `{"type": "stream"}` bridges a
+port as a whole. `validate` says all of this without doing it, and warns of a rule that is legal and wide. With `mirror` the laptop gets a
+copy and the shadow answers. `Bridges` edits purely: a `Config` in, a `Config` out.
+
+`Leases` takes bridges away when their time is over: they are remembered as expired for a while, and what still runs through them is given
+`DRAIN` seconds. `plainly` says how a laptop is, in words that help its owner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from carrier.config.document import inspect
+from carrier.config.draft import Bridge, Config, Draft, Listener, Protocols, RuleList, refused
+from carrier.core import registry
+from carrier.core.session import DESTROYED
+from carrier.errors import ConfigError, Error, Problem, did_you_mean, shown
+from carrier.rules.match import Condition, Finding, Leaf, Matcher, Node, compile_match
+
+if TYPE_CHECKING:
+    from carrier.core.cluster import Cluster, Endpoint
+    from carrier.log import Log
+    from carrier.proxy.proxy import Proxy
+
+FIELDS = (
+    "port",
+    "listener",
+    "user",
+    "match",
+    "rules",
+    "type",
+    "url",
+    "endpoint",
+    "tls",
+    "expires",
+    "fallback",
+    "mirror",
+    "answer_timeout",
+    "options",
+)
+_READ_ONLY = ("name", "status")
+LONGEST = 366 * 86_400.0
+"""Seconds that a bridge may live at most, when it says how long."""
+TICK = 1.0
+"""Seconds between two looks at the leases."""
+DRAIN = 30.0
+"""Seconds that sessions of a bridge that is over may go on."""
+REMEMBERED = 100
+"""Expired bridges that are listed, at most."""
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """A body that was found good. alternatives: the match of each rule; expires: seconds since 1970, or None. mirror: copies only."""
+
+    user: str
+    alternatives: tuple[Any, ...]
+    condition: Condition
+    endpoint: Any
+    fallback: Literal["shadow", "error"] | None
+    options: dict[str, Any]
+    expires: float | None
+    spec: dict[str, Any]
+    mirror: bool = False
+
+    @property
+    def match(self) -> Any:
+        """One match for all: a rule holds when any of its alternatives does."""
+        return self.alternatives[0] if len(self.alternatives) == 1 else {"any": list(self.alternatives)}
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a bridge's rule goes: a rule list, the position in it, and the cluster that serves everybody else there."""
+
+    listener: Listener
+    rulelist: RuleList
+    at: int
+    shadow: str | None
+
+
+class Bridges:
+    """Edits of a configuration's user bridges. clock: seconds since 1970."""
+
+    def __init__(self, protocols: Protocols = registry, clock: Callable[[], float] = time.time) -> None:
+        self.protocols = protocols
+        self.clock = clock
+        self.gone: dict[str, dict[str, Any]] = {}
+        """Bridges that have expired, as they were shown, until one of that name is made again."""
+
+    def put(self, config: Config, name: str, body: object) -> Config:
+        """Make or replace bridge `name`; the configuration itself when that changes nothing.
+
+        Raises ConfigError (bad body), Error("not-found") (no such port), Error("conflict").
+        """
+        listener, wanted = self._understand(config, name, body)
+        old = config.bridges.get(name)
+        if old is not None and old.user != wanted.user:
+            raise Error("conflict", f"bridge {name!r} belongs to user {old.user}: choose another name, or let {old.user} delete it first")
+        without = _without(config, name, self.protocols) if old is not None else config
+        place = self._place(without, listener, wanted, _kept_position(config, old, listener))
+        _check_conflicts(without, name, wanted, place)
+        new = self._insert(without, name, wanted, place)
+        if old is not None:  # it keeps its place in the list of bridges too
+            new = msgspec.structs.replace(new, bridges={other: new.bridges[other] for other in config.bridges})
+        unchanged = msgspec.structs.replace(new, revision=config.revision) == config
+        return config if unchanged else msgspec.structs.replace(new, revision=config.revision + 1)
+
+    def validate(self, config: Config, body: object) -> dict[str, Any]:
+        """What would become of a bridge: `{"valid", "reasons", "warnings"}`, in sentences. The body is PUT's, and may have its `name`."""
+        name = body.get("name") if isinstance(body, Mapping) else None
+        try:
+            new = self.put(config, name if isinstance(name, str) else "(new)", body)
+        except ConfigError as error:
+            return {"valid": False, "reasons": [str(problem) for problem in error.problems], "warnings": []}
+        except Error as error:
+            return {"valid": False, "reasons": [error.detail], "warnings": []}
+        return {"valid": True, "reasons": [], "warnings": self.warnings(new, name if isinstance(name, str) else "(new)")}
+
+    def warnings(self, config: Config, name: str) -> list[str]:
+        """What is legal about a bridge and odd: it takes requests of others too."""
+        bridge = config.bridges[name]
+        if bridge.spec.get("type") == "stream":
+            return [f"bridge {name!r} takes every session of listener {bridge.listener!r} that no other bridge takes, whoever it is from"]
+        rule = config.rules[bridge.rules[0]]
+        condition = compile_match(rule.match, strict=False)
+        wide = [alternative for alternative in condition.alternatives if not any(map(_names_somebody, alternative))]
+        texts = [" and ".join(node.text for node in alternative).replace("/HTTP/url/path", "path") for alternative in wide]
+        return [
+            f"bridge {name!r} of user {bridge.user} takes everybody's requests with {text}: "
+            "add a header, a cookie or a baggage member that only your requests have"
+            for text in texts
+        ]
+
+    def renew(self, config: Config, name: str, body: object) -> Config:
+        """Let a bridge live on: `{"expires": ...}` as in PUT. Raises Error("not-found"), ConfigError."""
+        if name not in config.bridges:
+            raise _unknown(config, name)
+        problems: list[Problem] = []
+        at = None
+        if not isinstance(body, Mapping) or set(body) != {"expires"} or body["expires"] is None:
+            problems.append(
+                Problem("a bridge is renewed by 'expires' and nothing else", "$", seen=shown(body), allowed='{"expires": 3600}')
+            )
+        else:
+            at = _expiry(body["expires"], self.clock(), problems)
+        if problems:
+            raise ConfigError(*problems)
+        renewed = msgspec.structs.replace(config.bridges[name], expires=at)
+        return msgspec.structs.replace(config, bridges={**config.bridges, name: renewed}, revision=config.revision + 1)
+
+    def delete(self, config: Config, name: str) -> Config:
+        """Take a bridge away. Raises Error("not-found")."""
+        if name not in config.bridges:
+            raise _unknown(config, name)
+        return msgspec.structs.replace(_without(config, name, self.protocols), revision=config.revision + 1)
+
+    def expire(self, config: Config, now: float) -> Config:
+        """Take away the bridges whose time is over at `now` (seconds since 1970); the same configuration when there are none."""
+        due = [bridge.name for bridge in config.bridges.values() if bridge.expires is not None and bridge.expires <= now]
+        new = config
+        for name in due:
+            new = _without(new, name, self.protocols)
+        return msgspec.structs.replace(new, revision=config.revision + 1) if due else config
+
+    def dump(self, config: Config, name: str | None = None, clusters: Mapping[str, Cluster] | None = None) -> Any:
+        """A bridge, or all of them in a list, as PUT takes them, with `status` beside. Raises Error("not-found").
+
+        clusters: those that run, for the health of endpoints. Those that have expired are listed too, and shown by their name.
+        """
+        running = clusters or {}
+        if name is None:
+            found = [_dump(config, bridge, running) for bridge in config.bridges.values()]
+            return found + [gone for name, gone in self.gone.items() if name not in config.bridges]
+        if name in config.bridges:
+            return _dump(config, config.bridges[name], running)
+        if name in self.gone and clusters is not None:
+            return self.gone[name]
+        raise _unknown(config, name)
+
+    def remember(self, config: Config, name: str) -> None:
+        """A bridge of this configuration has expired: keep how it was shown."""
+        self.gone.pop(name, None)
+        found = _dump(config, config.bridges[name], {})
+        found["status"] = {"state": "expired", "listener": config.bridges[name].listener}
+        self.gone[name] = found
+        while len(self.gone) > REMEMBERED:
+            del self.gone[next(iter(self.gone))]
+
+    # -- what was asked for ------------------------------------------------------------------------------------------------------
+
+    def _understand(self, config: Config, name: str, body: object) -> tuple[Listener, Wanted]:
+        """The listener that is meant and the body, checked. Raises ConfigError with everything that is wrong with it; if all of that is
+        that the port is not there, Error("not-found")."""
+        problems: list[Problem] = []
+        if not re.fullmatch(r"[^\s\x00-\x1f\x7f]{1,200}", name):
+            problems.append(Problem(f"expected a name of 1 to 200 characters without spaces, got {shown(name)}", "$.name"))
+        listener, missing = None, None
+        try:
+            listener = self._listener(config, body)
+        except ConfigError as error:
+            problems += error.problems
+        except Error as error:
+            missing = error
+        wanted = self._read(name, listener, body, problems) if isinstance(body, Mapping) else None
+        if problems and missing is not None:
+            problems.insert(0, Problem(missing.detail, "$.port" if "port" in body else "$.listener"))  # type: ignore[operator]
+        if problems:
+            raise ConfigError(*problems)
+        if missing is not None:
+            raise missing
+        assert listener is not None and wanted is not None
+        return listener, wanted
+
+    def _listener(self, config: Config, body: object) -> Listener:
+        """The listener that `port` or `listener` means."""
+        if not isinstance(body, Mapping):
+            raise ConfigError(Problem(f"expected a bridge, an object, got {shown(body)}", "$", seen=shown(body), allowed=", ".join(FIELDS)))
+        port, name = body.get("port"), body.get("listener")
+        if port is None and name is None:
+            raise ConfigError(Problem("a bridge needs 'port' (or 'listener')", "$", allowed=_ports(config)))
+        if port is not None and (not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= 65_535):
+            raise ConfigError(Problem(f"expected a port 1..65535, got {shown(port)}", "$.port", seen=shown(port), allowed=_ports(config)))
+        found = [
+            listener
+            for listener in config.listeners.values()
+            if (port is None or listener.spec.get("port") == port) and (name is None or listener.name == name)
+        ]
+        if not found:
+            what = f"port {port}" if name is None else f"listener {shown(name)}" + (f" on port {port}" if port is not None else "")
+            raise Error("not-found", f"there is no {what}; there is {_ports(config)}")
+        if len(found) > 1:
+            names = ", ".join(f"{x.name} ({x.spec.get('protocol')})" for x in found)
+            raise ConfigError(Problem(f"port {port} has several listeners: say which in 'listener'", "$.port", allowed=names))
+        return found[0]
+
+    def _read(self, name: str, listener: Listener | None, raw: Mapping[str, Any], problems: list[Problem]) -> Wanted | None:
+        """The body, checked as far as one can without knowing the listener; None, with problems, when something is wrong with it."""
+        body = {key: value for key, value in raw.items() if key not in _READ_ONLY and value is not None}
+        problems += [
+            Problem(
+                f"unknown field {shown(key)}", f"$.{key}", seen=shown(key), allowed=", ".join(FIELDS), hint=did_you_mean(str(key), FIELDS)
+            )
+            for key in body
+            if key not in FIELDS
+        ]
+        if raw.get("name", name) != name:
+            problems.append(Problem(f"the address says {name!r}", "$.name", seen=shown(raw["name"])))
+        user = body.get("user")
+        if not isinstance(user, str) or not user.strip() or not user.isprintable() or len(user) > 200:
+            problems.append(Problem("a bridge needs 'user': whose it is, as text", "$.user", seen=shown(user)))
+        fallback = body.get("fallback")
+        if fallback not in (None, "shadow", "error"):
+            problems.append(Problem("unknown fallback", "$.fallback", seen=shown(fallback), allowed="shadow, error"))
+        options = body.get("options", {})
+        if not isinstance(options, dict):
+            problems.append(Problem(f"expected an object, got {shown(options)}", "$.options", seen=shown(options)))
+        mirror = body.get("mirror", False)
+        if not isinstance(mirror, bool):
+            problems.append(Problem("expected true or false", "$.mirror", seen=shown(mirror)))
+        expires = _expiry(body.get("expires"), self.clock(), problems)
+        endpoint = self._endpoint(listener, body, problems)
+        alternatives = _alternatives(body, problems)
+        condition = self._condition(listener, alternatives, body.get("type") == "stream", problems)
+        if problems or condition is None:
+            return None
+        spec = {key: value for key, value in body.items() if key != "expires"}
+        matches = tuple(match for match, _ in alternatives)
+        return Wanted(str(user), matches, condition, endpoint, fallback, options, expires, spec, mirror)
+
+    def _endpoint(self, listener: Listener | None, body: Mapping[str, Any], problems: list[Problem]) -> Any:
+        """The cluster object that leads to the endpoint, in the listener's own protocol; of an unknown port it is checked as for HTTP."""
+        raw = body.get("endpoint")
+        if listener is None and raw is not None and "port" not in body:  # it may be the file of a UNIX listener
+            return None
+        protocol = listener.spec.get("protocol", "") if listener is not None else "HTTP"
+        cls = self.protocols.cluster(protocol)
+        if cls is None or cls.virtual:
+            if listener is None:  # nobody installed HTTP
+                return None
+            problems.append(Problem(f"listener {listener.name!r} speaks {protocol}, for which there is no cluster to bridge to", "$.port"))
+            return None
+        address: Any = raw
+        more: dict[str, Any] = {}
+        if isinstance(raw, str) and "port" in cls.fields:
+            host, _, port = raw.rpartition(":")
+            bare = host[1:-1] if host[:1] == "[" and host[-1:] == "]" else host
+            if not bare or not port.isascii() or not port.isdigit() or not 1 <= int(port[:6]) <= 65_535 or (":" in host and bare == host):
+                text = f"expected HOST:PORT, got {shown(raw)}"
+                problems.append(Problem(text, "$.endpoint", seen=shown(raw), allowed='"10.0.0.9:8000", "[2001:db8::9]:8000", "name:8000"'))
+                return None
+            address, more = bare, {"port": int(port)}
+        elif isinstance(raw, Mapping):
+            address, more = raw.get("address"), {key: value for key, value in raw.items() if key != "address"}
+        if raw is None or not isinstance(address, str) or not re.fullmatch(r"[^\s\x00-\x1f\x7f]{1,253}", address):
+            text = "a bridge needs 'endpoint'" if raw is None else f"{shown(raw)} is no endpoint"
+            allowed = '"10.0.0.9:8000", "[2001:db8::9]:8000", "name:8000"'
+            problems.append(Problem(f"{text}: where the user's container listens", "$.endpoint", seen=shown(raw), allowed=allowed))
+            return None
+        cluster: dict[str, Any] = {"spec": {**more, "protocol": protocol}, "endpoints": [{"spec": {"address": address}}]}
+        if "tls" in body:
+            cluster["spec"]["tls"] = body["tls"]
+        if "answer_timeout" in body:
+            cluster["options"] = {"answer_timeout": body["answer_timeout"]}
+        problems += inspect("cluster", cluster, "$.endpoint", self.protocols)
+        return cluster
+
+    def _condition(
+        self, listener: Listener | None, alternatives: Sequence[tuple[Any, str]], all_of_it: bool, problems: list[Problem]
+    ) -> Condition | None:
+        """All alternatives compiled; a problem for each one that is invalid, that takes everything, or that this listener cannot meet."""
+        protocol = listener.spec.get("protocol", "") if listener is not None else ""
+        name = f"listener {listener.name!r}" if listener is not None else "that port"
+        cls = self.protocols.listener(protocol)
+        for match, path in alternatives:
+            try:
+                condition = compile_match(match, path=path)
+            except ConfigError as error:
+                problems += error.problems
+                continue
+            needs = condition.needs
+            if cls is not None and cls.kind != "message" and (needs.headers is None or needs.headers or needs.method or needs.url):
+                text = f"{condition.text}: {name} speaks {protocol}, which has no headers, methods or paths"
+                problems.append(Problem(text, path, allowed="conditions on addresses, such as matchSource"))
+            elif not all_of_it and _takes_all(condition):
+                text = f"{condition.text} takes every session of {name}, also everybody else's"
+                problems.append(Problem(text, path, hint="name a header, a path or an address that only your requests have"))
+        return compile_match({"any": [match for match, _ in alternatives]}) if alternatives and not problems else None
+
+    # -- where it goes -----------------------------------------------------------------------------------------------------------
+
+    def _place(self, config: Config, listener: Listener, wanted: Wanted, kept: int | None) -> Place:
+        rulelist = config.rulelists.get(listener.rules)
+        if rulelist is None:
+            raise refused(f"listener {listener.name!r} has no rules: its rule list {listener.rules!r} is not defined")
+        sharing = [other.name for other in config.listeners.values() if other.rules == rulelist.name and other.name != listener.name]
+        if sharing:
+            text = f"listener {listener.name!r} shares its rule list {rulelist.name!r} with {', '.join(sharing)}"
+            raise refused(f"{text}: a bridge would take requests of all of them; give it a rule list of its own")
+        shadow = _shadow(config, rulelist.name)
+        serving = self.protocols.cluster(config.clusters[shadow].spec.get("protocol", "")) if shadow in config.clusters else None
+        if serving is not None and serving.admin:
+            raise refused(f"listener {listener.name!r} leads into the REST API; it cannot be bridged")
+        if wanted.fallback == "shadow" and shadow is None:
+            text = f"listener {listener.name!r} has no rule that takes everything: there is no shadow to fall back to"
+            raise ConfigError(Problem(text, "$.fallback", seen="shadow", allowed="error"))
+        end = _first_wildcard(config, rulelist)
+        limit = len(rulelist.rules) if end is None else end
+        return Place(listener, rulelist, limit if kept is None else min(kept, limit), shadow if wanted.fallback != "error" else None)
+
+    def _insert(self, config: Config, name: str, wanted: Wanted, place: Place) -> Config:
+        """The configuration with the bridge's rule, route, cluster and record."""
+        own = f"bridge/{name}"
+        cluster = {**wanted.endpoint, "name": own, "endpoints": [{"name": own, **wanted.endpoint["endpoints"][0]}]}
+        route: dict[str, Any] = {"name": own, "destination": cluster}
+        draft = Draft(config, self.protocols)
+        if wanted.mirror:
+            if place.shadow is None:
+                raise ConfigError(Problem("there is no shadow here that could answer while the laptop gets a copy", "$.mirror"))
+            route |= {"destination": place.shadow, "ingress": [{"name": f"{own}/mirror", "spec": {"protocol": "Mirror", "cluster": own}}]}
+        elif place.shadow is not None:
+            route["fallback"] = place.shadow
+        if wanted.options:
+            route["options"] = wanted.options
+        try:
+            if wanted.mirror:
+                draft.add_cluster(cluster)
+            draft.insert_rule(place.rulelist.name, place.at, {"name": own, "match": wanted.match, "action": {"route": route}})
+        except Error as error:  # somebody gave an object of his own that name
+            raise Error("conflict", f"bridge {name!r} cannot be made: {error.detail}") from None
+        draft.rules[own] = msgspec.structs.replace(draft.rules[own], owner=own, bridge=name)
+        draft.bridges[name] = Bridge(name, wanted.user, wanted.spec, place.listener.name, (own,), own, wanted.expires)
+        return draft.done()
+
+
+# -- reading ------------------------------------------------------------------------------------------------------------------------------
+
+
+def _alternatives(body: Mapping[str, Any], problems: list[Problem]) -> list[tuple[Any, str]]:
+    """(match, path) of each alternative of `match` or `rules`."""
+    rules = body.get("rules")
+    kind, url = body.get("type"), body.get("url")
+    if kind not in (None, "http", "stream") or (url is not None and kind != "http"):
+        problems.append(Problem("unknown type of bridge", "$.type", seen=shown(kind), allowed='stream, or http with "url": a path prefix'))
+        return []
+    if kind == "stream" and rules is None and "match" not in body:
+        return [([], "$.type")]  # no condition: everything
+    if kind == "http" and url is not None:
+        if not isinstance(url, str) or not url.startswith("/"):
+            problems.append(Problem("expected a path prefix", "$.url", seen=shown(url), allowed='such as "/api"'))
+            return []
+        body = {**body, "match": [{"matchPath": {"path": url, "type": "prefix"}}, *_listed(body.get("match"))]}
+    if ("match" in body) == (rules is not None):
+        problems.append(Problem("a bridge needs either 'match' or 'rules': which requests are its user's", "$"))
+        return []
+    if rules is None:
+        match = body["match"]
+        if isinstance(match, Mapping) and set(match) == {"any"} and isinstance(match["any"], list) and match["any"]:
+            return [(one, f"$.match.any[{i}]") for i, one in enumerate(match["any"])]
+        return [(match, "$.match")]
+    if not isinstance(rules, list) or not rules or not all(isinstance(rule, Mapping) and set(rule) == {"match"} for rule in rules):
+        problems.append(Problem("expected a list of {match: [...]}", "$.rules", seen=shown(rules), allowed="at least one rule"))
+        return []
+    return [(rule["match"], f"$.rules[{i}].match") for i, rule in enumerate(rules)]
+
+
+def _listed(match: Any) -> list[Any]:
+    """The conditions of a match that is one condition, a list of them, or none."""
+    return [] if match is None else match if isinstance(match, list) else [match]
+
+
+def _expiry(raw: Any, now: float, problems: list[Problem]) -> float | None:
+    """`expires`: seconds from now, or a moment in ISO 8601 (without a zone: UTC)."""
+    if raw is None:
+        return None
+    at = math.nan
+    if isinstance(raw, int | float) and not isinstance(raw, bool):
+        at = now + raw
+    elif isinstance(raw, str) and re.fullmatch(r"[0-9]{4}-[0-9T:.,Z+ -]{4,40}", raw):
+        try:
+            moment = datetime.fromisoformat(raw)
+            at = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError):
+            pass
+    if not now < at <= now + LONGEST:
+        what = "is over already" if at <= now else "is no moment within a year from now"
+        problems.append(Problem(f"{shown(raw)} {what}", "$.expires", seen=shown(raw), allowed='seconds, or "2027-01-31T18:00:00Z"'))
+        return None
+    return round(at, 3)  # as it is shown
+
+
+# Sessions that have nothing in common but what every session over IPv4 has; whatever takes all of them takes everybody's.
+_STRANGERS: tuple[dict[str, Any], ...] = tuple(
+    {
+        "IP": {"src_addr": source, "dst_addr": "198.51.100.1"},
+        **{protocol: {"src_port": port, "dst_port": 8080} for protocol in ("TCP", "UDP")},
+        "HTTP": {
+            "version": version,
+            "method": method,
+            "url": {"url": path, "href": f"http://{host}{path}", "protocol": "http", "host": host, "port": 80, "path": path, "query": ""},
+            "headers": {"host": host, **headers},
+        },
+    }
+    for source, port, method, path, host, version, headers in (
+        ("192.0.2.7", 40001, "GET", "/q7/one", "one.invalid", "1.1", {"accept": "*/*"}),
+        ("203.0.113.90", 50011, "POST", "/Zu/two.html?x=1", "two.test", "1.0", {"content-length": "5"}),
+        ("45.6.7.8", 33333, "DELETE", "/", "[2001:db8::1]", "1.1", {"cookie": "a=b"}),
+        ("10.9.8.7", 60123, "OPTIONS", "/3", "four.example", "1.1", {"x-one": "1", "accept": "*/*"}),
+    )
+)
+
+
+def _takes_all(condition: Condition) -> bool:
+    return condition.always or all(condition.holds(stranger) for stranger in _STRANGERS)
+
+
+def _names_somebody(node: Node) -> bool:
+    """Does a condition ask for something that tells one user's requests from another's? Paths, methods and hosts do not."""
+    if isinstance(node, Leaf):
+        return node.source.kind not in ("path", "host") and node.source.reads[:1] not in _EVERYBODYS
+    return any(map(_names_somebody, node.parts)) if node.op != "any" else all(map(_names_somebody, node.parts))
+
+
+_EVERYBODYS: tuple[Any, ...] = ((("HTTP", "method"),), (("HTTP", "url", "path"),), ())
+
+
+def _ports(config: Config) -> str:
+    """The ports that can be bridged, for a message."""
+    ports = [f"port {x.spec['port']} ({x.spec.get('protocol')}, listener {x.name})" for x in config.listeners.values() if "port" in x.spec]
+    return ", ".join(ports) or "no port at all"
+
+
+# -- placing ------------------------------------------------------------------------------------------------------------------------------
+
+
+def _kept_position(config: Config, old: Bridge | None, listener: Listener) -> int | None:
+    """Where the bridge's rule stands now: replaced, it stays there, so that the same PUT twice changes nothing."""
+    rulelist = config.rulelists.get(listener.rules)
+    if old is None or rulelist is None:
+        return None
+    return next((i for i, rule in enumerate(rulelist.rules) if rule in old.rules), None)
+
+
+def _first_wildcard(config: Config, rulelist: RuleList, also_bridges: bool = True) -> int | None:
+    """The position of the first rule that takes everything; a name that leads nowhere does too."""
+    for i, name in enumerate(rulelist.rules):
+        rule = config.rules.get(name)
+        if rule is None:
+            return i
+        if rule.bridge is not None and not also_bridges:
+            continue
+        try:
+            if compile_match(rule.match, strict=False).always:
+                return i
+        except ConfigError:
+            continue  # it never matches
+    return None
+
+
+def _shadow(config: Config, rulelist: str) -> str | None:
+    """The cluster that serves whatever no other rule of the list takes, through jumps."""
+    seen: set[str] = set()
+    while rulelist in config.rulelists and rulelist not in seen:
+        seen.add(rulelist)
+        at = _first_wildcard(config, config.rulelists[rulelist], also_bridges=False)
+        rule = config.rules.get(config.rulelists[rulelist].rules[at]) if at is not None else None
+        if rule is None:
+            return None
+        if rule.action.apply is None:
+            route = config.routes.get(rule.action.route or "")
+            return route.destination if route is not None else None
+        rulelist = rule.action.apply
+    return None
+
+
+def _check_conflicts(config: Config, name: str, wanted: Wanted, place: Place) -> None:
+    """Raise Error("conflict") when the rule could never fire, or would keep another bridge's from ever firing."""
+    own = f"bridge/{name}"
+    rulelist = place.rulelist
+    others = [(rule, config.rules[rule].match if rule in config.rules else None) for rule in rulelist.rules]
+    for match in wanted.alternatives:
+        found = _finding(others, place.at, (own, match), rulelist, lambda f: f.index == place.at)
+        if found is not None:
+            raise Error("conflict", _why(config, name, wanted.user, match, found))
+    dead = {finding.rule for finding in Matcher(others, rulelist.order).findings}
+    whole_port = wanted.spec.get("type") == "stream"  # it means to take what the shadow got, and nobody's bridge
+
+    def takes(finding: Finding) -> bool:
+        theirs = config.rules.get(finding.rule)
+        return finding.other == place.at and finding.rule not in dead and not (whole_port and (theirs is None or theirs.bridge is None))
+
+    found = _finding(others, place.at, (own, wanted.match), rulelist, takes)
+    if found is not None:
+        text = f"bridge {name!r} of user {wanted.user} would take every request that {_who(config, found.rule)} gets"
+        raise Error("conflict", f"{text} ({wanted.condition.text}): make its match narrower")
+
+
+def _finding(
+    others: list[tuple[str, Any]], at: int, new: tuple[str, Any], rulelist: RuleList, which: Callable[[Finding], bool]
+) -> Finding | None:
+    return next(filter(which, Matcher([*others[:at], new, *others[at:]], rulelist.order).findings), None)
+
+
+def _why(config: Config, name: str, user: str, match: Any, found: Finding) -> str:
+    asked = compile_match(match).text
+    if found.other is None:
+        return f"bridge {name!r} of user {user} can never fire: {found.text}"
+    who = _who(config, found.other_rule)
+    if found.kind == "duplicate":
+        return f"bridge {name!r} of user {user} can never fire: {who} has the same rule already ({asked}); choose another condition"
+    rule = config.rules.get(found.other_rule)
+    theirs = compile_match(rule.match, strict=False).text if rule is not None else "anything"
+    return f"bridge {name!r} of user {user} ({asked}) can never fire: {who} ({theirs}) comes first and takes all its requests"
+
+
+def _who(config: Config, rule: str) -> str:
+    """The bridge that a rule belongs to, or the rule."""
+    found = config.rules.get(rule)
+    bridge = config.bridges.get(found.bridge) if found is not None and found.bridge is not None else None
+    return f"bridge {bridge.name!r} of user {bridge.user}" if bridge is not None else f"rule {rule!r}"
+
+
+# -- taking away and showing --------------------------------------------------------------------------------------------------------------
+
+
+def _without(config: Config, name: str, protocols: Protocols) -> Config:
+    """The configuration without the bridge and what it stands on; what somebody else's route uses by now stays, and is nobody's."""
+    bridge = config.bridges[name]
+    draft = Draft(config, protocols)
+    del draft.bridges[name]
+    for rulelist in config.rulelists.values():
+        for rule in bridge.rules:
+            if rule in rulelist.rules:
+                draft.delete_rule_from(rulelist.name, rule)
+    for rule in bridge.rules:
+        if rule in draft.rules:
+            draft.delete("rule", rule, recursive=True)
+    for kind in ("route", "cluster"):  # a mirror's cluster, or left behind when somebody deleted the rule without what it owned
+        if bridge.cluster in getattr(draft, f"{kind}s") and not _used(draft, kind, bridge.cluster):
+            draft.delete(kind, bridge.cluster, recursive=True)
+    return draft.done()
+
+
+def _used(draft: Draft, kind: str, name: str) -> bool:
+    if kind == "route":
+        return any(rule.action.route == name for rule in draft.rules.values())
+    return any(name in (r.destination, *r.ingress, *r.egress, r.fallback) for r in draft.routes.values())
+
+
+def _dump(config: Config, bridge: Bridge, running: Mapping[str, Cluster]) -> dict[str, Any]:
+    listener = config.listeners.get(bridge.listener)
+    in_force = listener is not None and any(
+        rule in config.rulelists[listener.rules].rules and rule in config.rules
+        for rule in bridge.rules
+        if listener.rules in config.rulelists
+    )
+    route = config.routes.get(bridge.cluster)
+    status: dict[str, Any] = {"state": "in force" if in_force else "its listener or its rule is gone", "listener": bridge.listener}
+    status |= {"rule": bridge.rules[0] if bridge.rules else None, "cluster": bridge.cluster}
+    status["fallback"] = route.fallback if route is not None else None
+    if bridge.cluster in running:
+        status |= _health(running[bridge.cluster])
+    shown = {"name": bridge.name, **bridge.spec}
+    if bridge.expires is not None:
+        shown["expires"] = _iso(bridge.expires)
+    return {**shown, "status": status}
+
+
+def _health(cluster: Cluster) -> dict[str, Any]:
+    """How a bridge's endpoint is: `healthy`, and in words why not."""
+    for endpoint in cluster.endpoints:
+        state = cluster.health.states.get(endpoint)
+        if state is not None and state.last is not None:
+            return {"healthy": False, "health": plainly(endpoint, state.last), "sessions": cluster.sessions_total}
+    return {"healthy": True, "health": "reached" if cluster.sessions_total else "not tried yet", "sessions": cluster.sessions_total}
+
+
+def plainly(endpoint: Endpoint, error: Error) -> str:
+    """What the failure of a laptop means to the one who owns it."""
+    where = endpoint.address
+    if error.kind == "refused":
+        return f"{where} refused: is your container listening on {endpoint.port}?"
+    if error.kind == "dns":
+        return f"{endpoint.host} is not known: has your client's connection been removed?"
+    if error.kind == "unreachable" and ("TLS" in error.detail or "certificate" in error.detail):
+        return f"{error.detail}: does your container speak TLS on {endpoint.port}, with the right certificate?"
+    if error.kind == "unreachable" or (error.kind == "timeout" and error.retry == "yes"):
+        return f"{where} cannot be reached: is your client connected to the cluster?"
+    if error.kind == "timeout":
+        return f"{where} takes requests and does not answer them: is your container stopped at a breakpoint?"
+    if error.kind in ("reset", "closed"):
+        return f"{where} breaks connections before it answers: does your container crash?"
+    return f"{where} does not answer in the protocol of this port: {error.detail}"
+
+
+def _iso(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _unknown(config: Config, name: str) -> Error:
+    hint = did_you_mean(name, config.bridges)
+    return Error("not-found", f"there is no bridge {name!r}" + (f"; {hint}" if hint else ""))
+
+
+# -- leases -------------------------------------------------------------------------------------------------------------------------------
+
+
+class Leases:
+    """Takes bridges away when their time is over: one coarse timer, which costs nothing while no bridge expires."""
+
+    def __init__(self, proxy: Proxy, bridges: Bridges, log: Log) -> None:
+        self.proxy = proxy
+        self.bridges = bridges
+        self.log = log
+        self.timer: asyncio.TimerHandle | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to look, once a second, or sooner when a bridge is due sooner."""
+        loop = self.proxy.env.loop
+        now = self.bridges.clock()
+        soonest = min((b.expires for b in self.proxy.config.bridges.values() if b.expires is not None), default=math.inf)
+        if soonest <= now and self.task is None:
+            self.task = loop.create_task(self._expire())
+        self.timer = loop.call_later(min(TICK, max(0.02, soonest - now)), self.start)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        if self.task is not None:
+            self.task.cancel()
+
+    async def _expire(self) -> None:
+        try:
+            async with self.proxy.lock:
+                before = self.proxy.config
+                after = self.bridges.expire(before, self.bridges.clock())
+                if after is not before:
+                    await self.proxy.apply(after)
+        except Error as error:  # a bridge whose going breaks the configuration stays, and is tried again
+            self.log.error("a bridge that is over cannot be taken away", reason=error.detail)
+        else:
+            for name in before.bridges.keys() - after.bridges.keys():
+                self.bridges.remember(before, name)
+                running = self._drain(before.bridges[name])
+                self.log.notice("bridge is over", bridge=name, user=before.bridges[name].user, sessions=running)
+        finally:
+            self.task = None
+
+    def _drain(self, bridge: Bridge) -> int:
+        """Let the sessions of a bridge that is over come to their end, for so long; returns how many there are."""
+        own = [
+            s for s in self.proxy.sessions() if s.status != DESTROYED and getattr(s, "decision", None) and s.decision.rule in bridge.rules
+        ]
+        for session in own:
+            self.proxy.env.loop.call_later(DRAIN, session.kill, f"bridge {bridge.name} is over")
+        return len(own)

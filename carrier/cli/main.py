@@ -1,0 +1,405 @@
+"""The `carrier` command: run, check, demo.
+
+    carrier run -c FILE [-l LEVEL] [-s] [--allow-dangling] [--state DIR] [--watch] [--drain SECONDS] [--limit NAME=NUMBER] [--admin ...]
+    carrier check FILE [--print] [--allow-dangling]
+    carrier demo [--once]
+    carrier explain | status | sessions | bridges | apply | dump | diff    (carrier/cli/status.py)
+    carrier completion SHELL, carrier manual
+
+Exit status: 0 fine; 1 it failed; 2 bad usage or configuration; 3 an address is in use; 5 it ended with work cut. `carrier -c FILE` is
+`carrier run -c FILE`, and l7mp's options -o and -i are taken with a warning, so that its command lines go on working. Only argparse is
+imported here; what a command needs is imported when it runs, because `carrier --help` should not wait for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from carrier.cli.status import add_commands
+from carrier.cli.status import run as ask
+
+if TYPE_CHECKING:
+    from carrier.config.source import Loaded
+    from carrier.errors import ConfigError, Error
+    from carrier.log import Log
+    from carrier.observe.access import Settings as AccessLog
+    from carrier.process.serve import Settings
+
+OK, FAILED, USAGE, IN_USE = 0, 1, 2, 3
+LEVELS = ("silly", "verbose", "debug", "info", "notice", "warn", "error", "silent")
+DEFAULT_ADMIN = ("127.0.0.1", 1234)
+API_LIMITS = ("body", "depth", "objects", "request_timeout", "connections", "writes", "burst")
+LIMITS = ("memory", "lag", "connections", *(f"api.{name}" for name in API_LIMITS))
+"""What --limit takes; a test holds that these are the fields of carrier.admin.gate.Limits and carrier.proxy.overload.Bounds."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with these arguments (sys.argv without it) and return its exit status. Usage errors raise SystemExit(2)."""
+    began = time.monotonic()
+    _open_standard_streams()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "-V", "--version"):
+        arguments.insert(0, "run")  # as l7mp-proxy.js is called
+    options = parser().parse_args(arguments)
+    try:
+        if options.command == "run":
+            return _run(options, began)
+        if options.command == "check":
+            return _check(options)
+        if options.command == "demo":
+            return _demo(options)
+        if options.command in ("completion", "manual"):
+            return _write(options)
+        return ask(options)
+    except KeyboardInterrupt:
+        return FAILED
+    except BrokenPipeError:  # the reader of our output is gone: nobody to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def _open_standard_streams() -> None:
+    """Whoever started us may have closed standard input, output or error; the next socket would take their numbers, and lines of the log
+    would be written into it."""
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8", closefd=False))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; also what a man page and completion are made from."""
+    top = argparse.ArgumentParser(
+        prog="carrier",
+        description="Carrier2, a Layer-7 multiprotocol proxy.",
+        epilog="Exit status: 0 fine, 1 failed, 2 bad usage or configuration, 3 an address is in use, 5 ended with work cut.",
+    )
+    top.add_argument("-V", "--version", action=_Version, nargs=0, help="show the version and exit")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_run(commands.add_parser("run", help="run the proxy", description="Run the proxy until SIGTERM or SIGINT."))
+    check = commands.add_parser("check", help="check a configuration file", description="Tell everything that is wrong with a file.")
+    check.add_argument("file", metavar="FILE", help="YAML or JSON")
+    check.add_argument("--print", action="store_true", help="show the configuration in our own format, whichever the file has")
+    _add_dangling(check)
+    demo = commands.add_parser(
+        "demo", help="see it work", description="Two laptops, a shadow and Carrier2, in one process, on real sockets."
+    )
+    demo.add_argument("--once", action="store_true", help="play the story, check every claim, exit 0 or 1")
+    add_commands(commands)
+    completion = commands.add_parser("completion", help="completion for a shell", description="Write the completion of a shell.")
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="for example: source <(carrier completion bash)")
+    commands.add_parser("manual", help="the man page", description="Write the man page: carrier manual | man -l -")
+    return top
+
+
+def _add_run(run: argparse.ArgumentParser) -> None:
+    run.add_argument("-c", "--config", metavar="FILE", required=True, help="configuration, YAML or JSON")
+    run.add_argument("-l", "--log-level", metavar="LEVEL", choices=LEVELS, help=f"one of {', '.join(LEVELS)}; else as the file says")
+    run.add_argument("-s", "--strict", action="store_true", help="check REST calls against the schema (l7mp's strict mode)")
+    _add_dangling(run)
+    run.add_argument("--state", metavar="DIR", help="keep changes made over REST there, through a crash or a restart")
+    run.add_argument("--watch", action="store_true", help="read the configuration again when it changes (SIGHUP does so at once)")
+    run.add_argument(
+        "--drain", metavar="SECONDS", type=_seconds, default=10.0, help="SIGTERM lets what is in flight finish for so long (default 10)"
+    )
+    run.add_argument(
+        "--drain-delay", metavar="SECONDS", type=_seconds, default=1.0, help="and accepts for so long while readiness is off (default 1)"
+    )
+    run.add_argument(
+        "--limit",
+        metavar="NAME=NUMBER",
+        type=_limit,
+        action="append",
+        default=[],
+        help="memory (bytes, 512Mi), lag (seconds), connections; api.body, api.depth, api.objects, api.request_timeout, "
+        "api.connections, api.writes, api.burst; 0 for none",
+    )
+    run.add_argument("--access-log", metavar="FILE", help="a line for each session; 'stdout', 'stderr' or a file (SIGUSR1 reopens it)")
+    run.add_argument("--access-log-format", metavar="FORMAT", choices=("json", "envoy"), help="json (default) or envoy")
+    run.add_argument("--no-metrics", action="store_true", help="do not count sessions for /metrics")
+    _add_admin(run.add_argument_group("where the REST API listens, and who may call it"))
+    run.add_argument("-o", "--offload", metavar="MODE", help=argparse.SUPPRESS)
+    run.add_argument("-i", "--offload-ifs", metavar="IFS", help=argparse.SUPPRESS)
+
+
+def _add_admin(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--admin", metavar="HOST:PORT", type=_address, default=DEFAULT_ADMIN, help="TCP address, or 'off'")
+    group.add_argument(
+        "--admin-socket", metavar="PATH", default="", help="unix socket, or 'off' (default: carrier.sock in a private folder)"
+    )
+    group.add_argument("--admin-tokens", metavar="FILE", help="TCP callers need a bearer token: one a line, NAME TOKEN or TOKEN")
+    group.add_argument("--admin-ca", metavar="FILE", help="TCP callers need a certificate of this authority (with --admin-cert)")
+    group.add_argument("--admin-cert", metavar="FILE", help="serve the API over TLS with this certificate")
+    group.add_argument("--admin-key", metavar="FILE", help="and this key (default: in the same file)")
+    group.add_argument("--admin-name", metavar="NAME", action="append", default=[], help="a host name that the API may be called by")
+    group.add_argument("--insecure-admin", action="store_true", help="let the REST API be reached from other machines, without any check")
+    group.add_argument("--health", metavar="HOST:PORT", type=_address, default=None, help="health and metrics alone, for reading only")
+
+
+def _add_dangling(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--allow-dangling", action="store_true", help="names that lead nowhere are warnings, not errors")
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f"carrier {version('carrier2')}")
+        parser.exit()
+
+
+def _address(text: str) -> tuple[str, int] | None:
+    """HOST:PORT, a port alone (on loopback), or "off"."""
+    if text == "off":
+        return None
+    host, colon, port = text.rpartition(":")
+    if not port.isascii() or not port.isdigit() or int(port) > 65535 or (colon and not host):
+        raise argparse.ArgumentTypeError(f"expected HOST:PORT or 'off', got {text!r}")
+    return host.strip("[]") or DEFAULT_ADMIN[0], int(port)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"expected seconds, 0..86400, got {text!r}")
+    return seconds
+
+
+def _limit(text: str) -> tuple[str, float]:
+    """NAME=NUMBER; of bytes also with Ki, Mi, Gi."""
+    name, _, number = text.partition("=")
+    factor = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}.get(number[-2:], 1)
+    try:
+        value = float(number.removesuffix(number[-2:]) if factor > 1 else number) * factor
+    except ValueError:
+        value = -1.0
+    if name not in LIMITS or not 0 <= value < 1e18:
+        raise argparse.ArgumentTypeError(f"expected NAME=NUMBER with one of {', '.join(LIMITS)}, got {text!r}")
+    return name, value
+
+
+# ---------------------------------------------------------------------------------------------------------------- carrier manual
+
+
+def _write(options: argparse.Namespace) -> int:
+    from carrier.cli import manual
+
+    print(manual.page(parser()) if options.command == "manual" else manual.completion(parser(), options.shell), end="")
+    return OK
+
+
+# ---------------------------------------------------------------------------------------------------------------- carrier check
+
+
+def _check(options: argparse.Namespace) -> int:
+    """Every error and every warning of a file."""
+    from carrier.config.source import render
+    from carrier.errors import ConfigError
+
+    try:
+        loaded = _load(options.file, options.allow_dangling)
+    except ConfigError as error:
+        return _refuse(error, options.file)
+    if loaded.warnings:
+        print(render(loaded.warnings, loaded.text, options.file, "warning"), file=sys.stderr if options.print else sys.stdout)
+    config = loaded.config
+    if options.print:
+        import json
+
+        import yaml
+
+        from carrier.config.document import to_document
+
+        document = json.loads(json.dumps(to_document(config)))  # what is shared is written out each time: YAML would make aliases of it
+        print(yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120), end="")
+        return OK
+    counts = ", ".join(_number(len(getattr(config, f"{kind}s")), kind) for kind in ("listener", "cluster", "rule"))
+    print(f"{options.file}: fine ({counts}; {_number(len(loaded.warnings), 'warning')})")
+    return OK
+
+
+def _load(file: str, allow_dangling: bool) -> Loaded:
+    from carrier.config.source import load
+
+    return load("/dev/stdin" if file == "-" else file, allow_dangling=allow_dangling)
+
+
+def _refuse(error: ConfigError, file: str) -> int:
+    """Show what is wrong with a file, with the lines in question."""
+    from carrier.config.source import render
+
+    text = ""
+    if any(problem.line for problem in error.problems):
+        with contextlib.suppress(OSError), open(file, encoding="utf-8-sig", errors="replace") as source:
+            text = source.read()
+    print(render(error.problems, text, file), file=sys.stderr)
+    print(f"{file}: refused ({_number(len(error.problems), 'error')})", file=sys.stderr)
+    return USAGE
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+# ---------------------------------------------------------------------------------------------------------------- carrier run
+
+
+def _run(options: argparse.Namespace, began: float) -> int:
+    """Load, open the log, serve."""
+    from carrier.errors import ConfigError, Error
+    from carrier.log import open_log
+    from carrier.process.reload import with_admin
+
+    problem = _open_door(options)
+    if problem:
+        print(f"carrier run: {problem}", file=sys.stderr)
+        return USAGE
+    try:
+        loaded = _load(options.config, options.allow_dangling)
+        config = with_admin(loaded.config, options.log_level, options.strict)
+        log = open_log(config.admin.log_level, config.admin.log_file)
+    except ConfigError as error:
+        return _refuse(error, options.config)
+    _warn(log, options, loaded)
+
+    from carrier.process.serve import run
+
+    try:
+        return run(config, log, _settings(options, loaded), began)
+    except ConfigError as error:
+        return _refuse(error, options.config)
+    except Error as error:
+        print(f"carrier run: {error.detail}{_bind_hint(error)}", file=sys.stderr)
+        return IN_USE if _in_use(error) else USAGE if error.kind == "config" else FAILED
+
+
+def _open_door(options: argparse.Namespace) -> str:
+    """What is wrong with where the API shall listen, or nothing."""
+    if bool(options.admin_ca or options.admin_key) and not options.admin_cert:
+        return "--admin-ca and --admin-key need --admin-cert: certificates of clients are asked for over TLS"
+    locked = options.admin_tokens or options.admin_ca or options.insecure_admin
+    if not locked and options.admin is not None and not _is_loopback(options.admin[0]):
+        return (
+            f"--admin {options.admin[0]} is open to other machines and the REST API has no lock; give a loopback address, "
+            "--admin-tokens FILE, --admin-ca FILE, or say --insecure-admin"
+        )
+    return ""
+
+
+def _settings(options: argparse.Namespace, loaded: Loaded) -> Settings:
+    """What the command line says about the process."""
+    import msgspec
+
+    from carrier.admin.gate import Limits
+    from carrier.process.reload import with_admin
+    from carrier.process.serve import Settings
+    from carrier.proxy.overload import own_bounds
+
+    given = dict(options.limit)
+    api = {name: given[f"api.{name}"] for name in API_LIMITS if f"api.{name}" in given}
+    own = {name: number for name, number in given.items() if "." not in name}
+    fractions = ("request_timeout", "writes", "lag")
+    api, own = ({name: n if name in fractions else int(n) for name, n in found.items()} for found in (api, own))
+    return Settings(
+        admin=options.admin,
+        admin_asked=options.admin is not DEFAULT_ADMIN,  # also when it was asked for by its number
+        insecure_admin=options.insecure_admin,
+        drain=options.drain,
+        delay=options.drain_delay,
+        socket=None if options.admin_socket == "off" else options.admin_socket,
+        health=options.health,
+        tokens=options.admin_tokens,
+        ca=options.admin_ca,
+        certificate=options.admin_cert,
+        key=options.admin_key,
+        names=tuple(options.admin_name),
+        limits=msgspec.structs.replace(Limits(), **api),
+        bounds=msgspec.structs.replace(own_bounds(), **own),
+        state=options.state,
+        watch=options.watch,
+        file=options.config,
+        text=loaded.text,
+        allow_dangling=options.allow_dangling,
+        adjust=lambda config: with_admin(config, options.log_level, options.strict),
+        access_log=_access_log(options, loaded),
+        metrics=not options.no_metrics,
+    )
+
+
+def _access_log(options: argparse.Namespace, loaded: Loaded) -> AccessLog | None:
+    """What the file says of the access log, with what the command line says laid over it."""
+    import msgspec
+
+    from carrier.observe import access
+
+    found = access.settings_of(loaded.config)
+    if options.access_log:
+        found = msgspec.structs.replace(found or access.Settings(options.access_log), path=options.access_log)
+    if found is not None and options.access_log_format:
+        found = msgspec.structs.replace(found, format=options.access_log_format)
+    return found
+
+
+def _warn(log: Log, options: argparse.Namespace, loaded: Loaded) -> None:
+    """Say what was taken and has no effect, or an odd one."""
+    admin = loaded.config.admin
+    for problem in loaded.warnings:
+        log.warn(problem.message, line=problem.line or None, hint=problem.hint or None)
+    if options.offload is not None or options.offload_ifs is not None or admin.offload not in (None, False, "disable"):
+        log.warn("kernel offload is not there yet: sessions are carried in user space", options="-o -i admin.offload")
+
+    if options.insecure_admin:
+        log.warn("--insecure-admin: whoever reaches the REST API's address commands this proxy")
+
+
+def _is_loopback(host: str) -> bool:
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _in_use(error: Error) -> bool:
+    """Is it an address that somebody has already? A bind error says in words which errno it was."""
+    said = (os.strerror(errno.EADDRINUSE), "EADDRINUSE", "has it already")
+    return error.kind == "bind" and any(words in error.detail for words in said)
+
+
+def _bind_hint(error: Error) -> str:
+    """Who has the address, or what a low port needs; "" when there is nothing to say."""
+    found = re.search(r"Could not bind to \S*:(\d+): ", error.detail) if error.kind == "bind" else None
+    if found is None:
+        return ""
+    if _in_use(error):
+        from carrier.cli.occupant import occupant
+
+        who = occupant(int(found[1]), udp=error.detail.startswith("UDPListener"))
+        return f": {who} has it" if who and not error.detail.endswith("has it already") else ""
+    low = int(found[1]) < 1024 and os.strerror(errno.EACCES) in error.detail
+    return "; a port below 1024 takes root, CAP_NET_BIND_SERVICE or the sysctl net.ipv4.ip_unprivileged_port_start" if low else ""
+
+
+# ---------------------------------------------------------------------------------------------------------------- carrier demo
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from carrier.cli.demo import main as demo
+
+    return demo(once=options.once)

@@ -1,0 +1,198 @@
+"""What the REST API shows: objects of a `Config` as plain dicts, and the five ways of l7mp to write them down as JSON.
+
+A plain dump names the objects that an object refers to; a recursive one puts them in its place, whoever defined them. The
+spellings are l7mp's (contract, section 1, Dumps): `<STALE>` marks a name that leads nowhere, `<VIRTUAL>` the endpoint of a cluster
+that has none, `<RANDOM>` a HashRing without a key. What l7mp does not have (order, fallback, cluster options) is shown only when
+it is set, so that l7mp's clients see nothing new. `dumps` follows the npm package format-json, which l7mp uses.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any
+
+from carrier.config.draft import Admin, Cluster, Config, EndPoint, Listener, Protocols, Route, Rule, RuleList
+from carrier.core import registry
+
+FORMATS = ("plain", "terse", "space", "lines", "diffy")
+Dict = dict[str, Any]
+
+
+class View:
+    """One configuration, looked at plainly or recursively."""
+
+    def __init__(self, config: Config, recursive: bool = False, protocols: Protocols = registry) -> None:
+        self.config = config
+        self.recursive = recursive
+        self.protocols = protocols
+
+    def show(self, kind: str, name: str) -> Dict | str:
+        """The object, or `name:<STALE>`. kind: listener, cluster, rulelist, rule or route."""
+        found = getattr(self.config, kind + "s").get(name)
+        shown: Dict = {} if found is None else getattr(self, kind)(found)
+        return f"{name}:<STALE>" if found is None else shown
+
+    def all(self, kind: str) -> list[Any]:
+        """Every object of a kind."""
+        return [getattr(self, kind)(obj) for obj in getattr(self.config, kind + "s").values()]
+
+    def listener(self, obj: Listener) -> Dict:
+        return {
+            "name": obj.name,
+            "spec": obj.spec,
+            "rules": self._rules_of(obj.rules) if self.recursive else obj.rules,
+            "options": obj.options or {"track": 0},
+        }
+
+    def _rules_of(self, rulelist: str) -> list[Any] | str:
+        found = self.config.rulelists.get(rulelist)
+        return f"{rulelist}:<STALE>" if found is None else self._children("rule", found.rules)
+
+    def rulelist(self, obj: RuleList) -> Dict:
+        shown: Dict = {"name": obj.name, "rules": self._children("rule", obj.rules)}
+        if obj.order != "first":
+            shown["order"] = obj.order
+        return shown
+
+    def rule(self, obj: Rule) -> Dict:
+        action: Dict = {}
+        if obj.action.rewrite:
+            action["rewrite"] = [{"path": r.path, "value": r.value} for r in obj.action.rewrite]
+        if obj.action.apply is not None:
+            action["apply"] = obj.action.apply
+        if obj.action.route is not None:
+            action["route"] = self._child("route", obj.action.route)
+        return {"name": obj.name, "match": obj.match, "action": action}
+
+    def route(self, obj: Route) -> Dict:
+        shown: Dict = {
+            "name": obj.name,
+            "destination": self._child("cluster", obj.destination),
+            "ingress": self._children("cluster", obj.ingress),
+            "egress": self._children("cluster", obj.egress),
+            "retry": obj.retry,
+        }
+        if obj.fallback is not None:
+            shown["fallback"] = self._child("cluster", obj.fallback)
+        if obj.options:
+            shown["options"] = obj.options
+        return shown
+
+    def cluster(self, obj: Cluster) -> Dict:
+        shown: Dict = {
+            "name": obj.name,
+            "spec": self._cluster_spec(obj.spec),
+            "endpoints": self._endpoints(obj) if self.recursive else len(obj.endpoints),
+            "loadbalancer": balancer(obj),
+        }
+        if obj.options:
+            shown["options"] = obj.options
+        return shown
+
+    def _cluster_spec(self, spec: Dict) -> Dict:
+        """As posted; of a virtual cluster only the fields that its class knows, completed with their defaults, as in l7mp."""
+        cls = self.protocols.cluster(spec["protocol"])
+        if cls is None or not cls.virtual:
+            return spec
+        shown = {"protocol": spec["protocol"], **getattr(cls, "defaults", {})}
+        return shown | {field: spec[field] for field in cls.fields if field in spec}
+
+    def _endpoints(self, obj: Cluster) -> list[Dict]:
+        cls = self.protocols.cluster(obj.spec["protocol"])
+        if cls is not None and cls.virtual:
+            return [{"name": obj.name, "spec": {"address": "<VIRTUAL>"}}] if getattr(cls, "shows_endpoint", True) else []
+        return [endpoint(e) for e in obj.endpoints]
+
+    def _child(self, kind: str, name: str) -> Dict | str:
+        return self.show(kind, name) if self.recursive else name
+
+    def _children(self, kind: str, names: Iterable[str]) -> list[Any]:
+        return [self._child(kind, name) for name in names]
+
+
+def endpoint(obj: EndPoint) -> Dict:
+    """An endpoint: name, spec as posted, weight."""
+    return {"name": obj.name, "spec": obj.spec, "weight": obj.weight}
+
+
+def balancer(obj: Cluster) -> Dict:
+    """The policy, and its key where there is one."""
+    shown: Dict = {"policy": obj.loadbalancer.policy}
+    if obj.loadbalancer.key is not None and obj.loadbalancer.policy in ("HashRing", "sticky"):
+        shown["key"] = obj.loadbalancer.key
+    elif obj.loadbalancer.policy == "HashRing":
+        shown["key"] = "<RANDOM>"
+    return shown
+
+
+@cache
+def version() -> str:
+    """The version that is installed."""
+    from importlib import metadata  # 1.7 MiB, which a proxy that nobody asks does not spend
+
+    return metadata.version("carrier2")
+
+
+def admin(obj: Admin) -> Dict:
+    """Settings; `offload` says whether sessions are handed to the kernel, which no session is yet."""
+    shown: Dict = {"log_level": obj.log_level, "strict": obj.strict, "offload": False, "version": version()}
+    for field in ("log_file", "access_log_path"):
+        if getattr(obj, field) is not None:
+            shown[field] = getattr(obj, field)
+    return shown
+
+
+def whole(config: Config, sessions: list[Dict], protocols: Protocols = registry) -> Dict:
+    """GET /config: everything, never recursive."""
+    view = View(config, False, protocols)
+    kinds = ("listener", "cluster", "rulelist", "rule", "route")
+    endpoints = [endpoint(e) for cluster in config.clusters.values() for e in cluster.endpoints]
+    return {"admin": admin(config.admin), **{kind + "s": view.all(kind) for kind in kinds}, "endpoints": endpoints, "sessions": sessions}
+
+
+def dumps(value: Any, style: str = "plain") -> str:
+    """JSON text in one of FORMATS; any other style is plain. No newline at the end."""
+    if style == "terse":
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    if style == "space":
+        return _space(value)
+    if style == "lines":
+        return _members(value, _space, " ", "\n, ", "\n")
+    if style == "diffy":
+        return _diffy(value, "")
+    return json.dumps(value, ensure_ascii=False, indent=2)
+
+
+def _space(value: Any) -> str:
+    return _members(value, _space, " ", ", ", " ")
+
+
+def _members(value: Any, inner: Any, opening: str, between: str, closing: str) -> str:
+    if isinstance(value, Mapping) and value:
+        return "{" + opening + between.join(f"{_scalar(str(k))}: {inner(v)}" for k, v in value.items()) + closing + "}"
+    if isinstance(value, list | tuple) and value:
+        return "[" + opening + between.join(map(inner, value)) + closing + "]"
+    return _scalar(value)
+
+
+def _diffy(value: Any, indent: str) -> str:
+    """One member a line with the comma in front, so that a diff shows a change as one line."""
+    deeper = indent + "  "
+    if isinstance(value, Mapping) and value:
+        members = [f"{_scalar(str(k))}:{_below(v, deeper)}" for k, v in value.items()]
+        return "{ " + f"\n{indent}, ".join(members) + f"\n{indent}}}"
+    if isinstance(value, list | tuple) and value:
+        return "[ " + f"\n{indent}, ".join(_diffy(v, deeper) for v in value) + f"\n{indent}]"
+    return _scalar(value)
+
+
+def _below(value: Any, indent: str) -> str:
+    if isinstance(value, Mapping | list | tuple) and value:
+        return f"\n{indent}{_diffy(value, indent)}"
+    return " " + _scalar(value)
+
+
+def _scalar(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,189 @@
+"""What is odd about a configuration that is well-formed: `findings(config)`, a pass over the whole that changes nothing.
+
+    dangling     a name that leads nowhere: allowed, because names bind late; sessions that need it fail
+    loop         a rule list that applies itself: sessions that go round fail
+    invalid      a match that cannot be compiled: it never matches
+    duplicate, never-fires    a rule that can never decide, because an earlier one takes all its sessions
+    datagram     a datagram stream that is routed into a byte stream: the limits between messages get lost
+
+l7mp's own calls take all of them with a warning. A whole configuration (file, POST /config) is refused for the first two and for
+an invalid match; carrier/config/document.py decides that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+import msgspec
+
+from carrier.config.draft import Config, Protocols, Route
+from carrier.core import registry
+from carrier.rules.table import Matchers
+
+Code = Literal["dangling", "loop", "invalid", "duplicate", "never-fires", "datagram"]
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One oddity: the object (kind, name) it is in, `at` which member of it, and a sentence."""
+
+    code: Code
+    kind: str
+    name: str
+    at: str
+    text: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.hint})" if self.hint else self.text
+
+
+def findings(config: Config, matchers: Matchers, protocols: Protocols = registry) -> tuple[Finding, ...]:
+    """Everything odd. matchers: the compiled rule lists, shared with the proxy."""
+    return (
+        *_dangling(config),
+        *_loops(config),
+        *_useless(config, matchers),
+        *_datagrams(config, protocols),
+    )
+
+
+def warnings(config: Config, matchers: Matchers | None = None, protocols: Protocols = registry) -> tuple[str, ...]:
+    """The findings as sentences."""
+    return tuple(map(str, findings(config, matchers or Matchers(), protocols)))
+
+
+# -- names ------------------------------------------------------------------------------------------------------------------------------
+
+
+def _dangling(config: Config) -> Iterator[Finding]:
+    if not _any_dangling(config):  # as good as always, and told in a tenth of the time
+        return
+    for holder, name, at, kind, wanted in _references(config):
+        table = getattr(config, kind + "s")
+        if wanted not in table:
+            from difflib import get_close_matches  # only who has misspelt something needs it
+
+            near = get_close_matches(wanted, table, 1, 0.6)
+            noun = {"rulelist": "rule list"}.get(kind, kind)
+            text = f"{_noun(holder)} {name!r} refers to {noun} {wanted!r}, which is not defined"
+            yield Finding("dangling", holder, name, at, text, f"did you mean {near[0]!r}?" if near else "")
+
+
+def _any_dangling(config: Config) -> bool:
+    actions = [rule.action for rule in config.rules.values()]
+    routes = config.routes.values()
+    lists = {listener.rules for listener in config.listeners.values()} | {action.apply for action in actions}
+    rules = {name for rulelist in config.rulelists.values() for name in rulelist.rules}
+    wanted = {action.route for action in actions if action.apply is None}
+    clusters = {route.destination for route in routes} | {route.fallback for route in routes}
+    clusters |= {name for route in routes if route.ingress or route.egress for name in (*route.ingress, *route.egress)}
+    found = (lists, config.rulelists), (rules, config.rules), (wanted, config.routes), (clusters, config.clusters)
+    return any(names - {None} - table.keys() for names, table in found)
+
+
+def _references(config: Config) -> Iterator[tuple[str, str, str, str, str]]:
+    """Every reference: (kind, name and member of the object that has it, kind and name of what it refers to)."""
+    for listener in config.listeners.values():
+        yield "listener", listener.name, ".rules", "rulelist", listener.rules
+    for rulelist in config.rulelists.values():
+        for i, rule in enumerate(rulelist.rules):
+            yield "rulelist", rulelist.name, f"[{i}]", "rule", rule
+    for rule_ in config.rules.values():
+        if rule_.action.apply is not None:
+            yield "rule", rule_.name, ".action.apply", "rulelist", rule_.action.apply
+        elif rule_.action.route is not None:  # beside an apply, the route is never taken
+            yield "rule", rule_.name, ".action.route", "route", rule_.action.route
+    for route in config.routes.values():
+        for at, cluster in _clusters_of(route):
+            yield "route", route.name, at, "cluster", cluster
+
+
+def _clusters_of(route: Route) -> Iterator[tuple[str, str]]:
+    yield ".destination", route.destination
+    for way in ("ingress", "egress"):
+        for i, cluster in enumerate(getattr(route, way)):
+            yield f".{way}[{i}]", cluster
+    if route.fallback is not None:
+        yield ".fallback", route.fallback
+
+
+def _noun(kind: str) -> str:
+    return "rule list" if kind == "rulelist" else kind
+
+
+# -- jumps ------------------------------------------------------------------------------------------------------------------------------
+
+
+def _jumps(config: Config, rulelist: str) -> Iterator[tuple[str, str]]:
+    """(rule, rule list it applies) of a rule list."""
+    found = config.rulelists.get(rulelist)
+    for name in found.rules if found is not None else ():
+        rule = config.rules.get(name)
+        if rule is not None and rule.action.apply is not None:
+            yield name, rule.action.apply
+
+
+def _loops(config: Config) -> Iterator[Finding]:
+    """Each rule whose jump closes a circle, found by a walk in depth without recursion."""
+    if all(rule.action.apply is None for rule in config.rules.values()):
+        return
+    done: set[str] = set()
+    for start in config.rulelists:
+        path: list[str] = []
+        stack: list[tuple[str, Iterator[tuple[str, str]]]] = []
+        if start not in done:
+            path.append(start)
+            stack.append((start, _jumps(config, start)))
+        while stack:
+            here, jumps = stack[-1]
+            for rule, to in jumps:
+                if to in path:
+                    circle = " → ".join([*path[path.index(to) :], to])
+                    text = f"rule {rule!r} closes a circle of rule lists that apply each other: {circle}"
+                    yield Finding("loop", "rule", rule, ".action.apply", text)
+                elif to not in done:
+                    path.append(to)
+                    stack.append((to, _jumps(config, to)))
+                    break
+            else:
+                done.add(here)
+                path.pop()
+                stack.pop()
+
+
+# -- matches ----------------------------------------------------------------------------------------------------------------------------
+
+
+def _useless(config: Config, matchers: Matchers) -> Iterator[Finding]:
+    for rulelist in config.rulelists.values():
+        for found in matchers.get(config, rulelist.name).findings:
+            yield Finding(found.kind, "rule", found.rule, ".match", f"rule list {rulelist.name!r}: {found.text}")
+
+
+# -- kinds of streams -------------------------------------------------------------------------------------------------------------------
+
+
+def _datagrams(config: Config, protocols: Protocols) -> Iterator[Finding]:
+    for listener in config.listeners.values():
+        cls = protocols.listener(listener.spec.get("protocol", ""))
+        if cls is None or cls.kind_of(listener.spec) != "datagram":
+            continue
+        for route in _routes_of(config, listener.rules):
+            cluster = config.clusters.get(route.destination)
+            to = protocols.cluster(cluster.spec.get("protocol", "")) if cluster is not None else None
+            if cluster is not None and to is not None and to.kind_of(cluster.spec) == "byte" and not to.virtual:
+                text = f"listener {listener.name!r} takes datagrams; by route {route.name!r} they go to {cluster.name!r}, a stream of bytes"
+                yield Finding("datagram", "route", route.name, ".destination", text, "the limits between datagrams get lost")
+
+
+def _routes_of(config: Config, rulelist: str) -> Iterable[Route]:
+    """Every route that a session of this rule list may take."""
+    lists = [rulelist]
+    routes: dict[str | None, None] = {}
+    for name in lists:
+        found = config.rulelists.get(name)
+        rules = [config.rules[rule] for rule in (found.rules if found is not None else ()) if rule in config.rules]
+        lists += [r.action.apply for r in rules if r.action.apply is not None and r.action.apply not in lists]
+        routes.update({r.action.route: None for r in rules if r.action.apply is None and r.action.route in config.routes})
+    return [config.routes[name] for name in routes if name is not None]

@@ -1,0 +1,329 @@
+"""What every protocol's cluster shares: endpoints, their choice, and the two ways to a destination.
+
+A protocol file subclasses `Cluster` and gives `ready()` (a destination that is there at once: a virtual stream, an idle pooled
+connection) or `open()` (a destination that must be connected). The class attributes say what it carries. A running cluster lives
+on while its spec is unchanged; `update()` takes new endpoints and policy, and keeps what is known of the endpoints that stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+from carrier.config import draft as config
+from carrier.core.balance import KEYED, Balancer
+from carrier.core.health import Health
+from carrier.core.metadata import get_at
+from carrier.core.names import Names
+from carrier.core.resolve import Resolver
+from carrier.core.stream import Socket, Stream
+from carrier.errors import ConfigError, Error, Problem, did_you_mean, from_os
+from carrier.hops.tls import check_client
+from carrier.proxy.overload import Breaker
+
+if TYPE_CHECKING:
+    from carrier.core.ledger import Ledger
+    from carrier.core.listener import Listener
+    from carrier.core.session import Session
+    from carrier.observe.meter import Meter
+
+Kind = Literal["byte", "datagram", "message"]
+MAX_WEIGHT = 1e9
+
+
+class Env:
+    """What the running parts are handed at the start: no part reaches back to ask, and nothing is global."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.resolver = Resolver()
+        self.on_close: list[Callable[[Session], None]] = []
+        """Called with each session that ends, at once."""
+        self.ledger: Ledger | None = None
+        """Where sessions that have ended are kept for the access log; None: nobody wants them."""
+        self.meter: Meter | None = None
+        """Counts the sessions that have ended."""
+        self.api: Any = None
+        """The REST API, for the one cluster that leads into it."""
+        self.gate: Any = None
+        """Who may call the REST API (carrier/admin/gate.py); None: everybody who reaches it, which is this machine only."""
+        self.insecure_admin = False
+        self.clusters: Mapping[str, Cluster] = {}
+        """The clusters in force, for a session that looks its route's names up again."""
+        self.listeners: Mapping[str, Listener] = {}
+        """The listeners in force, for who counts them."""
+        self.names = Names()
+        """The names of sessions that could clash."""
+
+    def guard(self, what: str, call: Callable[..., object], *args: Any) -> None:
+        """Call somebody else's code where its failure may not stop ours: it is reported to the loop's exception handler."""
+        try:
+            call(*args)
+        except Exception as exc:
+            self.loop.call_exception_handler({"message": f"{what} failed: {exc}", "exception": exc})
+
+
+class Plan(NamedTuple):
+    """A cluster's next configuration, checked and ready, so that putting it in force cannot fail."""
+
+    conf: config.Cluster
+    endpoints: list[tuple[Endpoint, float]]
+    """With their weights: an endpoint that stays gets its new one when the plan is carried out."""
+    balancer: Balancer
+
+
+class Endpoint:
+    """One address of a cluster, and what is known of it."""
+
+    __slots__ = ("active", "address", "failed", "host", "idle", "name", "port", "total", "up", "weight")
+
+    def __init__(self, name: str, host: str, port: int, weight: float) -> None:
+        self.name = name
+        self.host = host
+        self.port = port
+        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}" if port else host
+        self.weight = weight
+        self.up = True
+        self.active = 0
+        """Sessions at this moment."""
+        self.total = 0
+        self.failed = 0
+        """Sessions ever, and attempts that failed before an answer."""
+        self.idle: list[Any] = []
+        """Idle upstream connections, last in first out."""
+
+
+class Cluster:
+    """A running cluster. `name`, `spec` and the policy come from its frozen `config.Cluster`."""
+
+    protocol: ClassVar[str] = ""
+    kind: Kind = "byte"
+    virtual: ClassVar[bool] = False
+    """Has no endpoints: the stream is played here."""
+    default_policy: ClassVar[str] = "Trivial"
+    admin: ClassVar[bool] = False
+    """Leads into the REST API: a listener that routes here binds loopback only."""
+    fields: ClassVar[Mapping[str, str]] = {}
+    """Fields of the spec -> what is allowed, in words; anything else is an unknown field in a strict check."""
+    wrapped: bool = False
+    """Its streams carry another protocol's (carrier/hops/joint.py): what comes from a source may not pass as it is."""
+    failover: ClassVar[bool] = True
+    """An endpoint that cannot be connected to is replaced by another of the cluster, before any retry."""
+
+    def __init__(self, conf: config.Cluster, env: Env) -> None:
+        self.env = env
+        self.name = conf.name
+        self.sessions_elsewhere = 0
+        """Sessions ever that none of the endpoints has counted: of a virtual cluster, of a transform, of endpoints that are gone."""
+        self.down = False
+        """All endpoints are down: a route's fallback serves at once."""
+        options = conf.options.get("health")
+        self.health = Health(self, options if isinstance(options, dict) else {})
+        self.breaker = Breaker(conf.options)
+        self.drained: frozenset[str] = frozenset()
+        """Names of endpoints that get no new sessions."""
+        self.endpoints: list[Endpoint] = []
+        self.conf = conf
+        self.update(conf)
+
+    @classmethod
+    def runs_commands(cls, spec: Mapping[str, Any]) -> bool:
+        """Would this spec run a command? Whoever adds one over REST must have shown who it is."""
+        return False
+
+    @classmethod
+    def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
+        """Everything wrong with a spec, by the strict standard (files, PUT, POST /config)."""
+        found = check_fields(spec, path, cls.fields, cls.kind == "byte" and not cls.virtual)
+        if "port" in cls.fields:
+            found += check_port(spec, path, required=True)
+        return found + (check_client(spec.get("tls"), f"{path}.tls") if "tls" in cls.fields else [])
+
+    @classmethod
+    def kind_of(cls, spec: Mapping[str, Any]) -> Kind:
+        """The kind of stream that a spec makes: "datagram" for every one that keeps the limits of messages."""
+        return "datagram" if framed(spec) else cls.kind
+
+    def update(self, conf: config.Cluster) -> None:
+        """Take new endpoints and a new policy; sessions and idle connections of endpoints that stay are kept. Raises ConfigError."""
+        self.adopt(self.plan(conf))
+
+    def plan(self, conf: config.Cluster) -> Plan:
+        """Everything of an update that can fail; changes nothing. Raises ConfigError."""
+        problems = []
+        if self.virtual and conf.endpoints:
+            problems.append(Problem(f"a cluster of protocol {self.protocol} has no endpoints", f"clusters[{conf.name}].endpoints"))
+        known = {(e.name, e.address): e for e in self.endpoints}
+        port = conf.spec.get("port")
+        endpoints = []
+        for i, e in enumerate(conf.endpoints):
+            if isinstance(e.weight, bool) or not isinstance(e.weight, (int, float)) or not 0 <= e.weight < MAX_WEIGHT:
+                path = f"clusters[{conf.name}].endpoints[{i}].weight"
+                problems.append(Problem(f"expected a number, got {e.weight!r}", path, seen=repr(e.weight), allowed="0 or more"))
+            own = e.spec.get("port", port)
+            new = Endpoint(e.name, str(e.spec.get("address", "")), own if isinstance(own, int) else 0, e.weight)
+            endpoints.append((known.pop((new.name, new.address), new), e.weight))
+        if problems:
+            raise ConfigError(*problems)
+        return Plan(conf, endpoints, Balancer(conf.loadbalancer.policy, conf.endpoints))
+
+    def adopt(self, plan: Plan) -> None:
+        """Put a plan in force."""
+        self.conf = conf = plan.conf
+        self.spec = conf.spec
+        old = self.endpoints
+        self.endpoints = []
+        for endpoint, weight in plan.endpoints:
+            endpoint.weight = weight
+            self.endpoints.append(endpoint)
+        for gone in set(old).difference(self.endpoints):
+            self.sessions_elsewhere += gone.total
+            self.discard(gone)
+        self.policy = conf.loadbalancer.policy
+        self.key = conf.loadbalancer.key
+        self.balancer = plan.balancer
+        self._find_only()
+
+    @property
+    def sessions_total(self) -> int:
+        """Sessions ever."""
+        return self.sessions_elsewhere + sum(endpoint.total for endpoint in self.endpoints)
+
+    def _find_only(self) -> None:
+        alone = len(self.endpoints) == 1 and self.policy != "None" and not self.drained
+        self.only = self.endpoints[0] if alone else None
+
+    def drain(self, names: Collection[str]) -> None:
+        """Endpoints of these names get no new sessions from now on; those that they have go on. The others are drained no more."""
+        found = [endpoint for endpoint in self.endpoints if endpoint.name in names]
+        self.drained = frozenset(endpoint.name for endpoint in found)
+        self._find_only()
+        for endpoint in found:
+            self.discard(endpoint)
+
+    def discard(self, endpoint: Endpoint) -> None:
+        """An endpoint is gone: close its idle connections."""
+        idle, endpoint.idle = endpoint.idle, []
+        for connection in idle:
+            self.env.guard(f"closing an idle connection of {endpoint.name}", connection.close)
+
+    def close(self) -> None:
+        """The cluster is gone from the configuration; sessions through it live on."""
+        self.health.stop()
+        for endpoint in self.endpoints:
+            self.discard(endpoint)
+
+    def choose(self, session: Session, tried: Collection[str] = ()) -> Endpoint:
+        """An endpoint for the session by the cluster's policy. Raises Error("no-endpoint")."""
+        if self.only is not None and not tried:
+            return self.only
+        if self.drained:
+            tried = self.drained.union(tried)
+        key = None
+        if self.key and self.policy in KEYED:
+            value = get_at(session.metadata, self.key)
+            key = None if value is None else str(value)
+        found = self.balancer.choose(self.endpoints, key, tried)
+        if found is None:
+            raise Error("no-endpoint", f"Not Found: No endpoint in cluster {self.name!r}", "upstream", "yes")
+        return found
+
+    def ready(self, session: Session, endpoint: Endpoint | None) -> Stream | None:
+        """A destination that is there at once, or None: then `open` must be awaited. Virtual clusters are always ready."""
+        return None
+
+    async def open(self, session: Session, endpoint: Endpoint) -> Socket:
+        """Connect; the socket starts paused. Raises Error (retry "yes": nothing was sent on)."""
+        raise NotImplementedError
+
+    async def reach(self, session: Session, endpoint: Endpoint) -> Socket:
+        """`open`, as far as the breaker lets it. Raises Error."""
+        self.breaker.connect(self)
+        try:
+            return await self.open(session, endpoint)
+        finally:
+            self.breaker.connected()
+
+    def tick(self, now: float) -> None:
+        """Once a second: health; idle connections and upstream deadlines."""
+        self.health.tick(now)
+
+    async def probe(self, endpoint: Endpoint, health: Health) -> None:
+        """Is there somebody at the endpoint? Raises Error. By default: can one connect to it?"""
+        for family, address in await self.env.resolver.resolve(endpoint.host, endpoint.port):
+            with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
+                try:
+                    await self.env.loop.sock_connect(sock, address)
+                    return
+                except (OSError, OverflowError) as exc:
+                    failure = from_os(exc, "upstream", endpoint.address) if isinstance(exc, OSError) else Error("no-endpoint", str(exc))
+        raise failure
+
+
+FRAMINGS = ("none", "lines", "length32")
+"""How a stream of bytes may keep the limits of messages (carrier/hops/framing.py)."""
+
+
+def framed(spec: Mapping[str, Any]) -> bool:
+    """Does this stream of bytes keep the limits of messages?"""
+    return bool(spec.get("framing", "none") != "none")
+
+
+def check_fields(spec: Mapping[str, Any], path: str, fields: Collection[str], framing: bool) -> list[Problem]:
+    """Does the protocol know every field of the spec? framing: it takes one, being a stream of bytes."""
+    words = ", ".join(["protocol", *fields])
+    unknown = [name for name in spec if name not in ("protocol", "framing") and name not in fields]
+    found = [Problem(f"unknown field {name!r}", f"{path}.{name}", seen=repr(spec[name]), allowed=words) for name in unknown]
+    return found + _check_framing(spec, path, framing)
+
+
+def _check_framing(spec: Mapping[str, Any], path: str, allowed: bool) -> list[Problem]:
+    """Is `spec.framing` a framing, and does the protocol take one?"""
+    framing = spec.get("framing")
+    if "framing" not in spec or (allowed and framing in FRAMINGS):
+        return []
+    if not allowed:
+        return [Problem("unknown field 'framing'", f"{path}.framing", seen=repr(framing), allowed="on streams of bytes only")]
+    return [Problem(f"unknown framing {framing!r}", f"{path}.framing", seen=repr(framing), allowed=", ".join(FRAMINGS))]
+
+
+def check_members(body: Mapping[str, Any], path: str, known: Collection[str]) -> list[Problem]:
+    """Members of an object inside a spec that nobody reads."""
+    allowed = ", ".join(known)
+    return [
+        Problem(f"unknown field {name!r}", f"{path}.{name}", seen=repr(body[name]), allowed=allowed, hint=did_you_mean(str(name), known))
+        for name in body
+        if name not in known
+    ]
+
+
+def check_text(spec: Mapping[str, Any], path: str, *names: str) -> list[Problem]:
+    """Those of these fields that are there and no text."""
+    return [
+        Problem(f"expected text, got {spec[name]!r}", f"{path}.{name}", seen=repr(spec[name]), allowed="text")
+        for name in names
+        if name in spec and not isinstance(spec[name], str)
+    ]
+
+
+def check_port(spec: Mapping[str, Any], path: str, required: bool, least: int = 1) -> list[Problem]:
+    """Is `spec.port` a port?"""
+    port = spec.get("port")
+    if port is None:
+        return [Problem("needs 'port'", path, seen="nothing", allowed=f"a number {least}..65535")] if required else []
+    if not isinstance(port, int) or isinstance(port, bool) or not least <= port <= 65535:
+        return [Problem(f"expected a port {least}..65535, got {port!r}", f"{path}.port", seen=repr(port), allowed=f"{least}..65535")]
+    return []
+
+
+async def first_that_connects(addresses: list[Any], connect: Callable[[Any], Any]) -> Any:
+    """Try the resolved addresses in order; the last failure is raised."""
+    failure: Error | None = None
+    for address in addresses:
+        try:
+            return await connect(address)
+        except Error as exc:
+            failure = exc
+    raise failure or Error("dns", "the name has no address", "upstream", "yes")

@@ -1,0 +1,267 @@
+"""What every protocol's listener shares: a bound address, the routing table in force, its sessions, those it still remembers.
+
+A protocol file subclasses `Listener`, binds in `bind()` (which must fail cleanly: nothing is accepted before `start()`), makes a
+`Session` for each stream and calls `session.begin(self.table.decide(metadata))`. The table is swapped at every change; a session
+keeps the decision it began with.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+import ssl
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from carrier.config import draft as config
+from carrier.core.cluster import Env, Kind, check_fields, check_port, check_text, framed
+from carrier.core.ledger import LARGE
+from carrier.core.resolve import literal
+from carrier.errors import Error, Problem, from_os
+from carrier.hops.tls import check_server
+
+if TYPE_CHECKING:
+    from carrier.core.session import Session
+    from carrier.rules.table import Table
+
+BACKLOG = 4096
+NO_IPV6 = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EADDRNOTAVAIL)
+"""What binding to "::" says on a machine without IPv6: not built in, or switched off."""
+WANTED = ("killed", "drain")
+"""Errors that somebody here wanted: a session that ends so has not failed."""
+TRACKED = 10_000
+"""Ended sessions that one listener remembers at most (`options.track`)."""
+
+Key = tuple[str, str, int]
+"""What a listener occupies: transport, host or file, port. Two listeners of one key are refused."""
+
+
+class Listener:
+    """A running listener. name, spec, options: from its frozen `config.Listener`."""
+
+    protocol: ClassVar[str] = ""
+    kind: Kind = "byte"
+    """Of its streams: a datagram cannot wait, so what finds no room is dropped; the others are paused."""
+    fields: ClassVar[Mapping[str, str]] = {}
+    """Fields of the spec -> what is allowed, in words; anything else is an unknown field in a strict check."""
+    transport: ClassVar[str] = "tcp"
+    """Of what its `port` is a port."""
+    __slots__ = ("__dict__", "__weakref__", "counter", "env", "listed", "now", "track")  # read for each session: faster than the others
+
+    def __init__(self, conf: config.Listener, env: Env) -> None:
+        self.conf = conf
+        self.env = env
+        self.name = conf.name
+        self.spec: Mapping[str, Any] = conf.spec
+        self.options: Mapping[str, Any] = conf.options
+        self.table: Table
+        self.counter = 0
+        """Sessions ever; each gets the next number."""
+        self.failed = 0
+        self._live: set[Session] = set()
+        track = conf.options.get("track", 0)
+        self.track = float(track) if isinstance(track, (int, float)) and not isinstance(track, bool) else 0.0
+        self.tracked: deque[Session] = deque(maxlen=TRACKED)
+        self.bound: list[socket.socket] = []
+        self.loopback = False
+        """Bind loopback only, whatever the spec says: this listener leads into the API."""
+        self.tls: ssl.SSLContext | None = None
+        """TLS with what connects, or None."""
+        self.listed = True
+        """Its sessions are shown; those of the API's own listener are not."""
+
+    # ------------------------------------------------------------------ configuration
+
+    @classmethod
+    def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
+        """Everything wrong with a spec, by the strict standard (files, PUT, POST /config)."""
+        found = check_fields(spec, path, cls.fields, cls.kind == "byte")
+        if "port" in cls.fields:
+            found += check_port(spec, path, required=True, least=0)
+        address = spec.get("address")
+        if "address" in cls.fields and address is not None and (not isinstance(address, str) or literal(address, 0) is None):
+            found.append(Problem(f"expected an IP address, got {address!r}", f"{path}.address", seen=repr(address), allowed="IPv4 or IPv6"))
+        if "path" in cls.fields:
+            found += check_text(spec, path, "path")
+        return found + (check_server(spec.get("tls"), f"{path}.tls") if "tls" in cls.fields else [])
+
+    @classmethod
+    def kind_of(cls, spec: Mapping[str, Any]) -> Kind:
+        """The kind of stream that a spec makes: "datagram" also for streams that can wait, if they keep the limits of messages."""
+        return "datagram" if framed(spec) else cls.kind
+
+    @classmethod
+    def claim(cls, spec: Mapping[str, Any]) -> Key | None:
+        """The port that a listener of this spec would ask for, so that a check sees two of one; None: none, or any that is free."""
+        port = spec.get("port")
+        return (cls.transport, str(spec.get("address") or "*"), port) if isinstance(port, int) and port else None
+
+    def key(self) -> Key | None:
+        """What this listener occupies, or None."""
+        return None
+
+    def local(self) -> bool:
+        """Can only this machine reach it?"""
+        address = self.spec.get("address")
+        return self.loopback or (isinstance(address, str) and is_loopback(address))
+
+    # ------------------------------------------------------------------ life
+
+    async def bind(self) -> None:
+        """Take the address, accept nothing yet. Raises Error("bind")."""
+        raise NotImplementedError
+
+    def use(self, table: Table) -> None:
+        """Route new sessions by this table."""
+        self.table = table
+
+    @property
+    def listening(self) -> bool:
+        """Does it have its address? What listens at something else than a socket says so itself."""
+        return bool(self.bound)
+
+    def start(self) -> None:
+        """Begin to accept."""
+
+    def take_over(self, old: Listener) -> bool:
+        """Use the bound sockets of the listener that this one replaces; False when they do not fit."""
+        if old.key() is None or old.key() != self.key():
+            return False
+        self.bound = [sock.dup() for sock in old.bound]
+        return True
+
+    def farewell(self) -> None:
+        """The end is near: from now on answers ask their clients to leave; everything is still accepted."""
+
+    def hold(self) -> None:
+        """Too much comes: accept nothing for now, where what comes can wait in the kernel."""
+
+    def go_on(self) -> None:
+        """Accept again."""
+
+    def stop(self) -> None:
+        """Accept no more and give the address back; live sessions go on."""
+        for sock in self.bound:
+            sock.close()
+        self.bound = []
+
+    def tick(self, now: float) -> None:
+        """Once a second (monotonic seconds): deadlines, tracked sessions that are due."""
+        while self.tracked and self.tracked[0].ended_at + self.track <= now:
+            self.tracked.popleft()
+
+    # ------------------------------------------------------------------ sessions
+
+    @property
+    def live(self) -> set[Session]:
+        """The sessions that have not ended."""
+        return self._live
+
+    def sessions(self) -> Iterable[Session]:
+        """Live sessions, then those that are only remembered."""
+        yield from list(self.live)
+        yield from list(self.tracked)
+
+    def session_name(self, session: Session) -> str:
+        raise NotImplementedError
+
+    def metadata(self, session: Session) -> dict[str, Any]:
+        """The metadata tree of a session, without its name and before rewrites."""
+        raise NotImplementedError
+
+    def ended(self, session: Session) -> None:
+        """Called by `Session.close`, once."""
+        self._live.discard(session)
+        if session.error is not None and session.error.kind not in WANTED:
+            self.failed += 1
+        source = session.source
+        session.bytes_in = source.bytes_in
+        session.bytes_out = source.bytes_out
+        if self.kind == "message":  # a connection carries many
+            source.bytes_in = source.bytes_out = 0
+        env = self.env
+        if self.listed:
+            if env.meter is not None:
+                env.meter.count(session)
+            ledger = env.ledger
+            if ledger is not None:
+                ended = ledger.ended
+                ended.append(session)
+                if ledger.timer is None or len(ended) >= LARGE:
+                    ledger.due()
+        if self.track or env.on_close:
+            self._show(session)
+
+    def _show(self, session: Session) -> None:
+        """Remember a session that has ended, and tell the observers."""
+        if self.track > 0:
+            self.tracked.append(session)
+        for observer in self.env.on_close:
+            try:  # not by `guard`: the name of every session would be made for it
+                observer(session)
+            except Exception as exc:
+                message = f"an observer of the end of {session.name} failed: {exc}"
+                self.env.loop.call_exception_handler({"message": message, "exception": exc})
+
+
+def plain(host: str) -> str:
+    """An address as people write it: a mapped IPv4 address without its prefix."""
+    return host[7:] if host.startswith("::ffff:") and "." in host else host
+
+
+def is_loopback(address: str) -> bool:
+    """Is it a literal address of this machine's loopback interface?"""
+    try:
+        return ipaddress.ip_address(plain(address.strip("[]"))).is_loopback
+    except ValueError:
+        return False
+
+
+def bind_stream(name: str, host: str | None, port: Any, transport: int = socket.IPPROTO_TCP) -> list[socket.socket]:
+    """Listening sockets, TCP by default. host None: every address, IPv6 and IPv4 on one socket where the kernel can. Raises
+    Error("bind")."""
+    if not isinstance(port, int):
+        raise Error("bind", f'"{name}": expected a port 0..65535, got {port!r}')
+    address = literal(host if host is not None else "::", port)
+    if address is None:
+        raise Error("bind", f'"{name}": expected an IP address to bind to, got {host!r}')
+    try:
+        return [_bind(address[0], address[1], host is None, transport)]
+    except OSError as exc:
+        if host is None and (not socket.has_ipv6 or exc.errno in NO_IPV6):
+            return bind_stream(name, "0.0.0.0", port, transport)
+        raise bind_error(name, host or "::", port, exc) from None
+    except OverflowError:
+        raise Error("bind", f'"{name}": expected a port 0..65535, got {port!r}') from None
+
+
+def bind_error(name: str, host: str, port: int, exc: OSError) -> Error:
+    error = from_os(exc, "carrier")
+    return Error("bind", f'"{name}": Could not bind to {authority(host, port)}: {error.detail}')
+
+
+def authority(host: str, port: object) -> str:
+    """Host and port as people write them: an IPv6 address in brackets (RFC 3986 section 3.2.2)."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _bind(family: int, address: Any, dual: bool, transport: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, transport)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dual else 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def wall(monotonic: float) -> float:
+    """Seconds since 1970 of a moment of the monotonic clock."""
+    return monotonic + time.time() - time.monotonic()

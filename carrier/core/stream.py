@@ -1,0 +1,240 @@
+"""The one interface: everything that carries a session's bytes is a `Stream`.
+
+A session's hops form a ring: source -> ingress... -> destination -> egress... -> source. Calls for bytes (`head`, `data`, `end`,
+`reset`, `flush`) travel along `to`; calls about bytes (`pause`, `resume`, `stop`) travel along `back`. By default a hop passes
+everything on, so a plain `Stream()` as destination is an echo, and a `Socket` in the middle of a chain is a remote transform.
+
+Re-entrancy: a call to `to` or `back` may come back before it returns (an answer, a reset). After such a call a method touches no
+state that it has not read again. `reset` is idempotent; `data` and `end` after a reset are ignored, by `Socket`, once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from carrier.errors import Error
+
+if TYPE_CHECKING:
+    import socket
+
+    from carrier.core.cluster import Cluster
+    from carrier.core.session import Session
+
+HIGH = 64 * 1024
+"""Bytes that one direction may hold before the hop behind it is paused (DESIGN section 7)."""
+MANY = 1024
+"""Messages that one direction may hold: empty ones have no bytes to count."""
+
+
+class Stream:
+    """One hop of one direction of a session. Bytes are pushed into it; by default it passes them on."""
+
+    __slots__ = ("__weakref__", "back", "to")
+    waits = False
+    """It reads nothing before `resume()`."""
+    to: Stream
+    back: Stream
+
+    def __init__(self) -> None:
+        self.to = self.back = NOWHERE
+
+    # forwards
+    def head(self, head: Any, last: bool = False) -> None:
+        """The start of a message (a `carrier.wire.http.Head`); informational (1xx) heads come before the final one."""
+        self.to.head(head, last)
+
+    def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
+        """Payload bytes; on a datagram stream one call is one message. kind: WebSocket text or binary."""
+        self.to.data(data, kind, last)
+
+    def end(self, trailer: Any = None) -> None:
+        """No more comes in this direction; trailer: HTTP trailer fields, or a close code and reason."""
+        self.to.end(trailer)
+
+    def reset(self, error: Error) -> None:
+        """This direction broke; what was passed on so far is not complete."""
+        self.to.reset(error)
+
+    def message(self, head: Any, body: bytes) -> None:
+        """A whole message, when all of it is there: what `head` and `data` do, in one call. Whoever changes those need not know of it."""
+        self.head(head, not body)
+        if body:
+            self.data(body, None, True)
+
+    def flush(self) -> None:
+        """The end of one wake-up: whoever batches sends now."""
+        self.to.flush()
+
+    def forget(self) -> None:
+        """The session whose destination this was has ended. A hop without a descriptor lets go of its neighbours here; one that has a
+        descriptor does that when it closes."""
+
+    # backwards
+    def pause(self) -> None:
+        """The hop in front is full: send no more until `resume`."""
+        self.back.pause()
+
+    def resume(self) -> None:
+        self.back.resume()
+
+    def stop(self, error: Error | None = None) -> None:
+        """No more is wanted: an early answer (no error), or a reader that is gone (the error says why)."""
+        self.back.stop(error)
+
+
+class Nowhere(Stream):
+    """What an unlinked hop points at: takes every call and does nothing, so that late calls are harmless."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self.to = self.back = self
+
+    def head(self, head: Any, last: bool = False) -> None: ...
+    def data(self, data: bytes, kind: Any = None, last: bool = False) -> None: ...
+    def end(self, trailer: Any = None) -> None: ...
+    def reset(self, error: Error) -> None: ...
+    def flush(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def stop(self, error: Error | None = None) -> None: ...
+
+
+NOWHERE = Nowhere()
+
+
+class Count:
+    """What went one way. An object of its own, because code that serves hops of many classes finds attributes of one class sooner."""
+
+    __slots__ = ("bytes", "messages")
+
+    def __init__(self) -> None:
+        self.bytes = self.messages = 0
+
+
+class Socket(Stream):
+    """An end of a session that owns a transport: `data()` writes, what it reads goes to `self.to`.
+
+    It starts paused: nothing is read before `resume()`. It counts its own bytes and messages; a session shows its source's.
+    """
+
+    __slots__ = ("bytes_in", "bytes_out", "messages_in", "messages_out", "session", "waits")
+    session: Session | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = True
+        self.session = None
+        self.bytes_in = self.bytes_out = self.messages_in = self.messages_out = 0
+
+    def flush(self) -> None: ...
+
+    def detach(self) -> None:
+        """It is closed, and nothing comes or goes: let go of the session. A ring of what is closed would wait for the garbage collector,
+        which may be seconds and thousands of sessions away."""
+        self.session = None
+        self.to = self.back = NOWHERE
+
+    def status(self) -> str:
+        """l7mp's stage status of this end: READY or END (contract, section 4)."""
+        return "READY"
+
+    def falls_back(self, cluster: Cluster) -> None:
+        """This cluster serves the session in place of the one that was decided."""
+
+    def depart(self) -> None:
+        """The process is about to end, and takes nothing new: say so, if the protocol has a word for that in mid-stream."""
+
+    def takeover(self) -> socket.socket:
+        """Hand out the raw socket of an upgraded or spliced stream; this hop is dead afterwards."""
+        raise Error("not-implemented", f"{type(self).__name__} cannot hand out its socket")
+
+
+class Backlog(Stream):
+    """Holds what comes before the destination is there, up to `limit` bytes and MANY messages, and plays it when it is.
+
+    A byte stream is paused at the limit; of a datagram stream, which cannot wait, what comes later is dropped and counted.
+    """
+
+    __slots__ = ("calls", "datagram", "dropped", "full", "held", "limit", "size")
+
+    def __init__(self, limit: int = HIGH, datagram: bool = False) -> None:
+        super().__init__()
+        self.calls: deque[tuple[str, tuple[Any, ...]]] = deque()
+        self.limit = limit
+        self.size = 0
+        self.datagram = datagram
+        self.full = False
+        self.dropped = 0
+        self.held = False
+        """The hop in front said `pause` while it was played to."""
+
+    def head(self, head: Any, last: bool = False) -> None:
+        self.calls.append(("head", (head, last)))
+
+    def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
+        if self.datagram and (self.size >= self.limit or len(self.calls) >= MANY):
+            self.dropped += 1
+            return
+        self.size += len(data)
+        self.calls.append(("data", (data, kind, last)))
+        if not self.datagram and (self.size >= self.limit or len(self.calls) >= MANY):
+            self.full = True
+            self.back.pause()  # each time: somebody may have resumed it meanwhile
+
+    def end(self, trailer: Any = None) -> None:
+        self.calls.append(("end", (trailer,)))
+
+    def reset(self, error: Error) -> None:
+        self.calls.clear()
+        self.calls.append(("reset", (error,)))
+
+    def flush(self) -> None: ...
+
+    def pause(self) -> None:
+        self.held = True
+        self.back.pause()
+
+    def resume(self) -> None:
+        self.held = False
+        self.back.resume()
+
+    def stop(self, error: Error | None = None) -> None:
+        self.calls.clear()
+        self.back.stop(error)
+
+    def replay(self, to: Stream) -> None:
+        """Play everything into `to`, step out of the ring, and let the hop behind go on unless `to` is full.
+
+        What comes meanwhile is played in its turn. A destination that fails while it is played to may have been replaced by another
+        backlog when the call returns: that one gets the rest.
+        """
+        back = self.back
+        back.to, self.to, to.back = self, to, self
+        self.held = False
+        calls = self.calls
+        while calls and back.to is self:
+            name, args = calls.popleft()
+            getattr(to, name)(*args)
+        self.size, self.full = 0, False
+        if back.to is self:
+            back.to, to.back = to, back
+            to.flush()
+            if not self.held:
+                back.resume()
+        else:
+            while calls:
+                name, args = calls.popleft()
+                getattr(back.to, name)(*args)
+
+
+def link(hops: Iterable[Stream]) -> None:
+    """Chain the hops into a ring, the last one to the first."""
+    ring = list(hops)
+    ring.append(ring[0])
+    for hop, following in pairwise(ring):
+        hop.to = following
+        following.back = hop

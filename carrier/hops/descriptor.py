@@ -1,0 +1,83 @@
+"""What the hops share that own a descriptor: byte sockets, sockets of messages, pipes and files.
+
+Two directions that end on their own; whom an end, a failure and the closing are told to. Reading and writing are the subclass's, and so
+is `release`, which gives the descriptors back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from carrier.core.stream import NOWHERE, Socket
+from carrier.errors import Error, Side
+
+
+class Descriptor(Socket):
+    """side: whose end this is, for the errors. ended_in: no more comes; ended_out: no more is taken. full: the hop behind is paused,
+    because `size` bytes wait to be written."""
+
+    __slots__ = ("closed", "ended_in", "ended_out", "full", "loop", "paused", "side", "size")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, side: Side) -> None:
+        super().__init__()
+        self.loop = loop
+        self.side: Side = side
+        self.size = 0
+        self.paused = True
+        self.full = self.ended_in = self.ended_out = self.closed = False
+
+    def status(self) -> str:
+        return "END" if self.closed else "READY"
+
+    def head(self, head: Any, last: bool = False) -> None:
+        """There are no heads here; only a message's end shows."""
+        if last:
+            self.end()
+
+    def stop(self, error: Error | None = None) -> None:
+        """The reader of what this hop reads is gone."""
+        if error is not None:
+            self.reset(error)
+        else:
+            self.pause()
+
+    def reset(self, error: Error) -> None:
+        self.close(error)
+
+    def end_in(self) -> None:
+        """No more comes: tell the hop in front."""
+        self.ended_in = True
+        session = self.session
+        if session is not None and session.source is self:
+            session.source_done = True
+        self.to.end()
+
+    def broken(self, error: Error) -> None:
+        """The descriptor failed: tell both neighbours. The one in front may have this hop replaced meanwhile (a reconnect, the fallback):
+        then the hop behind has another one to write to, and lives on."""
+        if self.closed:
+            return
+        to, back = self.to, self.back
+        self.close(error)
+        to.reset(error)
+        if back.to is self:
+            back.stop(error)
+
+    def close(self, error: Error | None = None) -> None:
+        """Give the descriptors back; the source's closing is the session's end. Idempotent."""
+        if self.closed:
+            return
+        self.closed = self.paused = True
+        self.release()
+        session, to = self.session, self.to
+        if session is not None and session.source is self:
+            self.to = NOWHERE
+            session.close(error)
+            if error is not None:
+                to.reset(error)
+        self.detach()
+
+    def release(self) -> None:
+        """Watch and hold the descriptors no longer, and forget what waits to be written."""
+        raise NotImplementedError

@@ -1,0 +1,142 @@
+"""Counting sessions that have ended: plain integers in slots, by listener, rule and cluster.
+
+Label values come from the configuration alone, never from requests; `MAX_SETS` label sets are kept apart, what is beyond is summed up under
+"(other)", and those of rules that are gone are forgotten. `Session.served` adds to what it finds here by itself, for speed.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from carrier.core.session import Session
+
+BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
+"""Upper bounds of the histograms' buckets, in seconds."""
+CODES = ("0xx", "1xx", "2xx", "3xx", "4xx", "5xx", "ok", "failed")
+"""Status classes of HTTP answers; then what is said of sessions without an answer's head: they ended well, or did not."""
+OK, FAILED = 6, 7
+MAX_SETS = 1000
+"""Label sets of sessions (listener, rule, cluster) that are kept apart."""
+OTHER = "(other)"
+MANY = 256
+"""Durations that are counted at once."""
+
+
+class Times:
+    """A histogram over BOUNDS."""
+
+    __slots__ = ("counts", "sum")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BOUNDS) + 1)
+        self.sum = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one duration."""
+        self.counts[bisect_left(BOUNDS, seconds)] += 1
+        self.sum += seconds
+
+
+class Flow(Times):
+    """What is counted by listener and cluster; it is itself the histogram of the sessions' durations.
+
+    recent: durations that are not in the histogram yet; `settle` puts them there, many at once, which costs less than each by itself.
+    """
+
+    __slots__ = ("connects", "fallbacks", "received", "recent", "retries", "sent")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connects = Times()
+        self.recent: list[float] = []
+        self.received = self.sent = self.retries = self.fallbacks = 0
+
+    def settle(self) -> None:
+        """Count the recent durations."""
+        times, self.recent = self.recent, []
+        times.sort()
+        self.sum += sum(times)
+        before = 0
+        for n, bound in enumerate((*BOUNDS, math.inf)):
+            upto = bisect_right(times, bound, before)
+            self.counts[n] += upto - before
+            before = upto
+
+
+class Series:
+    """What is counted by listener, rule and cluster: sessions by code; the rest is its flow's. `Session.served` counts here, too."""
+
+    __slots__ = ("codes", "flow")
+
+    def __init__(self, flow: Flow) -> None:
+        self.codes = [0] * len(CODES)
+        self.flow = flow
+
+
+class Meter:
+    """Counts the sessions that have ended. known: by names of listener, rule and cluster."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[str, str, str], Series] = {}
+        self.flows: dict[tuple[str, str], Flow] = {}
+
+    def count(self, session: Session) -> None:
+        """Count a session that has ended."""
+        if getattr(session, "decision", None) is None:  # it ended before it was routed
+            return
+        series = self.series(session)
+        answer = session.answer
+        if answer is not None:
+            series.codes[answer.status // 100] += 1
+        else:
+            series.codes[FAILED if session.error is not None else OK] += 1
+        flow = series.flow
+        flow.add(session.ended_at - session.started)
+        flow.received += session.bytes_in
+        flow.sent += session.bytes_out
+        if session.connected_at != session.started:
+            self._slow(session, flow)
+
+    def series(self, session: Session) -> Series:
+        """Where a session is counted: by names. Its decision remembers it in `tally`, if it is not the fallback that served."""
+        decision, cluster = session.decision, session.cluster
+        series: Series | None = decision.tally
+        if series is not None and cluster is decision.cluster:
+            return series
+        key = (session.listener.name, decision.rule, cluster.name if cluster is not None else "")
+        series = self.known.get(key) or self._new(key)
+        if cluster is decision.cluster:
+            decision.tally = series
+        return series
+
+    def _slow(self, session: Session, flow: Flow) -> None:
+        """Of a session whose destination was not there at once."""
+        if session.connected_at:
+            flow.connects.add(session.connected_at - session.started)
+        flow.retries += session.retries
+        flow.fallbacks += session.fallback is not None
+
+    def _new(self, key: tuple[str, str, str]) -> Series:
+        if len(self.known) >= MAX_SETS:
+            key = (OTHER, OTHER, OTHER)
+            if key in self.known:
+                return self.known[key]
+        at = key[0], key[2]
+        flow = self.flows.get(at)
+        if flow is None:
+            flow = self.flows[at] = Flow()
+        series = self.known[key] = Series(flow)
+        return series
+
+    def forget(self, rules: Iterable[str], listeners: Iterable[str]) -> None:
+        """Keep only the series of rules and listeners that are there; called when the configuration has changed."""
+        keep_rules, keep_listeners = {"", OTHER, *rules}, {OTHER, *listeners}
+        for key in [key for key in self.known if key[1] not in keep_rules or key[0] not in keep_listeners]:
+            del self.known[key]
+        used = {(key[0], key[2]) for key in self.known}
+        for at in [at for at in self.flows if at not in used]:
+            del self.flows[at]

@@ -1,0 +1,300 @@
+"""What is counted, and what it is called outside: one table of metrics, and who writes them down.
+
+Sessions are counted by observe/meter.py; everything else (endpoints, limits, drops, revision) is counted where it happens and only read
+here. prometheus-client writes the text, it does not count. A scrape is written in pieces of `PIECE` samples, and the event loop goes on
+between them. `METRICS` is also what the dashboard (deploy/grafana) and the reference are made of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import accumulate, islice
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from carrier.config.dump import version
+from carrier.observe.meter import BOUNDS, CODES, Flow, Meter, Times
+
+if TYPE_CHECKING:
+    from carrier.core.cluster import Cluster
+    from carrier.core.ledger import Ledger
+    from carrier.core.listener import Listener
+    from carrier.observe.access import AccessLog
+    from carrier.proxy.overload import Watch
+    from carrier.proxy.proxy import Proxy
+
+MAX_SAMPLES = 20_000
+"""Samples of one scrape; what is beyond is left out and said to be."""
+PIECE = 150
+"""Samples that are written before the event loop goes on."""
+Kind = Literal["counter", "gauge", "histogram"]
+
+
+class Metric(NamedTuple):
+    """One line of the table. name: without the suffixes that the exposition adds (`_total`, `_bucket`)."""
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]
+    help: str
+
+
+METRICS = (
+    Metric(
+        "carrier_sessions", "counter", ("listener", "rule", "cluster", "code"), "Sessions that have ended (requests, connections, peers)"
+    ),
+    Metric("carrier_session_seconds", "histogram", ("listener", "cluster"), "From the first byte of a session to its end"),
+    Metric("carrier_connect_seconds", "histogram", ("listener", "cluster"), "Until the destination was connected, where none was ready"),
+    Metric("carrier_sessions_active", "gauge", ("listener",), "Sessions at this moment"),
+    Metric("carrier_received_bytes", "counter", ("listener", "cluster"), "Bytes received from downstream, heads included"),
+    Metric("carrier_sent_bytes", "counter", ("listener", "cluster"), "Bytes sent to downstream, heads included"),
+    Metric("carrier_retries", "counter", ("listener", "cluster"), "Attempts after the first"),
+    Metric("carrier_fallbacks", "counter", ("listener", "cluster"), "Sessions that the fallback cluster served"),
+    Metric("carrier_datagrams", "counter", ("listener", "direction"), "Datagrams received from and sent to downstream"),
+    Metric("carrier_datagrams_dropped", "counter", ("listener", "reason"), "Datagrams that went nowhere"),
+    Metric("carrier_endpoint_up", "gauge", ("cluster", "endpoint"), "1 when the endpoint is up, 0 when it is down"),
+    Metric("carrier_endpoint_sessions_active", "gauge", ("cluster", "endpoint"), "Sessions of the endpoint at this moment"),
+    Metric("carrier_endpoint_sessions", "counter", ("cluster", "endpoint"), "Sessions that the endpoint got"),
+    Metric("carrier_endpoint_failures", "counter", ("cluster", "endpoint"), "Attempts that failed before an answer"),
+    Metric("carrier_rule_hits", "counter", ("rule",), "Sessions that the rule decided"),
+    Metric("carrier_rule_last_hit_timestamp_seconds", "gauge", ("rule",), "When the rule last decided one, in seconds since 1970"),
+    Metric("carrier_limits_hit", "counter", ("object", "limit"), "How often a limit refused or held something"),
+    Metric("carrier_config_changes", "counter", ("result",), "Configurations put in force, or refused"),
+    Metric("carrier_config_revision", "gauge", (), "The revision in force"),
+    Metric("carrier_bridges", "gauge", (), "User bridges in force"),
+    Metric("carrier_loop_lag_seconds", "gauge", (), "How late the event loop was at the last look"),
+    Metric("carrier_overloaded", "gauge", (), "1 while new sessions are refused because there is too much"),
+    Metric("carrier_access_log_lines", "counter", ("outcome",), "Lines of the access log that were written, or dropped"),
+    Metric("carrier_label_sets", "gauge", (), "Label sets of sessions that are kept apart"),
+    Metric("carrier_samples_left_out", "gauge", (), "Samples of this scrape beyond the cap"),
+    Metric("carrier_build_info", "gauge", ("version",), "1; the version is the label"),
+)
+"""Every metric of ours; those of the process (`process_*`) are prometheus-client's."""
+BY_NAME = {metric.name: metric for metric in METRICS}
+
+
+# --- reading ------------------------------------------------------------------------------------------------------------------------------
+
+Sample = tuple[str, dict[str, str], float]
+"""Suffix of the name, labels, value."""
+
+
+class Metrics:
+    """Everything that is shown. watch, access: what they count is shown when they are there."""
+
+    def __init__(self, proxy: Proxy, watch: Watch | None = None, access: AccessLog | None = None) -> None:
+        self.proxy = proxy
+        self.watch = watch
+        self.access = access
+        self.meter = Meter()
+        self.ledger: Ledger | None = None
+        self.revision = -1
+        self.left_out = 0
+
+    def settle(self) -> None:
+        """Count what has ended until now."""
+        if self.ledger is not None:
+            self.ledger.settle()
+
+    async def text(self, accept: str = "") -> tuple[str, bytes]:
+        """Content type and text of a scrape, OpenMetrics when the Accept header asks for it. The event loop goes on between pieces."""
+        from carrier.observe.exposition import OPENMETRICS, negotiate
+
+        chosen = negotiate(accept)
+        pieces = []
+        for piece in self.pieces(chosen):
+            pieces.append(piece)
+            await asyncio.sleep(0)
+        return chosen, b"".join(pieces) + (b"# EOF\n" if chosen == OPENMETRICS else b"")
+
+    def pieces(self, content_type: str) -> Iterator[bytes]:
+        """The text, piece by piece."""
+        from carrier.observe.exposition import process_figures, writer, written
+
+        write = writer(content_type)
+        left = MAX_SAMPLES
+        self.left_out = 0
+        self.settle()
+        self._forget()
+        for metric in METRICS:
+            samples = self._samples(metric.name)
+            first = True
+            while True:
+                piece = list(islice(samples, min(PIECE, left)))
+                left -= len(piece)
+                if piece or first:
+                    yield written(metric, piece, write, first)
+                first = False
+                if len(piece) < PIECE:
+                    break
+            self.left_out += sum(1 for _ in samples)
+        yield process_figures(write)
+
+    def _forget(self) -> None:
+        """The label sets of what is not configured any more go; the configuration says what is."""
+        config = self.proxy.config
+        if config.revision != self.revision:
+            self.revision = config.revision
+            self.meter.forget(config.rules, config.listeners)
+
+    def _samples(self, name: str) -> Iterator[Sample]:
+        found: Callable[[], Iterable[Sample]] = getattr(self, "_" + name.removeprefix("carrier_"))
+        return iter(found())
+
+    # ------------------------------------------------------------------ sessions
+
+    def _sessions(self) -> Iterator[Sample]:
+        for (listener, rule, cluster), series in list(self.meter.known.items()):
+            for code, count in zip(CODES, series.codes, strict=True):
+                if count:
+                    yield "_total", {"listener": listener, "rule": rule, "cluster": cluster, "code": code}, count
+
+    def _flows(self) -> Iterator[tuple[dict[str, str], Flow]]:
+        for (listener, cluster), flow in list(self.meter.flows.items()):
+            flow.settle()
+            yield {"listener": listener, "cluster": cluster}, flow
+
+    def _session_seconds(self) -> Iterator[Sample]:
+        for labels, flow in self._flows():
+            yield from _histogram(labels, flow)
+
+    def _connect_seconds(self) -> Iterator[Sample]:
+        for labels, flow in self._flows():
+            yield from _histogram(labels, flow.connects)
+
+    def _sessions_active(self) -> Iterator[Sample]:
+        for listener in self._listeners():
+            yield "", {"listener": listener.name}, len(listener.live)
+
+    def _received_bytes(self) -> Iterator[Sample]:
+        return self._bytes("bytes_in", "received")
+
+    def _sent_bytes(self) -> Iterator[Sample]:
+        return self._bytes("bytes_out", "sent")
+
+    def _bytes(self, of_source: str, of_flow: str) -> Iterator[Sample]:
+        """Of sessions that have ended, and so far of connections and peers that are there; requests count when they end."""
+        live: dict[tuple[str, str], int] = {}
+        for listener in self._listeners():
+            for session in listener.live if listener.kind != "message" else ():
+                at = listener.name, session.cluster.name if session.cluster is not None else ""
+                live[at] = live.get(at, 0) + getattr(session.source, of_source)
+        for at in {**self.meter.flows, **live}:
+            flow = self.meter.flows.get(at)
+            ended = getattr(flow, of_flow) if flow is not None else 0
+            yield "_total", {"listener": at[0], "cluster": at[1]}, ended + live.get(at, 0)
+
+    def _retries(self) -> Iterator[Sample]:
+        return (("_total", labels, flow.retries) for labels, flow in self._flows())
+
+    def _fallbacks(self) -> Iterator[Sample]:
+        return (("_total", labels, flow.fallbacks) for labels, flow in self._flows())
+
+    # ------------------------------------------------------------------ listeners, clusters, rules
+
+    def _listeners(self) -> list[Listener]:
+        return list(self.proxy.listeners.values())
+
+    def _datagram_counts(self) -> Iterator[tuple[str, Mapping[str, int]]]:
+        for listener in self._listeners():
+            counts = getattr(listener, "datagrams", None)
+            if counts is not None:
+                yield listener.name, counts()
+
+    def _datagrams(self) -> Iterator[Sample]:
+        for name, counts in self._datagram_counts():
+            for direction in ("received", "sent"):
+                yield "_total", {"listener": name, "direction": direction}, counts.get(direction, 0)
+
+    def _datagrams_dropped(self) -> Iterator[Sample]:
+        for name, counts in self._datagram_counts():
+            for reason, count in counts.items():
+                if reason.startswith("dropped: "):
+                    yield "_total", {"listener": name, "reason": reason.removeprefix("dropped: ")}, count
+
+    def _endpoints(self, suffix: str, value: str) -> Iterator[Sample]:
+        for cluster in self._clusters():
+            for endpoint in cluster.endpoints:
+                yield suffix, {"cluster": cluster.name, "endpoint": endpoint.name}, getattr(endpoint, value)
+
+    def _clusters(self) -> list[Cluster]:
+        return list(self.proxy.clusters.values())
+
+    def _endpoint_up(self) -> Iterator[Sample]:
+        return self._endpoints("", "up")
+
+    def _endpoint_sessions_active(self) -> Iterator[Sample]:
+        return self._endpoints("", "active")
+
+    def _endpoint_sessions(self) -> Iterator[Sample]:
+        return self._endpoints("_total", "total")
+
+    def _endpoint_failures(self) -> Iterator[Sample]:
+        return self._endpoints("_total", "failed")
+
+    def _rule_hits(self) -> Iterator[Sample]:
+        for rule, hits in list(self.proxy.hits.items()):
+            yield "_total", {"rule": rule}, hits.count
+
+    def _rule_last_hit_timestamp_seconds(self) -> Iterator[Sample]:
+        offset = time.time() - time.monotonic()
+        for rule, hits in list(self.proxy.hits.items()):
+            if hits.count:
+                yield "", {"rule": rule}, round(hits.last + offset, 3)
+
+    def _limits_hit(self) -> Iterator[Sample]:
+        for listener in self._listeners():
+            for limit, count in getattr(listener, "limited", {}).items():
+                yield "_total", {"object": f"listener/{listener.name}", "limit": limit}, count
+        for cluster in self._clusters():
+            for limit, count in cluster.breaker.tripped.items():
+                yield "_total", {"object": f"cluster/{cluster.name}", "limit": limit}, count
+        gate = self.proxy.env.gate
+        for limit, count in gate.refused.items() if gate is not None else ():
+            yield "_total", {"object": "api", "limit": limit}, count
+
+    # ------------------------------------------------------------------ the process
+
+    def _config_changes(self) -> Iterator[Sample]:
+        yield "_total", {"result": "applied"}, self.proxy.config.revision
+        yield "_total", {"result": "refused"}, self.proxy.refused
+
+    def _config_revision(self) -> Iterator[Sample]:
+        yield "", {}, self.proxy.config.revision
+
+    def _bridges(self) -> Iterator[Sample]:
+        yield "", {}, len(self.proxy.config.bridges)
+
+    def _loop_lag_seconds(self) -> Iterator[Sample]:
+        if self.watch is not None:
+            yield "", {}, self.watch.lag
+
+    def _overloaded(self) -> Iterator[Sample]:
+        if self.watch is not None:
+            yield "", {}, bool(self.watch.reason)
+
+    def _access_log_lines(self) -> Iterator[Sample]:
+        if self.access is not None:
+            yield "_total", {"outcome": "written"}, self.access.written
+            yield "_total", {"outcome": "dropped"}, self.access.dropped
+
+    def _label_sets(self) -> Iterator[Sample]:
+        yield "", {}, len(self.meter.known)
+
+    def _samples_left_out(self) -> Iterator[Sample]:
+        yield "", {}, self.left_out
+
+    def _build_info(self) -> Iterator[Sample]:
+        yield "", {"version": version()}, 1
+
+
+def _histogram(labels: dict[str, str], times: Times) -> Iterator[Sample]:
+    """Buckets are cumulative; nothing is shown of a histogram in which nothing was counted."""
+    total = sum(times.counts)
+    if not total:
+        return
+    for bound, count in zip((*map(str, BOUNDS), "+Inf"), accumulate(times.counts), strict=True):
+        yield "_bucket", {**labels, "le": bound}, count
+    yield "_count", labels, total
+    yield "_sum", labels, times.sum

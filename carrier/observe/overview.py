@@ -1,0 +1,164 @@
+"""What runs, for people: listeners with their rules in order, who they are for, where they lead and when they last did; endpoints and
+their health; bridges; one revision of it all. `GET /api/v1/status` shows it, and `carrier status` is made of it.
+
+Everything is read from the running parts at the moment of asking; nothing is kept here. `probe` asks an endpoint whether it is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from carrier.config.dump import version
+from carrier.core.cluster import Cluster, Endpoint
+from carrier.core.listener import authority
+from carrier.errors import Error
+
+if TYPE_CHECKING:
+    from carrier.config.draft import Bridge
+    from carrier.core.listener import Listener
+    from carrier.proxy.proxy import Proxy
+    from carrier.rules.table import Decision, Table
+
+Dict = dict[str, Any]
+PATIENCE = 3.0
+"""Seconds that a probe may take."""
+
+
+def overview(proxy: Proxy, state: str = "ready", overloaded: str = "") -> Dict:
+    """All of it. state: of the process; overloaded: why new sessions are refused, if they are."""
+    config = proxy.config
+    return {
+        "version": version(),
+        "revision": config.revision,
+        "state": state,
+        "overloaded": overloaded,
+        "sessions": sum(len(listener.live) for listener in proxy.listeners.values()),
+        "listeners": [_listener(proxy, listener) for listener in proxy.listeners.values()],
+        "clusters": [_cluster(cluster) for cluster in proxy.clusters.values()],
+        "bridges": [_bridge(proxy, bridge) for bridge in config.bridges.values()],
+    }
+
+
+def address_of(listener: Listener) -> str:
+    """Where a listener listens, as people write it."""
+    key = listener.key()
+    if key is None:
+        return listener.name
+    if key[2] < 0:  # a file, which has no port to ask for
+        return key[1]
+    port = getattr(listener, "port", None) if listener.bound else None
+    return authority(key[1], port if isinstance(port, int) else key[2])
+
+
+def _listener(proxy: Proxy, listener: Listener) -> Dict:
+    return {
+        "name": listener.name,
+        "protocol": listener.spec.get("protocol"),
+        "address": address_of(listener),
+        "state": "drained" if listener.name in proxy.drained else "listening" if listener.bound else "not bound",
+        "sessions": len(listener.live),
+        "total": listener.counter,
+        "failed": listener.failed,
+        "rules": list(_rules(proxy, proxy.tables[listener.name])),
+    }
+
+
+def _rules(proxy: Proxy, table: Table) -> Iterator[Dict]:
+    """The rules in the order in which they are asked, list by list."""
+    for name, (matcher, decisions) in table.lists.items():
+        notes = {finding.index: finding.text for finding in matcher.findings}
+        for index, decision in enumerate(decisions):
+            yield {"rulelist": name, "rule": decision.rule, "when": matcher.text(index), **_leads(decision)} | {
+                "user": user_of(proxy, decision.rule),
+                "hits": decision.hits.count,
+                "last_hit": _moment(decision.hits.last) if decision.hits.count else None,
+                "note": notes.get(index, ""),
+            }
+
+
+def _leads(decision: Decision) -> Dict:
+    """Where a rule leads to, and who serves when that fails."""
+    to = f"rule list {decision.jump}" if decision.jump is not None else decision.cluster.name if decision.cluster is not None else ""
+    error = decision.error.detail.replace(' for session "{session}"', "") if decision.error is not None else ""
+    return {"to": to, "fallback": decision.fallback.name if decision.fallback is not None else None, "error": error}
+
+
+def user_of(proxy: Proxy, rule: str) -> str:
+    """The user whose bridge a rule is; "" for other rules."""
+    found = proxy.config.rules.get(rule)
+    bridge = proxy.config.bridges.get(found.bridge) if found is not None and found.bridge is not None else None
+    return bridge.user if bridge is not None else ""
+
+
+def _cluster(cluster: Cluster) -> Dict:
+    reasons = {report["name"]: report["reason"] for report in cluster.health.report()}
+    return {
+        "name": cluster.name,
+        "protocol": cluster.spec.get("protocol"),
+        "sessions": cluster.sessions_total,
+        "down": cluster.down,
+        "endpoints": [_endpoint(cluster, endpoint, reasons.get(endpoint.name, "")) for endpoint in cluster.endpoints],
+    }
+
+
+def _endpoint(cluster: Cluster, endpoint: Endpoint, reason: str) -> Dict:
+    return {
+        "name": endpoint.name,
+        "address": endpoint.address,
+        "up": endpoint.up,
+        "drained": endpoint.name in cluster.drained,
+        "reason": reason,
+        "sessions": endpoint.active,
+        "total": endpoint.total,
+        "failed": endpoint.failed,
+    }
+
+
+def _bridge(proxy: Proxy, bridge: Bridge) -> Dict:
+    """What a bridge's rules did, and whether its endpoint is up."""
+    hits = [proxy.hits[rule] for rule in bridge.rules if rule in proxy.hits]
+    last = max((found.last for found in hits if found.count), default=None)
+    cluster = proxy.clusters.get(bridge.cluster)
+    return {
+        "name": bridge.name,
+        "user": bridge.user,
+        "listener": bridge.listener,
+        "hits": sum(found.count for found in hits),
+        "last_hit": _moment(last) if last is not None else None,
+        "expires": datetime.fromtimestamp(bridge.expires, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        if bridge.expires is not None
+        else None,
+        "endpoints": _cluster(cluster)["endpoints"] if cluster is not None else [],
+    }
+
+
+def _moment(monotonic: float) -> str:
+    """RFC 3339, with milliseconds."""
+    wall = monotonic + time.time() - time.monotonic()
+    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+async def probe(proxy: Proxy, name: str) -> Dict:
+    """Is the endpoint of bridge `name` there at this moment? Asked as health checks ask. Raises Error("not-found")."""
+    bridge = proxy.config.bridges.get(name)
+    cluster = proxy.clusters.get(bridge.cluster) if bridge is not None else None
+    if bridge is None or cluster is None:
+        raise Error("not-found", f"there is no bridge {name!r}")
+    found = []
+    for endpoint in cluster.endpoints:
+        began = time.monotonic()
+        reason = ""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await cluster.probe(endpoint, cluster.health)
+        except TimeoutError:
+            reason = f"no answer within {PATIENCE:g} s"
+        except Error as error:
+            reason = error.detail
+        milliseconds = round((time.monotonic() - began) * 1000, 1)
+        found.append({"address": endpoint.address, "reachable": not reason, "reason": reason, "milliseconds": milliseconds})
+    return {"bridge": name, "endpoints": found}

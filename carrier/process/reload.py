@@ -1,0 +1,214 @@
+"""The configuration file while the proxy runs: read again on SIGHUP, or when it changes (`--watch`); and what was changed since, on disk.
+
+A reload is all or nothing: a file that is not good is reported with every reason, and what runs goes on. A file that says what it said
+before changes nothing, so that changes made over REST stay; one that says something else is in force as it stands, with the user bridges
+as far as they fit, and the log says which changes it has dropped.
+
+The file is looked at once a second, through symbolic links: Kubernetes swaps the link of a whole folder, which a watch on the file
+itself would never see. A change counts when it has stood still for one look, because editors and copies write in pieces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from carrier.bridges.edits import Bridges
+from carrier.config import source
+from carrier.config.draft import Config
+from carrier.errors import ConfigError, Error
+from carrier.process.state import Folder, Saved, fingerprint, rebridged, resumed, touched
+
+if TYPE_CHECKING:
+    from carrier.log import Log
+    from carrier.proxy.proxy import Proxy
+
+LOOK = 1.0
+"""Seconds between two looks at the file."""
+Stamp = tuple[int, int, int] | None
+
+
+class Base:
+    """The file that the process was started with, and its state folder, if it has one.
+
+    config, mark: what the file said when it was read last, and its fingerprint. adjust: what the command line has to add to it.
+    """
+
+    def __init__(
+        self,
+        proxy: Proxy,
+        bridges: Bridges,
+        log: Log,
+        config: Config,
+        text: str = "",
+        path: str | None = None,
+        allow_dangling: bool = False,
+        adjust: Callable[[Config], Config] = lambda config: config,
+    ) -> None:
+        self.proxy = proxy
+        self.bridges = bridges
+        self.log = log
+        self.config = config
+        self.mark = fingerprint(text)
+        self.path = path
+        self.allow_dangling = allow_dangling
+        self.adjust = adjust
+        self.folder: Folder | None = None
+        self.kept: Saved | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.task: asyncio.Task[bool] | None = None
+        self.again = ""
+        """Why the file is to be read once more when that is done; any number of askers are one."""
+        self.stamp: Stamp = None
+        self.changed: Stamp = None
+        """How the file looked at the last look, if it is not as it was read."""
+        self.reloads = self.failures = 0
+
+    # ------------------------------------------------------------------ state
+
+    def keep_in(self, folder: Folder) -> Config:
+        """Keep every change in `folder` from now on; returns what to start with. Raises ConfigError."""
+        self.folder = folder
+        self.kept = folder.newest()
+        config, said = resumed(self.kept, self.config, self.mark, self.bridges)
+        for text in said:
+            self.log.warn(text)
+        if self.kept is not None:
+            # The next revision that the proxy makes is the one that it had.
+            self.proxy.config = Config(revision=config.revision - 1)
+            self.log.notice("state", folder=str(folder.path), revision=config.revision, changes=len(touched(self.config, config)))
+        self.proxy.persist = self._keep
+        return config
+
+    async def _keep(self, config: Config) -> None:
+        """Put a configuration on disk; called before it is in force. Raises Error("internal")."""
+        assert self.folder is not None
+        saved = Saved(config, self.mark, touched(self.config, config))
+        if saved != self.kept:
+            try:
+                await asyncio.get_running_loop().run_in_executor(None, self.folder.save, saved)
+            except Error as error:
+                self.log.error(error.detail, revision=config.revision)  # the caller hears it too, but is not who can mend it
+                raise
+            self.kept = saved
+
+    # ------------------------------------------------------------------ reload
+
+    def reload(self, why: str) -> None:
+        """Read the file again, in a task: after the reading that is under way, which may have seen the file as it was before."""
+        if self.task is not None and not self.task.done():
+            self.again = why
+            return
+        self.task = asyncio.get_running_loop().create_task(self.read_again(why))
+        self.task.add_done_callback(self._once_more)
+
+    def _once_more(self, task: asyncio.Task[bool]) -> None:
+        why, self.again = self.again, ""
+        if why and not task.cancelled():
+            self.reload(why)
+
+    async def read_again(self, why: str) -> bool:
+        """Put the file in force. False: it is not good, and nothing has changed."""
+        if self.path is None:
+            self.log.warn("there is no file to read again", why=why)
+            return False
+        stamp = stamp_of(self.path)
+        try:
+            load = asyncio.get_running_loop().run_in_executor(None, self._load, self.path)
+            loaded = await load
+            async with self.proxy.lock:
+                await self._put_in_force(loaded, why)
+        except Error as error:
+            self.failures += 1
+            self._report(error, why)
+            return False
+        finally:
+            self.stamp = stamp
+        return True
+
+    def _load(self, path: str) -> source.Loaded:
+        return source.load(path, allow_dangling=self.allow_dangling)
+
+    async def _put_in_force(self, loaded: source.Loaded, why: str) -> None:
+        if self.proxy.ending:
+            raise Error("drain", "the proxy is ending: nothing is changed any more")
+        mark, before = fingerprint(loaded.text), (self.config, self.mark)
+        if mark == self.mark:
+            self.log.notice("the configuration file says what it said", why=why, file=self.path)
+            return
+        old = self.proxy.config
+        dropped = touched(self.config, old)
+        base = self.adjust(loaded.config)
+        config, lost = rebridged(old, base, self.bridges)
+        self.config, self.mark = base, mark
+        try:
+            warnings = await self.proxy.apply(config)
+        except BaseException:
+            self.config, self.mark = before
+            raise
+        self.reloads += 1
+        if self.log.level != config.admin.log_level:
+            self.log.set_level(config.admin.log_level)
+        self.log.notice("reloaded", why=why, file=self.path, revision=self.proxy.config.revision)
+        if dropped:
+            self.log.warn("the configuration file has changed: changes made over REST are dropped", objects=" ".join(dropped))
+        for text in (*map(str, loaded.warnings), *lost, *warnings):
+            self.log.warn(text)
+
+    def _report(self, error: Error, why: str) -> None:
+        self.log.error("the configuration file is refused; nothing has changed", why=why, file=self.path)
+        if not isinstance(error, ConfigError):
+            self.log.error(error.detail)
+            return
+        for problem in error.problems:
+            self.log.error(str(problem), line=problem.line or None, column=problem.column or None)
+
+    # ------------------------------------------------------------------ watch
+
+    def watch(self) -> None:
+        """Look at the file once a second from now on."""
+        if self.path is not None:
+            self.stamp = self.stamp or stamp_of(self.path)
+            self.timer = asyncio.get_running_loop().call_later(LOOK, self._look)
+
+    def _look(self) -> None:
+        assert self.path is not None
+        self.timer = asyncio.get_running_loop().call_later(LOOK, self._look)
+        stamp = stamp_of(self.path)
+        if stamp is None or stamp == self.stamp:  # gone for a moment, or as it was
+            self.changed = None
+        elif stamp == self.changed:
+            self.changed = None
+            self.reload("it has changed")
+        else:
+            self.changed = stamp
+
+    def stop(self) -> None:
+        """Look no more, keep no more."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        if self.task is not None:
+            self.task.cancel()
+        if self.folder is not None:
+            self.folder.close()
+
+
+def stamp_of(path: str) -> Stamp:
+    """What changes when a file does, behind symbolic links; None: it is not there."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def with_admin(config: Config, log_level: str | None, strict: bool) -> Config:
+    """The configuration with what the command line says of the process."""
+    admin = config.admin
+    admin = msgspec.structs.replace(admin, log_level=log_level or admin.log_level, strict=strict or admin.strict)
+    return msgspec.structs.replace(config, admin=admin)

@@ -1,0 +1,340 @@
+"""The proxy as a process: its parts put together, its start, its orderly end.
+
+`start` builds a `Server` from a configuration: event loop, proxy, REST API and its door, user bridges, state, the watch on what is too
+much; it fails as a whole. `run` is what `carrier run` does: start, say what is listened on, and wait. SIGHUP reads the file again.
+SIGTERM drains (carrier/proxy/life.py) and ends; SIGINT does so without the delay. A second signal ends at once.
+
+What a next process could take over is in few places: listening sockets in `Listener.bound`, the rest in the frozen configuration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import msgspec
+import uvloop
+
+from carrier.admin import gate
+from carrier.admin.api import Api
+from carrier.admin.probes import Probes
+from carrier.admin.where import UnixSocket, open_socket, own_listener
+from carrier.bridges.edits import Bridges, Leases
+from carrier.config.draft import Config
+from carrier.core.cluster import Env
+from carrier.core.ledger import Ledger, Reader
+from carrier.core.session import Session
+from carrier.log import Log
+from carrier.observe import access
+from carrier.observe.metrics import Metrics
+from carrier.observe.overview import address_of, user_of
+from carrier.process.reload import Base
+from carrier.process.state import Folder
+from carrier.proxy.life import Life
+from carrier.proxy.overload import Bounds, Watch, own_bounds
+from carrier.proxy.proxy import Proxy
+
+CUT = 5
+"""Exit status of a process that ended with work cut."""
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What the command line says about the process.
+
+    admin, health: where the REST API, and health and metrics, listen; None: nowhere. admin_asked: no start without it. socket: the unix
+    socket, "" for the default path, None for none. tokens: a file; ca, certificate, key: files of TLS with client certificates; names:
+    host names of the API. drain, delay: seconds. file, text, allow_dangling, adjust: the configuration file, as it was read, for
+    reloads. bounds None: those that fit the machine. metrics: count sessions for /metrics.
+    """
+
+    admin: tuple[str, int] | None = ("127.0.0.1", 1234)
+    admin_asked: bool = False
+    insecure_admin: bool = False
+    drain: float = 10.0
+    delay: float = 0.0
+    socket: str | None = None
+    health: tuple[str, int] | None = None
+    tokens: str | None = None
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+    names: tuple[str, ...] = ()
+    limits: gate.Limits = gate.Limits()
+    bounds: Bounds | None = None
+    state: str | None = None
+    watch: bool = False
+    file: str | None = None
+    text: str = ""
+    allow_dangling: bool = False
+    adjust: Callable[[Config], Config] | None = None
+    access_log: access.Settings | None = None
+    metrics: bool = True
+
+
+class Server:
+    """A running proxy and what belongs to it. `await start(...)` makes one, `close` ends it."""
+
+    def __init__(self, config: Config, log: Log, settings: Settings) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: _unforeseen(log, context))
+        self.log = log
+        self.settings = settings
+        self.env = Env(loop)
+        self.env.insecure_admin = settings.insecure_admin
+        self.env.gate = open_gate(settings, log)
+        self.proxy = Proxy(self.env, settings.admin)
+        self.bridges = Bridges()
+        self.life = Life(self.proxy, log, settings.delay, settings.drain)
+        self.api = Api(self.proxy, bridges=self.bridges, life=self.life, limits=settings.limits, audit=_audit(log))
+        self.env.api = self.api
+        self.leases = Leases(self.proxy, self.bridges, log)
+        self.base = Base(
+            self.proxy, self.bridges, log, config, settings.text, settings.file, settings.allow_dangling, settings.adjust or _as_it_is
+        )
+        self.watch = Watch(settings.bounds or own_bounds(), self.proxy.connections, self.proxy.shed, log, self.proxy.make_room)
+        self.unix: UnixSocket | None = None
+        self.metrics = Metrics(self.proxy, self.watch)
+        self.api.metrics = self.metrics
+        if settings.metrics:
+            self.env.meter = self.metrics.meter
+        if log.shows("verbose"):
+            self.env.on_close.append(lambda session: _ended(log, session))
+
+    async def start(self) -> None:
+        """Health first, so that it can say "starting"; then the configuration; then the API's socket. Raises ConfigError or Error."""
+        settings = self.settings
+        if settings.health is not None:
+            await self._open_health(*settings.health)
+        config = self.base.config if settings.state is None else self.base.keep_in(Folder(settings.state, self.log.error))
+        self._open_access_log(settings.access_log or access.settings_of(config))
+        if settings.socket is not None:
+            self.unix, warning = open_socket(self.env, settings.socket or None, settings.limits)
+            if self.unix is not None:
+                self.proxy.paths.add(self.unix.path)
+                self.proxy.others.append(self.unix.listener)
+            else:
+                self.log.warn(warning)
+        async with self.proxy.lock:
+            self.proxy.admin_asked = settings.admin_asked
+            warnings = await self.proxy.apply(config)
+            self.proxy.admin_asked = False  # a later change does not fail because the address is somebody's by then
+        if self.unix is not None:
+            self.unix.listener.start()
+        self.leases.start()
+        self.watch.start()
+        if settings.watch:
+            self.base.watch()
+        self.life.started = True
+        for warning in warnings:
+            self.log.warn(warning)
+
+    def _open_access_log(self, wanted: access.Settings | None) -> None:
+        """Raises ConfigError when it cannot be written."""
+        if wanted is None:
+            return
+        proxy = self.proxy
+        self.metrics.access = access.AccessLog(wanted, self.env.loop, partial(user_of, proxy), lambda: proxy.config.revision)
+        self._read(self.metrics.access.write)
+        assert self.env.ledger is not None
+        self.env.ledger.watchers.append(self.metrics.access.turned_away)
+
+    def _read(self, reader: Reader) -> None:
+        """Tell it of the sessions that end."""
+        if self.env.ledger is None:
+            self.env.ledger = self.metrics.ledger = Ledger(self.env.loop)
+        self.env.ledger.readers.append(reader)
+
+    def reopen_logs(self) -> None:
+        """Go on in new files, after the old ones were moved away (SIGUSR1)."""
+        self.log.reopen()
+        if self.metrics.access is not None:
+            self.metrics.settle()
+            self.metrics.access.reopen()
+
+    async def _open_health(self, host: str, port: int) -> None:
+        """The address for health and metrics: an API of its own, in an environment of its own."""
+        env = Env(self.env.loop)
+        env.api = Probes(self.api)
+        listener = own_listener(env, "(health)", host, port, self.settings.limits)
+        await listener.bind()
+        self.proxy.others.append(listener)
+        listener.start()
+
+    async def close(self, drain: float = 0.0) -> int:
+        """End: see Proxy.close. drain: seconds for what is in flight. Returns how many sessions were cut."""
+        self.leases.stop()
+        self.watch.stop()
+        cut = await self.proxy.close(drain)
+        self.base.stop()
+        self.metrics.settle()
+        if self.metrics.access is not None:
+            self.metrics.access.close()
+        if self.unix is not None:
+            self.unix.remove()
+        return cut
+
+
+def open_gate(settings: Settings, log: Log) -> gate.Gate:
+    """The door of the REST API. Raises ConfigError: a file of tokens or certificates cannot be used."""
+    tokens = gate.Tokens(settings.tokens, log.warn) if settings.tokens else None
+    tls = None
+    if settings.certificate:
+        tls = gate.server_tls(settings.certificate, settings.key, settings.ca, optional=tokens is not None)
+    return gate.Gate(settings.limits, tokens, tls, settings.insecure_admin, settings.names)
+
+
+def _audit(log: Log) -> Callable[..., None]:
+    return lambda **values: log.notice("change", **values)
+
+
+def _as_it_is(config: Config) -> Config:
+    return config
+
+
+async def start(config: Config, log: Log, settings: Settings) -> Server:
+    """Put `config` in force. Raises ConfigError or Error (kind "bind"); then nothing is left running."""
+    server = Server(config, log, settings)
+    try:
+        await server.start()
+    except BaseException:
+        await server.close()
+        raise
+    return server
+
+
+def run(
+    config: Config, log: Log, settings: Settings, began: float | None = None, started: Callable[[Server], object] = lambda server: None
+) -> int:
+    """Serve until a signal comes; returns the exit status: 0, or CUT when sessions were cut.
+
+    began: time.monotonic(). started: called with the server as soon as it serves.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_run(config, log, settings, began if began is not None else time.monotonic(), started))
+
+
+async def _run(config: Config, log: Log, settings: Settings, began: float, started: Callable[[Server], object]) -> int:
+    signals = Signals()
+    server: Server | None = None
+    try:
+        server = await start(config, log, settings)
+        signals.loop.add_signal_handler(signal.SIGUSR1, server.reopen_logs)
+        started(server)
+        _announce(server, began)
+        # What is there now stays until the end: the garbage collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        name = await _wanted_end(server, signals)
+        return await _end(server, signals, name)
+    except BaseException:
+        if server is not None:  # it serves already: its socket files would stay on the disk
+            await server.close()
+        raise
+    finally:
+        signals.close()
+
+
+async def _wanted_end(server: Server, signals: Signals) -> str:
+    """Wait until the process is to end; why. SIGHUP is served meanwhile."""
+    asked = asyncio.ensure_future(server.life.ending.wait())
+    try:
+        while True:
+            came = asyncio.ensure_future(signals.next())
+            await asyncio.wait([came, asked], return_when=asyncio.FIRST_COMPLETED)
+            if not came.done():
+                came.cancel()
+                return "POST /drain"
+            if came.result() != "SIGHUP":
+                return came.result()
+            server.base.reload("SIGHUP")
+    finally:
+        asked.cancel()
+
+
+async def _end(server: Server, signals: Signals, why: str) -> int:
+    """Drain; a second signal cuts it short."""
+    life = server.life
+    life.begin_drain(why, 0.0 if why == "SIGINT" else None)
+    draining = asyncio.ensure_future(life.drained())
+    while not draining.done():
+        second = asyncio.ensure_future(signals.next())
+        await asyncio.wait([draining, second], return_when=asyncio.FIRST_COMPLETED)
+        if second.done() and second.result() != "SIGHUP":
+            server.log.warn("ending at once: a second signal", signal=second.result())
+            life.end_at_once()
+            await draining
+        second.cancel()
+    await server.close()
+    cut = draining.result()
+    server.log.notice("ended", cut=cut)
+    return CUT if cut else 0
+
+
+class Signals:
+    """SIGTERM, SIGINT and SIGHUP as something to wait for."""
+
+    NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.came: asyncio.Queue[str] = asyncio.Queue()
+        for number in self.NUMBERS:
+            self.loop.add_signal_handler(number, self.came.put_nowait, number.name)
+
+    async def next(self) -> str:
+        """The name of the next signal."""
+        return await self.came.get()
+
+    def close(self) -> None:
+        """Give the signals back."""
+        for number in (*self.NUMBERS, signal.SIGUSR1):
+            self.loop.remove_signal_handler(number)
+
+
+def _announce(server: Server, began: float) -> None:
+    log, proxy = server.log, server.proxy
+    for listener in proxy.listeners.values():
+        log.info("listening", listener=listener.name, protocol=listener.spec.get("protocol"), address=address_of(listener))
+    if proxy.admin is not None:
+        log.info("the REST API listens", address=address_of(proxy.admin), tokens=_yes(server.env.gate.tokens), tls=_yes(proxy.admin.tls))
+    if server.unix is not None:
+        log.info("the REST API listens", address=server.unix.path)
+    if server.settings.health is not None:
+        log.info("health and metrics listen", address=address_of(proxy.others[0]))
+    seconds = f"{time.monotonic() - began:.3f}s"
+    log.notice("ready", revision=proxy.config.revision, listeners=len(proxy.listeners), rules=len(proxy.config.rules), after=seconds)
+
+
+def _yes(value: object) -> str | None:
+    return "yes" if value is not None else None
+
+
+def _ended(log: Log, session: Session) -> None:
+    decision = getattr(session, "decision", None)
+    source = session.source
+    log.verbose(
+        "session ended",
+        session=session.name,
+        rule=decision.rule if decision is not None else None,
+        cluster=session.cluster.name if session.cluster is not None else None,
+        fallback=session.fallback,
+        bytes_in=source.bytes_in,
+        bytes_out=source.bytes_out,
+        error=session.error.detail if session.error is not None else None,
+    )
+
+
+def _unforeseen(log: Log, context: Mapping[str, Any]) -> None:
+    """An exception that nobody caught: a defect of ours. The process lives."""
+    exc = context.get("exception")
+    where = ""
+    trace = exc.__traceback__ if exc is not None else None
+    while trace is not None:
+        where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    log.error("unforeseen", message=context.get("message"), exception=repr(exc) if exc is not None else None, where=where or None)

@@ -1,0 +1,223 @@
+"""Changes made over REST, kept through a crash: `--state DIR`.
+
+Each revision is one file, `revision-N.json`: a line with the checksum of the rest, then the whole configuration with the hash of the
+file it began from. `save` writes a temporary file, fsyncs it, renames it and fsyncs the folder before it returns, so that whoever got an
+answer finds his change again after a `kill -9` or a power cut; the previous revision is kept beside, older ones go. `newest` reads
+the newest file that is whole; a damaged one is renamed to `*.damaged`, reported, and the one before it serves.
+
+The file of `-c` is the base, the state is what was changed since. While the base is what it was, the state is in force; a base that has
+changed wins, and `dropped` says which objects were changed by REST and are gone with it. User bridges are nobody's file: they are
+put into the new base again as far as they fit. A lease that ran out meanwhile is not revived.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from carrier.bridges.edits import Bridges
+from carrier.config.draft import Config, RuleList
+from carrier.errors import ConfigError, Error, Problem
+
+FORMAT = 1
+KEPT = 2
+"""Revisions on disk: the newest and the one before it."""
+_NAME = re.compile(r"revision-(\d{1,18})\.json")
+_SECTIONS = ("listeners", "clusters", "rulelists", "rules", "routes")
+
+
+class Saved(msgspec.Struct, frozen=True):
+    """One revision on disk. base: hash of the file that it began from (`fingerprint`); touched: the objects, as `section/name`, that
+    differ from what that file said."""
+
+    config: Config
+    base: str = ""
+    touched: tuple[str, ...] = ()
+    format: int = FORMAT
+
+    @property
+    def revision(self) -> int:
+        return self.config.revision
+
+
+class Folder:
+    """The folder of one process. say: called with a sentence about everything that is odd.
+
+    Raises ConfigError when it cannot be made, written or locked: another carrier uses it.
+    """
+
+    def __init__(self, path: str | Path, say: Callable[[str], object]) -> None:
+        self.path = Path(path)
+        self.say = say
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            raise _unusable(self.path, exc.strerror or str(exc)) from None
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self.lock)
+            raise _unusable(self.path, "another carrier keeps its state there") from None
+
+    def close(self) -> None:
+        """Let another process use the folder."""
+        if self.lock >= 0:
+            os.close(self.lock)
+            self.lock = -1
+
+    def newest(self) -> Saved | None:
+        """The newest revision that is whole. Damaged ones are set aside, and said."""
+        for number, path in sorted(self._files(), reverse=True):
+            try:
+                saved = decode(path.read_bytes())
+                if saved.revision != number:
+                    raise ValueError(f"it holds revision {saved.revision}")
+                return saved
+            except (OSError, ValueError) as exc:
+                self.say(f"{path}: damaged ({exc}): set aside, the revision before it serves")
+                self._set_aside(path)
+        return None
+
+    def save(self, saved: Saved) -> None:
+        """Put a revision on disk; it is there when this returns. Raises Error("internal"): nothing has changed then."""
+        target = self.path / f"revision-{saved.revision}.json"
+        temporary = self.path / "revision.new"
+        try:
+            _write(temporary, encode(saved))
+            os.rename(temporary, target)
+            self._sync()
+        except OSError as exc:
+            with contextlib.suppress(OSError):
+                temporary.unlink()  # where there is no room, what is half there takes some
+            raise Error("internal", f"the change cannot be kept in {self.path}: {exc.strerror or exc}") from None
+        self._forget(saved.revision)
+
+    def _forget(self, newest: int) -> None:
+        """Remove revisions that nothing would fall back to, those of an abandoned future among them. What cannot be removed stays."""
+        older = sorted((number, path) for number, path in self._files() if number < newest)
+        gone = [path for _, path in older[: -(KEPT - 1)]] + [path for number, path in self._files() if number > newest]
+        for path in gone:
+            try:
+                path.unlink()
+            except OSError as exc:
+                self.say(f"{path}: cannot be removed: {exc.strerror}")
+
+    def _files(self) -> list[tuple[int, Path]]:
+        try:
+            names = os.listdir(self.path)
+        except OSError as exc:
+            raise _unusable(self.path, exc.strerror or str(exc)) from None
+        return [(int(found[1]), self.path / name) for name in names if (found := _NAME.fullmatch(name))]
+
+    def _set_aside(self, path: Path) -> None:
+        try:
+            path.rename(path.with_name(path.name + ".damaged"))
+        except OSError as exc:
+            self.say(f"{path}: cannot be renamed: {exc.strerror}")
+
+    def _sync(self) -> None:
+        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _write(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unusable(path: Path, reason: str) -> ConfigError:
+    return ConfigError(Problem(f"cannot keep the state in {path}: {reason}"))
+
+
+def encode(saved: Saved) -> bytes:
+    """A revision as it stands in its file: the checksum in the first line."""
+    body = msgspec.json.encode(saved)
+    return b"sha256 " + hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+
+
+def decode(data: bytes) -> Saved:
+    """A file's revision. Raises ValueError when it is not what was written."""
+    first, _, body = data.partition(b"\n")
+    if first != b"sha256 " + hashlib.sha256(body).hexdigest().encode():
+        raise ValueError("its checksum is wrong")
+    try:
+        saved = msgspec.json.decode(body, type=Saved)
+    except msgspec.MsgspecError as exc:
+        raise ValueError(str(exc)) from None
+    if saved.format != FORMAT:
+        raise ValueError(f"format {saved.format}, expected {FORMAT}")
+    return saved
+
+
+def fingerprint(data: bytes | str) -> str:
+    """What a configuration file is known by."""
+    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
+
+
+def touched(base: Config, config: Config) -> tuple[str, ...]:
+    """The objects, as `section/name`, in which a configuration differs from its base; user bridges and what they stand on apart."""
+    bridges = [*base.bridges.values(), *config.bridges.values()]
+    bridged = {"rules": {rule for bridge in bridges for rule in bridge.rules}}
+    bridged["clusters"] = bridged["routes"] = {bridge.cluster for bridge in bridges}
+    found = []
+    for section in _SECTIONS:
+        before: dict[str, Any] = getattr(base, section)
+        after: dict[str, Any] = getattr(config, section)
+        apart = bridged.get(section, set())
+        names = [name for name in {**before, **after} if name not in apart]
+        found += [f"{section}/{name}" for name in names if _differ(before.get(name), after.get(name), bridged["rules"])]
+    return tuple(found)
+
+
+def _differ(before: Any, after: Any, bridged: set[str]) -> bool:
+    if isinstance(before, RuleList) and isinstance(after, RuleList):
+        before, after = (
+            msgspec.structs.replace(one, rules=tuple(rule for rule in one.rules if rule not in bridged)) for one in (before, after)
+        )
+    return bool(before != after)
+
+
+def resumed(saved: Saved | None, base: Config, mark: str, bridges: Bridges) -> tuple[Config, list[str]]:
+    """What to start with: the state if it began from this base (a file whose fingerprint is `mark`), else the base; and what to say.
+
+    Settings of the process are always the base's. Leases that are over by `bridges.clock()` are not revived.
+    """
+    if saved is None:
+        return base, []
+    if saved.base == mark:
+        config = msgspec.structs.replace(saved.config, admin=base.admin)
+        return bridges.expire(config, bridges.clock()), []
+    said = []
+    if saved.touched:
+        said = [f"the configuration file has changed: changes made over REST are dropped: {' '.join(saved.touched)}"]
+    config, lost = rebridged(bridges.expire(saved.config, bridges.clock()), base, bridges)
+    return msgspec.structs.replace(config, revision=saved.revision + 1), said + lost
+
+
+def rebridged(old: Config, new: Config, bridges: Bridges) -> tuple[Config, list[str]]:
+    """`new` with the user bridges of `old`, as far as they fit; and which do not."""
+    said = []
+    for name in old.bridges:
+        try:
+            new = bridges.put(new, name, bridges.dump(old, name))
+        except Error as error:
+            said.append(f"bridge {name!r} is gone: {error.detail}")
+    return new, said

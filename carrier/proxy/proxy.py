@@ -1,0 +1,495 @@
+"""The running proxy: listeners and clusters of the configuration in force, and `apply`, the only way to change them.
+
+`apply` takes a whole new frozen configuration: it builds what is new (clusters, tables, bound listeners) beside what runs, and only
+when all of that has worked swaps it in, without awaiting in between; then the old is drained. On any error what was built is thrown
+away and nothing has changed. What did not change is kept: listeners with their sockets and sessions, clusters with their idle
+connections, tables with their memos. A live session keeps the decision it began with.
+
+A listener that leads into the REST API binds loopback when it names no address, and another address only if the gate is locked
+(DESIGN section 8); while no configured listener leads there, the API has one of its own, which is never listed. No cluster
+may name the API's addresses: what came through it would look like a call from this machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from carrier.admin.gate import Limits
+from carrier.admin.where import options, own_listener
+from carrier.config import draft as cfg
+from carrier.core import registry
+from carrier.core.cluster import Cluster, Env, Plan
+from carrier.core.listener import Listener, authority
+from carrier.core.resolve import is_here
+from carrier.core.session import Session
+from carrier.errors import ConfigError, Error, Problem
+from carrier.hops import framing
+from carrier.rules.table import Decision, Hits, Matchers, Table, same
+
+TICK = 1.0
+"""Seconds between two looks at deadlines: one coarse timer for everything."""
+ADMIN_HOST, ADMIN_PORT = "127.0.0.1", 1234
+
+
+class Build:
+    """A configuration made ready beside the one that runs; `undo` throws away what it made."""
+
+    def __init__(self) -> None:
+        self.clusters: dict[str, Cluster] = {}
+        self.updates: list[tuple[Cluster, Plan]] = []
+        self.tables: dict[str, Table] = {}
+        self.listeners: dict[str, Listener] = {}
+        self.fresh: list[Listener] = []
+        self.made: list[Cluster] = []
+        self.admin: Listener | None = None
+        self.api_ports: frozenset[int] = frozenset()
+        self.warnings: list[str] = []
+
+    def undo(self, guard: Callable[..., None]) -> None:
+        for listener in self.fresh:
+            guard(f"undoing listener {listener.name}", listener.stop)
+        for cluster in self.made:
+            guard(f"undoing cluster {cluster.name}", cluster.close)
+
+
+class Proxy:
+    """See the module. admin_address: where the API listens while no configured listener leads to it; None: nowhere."""
+
+    def __init__(self, env: Env, admin_address: tuple[str, int] | None = (ADMIN_HOST, ADMIN_PORT)) -> None:
+        self.env = env
+        self.config = cfg.Config()
+        self.listeners: dict[str, Listener] = {}
+        self.clusters: dict[str, Cluster] = {}
+        self.tables: dict[str, Table] = {}
+        self.matchers = Matchers()
+        self.refused = 0
+        """Changes that were not put in force."""
+        self.hits: dict[str, Hits] = {}
+        self.lock = asyncio.Lock()
+        """Held from reading the configuration to its replacement: one writer at a time."""
+        self.applying = asyncio.Lock()
+        """Held by `apply` itself, for those who call it without reading first."""
+        self.draining: list[Listener] = []
+        self.admin_address = admin_address
+        self.admin_asked = False
+        """Somebody asked for that address: without it there is no start. Else the process serves without, and warns."""
+        self.admin: Listener | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.check: Callable[[cfg.Config], Iterable[str]] | None = None
+        """Gives the warnings of a configuration."""
+        self.persist: Callable[[cfg.Config], Awaitable[None]] | None = None
+        """Puts a configuration on disk, before it is in force; raises Error if it cannot."""
+        self.others: list[Listener] = []
+        """Listeners that are no part of the configuration and serve to the end: the unix socket, health."""
+        self.paths: set[str] = set()
+        """Files that the API listens at."""
+        self.drained: set[str] = set()
+        """Names of listeners that were told to take nothing new."""
+        self.drained_endpoints: set[str] = set()
+        self.rebound: set[str] = set()
+        """Listeners that are to be bound anew, though their configuration is as it was."""
+        self.ending = False
+        """It is being drained: whoever changes it for others refuses them; leases still run out."""
+        self.shedding = ""
+        """Why new sessions are refused at the moment; empty: they are not."""
+
+    @property
+    def strict(self) -> bool:
+        return self.config.admin.strict
+
+    # ------------------------------------------------------------------ change
+
+    async def apply(self, config: cfg.Config) -> tuple[str, ...]:
+        """Put `config` in force as the next revision; returns warnings. Raises ConfigError or Error: then nothing has changed."""
+        async with self.applying:
+            config = msgspec.structs.replace(config, revision=self.config.revision + 1)
+            build = Build()
+            try:
+                self._build_clusters(config, build)
+                self._build_tables(config, build)
+                self._check_endpoints(config, build)
+                await self._build_listeners(config, build)
+                if self.persist is not None:
+                    await self.persist(config)
+            except BaseException:
+                self.refused += 1
+                build.undo(self.env.guard)
+                raise
+            self._commit(config, build)
+            return tuple(build.warnings)
+
+    def _build_clusters(self, config: cfg.Config, build: Build) -> None:
+        problems: list[Problem] = []
+        for name, conf in config.clusters.items():
+            old = self.clusters.get(name)
+            try:
+                if old is not None and same(old.conf, conf):
+                    build.clusters[name] = old
+                elif old is not None and same((old.conf.spec, old.conf.options), (conf.spec, conf.options)):
+                    build.clusters[name] = old
+                    build.updates.append((old, old.plan(conf)))
+                else:
+                    build.clusters[name] = made = self._new_cluster(conf)
+                    build.made.append(made)
+            except ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigError(*problems)
+
+    def _new_cluster(self, conf: cfg.Cluster) -> Cluster:
+        """A cluster of a configuration. Raises ConfigError or Error."""
+        kind = registry.cluster(conf.spec.get("protocol", ""))
+        if kind is None:
+            raise ConfigError(Problem(f"unknown protocol {conf.spec.get('protocol')!r}", f"clusters[{conf.name}].spec.protocol"))
+        try:
+            return framing.make_cluster(kind, conf, self.env)
+        except Error:
+            raise
+        except Exception as exc:
+            raise _odd("clusters", conf.name, exc) from exc
+
+    def _build_tables(self, config: cfg.Config, build: Build) -> None:
+        for name, conf in config.listeners.items():
+            old = self.tables.get(name)
+            table = Table(config, conf.rules, build.clusters, self.matchers, self.hits, old)
+            build.tables[name] = old if old is not None and old.equals(table) else table
+
+    async def _build_listeners(self, config: cfg.Config, build: Build) -> None:
+        to_api = any(leads_to_api(table) for table in build.tables.values())
+        for name, conf in config.listeners.items():
+            old = self.listeners.get(name)
+            if old is not None and name not in self.rebound and same((old.conf.spec, old.conf.options), (conf.spec, conf.options)):
+                self._check_kept(old, build)
+                build.listeners[name] = old
+        leaving = [old for name, old in self.listeners.items() if name not in build.listeners and old.listening]
+        if to_api and self.admin is not None:
+            leaving.append(self.admin)
+        for name, conf in config.listeners.items():
+            if name not in build.listeners:
+                build.listeners[name] = await self._new_listener(conf, build, leaving)
+        build.listeners = {name: build.listeners[name] for name in config.listeners}
+        if self.admin_address is not None and not to_api:
+            build.admin = self.admin or await self._own_admin(build, leaving)
+
+    def _check_kept(self, old: Listener, build: Build) -> None:
+        """A listener that stays as it is bound may lead somewhere else by now."""
+        leads = leads_to_api(build.tables[old.name])
+        if leads and not old.local() and not self._may_open(old):
+            raise Error("bind", f'Listener "{old.name}" is open to other machines: it cannot lead into the REST API')
+        if old.loopback and not leads:
+            build.warnings.append(f'listener "{old.name}" led into the REST API and stays on loopback until it is replaced')
+
+    def _may_open(self, listener: Listener) -> bool:
+        """May a listener that leads into the API be reached from other machines?"""
+        gate = self.env.gate
+        own_tls = gate is not None and gate.tls is not None and listener.tls is gate.tls
+        return self.env.insecure_admin or (gate is not None and gate.may_open(own_tls))
+
+    def _lead_to_api(self, new: Listener) -> None:
+        """A new listener leads into the API: where may it be bound? Raises Error("bind")."""
+        gate = self.env.gate
+        if gate is not None and gate.tls is not None and new.tls is None:
+            new.tls = gate.tls
+        new.loopback = not new.spec.get("address")
+        if not new.local() and not self._may_open(new):
+            address = new.spec.get("address")
+            raise Error(
+                "bind",
+                f'Listener "{new.name}" leads into the REST API: {address} is open to other machines; '
+                "give no address or a loopback one, a token file, a client CA, or say --insecure-admin",
+            )
+
+    async def _new_listener(self, conf: cfg.Listener, build: Build, leaving: list[Listener]) -> Listener:
+        """A bound listener that accepts nothing yet. Raises ConfigError or Error; `leaving` loses the one whose sockets it took over."""
+        kind = registry.listener(conf.spec.get("protocol", ""))
+        if kind is None:
+            raise ConfigError(Problem(f"unknown protocol {conf.spec.get('protocol')!r}", f"listeners[{conf.name}].spec.protocol"))
+        table = build.tables[conf.name]
+        try:
+            if leads_to_api(table, only=True):
+                conf = msgspec.structs.replace(conf, options=options(self._limits) | conf.options)
+            new = framing.make_listener(kind, conf, self.env)
+            if leads_to_api(table):
+                self._lead_to_api(new)
+            new.use(table)
+            self._check_free(new, [*build.listeners.values(), *([self.admin] if self.admin and self.admin not in leaving else [])])
+            build.fresh.append(new)
+            await self._bind(new, leaving)
+        except Error:
+            raise
+        except Exception as exc:
+            raise _odd("listeners", conf.name, exc) from exc
+        return new
+
+    @property
+    def _limits(self) -> Limits:
+        return self.env.gate.limits if self.env.gate is not None else Limits()
+
+    def _check_endpoints(self, config: cfg.Config, build: Build) -> None:
+        """No cluster may lead to the API's own addresses. Raises ConfigError. Names that do are noticed when they are looked up."""
+        ports = {config.listeners[name].spec.get("port") for name, table in build.tables.items() if leads_to_api(table)}
+        if self.admin_address is not None and not ports:
+            ports = {self.admin_address[1]}
+        build.api_ports = frozenset(port for port in ports if isinstance(port, int) and port)
+        problems = []
+        for name, cluster in config.clusters.items():
+            for i, endpoint in enumerate(cluster.endpoints if build.clusters[name].kind != "datagram" else ()):
+                address, port = str(endpoint.spec.get("address")), endpoint.spec.get("port", cluster.spec.get("port"))
+                ours = isinstance(port, int) and port in build.api_ports
+                if address in self.paths or (ours and (is_here(address) or address.lower().rstrip(".") == "localhost")):
+                    path = f"clusters[{name}].endpoints[{i}].spec"
+                    text = f"{address} is where the REST API listens: no cluster leads there"
+                    problems.append(Problem(text, path, hint="route to a cluster of protocol L7mpController"))
+        if problems:
+            raise ConfigError(*problems)
+
+    def _check_free(self, new: Listener, others: Iterable[Listener]) -> None:
+        key = new.key()
+        taken = next((one for one in others if one.key() == key), None)
+        if key is not None and key[2:] != (0,) and taken is not None:
+            raise Error("bind", f'"{new.name}": Could not bind to {_spell(new)}: listener "{taken.name}" has it already')
+
+    async def _bind(self, new: Listener, leaving: list[Listener]) -> None:
+        for old in leaving:
+            if new.take_over(old):
+                leaving.remove(old)
+                return
+        await new.bind()
+
+    async def _own_admin(self, build: Build, leaving: list[Listener]) -> Listener | None:
+        """The API's own listener: HTTP, with one rule. None, with a warning, when its address is taken and nobody asked for it."""
+        assert self.admin_address is not None
+        listener = own_listener(self.env, "(admin)", *self.admin_address, self._limits)
+        if self.env.gate is not None:
+            listener.tls = self.env.gate.tls
+        try:
+            self._check_free(listener, build.listeners.values())
+            await self._bind(listener, leaving)
+        except Error as error:
+            if self.admin_asked:
+                raise
+            build.warnings.append(f"the REST API has no TCP address: {error.detail}")
+            return None
+        build.fresh.append(listener)
+        return listener
+
+    def _commit(self, config: cfg.Config, build: Build) -> None:
+        """Swap everything in. Nothing here awaits; what others' code does at its end or start cannot undo the change any more."""
+        guard = self.env.guard
+        for cluster, plan in build.updates:
+            cluster.adopt(plan)
+        old_clusters, self.clusters = self.clusters, build.clusters
+        self.env.clusters = build.clusters
+        self.env.resolver.closed = build.api_ports
+        old_listeners, self.listeners = self.listeners, build.listeners
+        self.env.listeners = build.listeners
+        old_admin, self.admin = self.admin, build.admin
+        self.config = config
+        self.tables = build.tables
+        for name, listener in self.listeners.items():
+            listener.conf = config.listeners[name]
+            if listener.table is not build.tables[name]:
+                guard(f"the new table of listener {name}", listener.use, build.tables[name])
+        self.matchers.forget_all_but(config)
+        for name in [name for name in self.hits if name not in config.rules]:
+            del self.hits[name]
+        gone = [old for name, old in old_listeners.items() if self.listeners.get(name) is not old]
+        if old_admin is not None and old_admin is not self.admin:
+            gone.append(old_admin)
+        for listener in gone:
+            guard(f"stopping listener {listener.name}", listener.stop)
+            self.draining.append(listener)
+        for name, cluster in old_clusters.items():
+            if self.clusters.get(name) is not cluster:
+                guard(f"closing cluster {name}", cluster.close)
+        for listener in build.fresh:
+            guard(f"starting listener {listener.name}", listener.start)
+        self.drained = {name for name in self.drained if old_listeners.get(name) is self.listeners.get(name) is not None}
+        for cluster in self.clusters.values():
+            if self.drained_endpoints or cluster.drained:
+                cluster.drain(self.drained_endpoints)
+        if self.shedding:
+            self.shed(self.shedding)
+        if self.timer is None:
+            self.timer = self.env.loop.call_later(TICK, self._tick)
+
+    # ------------------------------------------------------------------ drain and overload
+
+    def working(self) -> list[Listener]:
+        """The listeners that carry others' traffic, those that are being replaced among them; the API's own are none of them."""
+        found = [listener for name, listener in self.listeners.items() if not leads_to_api(self.tables[name], only=True)]
+        return [*found, *(listener for listener in self.draining if listener.listed and not leads_to_api(listener.table, only=True))]
+
+    def say_goodbye(self) -> None:
+        """Everything is still accepted; answers ask their clients to leave."""
+        self.ending = True
+        for listener in self.working():
+            self.env.guard(f"the farewell of listener {listener.name}", listener.farewell)
+
+    def stop_working(self) -> None:
+        """Nothing new is taken any more; what is in flight goes on."""
+        for listener in self.working():
+            self.env.guard(f"stopping listener {listener.name}", listener.stop)
+            for session in list(listener.live):
+                self.env.guard(f"the departure of {session.name}", session.source.depart)
+
+    def cut_work(self, detail: str) -> None:
+        """End every session that is still there."""
+        for listener in self.working():
+            for session in list(listener.live):
+                self.env.guard(f"ending session {session.name}", session.kill, detail, "drain")
+
+    def drain_listener(self, name: str) -> None:
+        """A listener takes nothing new; its sessions go on. Raises Error("config") when there is none of this name."""
+        listener = self.listeners.get(name)
+        if listener is None:
+            raise cfg.refused(f'Unknown listener "{name}"')
+        if name not in self.drained:
+            self.drained.add(name)
+            self.env.guard(f"the farewell of listener {name}", listener.farewell)
+            self.env.guard(f"stopping listener {name}", listener.stop)
+
+    async def resume_listener(self, name: str) -> None:
+        """Bind a drained listener again, as the next revision. Raises Error."""
+        if name not in self.drained:
+            raise cfg.refused(f'Listener "{name}" is not drained')
+        self.rebound = {name}
+        try:
+            await self.apply(self.config)
+        finally:
+            self.rebound = set()
+
+    def drain_endpoint(self, name: str, drained: bool = True) -> None:
+        """An endpoint gets no new sessions, also after other changes, until it is drained no more. Raises Error("config")."""
+        if self.config.find_endpoint(name) is None:
+            raise cfg.refused("Not Found")
+        (self.drained_endpoints.add if drained else self.drained_endpoints.discard)(name)
+        for cluster in self.clusters.values():
+            cluster.drain(self.drained_endpoints)
+
+    def shed(self, reason: str) -> None:
+        """Refuse new sessions for this reason; an empty one: no more. Listeners that can hold connections back do that instead."""
+        self.shedding = reason
+        for name, listener in self.listeners.items():
+            if leads_to_api(self.tables[name]):
+                continue
+            if type(listener).hold is not Listener.hold:
+                self.env.guard(f"holding listener {name}", listener.hold if reason else listener.go_on)
+            else:
+                self.env.guard(f"shedding of listener {name}", listener.use, Shed(reason) if reason else self.tables[name])
+
+    def connections(self) -> int:
+        """How many there are, of all listeners but the API's own."""
+        return sum(len(getattr(listener, "connections", listener.live)) for listener in self.working())
+
+    def make_room(self, number: int) -> None:
+        """Close so many connections that are of no use to anybody (carrier/core/room.py), as far as there are such."""
+        for listener in self.working():
+            make_room = getattr(listener, "make_room", None)
+            while make_room is not None and number > 0 and make_room():
+                number -= 1
+
+    # ------------------------------------------------------------------ time
+
+    def _tick(self) -> None:
+        loop = self.env.loop
+        self.timer = loop.call_later(TICK, self._tick)
+        now = loop.time()
+        for listener in self._all_listeners():
+            self.env.guard(f"the tick of listener {listener.name}", listener.tick, now)
+        for cluster in list(self.clusters.values()):
+            self.env.guard(f"the tick of cluster {cluster.name}", cluster.tick, now)
+        self.draining = [listener for listener in self.draining if any(True for _ in listener.sessions())]
+
+    def _all_listeners(self) -> Iterator[Listener]:
+        yield from list(self.listeners.values())
+        if self.admin is not None:
+            yield self.admin
+        yield from self.others
+        yield from list(self.draining)
+
+    # ------------------------------------------------------------------ sessions
+
+    def sessions(self) -> Iterator[Session]:
+        """Every live or remembered session, those of the API's own listener apart."""
+        for listener in self._all_listeners():
+            if listener.listed:
+                yield from listener.sessions()
+
+    def find_session(self, name: str) -> Session | None:
+        return next((session for session in self.sessions() if session.name == name), None)
+
+    # ------------------------------------------------------------------ end
+
+    async def close(self, drain: float = 0.0) -> int:
+        """Stop accepting, wait up to `drain` seconds for the live sessions, cut what is left; returns how many were cut."""
+        listeners = list(self._all_listeners())
+        guard = self.env.guard
+        for listener in listeners:
+            guard(f"stopping listener {listener.name}", listener.stop)
+        if drain > 0:
+            await self._drained(listeners, drain)
+        live = sum(len(listener.live) for listener in listeners)
+        for listener in listeners:
+            for session in list(listener.live):
+                guard(f"ending session {session.name}", session.kill, "the proxy ends")
+        for cluster in self.clusters.values():
+            guard(f"closing cluster {cluster.name}", cluster.close)
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        await asyncio.sleep(0)
+        return live
+
+    async def _drained(self, listeners: list[Listener], most: float) -> None:
+        """Wait until no session is live, `most` seconds at most."""
+        done = asyncio.Event()
+
+        def look(_session: Session | None = None) -> None:
+            if not any(listener.live for listener in listeners):
+                done.set()
+
+        self.env.on_close.append(look)
+        look()
+        try:
+            async with asyncio.timeout(most):
+                await done.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self.env.on_close.remove(look)
+
+
+def _spell(listener: Listener) -> str:
+    key = listener.key()
+    if key is None:
+        return listener.name
+    return authority(key[1], key[2]) if key[2] >= 0 else key[1]
+
+
+def _odd(kind: str, name: str, exc: Exception) -> ConfigError:
+    """A protocol's class stumbled over a value that it did not expect: the change is refused, the process lives."""
+    return ConfigError(Problem(f"cannot be made: {type(exc).__name__}: {exc}", f"{kind}[{name}]"))
+
+
+class Shed(Table):
+    """A table that refuses every session: there is too much already."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(cfg.Config(), "", {}, Matchers(), {})
+        self.decision = Decision("", "", Hits())
+        self.decision.said = reason
+        self.decision.error = Error("overload", reason)
+
+    def decide(self, meta: Mapping[str, Any]) -> Decision:
+        return self.decision
+
+
+def leads_to_api(table: Table, only: bool = False) -> bool:
+    """Does any rule of the table lead into the REST API? only: does every one?"""
+    found = [cluster.admin for cluster in table.reaches]
+    return bool(found) and (all(found) if only else any(found))

@@ -1,0 +1,280 @@
+"""What a rule can look at: inputs, each with the function that reads its values from a session's metadata.
+
+A `Source` names an input (a header, the path, a query parameter, the client's address, any metadata path); `reader` makes the
+function that gives its values, of which there may be none or several. `Needs` adds up the inputs of many rules. No metadata, however
+odd, makes a reader raise. What was chosen where the sources leave it open:
+
+- A field that came on several lines is one value joined by ", " (RFC 9110 section 5.3). A header's values are the whole *and each
+  member of the list*: a second line cannot carry a request past a rule. A metadata path, as l7mp's predicates have it, gives the
+  joined value only.
+- A query parameter, cookie or baggage member that comes several times has several values.
+- An IPv4 address has two spellings, plain and mapped into IPv6.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache, reduce
+from operator import or_
+from urllib.parse import parse_qsl, unquote
+
+import msgspec
+
+from carrier.core.metadata import MISSING, readable, walk
+from carrier.rules.checks import compile_regex, searcher
+from carrier.rules.target import normal_path
+
+Reader = Callable[[object], Sequence[object]]
+
+OF_BYTES = frozenset({"header", "headers", "cookie", "tracestate"})
+"""Kinds of sources whose values are bytes of a request, a character each; what is wanted of them is written so too."""
+HEADERS = ("HTTP", "headers")
+RAW_PATH = ("HTTP", "url", "path")
+METHOD = ("HTTP", "method")
+_ADDRESSES = frozenset({("IP", "src_addr"), ("IP", "dst_addr")})
+
+
+class Source(msgspec.Struct, frozen=True):
+    """Where a condition's values come from: a kind of reading, a name within it, and the metadata paths it reads."""
+
+    kind: str
+    name: str
+    reads: tuple[tuple[str, ...], ...]
+
+    def __str__(self) -> str:
+        return LABELS[self.kind].format(self.name)
+
+
+LABELS = {
+    "value": "{}",
+    "address": "{}",
+    "header": "header {}",
+    "headers": "a header whose name matches {!r}",
+    "path": "path",
+    "query": "query parameter {}",
+    "cookie": "cookie {}",
+    "baggage": "baggage member {}",
+    "tracestate": "tracestate member {}",
+    "host": "host",
+    "sni": "server name (SNI)",
+    "source": "client address",
+}
+
+_NOTHING: tuple[object, ...] = ()
+
+SHARED = 1024
+"""How many sources, readers and needs are kept to be shared by the rules that look at the same."""
+
+
+@lru_cache(SHARED)
+def value_at(pieces: tuple[str, ...]) -> Source:
+    """The value at a metadata path, as l7mp's predicates see it. "/" alone is undefined, as recorded."""
+    kind = "address" if pieces in _ADDRESSES else "value"
+    return Source(kind, "/" + "/".join(pieces), (pieces,) if pieces else ())
+
+
+@lru_cache(SHARED)
+def header_source(name: str) -> Source:
+    """The header of this lower-case name, as `matchHeader` sees it."""
+    return Source("header", name, ((*HEADERS, name),))
+
+
+def headers_of(meta: object) -> dict[str, object]:
+    """The headers by lower-case name; none when there are none or they are no object."""
+    http = meta.get("HTTP") if isinstance(meta, dict) else None
+    headers = http.get("headers") if isinstance(http, dict) else None
+    return headers if isinstance(headers, dict) else {}
+
+
+def joined(value: object) -> str | None:
+    """A header's value as one text; None when there is none."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple) and value:
+        return ", ".join(item for item in value if isinstance(item, str))
+    return None
+
+
+def members(value: str) -> list[str]:
+    """The list of a header's value (RFC 9110 section 5.6.1): blanks around and empty members dropped, each once."""
+    return list(dict.fromkeys(filter(None, (member.strip(" \t") for member in value.split(",")))))
+
+
+def whole_and_members(value: object) -> Sequence[object]:
+    """The values of a header: the whole field, and each member when it is a list."""
+    text = joined(value)
+    if text is None:
+        return _NOTHING
+    return (text,) if "," not in text else (text, *members(text))
+
+
+def _mapped(value: object) -> Sequence[object]:
+    """Both spellings of an IPv4 address: plain, and mapped into IPv6 (RFC 4291 section 2.5.5.2), as l7mp shows it."""
+    if not isinstance(value, str):
+        return (value,)
+    if value.startswith("::ffff:") and "." in value:
+        return (value[7:], value)
+    return (value,) if ":" in value or "." not in value else (value, "::ffff:" + value)
+
+
+def _pairs(text: str, separator: str) -> Iterator[tuple[str, str]]:
+    for member in text.split(separator):
+        name, equals, value = member.partition("=")
+        if equals:
+            yield name.strip(" \t"), value.strip(" \t")  # and no byte that is a space in Latin-1
+
+
+def _host_name(value: object) -> str:
+    """A host without its port, lower case, without the dot of the root."""
+    if not isinstance(value, str):
+        return ""
+    host = value.partition("]")[0].lstrip("[") if value.startswith("[") else value.partition(":")[0]
+    return host.lower().rstrip(".")
+
+
+def _query_text(meta: object) -> str:
+    raw = walk(meta, RAW_PATH)
+    return raw.partition("?")[2] if isinstance(raw, str) else ""
+
+
+def _address_number(value: object) -> tuple[int, int] | None:
+    """(4 or 6, number) of an address; a mapped one is IPv4, a zone is ignored."""
+    if not isinstance(value, str):
+        return None
+    text = value[7:] if value.startswith("::ffff:") and "." in value else value.partition("%")[0]
+    version = 6 if ":" in text else 4
+    try:
+        packed = socket.inet_pton(socket.AF_INET6 if version == 6 else socket.AF_INET, text)
+    except (OSError, ValueError):
+        return None
+    if version == 6 and packed[:12] == b"\0" * 10 + b"\xff\xff":
+        version, packed = 4, packed[12:]
+    return version, int.from_bytes(packed, "big")
+
+
+@lru_cache(SHARED)
+def reader(source: Source) -> Reader:
+    """A function from metadata to the values that this source has there; a condition holds when one of them satisfies it."""
+    name = source.name
+    pieces = source.reads[0] if source.reads else ()
+
+    def value(meta: object) -> Sequence[object]:
+        found = walk(meta, pieces) if pieces else MISSING
+        return _NOTHING if found is MISSING else (found,)
+
+    def address(meta: object) -> Sequence[object]:
+        found = walk(meta, pieces)
+        return _NOTHING if found is MISSING else _mapped(found)
+
+    def header(meta: object) -> Sequence[object]:
+        return whole_and_members(headers_of(meta).get(name))
+
+    def headers(meta: object) -> Sequence[object]:
+        found = [v for n, v in headers_of(meta).items() if isinstance(n, str) and search(n)]
+        return [v for values in map(whole_and_members, found) for v in values]
+
+    def path(meta: object) -> Sequence[object]:
+        raw = walk(meta, RAW_PATH)
+        normal = normal_path(raw) if isinstance(raw, str) else None
+        return _NOTHING if normal is None else (normal,)
+
+    def query(meta: object) -> Sequence[object]:
+        text = _query_text(meta)
+        return [v for n, v in parse_qsl(text, keep_blank_values=True, errors="replace") if n == name] if text else _NOTHING
+
+    def cookie(meta: object) -> Sequence[object]:
+        text = joined(headers_of(meta).get("cookie")) or ""
+        return [v for n, v in _pairs(text, ";") if n == name] if name in text else _NOTHING
+
+    def baggage(meta: object) -> Sequence[object]:
+        text = readable(joined(headers_of(meta).get("baggage")) or "")
+        return [unquote(v.partition(";")[0].strip(" \t"), errors="replace") for n, v in _pairs(text, ",") if n == name]
+
+    def tracestate(meta: object) -> Sequence[object]:
+        text = joined(headers_of(meta).get("tracestate")) or ""
+        return [v for n, v in _pairs(text, ",") if n == name]
+
+    def host(meta: object) -> Sequence[object]:
+        # The target's host comes before the Host field (RFC 9112 section 3.2.2); the listener put it into the url.
+        found = _host_name(walk(meta, ("HTTP", "url", "host"))) or _host_name(headers_of(meta).get("host"))
+        return (found,) if found else _NOTHING
+
+    def sni(meta: object) -> Sequence[object]:
+        found = _host_name(walk(meta, ("TLS", "sni")))
+        return (found,) if found else _NOTHING
+
+    def client(meta: object) -> Sequence[object]:
+        found = _address_number(walk(meta, ("IP", "src_addr")))
+        return (found,) if found else _NOTHING
+
+    search = searcher(compile_regex(name, fold=True)) if source.kind == "headers" else bool
+    readers: dict[str, Reader] = {
+        "value": value,
+        "address": address,
+        "header": header,
+        "headers": headers,
+        "path": path,
+        "query": query,
+        "cookie": cookie,
+        "baggage": baggage,
+        "tracestate": tracestate,
+        "host": host,
+        "sni": sni,
+        "source": client,
+    }
+    return readers[source.kind]
+
+
+# What a decision depends on.
+
+
+class Needs(msgspec.Struct, frozen=True):
+    """Which inputs any rule looks at, so that a listener knows what a remembered decision depends on.
+
+    headers: lower-case names, None for all of them. method; url: the request target (and host). peer: anything below IP, TCP, UDP,
+    UNIX or TLS. other: anything else, also the HTTP version: such decisions must not be remembered by head.
+    """
+
+    headers: frozenset[str] | None = frozenset()
+    method: bool = False
+    url: bool = False
+    peer: bool = False
+    other: bool = False
+
+    def __or__(self, more: Needs) -> Needs:
+        if self in (NOTHING, more):  # a thousand rules on one header share what they need
+            return more
+        headers = None if self.headers is None or more.headers is None else self.headers | more.headers
+        return Needs(headers, self.method or more.method, self.url or more.url, self.peer or more.peer, self.other or more.other)
+
+
+NOTHING = Needs()
+_PEER = frozenset({"IP", "TCP", "UDP", "UNIX", "TLS"})
+
+
+def total(parts: Iterable[Needs]) -> Needs:
+    """All of them together."""
+    return _total(frozenset({id(part): part for part in parts}.values()))
+
+
+@lru_cache(SHARED)
+def _total(parts: frozenset[Needs]) -> Needs:
+    return reduce(or_, parts, Needs()) if len(parts) != 1 else next(iter(parts))
+
+
+@lru_cache(SHARED)
+@lru_cache(256)
+def needs_of(path: tuple[str, ...]) -> Needs:
+    """What reading one metadata path needs."""
+    if path[0] in _PEER:
+        return Needs(peer=True)
+    if path == ("HTTP",):
+        return Needs(headers=None, method=True, url=True, other=True)
+    if path[0] != "HTTP" or path[1] == "version":
+        return Needs(other=True)
+    if path[1] == "headers":
+        return Needs(headers=frozenset(path[2:3]) or None)
+    if path[1] in ("method", "url"):
+        return Needs(method=path[1] == "method", url=path[1] == "url")
+    return Needs(other=True)

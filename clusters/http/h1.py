@@ -1,0 +1,459 @@
+"""One upstream connection of HTTP/1.1: idle in its endpoint's pool, or the destination of a session, one request at a time.
+
+Its answer is read strictly (wire/h1/reader.py): what is wrong before the first byte went on becomes a 502, later a visible cut, and
+the connection is never used again. A kept-alive connection that dies before it answered breaks with retry "if_reused": the session
+repeats a safe request once. Sources that know no HTTP (TCP, UDP) become the body of a request made for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, cast
+
+from carrier.core.cluster import Endpoint
+from carrier.core.pool import Pool
+from carrier.core.session import DESTROYED
+from carrier.core.stream import HIGH, NOWHERE, Socket
+from carrier.errors import Error, Retry, from_os
+from carrier.wire.h1 import reader as http1
+from carrier.wire.http import CHUNKED, LENGTH, NONE, Fields, Head, request_head
+
+if TYPE_CHECKING:
+    from clusters.http.cluster import HttpCluster
+
+SHORT = 4096
+"""Bytes of an answer that is worth remembering whole."""
+MISSES = 8
+"""Straight misses of the memo after which a connection does not ask it for the next REST answers: they differ every time."""
+REST = 4096
+PIECE = 64 * 1024
+"""Bytes of one read of an answer that is large, or of which nobody knows how large it is."""
+
+
+class Probe(asyncio.Protocol):
+    """One health check: a request, and the status of its answer in the future `status`."""
+
+    def __init__(self, limits: http1.Limits, request: Head) -> None:
+        self.request = request
+        self.reader = http1.AnswerReader(http1.AnswerMemo(), limits, self)
+        self.reader.expect(request.method)
+        self.status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).write(self.request.wire)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self.reader.feed(data)
+        except Error as error:
+            self._fail(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(Error("closed", "the connection was closed before an answer came", "upstream"))
+
+    def _fail(self, error: Error) -> None:
+        if not self.status.done():
+            self.status.set_exception(error)
+            self.status.exception()  # nobody may be waiting any more
+
+    def on_head(self, head: Head) -> None:
+        if head.status >= 200 and not self.status.done():
+            self.status.set_result(head.status)
+
+    def on_data(self, data: bytes) -> None: ...
+    def on_end(self, trailers: Fields) -> None: ...
+
+
+class Bulk(asyncio.BufferedProtocol):
+    """Stands before an upstream that has begun a large answer, and reads it in small pieces: the loop's own reads are of 256 KiB, and of a
+    slow downstream one whole piece is held. It stays for the connection's life."""
+
+    buffer = memoryview(bytearray(PIECE))
+    """One for all: what was read is copied out before the loop reads again."""
+
+    def __init__(self, upstream: HttpUpstream) -> None:
+        self.upstream = upstream
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.buffer
+
+    def buffer_updated(self, n: int) -> None:
+        self.upstream.data_received(bytes(self.buffer[:n]))
+
+    def eof_received(self) -> bool:
+        return self.upstream.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.upstream.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self.upstream.pause_writing()
+
+    def resume_writing(self) -> None:
+        self.upstream.resume_writing()
+
+
+class HttpUpstream(Socket, asyncio.Protocol):
+    """One upstream connection: idle in its endpoint's pool, or the destination of a session. It counts no bytes: the source does.
+
+    half: one direction of a tunnel has ended. full: the transport holds enough of what the upstream does not read.
+    used: it has carried a request before. usable: nothing has happened to it while idle. begun, request_done, waiting: how far
+    the present exchange is: its head was sent, all of it was, the answer's head has not come. plain: the source knows no HTTP.
+    """
+
+    __slots__ = (
+        "bulk",
+        "chunked",
+        "cluster",
+        "endpoint",
+        "full",
+        "half",
+        "misses",
+        "out",
+        "paused",
+        "plain",
+        "pool",
+        "reader",
+        "request",
+        "request_done",
+        "since",
+        "transport",
+        "tunnel",
+        "usable",
+        "used",
+        "waiting",
+        "write",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, cluster: HttpCluster, endpoint: Endpoint, pool: Pool) -> None:
+        super().__init__()
+        self.cluster = cluster
+        self.endpoint = endpoint
+        self.pool = pool
+        self.waits = False
+        self.misses = 0
+        self.request: Head | None = None
+        self.out: list[bytes] = []
+        self.used = self.chunked = self.paused = self.tunnel = self.plain = self.half = self.full = self.bulk = False
+        self.request_done = True
+        self.usable = True
+        self.waiting = False
+        self.since = cluster.now
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.reader = http1.AnswerReader(self.cluster.memo, self.cluster.limits, self)
+        self.write = self.transport.write
+        self.transport.set_write_buffer_limits(HIGH)
+        self.cluster.busy.add(self)
+        self.pool.came()
+
+    # ------------------------------------------------------------------ the request
+
+    def head(self, head: Head, last: bool = False) -> None:
+        session = self.session
+        if session is None or not self.usable:  # it died between being chosen and being used
+            to = self.to
+            self.close()
+            retry: Retry = "if_reused" if self.used else "yes"
+            to.reset(Error("closed", f"{self.endpoint.address}: the connection was closed", "upstream", retry))
+            return
+        if not session.usual and session.hops:  # a transform may change the length
+            head = head if head.body == NONE else head.as_chunked()
+        self.request = head
+        wire = head.stem + session.fields
+        if last:
+            write = self.write  # a slot is faster to read than to call
+            write(wire)
+            return
+        self.since = self.cluster.now
+        self.request_done = False
+        self.chunked = head.body == CHUNKED
+        self.out.append(wire)
+
+    def _makes_head(self) -> bool:
+        """If the source knows no HTTP, its bytes become the body of a request of our own."""
+        session = self.session
+        if session is None or session.request is not None or self.plain:
+            return False
+        self.plain = True
+        where = self.endpoint.address.encode("latin-1", "replace")
+        fields = [(b"host", where), (b"content-type", b"application/octet-stream")]
+        self.head(request_head(b"POST", b"/", fields, body=CHUNKED))
+        return True
+
+    def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
+        if self.tunnel:
+            self._write(data)
+            return
+        if self.request_done and not self._makes_head():
+            return
+        if data:
+            self.out.append(http1.chunk(data) if self.chunked else data)
+        if last:
+            self.end()
+
+    def end(self, trailer: Any = None) -> None:
+        if self.tunnel:
+            self.flush()
+            if self.half:
+                self._over()
+            elif self.transport.can_write_eof() and not self.transport.is_closing():
+                self.half = True
+                self.transport.write_eof()
+            return
+        if self.request_done and not self._makes_head():
+            return
+        self.request_done = True
+        self.since = self.cluster.now
+        if self.chunked:
+            self.out.append(http1.last_chunk(trailer or ()))
+        self.flush()
+
+    def flush(self) -> None:
+        if self.out:
+            out, self.out = self.out, []
+            self._write(out[0] if len(out) == 1 else b"".join(out))
+
+    def _write(self, data: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(data)
+
+    # ------------------------------------------------------------------ the answer
+
+    def data_received(self, data: bytes) -> None:
+        request = self.request
+        if request is not None:
+            if (request.simple or (self.request_done and request.method != b"HEAD")) and not self.plain:
+                # most often one read is one whole answer with a known head
+                cluster = self.cluster
+                same, head, body = cluster.known
+                if data != same:
+                    head, body = self._read_whole(data)
+                session = self.session
+                if head is not None and session is not None:
+                    to = session.source if session.usual else self.to  # nothing stands between
+                    self.request = self.session = None
+                    self.to = self.back = NOWHERE
+                    self.used = True
+                    self.since = cluster.now
+                    pool = self.pool
+                    if pool.roomy:  # free before the answer is passed on: a next request may take it
+                        pool.idle.append(self)
+                    elif not pool.put(self):
+                        self.close()
+                    if self.paused:
+                        self.resume()
+                    to.message(head, body)
+                    return
+            self._expect(request)
+        session = self.session
+        if session is None:  # bytes that nobody asked for
+            self.usable = False
+            self.pool.forget(self)
+            self.transport.abort()
+            return
+        try:
+            self.reader.feed(data)
+        except Error as error:
+            error.detail = f"{self.endpoint.address}: {error.detail}"
+            self._broken(error)
+            return
+        if self.session is session:
+            self.to.flush()
+
+    def _read_whole(self, data: bytes) -> tuple[Head | None, bytes]:
+        """The head and the body of a read that is one whole answer, if its head is known; else None: the codec has to look at it."""
+        i = data.find(b"\r\n\r\n") + 4
+        head = self._known(data[:i]) if i > 3 else None
+        if head is None or not head.whole or len(data) != i + head.length:
+            return None, b""
+        body = data[i:]
+        if len(data) <= SHORT:
+            self.cluster.known = data, head, body
+        return head, body
+
+    def _known(self, raw: bytes) -> Head | None:
+        """A head, by the memo or by its shape; None: the codec has to look at it."""
+        if self.misses >= MISSES or len(raw) > SHORT:
+            self.misses += 1
+            if self.misses > REST:
+                self.misses = 0
+            return self.cluster.memo.like(raw)
+        head = self.cluster.memo.heads.get(raw)
+        if head is not None:
+            self.misses = 0
+            return head
+        self.misses += 1
+        return self.cluster.memo.like(raw, True)
+
+    def _expect(self, request: Head) -> None:
+        """The codec takes over: tell it what was asked."""
+        self.request = None
+        self.waiting = True
+        self.reader.expect(request.method, request.upgrade)
+
+    def on_head(self, head: Head) -> None:
+        if head.status < 200:
+            if head.status == 101:
+                self.waiting = False
+                self.tunnel = True
+                self.cluster.busy.discard(self)
+            self.to.head(head)
+            return
+        self.waiting = False
+        if self.plain:
+            return
+        if self.reader.tunnel:
+            self.tunnel = True
+        if (head.body > LENGTH or head.length > PIECE) and not self.bulk:
+            self._read_pieces()
+        self.to.head(head)
+
+    def _read_pieces(self) -> None:
+        self.bulk = True
+        transport = self.transport
+        if not transport.is_closing():
+            transport.pause_reading()  # only a new start looks at the kind of protocol
+            transport.set_protocol(Bulk(self))
+            if not self.paused:
+                transport.resume_reading()
+
+    def on_data(self, data: bytes) -> None:
+        self.to.data(data)
+
+    def on_end(self, trailers: Fields) -> None:
+        """The answer is complete: first free the connection, then pass the end on, so that a next request may take it."""
+        to = self.to
+        if self.tunnel:
+            if self.half:
+                self._over()
+            self.half = True
+            to.end()
+            return
+        done = self.request_done
+        self.session = None
+        self.to = self.back = NOWHERE
+        self.used = True
+        self.plain = False
+        if not done or not self.reader.reusable or self.transport.is_closing() or not self.pool.put(self):
+            self.close()
+        else:
+            self.since = self.cluster.now
+            if self.paused:
+                self.resume()
+        to.end(trailers or None)
+
+    def _over(self) -> None:
+        """Both directions of a tunnel have ended: close in order, when what is left to write is written."""
+        self.usable = False
+        self.session = None
+        self.to = self.back = NOWHERE
+        self.transport.close()
+
+    def eof_received(self) -> bool:
+        """The upstream sends no more."""
+        if self.session is None:
+            self.usable = False
+            self.pool.forget(self)
+            return False
+        if self.request is not None:
+            self._expect(self.request)
+        try:
+            self.reader.finish()
+        except Error as error:
+            error.detail = f"{self.endpoint.address}: {error.detail}"
+            self._broken(error)
+            return False
+        return self.tunnel and self.session is not None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.usable = False
+        self.cluster.busy.discard(self)
+        self.pool.left(self)
+        if self.session is None:
+            self.reader.detach()
+            return
+        if isinstance(exc, OSError):
+            error = from_os(exc, "upstream", self.endpoint.address)
+        else:
+            error = Error("closed", f"{self.endpoint.address}: the connection was closed", "upstream")
+        if self.used and (self.waiting or self.request is not None):
+            error.retry = "if_reused"
+        self._broken(error)
+        self.reader.detach()
+
+    def _broken(self, error: Error) -> None:
+        """The exchange failed: both neighbours hear of it, and the connection is gone."""
+        if not self.used and error.retry == "if_reused":
+            error.retry = "no"
+        session = self.session
+        to, back = self.to, self.back
+        self.close()
+        if session is not None:
+            to.reset(error)
+            if back.to is self:  # else the session has replaced this end: the hop behind has another one to write to
+                back.stop(error)
+
+    # ------------------------------------------------------------------ ends
+
+    def reset(self, error: Error) -> None:
+        """The source is gone."""
+        self.close()
+
+    def stop(self, error: Error | None = None) -> None:
+        if error is not None:
+            self.close()
+
+    def close(self) -> None:
+        """Never to be used again. Idempotent."""
+        self.usable = False
+        self.session = None
+        self.to = self.back = NOWHERE
+        self.request = None
+        self.waiting = False
+        self.request_done = True  # what may still come of the request is dropped
+        self.out.clear()
+        self.reader.stop()
+        self.cluster.busy.discard(self)
+        if not self.transport.is_closing():
+            self.transport.abort()
+
+    def tick(self, now: float) -> None:
+        """Deadlines, once a second: the answer's head."""
+        timeout = self.cluster.answer_timeout
+        session = self.session
+        if session is not None and session.status == DESTROYED:  # cancelled in the very moment that it was connected
+            self.close()
+        elif (self.waiting or self.request is not None) and self.request_done and 0 < timeout < now - self._waits_since():
+            self._broken(Error("timeout", f"{self.endpoint.address}: no answer within {timeout:g} s (options.answer_timeout)", "upstream"))
+
+    def _waits_since(self) -> float:
+        """When the request was sent: monotonic seconds. `since` is only set at the end of a body, and when a connection becomes idle."""
+        return max(self.since, self.session.connected_at) if self.session is not None else self.since
+
+    # ------------------------------------------------------------------ flow
+
+    def pause(self) -> None:
+        if not self.paused and not self.transport.is_closing():
+            self.paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self.paused:
+            self.paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        self.full = True
+        self.back.pause()
+
+    def resume_writing(self) -> None:
+        self.full = False
+        self.back.resume()
+
+    def status(self) -> str:
+        return "END" if self.transport.is_closing() else "READY"

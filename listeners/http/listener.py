@@ -1,0 +1,253 @@
+"""HTTP listener: each request is a session; its connection (listeners/http/h1.py) is the session's source. Here: options, routing, life."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Any, cast
+
+from carrier.config import draft as config
+from carrier.core.cluster import Env
+from carrier.core.listener import Key, Listener, bind_stream
+from carrier.core.room import Room
+from carrier.core.session import Session
+from carrier.errors import Error, Problem
+from carrier.hops.tls import HANDSHAKE, server_of
+from carrier.options import check_numbers, numbers, port_of
+from carrier.rules.match import set_at
+from carrier.rules.table import Decision, Table
+from carrier.wire.h1 import reader as http1
+from carrier.wire.http import Forwarding, Head, rewrite
+from listeners.http.h1 import HttpConnection
+
+DECISIONS = 8192
+"""Decisions remembered per listener for heads that are not."""
+OPTIONS: Mapping[str, float] = {
+    "track": 0,
+    "header_timeout": 10,
+    "keepalive_timeout": 75,
+    "idle_timeout": 300,
+    "body_min_rate": 240,
+    "body_grace": 10,
+    "max_connections": 4096,
+    "max_head": 32 * 1024,
+    "max_fields": 100,
+    "max_line": 8 * 1024,
+    "max_body": 0,
+    "strict_target": 1,
+}
+"""Limits (bytes, seconds, bytes per second, numbers) and their defaults (DESIGN section 7); 0 means none. strict_target 0: targets may hold
+what RFC 3986 forbids and browsers nevertheless send, as in /find?q={a|b}."""
+TEXTS = ("trusted", "via", "forwarded", "insecure", "explain")
+"""The other options."""
+
+
+class HttpListener(Listener):
+    """`spec: {protocol: HTTP, port, address}`. `options`: see OPTIONS, and `trusted`: CIDRs whose x-forwarded-* are believed,
+    `via`: our pseudonym, `forwarded`: send RFC 7239 Forwarded, `explain`: CIDRs of peers whose `x-carrier-explain` is heeded too."""
+
+    protocol = "HTTP"
+    kind = "message"
+    fields = {"port": "0..65535", "address": "IP address to bind to", "path": "ignored (l7mp)", "tls": "{certificate, key, ...}"}
+
+    def __init__(self, conf: config.Listener, env: Env) -> None:
+        super().__init__(conf, env)
+        given, limits = conf.options, numbers(conf.options, OPTIONS)
+        head, fields, line, body = (int(limits[name]) for name in ("max_head", "max_fields", "max_line", "max_body"))
+        self.limits = http1.Limits(head=head, fields=fields, line=line, body=body, strict_target=limits["strict_target"] != 0)
+        self.header_timeout, self.keepalive_timeout = limits["header_timeout"], limits["keepalive_timeout"]
+        self.idle_timeout = limits["idle_timeout"]
+        self.body_min_rate, self.body_grace = limits["body_min_rate"], limits["body_grace"]
+        self.max_connections = limits["max_connections"]
+        self.networks = _networks(given.get("trusted"))
+        self.explained = _networks(given.get("explain"))
+        self.forwarded = bool(given.get("forwarded"))
+        self.certificates = server_of(conf.spec, ("http/1.1",))
+        if self.certificates is not None:
+            self.tls = self.certificates.context
+        self.connections: set[HttpConnection] = set()
+        self.room: Room[HttpConnection] = Room()
+        self.server: asyncio.Server | None = None
+        self.stopped = False
+        self.leaving = False
+        """The process is about to end: connections are closed after their answer."""
+        self.now = env.loop.time()
+        """The monotonic time of the last tick: good enough for deadlines, free to read."""
+        self.limited: dict[str, int] = {}
+        """Requests and connections refused, by the limit that did it."""
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], path: str = "") -> list[Problem]:
+        """Everything wrong with the options, by the strict standard."""
+        found = check_numbers({name: value for name, value in options.items() if name not in TEXTS}, OPTIONS, path)
+        if not isinstance(options.get("via", ""), str) or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z:-]*", options.get("via", "")):
+            found.append(
+                Problem("not a name", f"{path}.via", seen=repr(options["via"]), allowed="a host or pseudonym (RFC 9110 section 7.6.3)")
+            )
+        for name in ("trusted", "explain"):
+            try:
+                _networks(options.get(name))
+            except (ValueError, TypeError) as exc:
+                found.append(Problem(str(exc), f"{path}.{name}", seen=repr(options.get(name)), allowed="a list of CIDRs"))
+        return found
+
+    # ------------------------------------------------------------------ life
+
+    @property
+    def port(self) -> int:
+        """The bound port (the kernel's choice for port 0)."""
+        return int(self.bound[0].getsockname()[1])
+
+    def key(self) -> Key:
+        return "tcp", "127.0.0.1" if self.loopback else str(self.spec.get("address") or "*"), port_of(self.spec)
+
+    async def bind(self) -> None:
+        address = self.spec.get("address")
+        host = "127.0.0.1" if self.loopback else address if isinstance(address, str) else None
+        self.bound = bind_stream(self.name, host, self.spec.get("port"))
+
+    def use(self, table: Table) -> None:
+        """A new routing table: what was memoised under the old one is not asked any more, also on connections that are there."""
+        super().use(table)
+        needs = table.needs
+        names = None if needs.headers is None else frozenset(name.encode("latin-1") for name in needs.headers)
+        common: dict[str, Any] = {
+            "interesting": names,
+            "via": str(self.options.get("via") or "").encode("latin-1", "replace"),
+            "forwarded": self.forwarded,
+            "scheme": b"https" if self.tls is not None else b"http",
+        }
+        self.profile = Forwarding(**common)
+        self.memo = http1.RequestMemo(self.limits, self.profile)
+        self.trusting = Forwarding(**common, trusted=True)
+        self.trusted_memo = http1.RequestMemo(self.limits, self.trusting)
+        self.by_peer = needs.peer or needs.other
+        self.by_url = needs.url
+        self.decisions: dict[tuple[bytes, bytes, object], Decision] = {}
+        for connection in self.connections:
+            connection.learn()
+
+    def start(self) -> None:
+        self.serving = self.env.loop.create_task(self._serve())
+
+    async def _serve(self) -> None:
+        if self.stopped:  # before it began
+            return
+        more: dict[str, Any] = {"ssl": self.tls, "ssl_handshake_timeout": HANDSHAKE} if self.tls is not None else {}
+        self.server = await self.env.loop.create_server(lambda: HttpConnection(self), sock=self.bound[0], backlog=4096, **more)
+        if self.stopped:
+            self.server.close()
+
+    def farewell(self) -> None:
+        """Every answer from now on is the last of its connection; `tick` closes those on which nothing comes any more."""
+        self.leaving = True
+        for connection in self.connections:
+            connection.closing = connection.closing or not connection.tunnel
+
+    def stop(self) -> None:
+        """Accept no more; idle connections close, the others after the answer that they are owed."""
+        self.stopped = True
+        if self.server is not None:
+            self.server.close()
+        else:
+            super().stop()
+        self.bound = []
+        for connection in list(self.connections):
+            connection.leave()
+
+    def tick(self, now: float) -> None:
+        super().tick(now)
+        self.now = now
+        if self.certificates is not None:
+            self.certificates.refresh()
+        for connection in list(self.connections):
+            connection.tick(now)
+
+    def make_room(self) -> bool:
+        """There are too many connections: close the one that is of least use; False: all are being used."""
+        leaver = self.room.choose(self.connections, self.env.loop.time())
+        if leaver is None:
+            return False
+        self.connections.discard(leaver)
+        leaver.give_way()
+        return True
+
+    @property
+    def live(self) -> set[Session]:
+        """Found when somebody asks: connections know their sessions."""
+        return {connection.session for connection in self.connections if connection.session is not None}
+
+    def hit(self, limit: str) -> None:
+        """A limit refused something: count it by its name."""
+        self.limited[limit] = self.limited.get(limit, 0) + 1
+
+    # ------------------------------------------------------------------ routing
+
+    def route(self, connection: HttpConnection, head: Head) -> tuple[Decision, Head | None]:
+        """The decision for a request, and the head to send on if the rule rewrites it; remembered with the head where it may be."""
+        if self.by_peer:
+            decision = self.table.decide(connection.metadata(head))
+            return decision, rewritten(head, decision)
+        decided: Decision | None = None
+        key = None
+        if head.key is not None:
+            key = (head.method, head.target if self.by_url else b"", head.key)
+            decided = self.decisions.get(key)
+        if decided is None:
+            decided = self.table.decide(connection.metadata(head))
+            if key is not None:
+                if len(self.decisions) >= DECISIONS:
+                    self.decisions.clear()
+                self.decisions[key] = decided
+        onward = rewritten(head, decided)
+        found = head.decision = decided, None if onward is head else onward
+        return found
+
+    def session_name(self, session: Session) -> str:
+        source = cast(HttpConnection, session.source)
+        return f"HTTP:{source.peer[0]}:{source.peer[1]}-{source.local[0]}:{source.local[1]}-{session.number}"
+
+    def metadata(self, session: Session) -> dict[str, Any]:
+        return cast(HttpConnection, session.source).metadata(session.request)
+
+
+def _networks(value: object) -> list[IPv4Network | IPv6Network]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise TypeError(f"expected a list of CIDRs, got {value!r}")
+    return [ip_network(str(item), strict=False) for item in value]
+
+
+def rewritten(head: Head, decision: Decision) -> Head:
+    """The head with the rule's rewrites of /HTTP/method, /HTTP/url/path and /HTTP/headers applied to what is sent on."""
+    if not decision.rewrite or not any(rewrite.path.strip("/").startswith("HTTP") for rewrite in decision.rewrite):
+        return head
+    before: dict[str, Any] = {"HTTP": head.metadata()}
+    after = before
+    for change in decision.rewrite:
+        after = set_at(after, change.path, change.value)
+    old, new = before["HTTP"], after.get("HTTP") if isinstance(after, dict) else None
+    if not isinstance(new, dict):
+        return head
+    headers, wanted = old["headers"], new.get("headers")
+    fields: dict[bytes, bytes | None] = {}
+    if isinstance(wanted, dict):
+        fields = {_bytes(n).lower(): _bytes(v) for n, v in wanted.items() if headers.get(n) != v}
+        fields.update({_bytes(n): None for n in headers if n not in wanted})
+    url = new.get("url")
+    path = url.get("path") if isinstance(url, dict) else None
+    target = _bytes(path) if path is not None and path != old["url"]["path"] else None
+    method = _bytes(new.get("method")) if new.get("method") != old["method"] else None
+    try:
+        return rewrite(head, method=method, target=target, fields=fields) if fields or target or method else head
+    except Error:
+        return head  # what cannot be written is not sent on; `carrier check` says which rewrites those are
+
+
+def _bytes(value: object) -> bytes:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.encode("latin-1", "replace")

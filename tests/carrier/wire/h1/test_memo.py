@@ -1,0 +1,226 @@
+"""Heads that were seen before: found by their bytes, or planned by their lines, the same as h11 would have it."""
+
+from __future__ import annotations
+
+import pytest
+
+from carrier.wire.h1.reader import AnswerMemo, Limits, RequestMemo, parse_answer, parse_request
+from carrier.wire.http import LENGTH, NONE, Forwarding, Head
+
+GET = b"GET /x HTTP/1.1\r\nHost: a.example\r\n\r\n"
+
+
+def test_a_head_seen_once_is_found_by_its_bytes() -> None:
+    memo = RequestMemo()
+    head = memo.parse(GET)
+    assert memo.heads.get(bytes(bytearray(GET))) is head
+
+
+def test_a_head_is_not_kept_when_that_is_not_wished_or_it_is_large() -> None:
+    memo = RequestMemo()
+    memo.parse(GET, keep=False)
+    memo.parse(b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"1" * 5000 + b"\r\n\r\n")
+    assert not memo.heads
+
+
+def test_the_plan_parser_gives_what_h11_s_path_gives() -> None:
+    profile = Forwarding(interesting=frozenset((b"x-user",)), via=b"c")
+    memo = RequestMemo(profile=profile)
+    raw = (
+        b"POST /a?b HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\nX-Request-Id: %d\r\nContent-Length: %d\r\n"
+        b"X-Forwarded-For: 1\r\nX: y\r\nX-User: z\r\n\r\n"
+    )
+    for n in range(60):
+        fast, slow = memo.parse(raw % (n, n)), parse_request(raw % (n, n), profile=profile)
+        for name in ("wire", "method", "target", "host", "body", "length", "keep_alive", "upgrade", "expect", "named", "fields", "simple"):
+            assert getattr(fast, name) == getattr(slow, name), name
+
+
+def test_equal_keys_mean_equal_fields_of_interest() -> None:
+    memo = RequestMemo(profile=Forwarding(interesting=frozenset((b"x-user",))))
+    raw = b"GET /%d HTTP/1.1\r\nHost: a\r\ntraceparent: %d\r\nX-User: %b\r\n\r\n"
+    one, two, three = memo.parse(raw % (1, 1, b"alice")), memo.parse(raw % (2, 2, b"alice")), memo.parse(raw % (1, 1, b"bob"))
+    assert one.key == two.key != three.key
+    double = memo.parse(raw % (1, 1, b"alice") + b"")
+    assert double.key == one.key
+    joined = memo.parse(b"GET /1 HTTP/1.1\r\nHost: a\r\nX-User: alice\r\nX-User: bob\r\n\r\n")
+    assert joined.key not in (one.key, three.key)
+    assert joined.get(b"x-user") == b"alice, bob"
+
+
+def test_there_is_no_key_when_rules_look_at_everything() -> None:
+    assert RequestMemo(profile=Forwarding(interesting=None)).parse(GET).key is None
+
+
+def test_keys_are_never_used_twice_even_when_tables_were_emptied() -> None:
+    memo = RequestMemo(profile=Forwarding(interesting=frozenset((b"x-user",))))
+    keys = {memo.parse(b"GET / HTTP/1.1\r\nHost: a\r\nX-User: %d\r\n\r\n" % n, keep=False).key for n in range(9000)}
+    assert len(keys) == 9000
+    other = RequestMemo(profile=Forwarding(interesting=frozenset((b"x-user",))))
+    assert other.parse(b"GET / HTTP/1.1\r\nHost: a\r\nX-User: 0\r\n\r\n").key not in keys
+
+
+def test_tables_stay_bounded_whatever_comes() -> None:
+    memo = RequestMemo(profile=Forwarding(interesting=frozenset((b"x-user",))))
+    for n in range(9000):
+        memo.parse(b"GET /%d HTTP/1.1\r\nHost: a%d\r\nX-%d: y\r\nX-User: %d\r\nConnection: x%d\r\n\r\n" % (n, n, n, n, n % 50))
+    for table in (memo.heads, memo._ids, memo._names, memo._values, memo._plans, memo._starts, memo._pairs):
+        assert len(table) <= 4096 + 100
+    assert memo._bytes <= 2 * 1024 * 1024
+
+
+def test_known_lines_in_ever_new_orders_do_not_fill_the_plans() -> None:
+    memo = RequestMemo(profile=Forwarding(interesting=frozenset(b"x%d" % n for n in range(12))))
+    for n in range(3000):
+        fields = b"".join(b"x%d: 1\r\n" % i for i in range(12) if n >> i & 1)
+        memo.parse(b"GET / HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n", keep=False)
+    assert len(memo._plans) <= 1024
+
+
+def test_an_answer_seen_once_is_found_by_its_bytes_and_lengths_are_read_each_time() -> None:
+    memo = AnswerMemo()
+    raw = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nDate: %d\r\n\r\n"
+    for n in range(100):
+        assert memo.parse(raw % (n, n)).length == n
+    assert memo.heads[raw % (7, 7)].length == 7
+    assert memo.heads[raw % (0, 0)].body == NONE
+
+
+PROFILE = Forwarding(interesting=frozenset((b"x-user",)), via=b"c")
+ALL = ("fields", *(name for name in Head.__slots__ if name not in ("decision", "_fields")))
+TRACED = (
+    b"POST /%d?a HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 10.0.0.%d\r\nContent-Length: %d\r\nConnection: keep-alive\r\n"
+    b"X-Request-Id: %d\r\nX-User: z\r\ntraceparent: 00-%d-1\r\n\r\n"
+)
+
+
+def traced(n: int) -> bytes:
+    return TRACED % (n, n, n, n, n)
+
+
+def knowing(limits: Limits | None = None) -> RequestMemo:
+    """A memo that knows the shape of TRACED."""
+    memo = RequestMemo(limits, PROFILE)
+    for n in range(60):
+        memo.parse(traced(n), False)
+    return memo
+
+
+def same(one: Head | None, other: Head) -> bool:
+    return one is not None and all(getattr(one, name) == getattr(other, name) for name in ALL if name != "key")
+
+
+def test_a_head_that_differs_in_volatile_values_only_is_what_the_plan_parser_and_h11_make_of_it() -> None:
+    memo = knowing()
+    for n in (0, 7, 1234567):
+        found = memo.like(traced(n))
+        assert same(found, parse_request(traced(n), profile=PROFILE))
+        assert found is not None and found.key == memo.parse(traced(5)).key
+        assert found.body == (LENGTH if n else NONE) and found.length == n
+    assert not memo.heads or memo.heads.keys() == {traced(5)}
+
+
+def test_a_head_of_known_shape_is_kept_when_that_is_wished() -> None:
+    memo = knowing()
+    head = memo.like(traced(99), keep=True)
+    assert head is not None and memo.heads[traced(99)] is head and head.decision is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"00-7-1", b"00\r-1"),
+        (b"00-7-1", b"00\n-1"),
+        (b"00-7-1", b"00\0-1"),
+        (b"00-7-1", b"00-7\r\n folded"),
+        (b"00-7-1", b"00-7\r\nHost: b"),
+        (b"00-7-1", b"00-7\r\n\r\nGET / HTTP/1.1"),
+        (b"00-7-1\r\n\r\n", b"00-7-1\r\n"),
+        (b"00-7-1\r\n\r\n", b"00-7-1\r\n\r\nbody"),
+        (b"00-7-1\r\n\r\n", b"00-7-1\r\n\r\n\r\n\r\n"),
+        (b"traceparent:", b"traceparent :"),
+        (b"traceparent:", b" traceparent:"),
+        (b"X-User: z", b"X-User: y"),
+        (b"X-User: z", b"X-User: z\r\ntraceparent: 2"),
+        (b"Content-Length: 7", b"Content-Length: 07"),
+        (b"Content-Length: 7", b"Content-Length: +7"),
+        (b"Content-Length: 7", b"Content-Length: 7, 7"),
+        (b"Content-Length: 7", b"Content-Length: "),
+        (b"Content-Length: 7", b"Content-Length: 1000000000000000000"),
+        (b"Content-Length: 7", b"Content-Length: 7\r\nContent-Length: 7"),
+        (b"Content-Length: 7", b"Content-Length: 7\r\nTransfer-Encoding: chunked"),
+        (b"HTTP/1.1", b"HTTP/1.0"),
+        (b"POST", b"CONNECT"),
+        (b"/7?a", b"/7#a"),
+        (b"\r\nHost", b"\nHost"),
+    ],
+)
+def test_whatever_else_differs_is_not_of_that_shape(old: bytes, new: bytes) -> None:
+    raw = traced(7)
+    memo = knowing()
+    assert memo.like(raw) is not None and old in raw
+    assert memo.like(raw.replace(old, new, 1)) is None
+
+
+def test_limits_hold_for_heads_of_known_shape() -> None:
+    memo = knowing(Limits(line=200))
+    assert memo.like(traced(1)) is not None
+    assert memo.like(traced(1).replace(b"00-1", b"0" * 200)) is None
+    assert memo.like(traced(1).replace(b"/1", b"/" + b"1" * 200)) is None
+    memo = knowing(Limits(head=400))
+    assert memo.like(traced(1).replace(b"00-1", b"0" * 200)) is not None
+    assert memo.like(traced(1).replace(b"00-1", b"0" * 300)) is None
+
+
+def test_values_that_rules_look_at_are_never_taken_out() -> None:
+    memo = RequestMemo(profile=PROFILE)
+    raw = b"GET / HTTP/1.1\r\nHost: a\r\nX-User: %d\r\nE: %d\r\n\r\n"
+    for n in range(100):
+        memo.parse(raw % (n, n), False)
+    one, two = memo.like(raw % (98, 500)), memo.like(raw % (99, 500))
+    assert one is not None and two is not None and one.key != two.key
+    assert memo.like(raw % (100, 500)) is None
+
+
+def test_a_field_named_by_connection_never_becomes_part_of_a_shape() -> None:
+    memo = RequestMemo(profile=PROFILE)
+    raw = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: e\r\nE: %d\r\n\r\n"
+    for n in range(100):
+        memo.parse(raw % n, False)
+    assert memo.like(raw % 7) is None and b"E: 7" not in memo.parse(raw % 7).wire
+
+
+def test_shapes_are_given_up_while_they_do_not_help_and_learnt_anew_later() -> None:
+    memo = knowing()
+    odd = b"GET / HTTP/1.1\r\nHost: a%d\r\n\r\n"
+    asked = 0
+    while memo._poor >= 0:
+        assert memo.like(odd % asked) is None
+        asked += 1
+    assert asked < 1000 and not memo._shapes
+    assert memo.like(traced(1)) is None
+    for n in range(10_000):
+        if memo.like(traced(n)) is None:
+            memo.parse(traced(n), False)
+    assert same(memo.like(traced(1)), parse_request(traced(1), profile=PROFILE))
+
+
+def test_shapes_are_bounded() -> None:
+    memo = RequestMemo(profile=Forwarding(interesting=frozenset((b"x-user",))))
+    for n in range(3000):
+        memo.parse(b"GET / HTTP/1.1\r\nHost: a\r\nX-User: %d\r\nX-%d: %d\r\n\r\n" % (n % 2000, n % 20, n), False)
+    assert len(memo._shapes) <= 256 and len(memo._needles) <= 4
+
+
+def test_answers_have_shapes_too_each_status_its_own() -> None:
+    memo = AnswerMemo(profile=Forwarding(via=b"c"))
+    raw = b"HTTP/1.1 %d OK\r\nDate: %d\r\nContent-Length: %d\r\nKeep-Alive: %d\r\nServer: x\r\n\r\n"
+    for n in range(60):
+        memo.parse(raw % (200, n, n, n), False)
+        memo.parse(raw % (304, n, n, n), False)
+    for status, n in ((200, 0), (200, 700), (304, 700)):
+        slow = parse_answer(raw % (status, n, n, n), profile=Forwarding(via=b"c"))
+        assert same(memo.like(raw % (status, n, n, n)), slow)
+    assert memo.like(raw % (201, 1, 1, 1)) is None
+    assert memo.like(raw % (200, 1, 1, 1) + b"x") is None
+    assert memo.like((raw % (200, 1, 1, 1)).replace(b"Length: 1", b"Length: 01")) is None

@@ -1,0 +1,221 @@
+"""The HTTP cluster behind a real proxy: the bound of its connections, retries by status, probes, options."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from carrier.config import draft as c
+from clusters.http.cluster import UNACKNOWLEDGED, HttpCluster
+from tests.conversation import Stage
+from tests.e2e.test_http_bodies import GET, OK, answered
+
+BUSY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy"
+NO_BODY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
+
+
+async def test_requests_beyond_the_bound_wait_for_a_connection_to_come_free() -> None:
+    async with Stage(cluster={"max_per_endpoint": 1}) as stage:
+        first, server, _ = await stage.both(GET)
+        second = await stage.client()
+        await second.says(GET)
+        assert await server.silent(0.05) and stage.accepted.empty()
+        await server.says(OK)
+        assert (await answered(first))[1] == b"ok"
+        await server.head()
+        await server.says(OK)
+        assert (await answered(second))[1] == b"ok"
+        assert stage.cluster.pools[stage.cluster.endpoints[0]].open == 1
+
+
+async def test_a_host_that_acknowledges_nothing_is_not_waited_for_until_the_answers_time_is_over() -> None:
+    async with Stage() as stage:
+        await stage.both(GET)
+        (upstream,) = stage.cluster.busy
+        sock = upstream.transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == UNACKNOWLEDGED < upstream.cluster.answer_timeout * 1000
+
+
+async def test_a_full_queue_is_503_at_once() -> None:
+    async with Stage(cluster={"max_per_endpoint": 1, "max_waiting": 1}) as stage:
+        first, server, _ = await stage.both(GET)
+        second, third = await stage.client(), await stage.client()
+        await second.says(GET)
+        await stage.becomes(lambda: len(stage.listener.live) == 2)
+        await asyncio.sleep(0.02)
+        await third.says(GET)
+        head, body = await answered(third)
+        assert head.startswith(b"HTTP/1.1 503 ") and b"retry-after" in head and b"max_waiting" in body
+        server.goes()
+        await answered(first)
+        await (await stage.server()).head()
+
+
+async def test_a_client_that_leaves_the_queue_is_forgotten() -> None:
+    async with Stage(cluster={"max_per_endpoint": 1}) as stage:
+        first, server, _ = await stage.both(GET)
+        second = await stage.client()
+        await second.says(GET)
+        await stage.becomes(lambda: len(stage.listener.live) == 2)
+        second.breaks()
+        await stage.becomes(lambda: len(stage.listener.live) == 1)
+        await server.says(OK)
+        assert (await answered(first))[1] == b"ok"
+        pool = stage.cluster.pools[stage.cluster.endpoints[0]]
+        assert not pool.waiting and pool.opening == 0 and len(stage.cluster.endpoints[0].idle) == 1
+
+
+async def test_connections_beyond_max_idle_close() -> None:
+    async with Stage(cluster={"max_idle": 1}) as stage:
+        first, server1, _ = await stage.both(GET)
+        second, server2, _ = await stage.both(GET)
+        await server1.says(OK)
+        await answered(first)
+        await server2.says(OK)
+        await answered(second)
+        assert await server2.closed() and await server1.silent(0.02)
+
+
+@pytest.mark.parametrize("answer", [BUSY, NO_BODY])
+async def test_a_status_that_the_route_retries_is_asked_for_again(answer: bytes) -> None:
+    async with Stage(route={"retry_statuses": [503]}, retry={"num_retries": 2}) as stage:
+        client, server, _ = await stage.both(GET)
+        await server.says(answer)
+        server = await stage.server()
+        await server.head()
+        await server.says(OK)
+        assert (await answered(client))[1] == b"ok"
+        await client.says(GET)
+        await server.head()
+        for _ in range(2):
+            await server.says(answer)
+            server = await stage.server()
+            await server.head()
+        await server.says(answer)
+        assert (await answered(client))[0].startswith(b"HTTP/1.1 503 ")
+
+
+async def test_a_refused_connection_is_tried_again_when_the_route_says_so_also_with_a_body() -> None:
+    async with Stage(retry={"retry_on": "connect-failure", "num_retries": 20, "timeout": 50}) as stage:
+        stage.shuts()
+        client = await stage.client()
+        await client.says(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello")
+        await stage.becomes(lambda: any(session.retries for session in stage.listener.live))
+        await stage.opens()
+        server = await stage.server()
+        await server.head()
+        assert await server.hears(5) == b"hello"
+        await server.says(OK)
+        assert (await answered(client))[1] == b"ok"
+
+
+async def test_a_post_is_not_asked_again_whatever_its_status() -> None:
+    async with Stage(route={"retry_statuses": [503]}) as stage:
+        client, server, _ = await stage.both(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n")
+        await server.says(BUSY)
+        assert (await answered(client))[1] == b"busy" and stage.accepted.empty()
+
+
+async def test_a_status_is_retried_on_another_endpoint() -> None:
+    async with Stage() as other:
+        endpoints = (c.EndPoint("a", {"address": "127.0.0.1"}), c.EndPoint("b", {"address": "127.0.0.1", "port": other.backend_port}))
+        async with Stage(route={"retry_statuses": [503]}) as stage:
+            two = c.Cluster("up", {"protocol": "HTTP", "port": stage.backend_port}, endpoints)
+            await stage.proxy.apply(stage.config(clusters={"up": two}, listeners=stage.proxy.config.listeners))
+            client, server, _ = await stage.both(GET)
+            await server.says(BUSY)
+            second = await other.server()
+            await second.head()
+            await second.says(OK)
+            assert (await answered(client))[1] == b"ok"
+
+
+async def test_an_endpoint_that_cannot_be_connected_to_is_replaced_and_goes_down() -> None:
+    async with Stage() as good:
+        endpoints = (c.EndPoint("a", {"address": "127.0.0.1"}), c.EndPoint("b", {"address": "127.0.0.1", "port": good.backend_port}))
+        async with Stage() as stage:
+            stage.shuts()
+            options = {"health": {"failures": 2}, "max_idle": 0}
+            two = c.Cluster("up", {"protocol": "HTTP", "port": stage.backend_port}, endpoints, options=options)
+            await stage.proxy.apply(stage.config(clusters={"up": two}, listeners=stage.proxy.config.listeners))
+            client = await stage.client()
+            for _ in range(4):
+                await client.says(GET)
+                server = await good.server()
+                await server.head()
+                await server.says(OK)
+                assert (await answered(client))[1] == b"ok"
+            a, b = stage.cluster.endpoints
+            assert (a.up, a.failed, b.up) == (False, 2, True)
+
+
+async def test_when_all_is_down_the_fallback_serves_without_trying_until_a_probe_connects() -> None:
+    async with Stage() as shadow:
+        more = {
+            "other": c.Cluster("other", {"protocol": "HTTP", "port": shadow.backend_port}, (c.EndPoint("o", {"address": "127.0.0.1"}),))
+        }
+        async with Stage(fallback="other", clusters=more, cluster={"health": {"failures": 1}}) as stage:
+            stage.shuts()
+            client = await stage.client()
+            server = None
+            for _ in range(2):  # the first one found out, the second was not tried
+                await client.says(GET)
+                server = server or await shadow.server()
+                await server.head()
+                await server.says(OK)
+                assert b"x-carrier-fallback: refused" in (await answered(client))[0]
+            assert stage.cluster.endpoints[0].failed == 1
+            await stage.opens()
+            stage.tick(2)
+            await stage.becomes(lambda: not stage.cluster.down)
+            await client.says(GET)
+            own = await stage.server()  # the probe
+            while b"GET" not in await own.reader.read(100):
+                own = await stage.server()
+            await own.says(OK)
+            assert b"x-carrier-fallback" not in (await answered(client))[0]
+
+
+async def test_an_http_probe_asks_for_its_path_and_wants_a_good_status() -> None:
+    health = {"active": "HTTP", "path": "/healthz", "host": "app", "unhealthy": 1, "healthy": 1, "interval": 0}
+    async with Stage(cluster={"health": health}) as stage:
+        for later, status, up in ((1, b"500 No", False), (3, b"204 Fine", True), (5, b"HTTP", False)):
+            stage.tick(later)
+            server = await stage.server()
+            assert (await server.head()).startswith(b"GET /healthz HTTP/1.1\r\nhost: app\r\n")
+            await server.says(b"HTTP/1.1 " + status + b"\r\n\r\n")
+            await stage.becomes(lambda up=up: stage.cluster.endpoints[0].up is up)
+
+
+async def test_an_endpoint_that_is_removed_closes_its_connections_also_busy_ones_when_they_are_done() -> None:
+    async with Stage() as stage:
+        idle_client, idle, _ = await stage.both(GET)
+        await idle.says(OK)
+        await answered(idle_client)
+        await idle_client.says(GET)
+        await idle.head()
+        client, busy, _ = await stage.both(GET)
+        await idle.says(OK)
+        await answered(idle_client)
+        new = c.Cluster("up", {"protocol": "HTTP", "port": stage.backend_port}, (c.EndPoint("two", {"address": "localhost"}),))
+        await stage.proxy.apply(stage.config(clusters={"up": new}, listeners=stage.proxy.config.listeners))
+        assert await idle.closed()
+        await busy.says(OK)
+        assert (await answered(client))[1] == b"ok" and await busy.closed()
+
+
+def test_options_are_checked() -> None:
+    good = {
+        "max_idle": 1,
+        "max_per_endpoint": 2,
+        "max_waiting": 3,
+        "max_connections": 4,
+        "answer_timeout": 0.5,
+        "health": {"active": "TCP"},
+    }
+    assert HttpCluster.check_options(good, "options") == []
+    for bad in ({"max_idle": "x"}, {"idle": 3}, {"health": {"active": "PING"}}, {"health": None}):
+        (problem,) = HttpCluster.check_options(bad, "options")
+        assert problem.path.startswith("options.")

@@ -1,0 +1,86 @@
+"""An upstream connection by itself, on fake transports: what it gives back to its pool, and what it never does."""
+
+from __future__ import annotations
+
+import pytest
+from tests.listeners.http.test_h1 import GET, OK, Pair
+
+from carrier.core.session import Session
+from carrier.errors import Error
+from clusters.http.h1 import HttpUpstream
+
+HEAD = b"HEAD / HTTP/1.1\r\nhost: a\r\n\r\n"
+
+
+def idle(pair: Pair) -> bool:
+    return pair.upstream in pair.cluster.endpoints[0].idle
+
+
+def test_it_is_idle_before_its_answer_goes_on_so_that_a_next_request_may_take_it() -> None:
+    pair = Pair()
+    seen: list[bool] = []
+    pair.down.write = lambda data: seen.append(idle(pair))  # type: ignore[method-assign]
+    pair.exchange()
+    assert seen == [True]
+
+
+@pytest.mark.parametrize("end", ["bytes", "eof", "reset"])
+def test_an_idle_one_to_which_anything_happens_is_never_taken_again(end: str) -> None:
+    pair = Pair()
+    pair.exchange()
+    assert idle(pair)
+    if end == "bytes":
+        pair.upstream.data_received(OK)
+        assert pair.up.calls == ["abort"]
+    elif end == "eof":
+        assert pair.upstream.eof_received() is False
+    else:
+        pair.upstream.connection_lost(ConnectionResetError())
+    assert not idle(pair) and not pair.upstream.usable
+
+
+@pytest.mark.parametrize(
+    ("request_", "answer", "kept"),
+    [
+        (GET, OK, True),
+        (HEAD, b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n", True),
+        (GET, b"HTTP/1.1 304 Not Modified\r\ncontent-length: 2\r\n\r\n", True),
+        (GET, b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok", False),
+        (GET, b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok", False),
+        (GET, OK + b"more", False),
+    ],
+)
+def test_only_one_that_stays_goes_back_to_the_pool(request_: bytes, answer: bytes, kept: bool) -> None:
+    for cut in (0, 1, 20, len(answer) - 1):
+        pair = Pair()
+        pair.downstream.data_received(request_)
+        for piece in (answer[:cut], answer[cut:]):
+            if piece:
+                pair.upstream.data_received(piece)
+        assert idle(pair) is kept, cut
+
+
+def test_answers_that_are_the_same_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = Pair()
+    pair.exchange()
+    pair.exchange()
+
+    def never(upstream: HttpUpstream, data: bytes) -> None:
+        raise AssertionError("it was looked at again")
+
+    monkeypatch.setattr(HttpUpstream, "_read_whole", never)
+    pair.exchange()
+    assert len(pair.down.writes) == 3 and len(set(pair.down.writes)) == 1
+
+
+def test_an_answer_that_is_late_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = Pair()
+    pair.downstream.data_received(GET)
+    session = pair.downstream.session
+    assert session is not None
+    failed: list[Error] = []
+    monkeypatch.setattr(Session, "reset", lambda session, error: failed.append(error))
+    pair.upstream.tick(session.connected_at + pair.cluster.answer_timeout - 1)
+    assert not failed
+    pair.upstream.tick(session.connected_at + pair.cluster.answer_timeout + 1)
+    assert [error.kind for error in failed] == ["timeout"]
