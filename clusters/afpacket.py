@@ -4,14 +4,17 @@ are the answers. Without the privilege it is refused when it is configured."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from carrier.config import draft as config
-from carrier.core.cluster import Cluster, Endpoint, Env
-from carrier.core.session import Session
+from carrier.core.cluster import Cluster, Endpoint
 from carrier.errors import Error, Problem
+from carrier.hops.afpacket import FIELDS, check_ethertype, ethertype_of, packet_socket, privileged
 from carrier.hops.packetsocket import PacketSocket
-from listeners.afpacket import FIELDS, check_ethertype, ethertype_of, packet_socket, privileged
+
+if TYPE_CHECKING:
+    from carrier import model as config
+    from carrier.core.env import Env
+    from carrier.core.session import Session
 
 
 class PacketCluster(Cluster):

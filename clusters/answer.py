@@ -6,14 +6,18 @@ A source that knows no HTTP gets the body, if any, and an end.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from carrier.config import draft as config
-from carrier.core.cluster import Cluster, Endpoint, Env
-from carrier.core.session import Session
+from carrier.core.cluster import Cluster, Endpoint
 from carrier.core.stream import Stream
 from carrier.errors import Problem
-from carrier.wire.http import Head, answer_head, date_field
+from carrier.wire.making import answer_head, date_field
+
+if TYPE_CHECKING:
+    from carrier import model as config
+    from carrier.core.env import Env
+    from carrier.core.session import Session
+    from carrier.wire.http import Head
 
 
 class AnswerCluster(Cluster):

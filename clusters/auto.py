@@ -5,13 +5,18 @@ With `spec.tls` what was decrypted here is encrypted again; a TLS session that w
 
 from __future__ import annotations
 
-from carrier.config import draft as config
-from carrier.core.cluster import Endpoint, Env
-from carrier.core.session import Session
-from carrier.core.stream import Socket, Stream
+from typing import TYPE_CHECKING
+
+from carrier import model as config
 from carrier.hops.tls import Tls
 from clusters.http.cluster import HttpCluster
 from clusters.tcp import TcpCluster
+
+if TYPE_CHECKING:
+    from carrier.core.cluster import Endpoint
+    from carrier.core.env import Env
+    from carrier.core.session import Session
+    from carrier.core.stream import Socket, Stream
 
 
 class AutoCluster(HttpCluster):

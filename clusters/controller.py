@@ -8,14 +8,17 @@ HTTP gets an end.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from carrier.admin.gate import Limits, caller_of
-from carrier.core.cluster import Cluster, Endpoint, Env
-from carrier.core.session import DESTROYED, Session
-from carrier.core.stream import Stream
+from carrier.core.cluster import Cluster, Endpoint
+from carrier.core.stream import DESTROYED, Stream
 from carrier.errors import Error
-from carrier.wire.http import answer_head, date_field
+from carrier.wire.making import answer_head, date_field
+
+if TYPE_CHECKING:
+    from carrier.core.env import Env
+    from carrier.core.session import Session
 
 
 class ControllerCluster(Cluster):
@@ -109,7 +112,7 @@ class ControllerStream(Stream):
         self._refuse(Error("request-timeout", f"the request took more than {timeout:g} s to come (limit request_timeout)", "downstream"))
 
     def _refuse(self, error: Error) -> None:
-        from carrier.admin.api import refusal
+        from carrier.admin.calls import refusal
 
         self._over()
         self.body.clear()

@@ -12,13 +12,16 @@ import os
 import signal
 import subprocess
 from collections.abc import Collection, Mapping
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-from carrier.config import draft as config
-from carrier.core.cluster import Cluster, Endpoint, Env
-from carrier.core.session import Session
+from carrier.core.cluster import Cluster, Endpoint
 from carrier.errors import Error, Problem, from_os
 from carrier.hops.filestream import FileStream
+
+if TYPE_CHECKING:
+    from carrier import model as config
+    from carrier.core.env import Env
+    from carrier.core.session import Session
 
 GRACE = 2.0
 

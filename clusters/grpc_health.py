@@ -6,7 +6,7 @@ speed does not matter. Any other method is UNIMPLEMENTED. `Watch` is not served:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h2.config
 import h2.connection
@@ -14,9 +14,11 @@ import h2.events
 import h2.exceptions
 
 from carrier.core.cluster import Cluster, Endpoint
-from carrier.core.session import Session
 from carrier.core.stream import Stream
 from carrier.errors import Error
+
+if TYPE_CHECKING:
+    from carrier.core.session import Session
 
 CHECK = b"/grpc.health.v1.Health/Check"
 SERVING = b"\x00\x00\x00\x00\x02\x08\x01"

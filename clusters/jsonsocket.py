@@ -10,17 +10,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from carrier.config import draft as config
 from carrier.core import registry
-from carrier.core.cluster import Env, Kind
-from carrier.core.session import Session
 from carrier.errors import Error, Problem
 from carrier.hops.framing import make_cluster
 from carrier.hops.joint import Joint, OverCluster, check_transport, transport_kind, transport_of
 from carrier.rules.match import get_at, set_at
 from carrier.wire.jsonheader import LONGEST, VERSION, Refused, check_answer, compact, end_of, inspect
+
+if TYPE_CHECKING:
+    from carrier import model as config
+    from carrier.core.env import Env
+    from carrier.core.session import Session
+    from carrier.core.spec import Kind
 
 
 class JsonSocketCluster(OverCluster):

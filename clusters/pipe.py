@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from carrier.config import draft as config
-from carrier.core.cluster import Cluster, Endpoint, Env
-from carrier.core.session import Session
+from carrier.core.cluster import Cluster, Endpoint
 from carrier.errors import Error, Problem, from_os
-from carrier.hops.filestream import FileStream
-from listeners.pipe import PipeStream, open_pipe
+from carrier.hops.pipe import PipeStream, open_pipe
+
+if TYPE_CHECKING:
+    from carrier import model as config
+    from carrier.core.env import Env
+    from carrier.core.session import Session
+    from carrier.hops.filestream import FileStream
 
 
 class PipeCluster(Cluster):

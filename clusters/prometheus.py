@@ -7,18 +7,22 @@ somebody asks.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from carrier.core.cluster import Cluster, Endpoint, Env, framed
-from carrier.core.session import Session
+from carrier.core.cluster import Cluster, Endpoint
+from carrier.core.spec import framed
 from carrier.core.stream import Stream
 from carrier.hops.joint import OverCluster
-from carrier.wire.http import answer_head, date_field
+from carrier.wire.making import answer_head, date_field
 from transforms.metric import MetricCluster
+
+if TYPE_CHECKING:
+    from carrier.core.env import Env
+    from carrier.core.session import Session
 
 
 class PrometheusCluster(Cluster):

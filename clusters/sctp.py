@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from carrier.config import draft as config
-from carrier.core.cluster import Cluster, Endpoint, Env, Kind, first_that_connects
-from carrier.core.resolve import Address
-from carrier.core.session import Session
-from carrier.core.stream import Socket
+from carrier.core.address import check_bind, local_address
+from carrier.core.cluster import Cluster, Endpoint, first_that_connects
 from carrier.errors import Error, Problem, from_os
-from clusters.tcp import check_bind, local_address
-from listeners.sctp import SctpSocket, missing, sctp_socket
+from carrier.hops.sctp import SctpSocket, missing, sctp_socket
+
+if TYPE_CHECKING:
+    from carrier import model as config
+    from carrier.core.env import Env
+    from carrier.core.resolve import Address
+    from carrier.core.session import Session
+    from carrier.core.spec import Kind
+    from carrier.core.stream import Socket
 
 
 class SctpCluster(Cluster):

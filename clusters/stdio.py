@@ -5,12 +5,17 @@ Unlike l7mp's it needs no terminal. Standard input is read while at least one se
 
 from __future__ import annotations
 
-from carrier.config import draft as config
-from carrier.core.cluster import Cluster, Endpoint, Env
-from carrier.core.session import DESTROYED, Session
-from carrier.core.stream import Stream
-from carrier.errors import Error
+from typing import TYPE_CHECKING
+
+from carrier.core.cluster import Cluster, Endpoint
+from carrier.core.stream import DESTROYED, Stream
 from carrier.hops.filestream import FileStream
+
+if TYPE_CHECKING:
+    from carrier import model as config
+    from carrier.core.env import Env
+    from carrier.core.session import Session
+    from carrier.errors import Error
 
 STDIN, STDOUT = 0, 1
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from carrier.config import draft as config
-from carrier.core.cluster import Cluster, Endpoint, Env, check_members, first_that_connects
-from carrier.core.resolve import Address, literal
-from carrier.core.session import Session
+from carrier.core.address import check_bind, local_address
+from carrier.core.cluster import Cluster, Endpoint, first_that_connects
 from carrier.errors import Error, Problem
 from carrier.hops.bytesocket import ByteSocket, connect
-from carrier.hops.tls import client_of, upstream
+from carrier.hops.certificates import client_of
+from carrier.hops.tls import upstream
+
+if TYPE_CHECKING:
+    from carrier import model as config
+    from carrier.core.env import Env
+    from carrier.core.resolve import Address
+    from carrier.core.session import Session
 
 
 class TcpCluster(Cluster):
@@ -60,28 +65,3 @@ class TcpCluster(Cluster):
             self.env.resolver.forget(endpoint.host)
             raise
         return found
-
-
-def local_address(spec: Mapping[str, Any]) -> tuple[str, int] | None:
-    """The `spec.bind` of a cluster as a socket address, or None; parts that make no sense count as not given."""
-    bind = spec.get("bind")
-    if not isinstance(bind, dict):
-        return None
-    host, port = bind.get("address"), bind.get("port")
-    return host if isinstance(host, str) else "", port if isinstance(port, int) and 0 <= port <= 65535 else 0
-
-
-def check_bind(spec: Mapping[str, Any], path: str) -> list[Problem]:
-    """Everything wrong with `spec.bind`, by the strict standard."""
-    bind = spec.get("bind")
-    if bind is None:
-        return []
-    if not isinstance(bind, dict):
-        return [Problem(f"expected an object, got {bind!r}", f"{path}.bind", seen=repr(bind), allowed="{address, port}")]
-    host, port = bind.get("address", ""), bind.get("port", 0)
-    found = check_members(bind, f"{path}.bind", ("address", "port"))
-    if not isinstance(host, str) or (host and literal(host, 0) is None):
-        found.append(Problem(f"expected an IP address, got {host!r}", f"{path}.bind.address", seen=repr(host), allowed="IPv4 or IPv6"))
-    if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= 65535:
-        found.append(Problem(f"expected a port 0..65535, got {port!r}", f"{path}.bind.port", seen=repr(port), allowed="0..65535"))
-    return found

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from carrier.config import draft as config
-from carrier.core.cluster import Cluster, Endpoint, Env
-from carrier.core.session import Session
+from typing import TYPE_CHECKING
+
+from carrier.core.cluster import Cluster, Endpoint
 from carrier.core.stream import Stream
 from carrier.errors import Error
+
+if TYPE_CHECKING:
+    from carrier import model as config
+    from carrier.core.env import Env
+    from carrier.core.session import Session
 
 
 class TestCluster(Cluster):

@@ -11,17 +11,21 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from carrier.config import draft as config
-from carrier.core.cluster import Cluster, Endpoint, Env, first_that_connects
+from carrier.core.address import check_bind, local_address
+from carrier.core.cluster import Cluster, Endpoint, first_that_connects
 from carrier.core.resolve import Address, literal
-from carrier.core.session import DESTROYED, Session
-from carrier.core.stream import Socket
+from carrier.core.stream import DESTROYED, Socket
 from carrier.errors import Error, Problem, from_os
-from carrier.hops.datagram import COUNT, LONGEST, LOOK, Adaptive, DatagramSocket, Receiver, enlarge, kernel_drops, receiver, run_length
+from carrier.hops.datagram import LOOK, Adaptive, DatagramSocket
+from carrier.hops.mmsg import COUNT, LONGEST, Receiver, enlarge, kernel_drops, receiver, run_length
 from carrier.hops.pace import unwatch, watch
-from clusters.tcp import check_bind, local_address
+
+if TYPE_CHECKING:
+    from carrier import model as config
+    from carrier.core.env import Env
+    from carrier.core.session import Session
 
 BATCHES = 4
 """Batches taken in one wake-up, so that one upstream does not starve the others."""

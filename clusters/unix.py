@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from carrier.config import draft as config
-from carrier.core.cluster import Cluster, Endpoint, Env, Kind
-from carrier.core.session import Session
-from carrier.core.stream import Socket
+from carrier.core.cluster import Cluster, Endpoint
 from carrier.errors import Error, Problem, from_os
 from carrier.hops.bytesocket import ByteSocket
 from carrier.hops.packetsocket import PacketSocket
-from listeners.unix import MODES, address_of, check_mode, mode_of
+from carrier.hops.unixsocket import MODES, address_of, check_mode, mode_of
+
+if TYPE_CHECKING:
+    from carrier import model as config
+    from carrier.core.env import Env
+    from carrier.core.session import Session
+    from carrier.core.spec import Kind
+    from carrier.core.stream import Socket
 
 
 class UnixCluster(Cluster):

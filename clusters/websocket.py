@@ -14,20 +14,25 @@ import json
 import os
 import socket
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from carrier.config import draft as config
-from carrier.core.cluster import Endpoint, Env
-from carrier.core.session import Session
+from carrier.core.cluster import Endpoint
 from carrier.errors import Error, Problem, from_os
 from carrier.hops.tls import decrypted, upstream
 from carrier.hops.websocket import OPTIONS, WebSocketEnd
 from carrier.options import check_numbers, numbers
 from carrier.rules.match import get_at
+from carrier.wire.forwarding import CLAIMS
 from carrier.wire.frames import Closing, accept_key, valid_key
 from carrier.wire.h1.reader import AnswerMemo, AnswerReader, Limits
-from carrier.wire.http import CLAIMS, HOP, Fields, Head, answer_head, request_head, rewrite
+from carrier.wire.http import HOP, Fields, Head
+from carrier.wire.making import answer_head, request_head, rewrite
 from clusters.tcp import TcpCluster
+
+if TYPE_CHECKING:
+    from carrier import model as config
+    from carrier.core.env import Env
+    from carrier.core.session import Session
 
 OWN = HOP | CLAIMS | {b"host", b"content-length", b"content-type", b"expect", b"trailer"}
 """Fields of a request that a handshake made from it does not take over; those of WebSocket itself neither, but for the subprotocols."""

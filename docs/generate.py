@@ -11,14 +11,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from carrier.admin import api
-from carrier.bridges import edits as bridge
+from carrier.admin import operations as api
+from carrier.bridges import asked as bridge
 from carrier.cli import main as cli
-from carrier.config import source
-from carrier.config.document import LOG_LEVELS, RETRY_ON
+from carrier.config import accesslog, source
+from carrier.config.inspector import LOG_LEVELS, RETRY_ON
 from carrier.core import registry
 from carrier.errors import STATUS
-from carrier.observe import access, metrics
+from carrier.observe import catalogue as metrics
+from carrier.observe import lines as access
 
 FILE = Path(__file__).parent / "reference.md"
 
@@ -135,7 +136,7 @@ def _seen() -> Iterator[str]:
     yield ""
     yield "| field | |"
     yield "|---|---|"
-    for field, allowed in access.FIELDS.items():
+    for field, allowed in accesslog.FIELDS.items():
         yield f"| `{field}` | {_cell(allowed)} |"
     yield ""
     yield f"Redacted in any case: {_code(sorted(access.SECRET))}. See [why.md](why.md)."

@@ -16,20 +16,25 @@ import asyncio
 import re
 import socket
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from carrier.config import draft as config
-from carrier.core.cluster import Env
-from carrier.core.listener import plain
+from carrier.core.accepting import ACCEPT_PAUSE, ACCEPTS
+from carrier.core.address import plain
 from carrier.core.session import Session
 from carrier.core.stream import HIGH, Socket
 from carrier.errors import Error, Problem
+from carrier.hops.bytesource import TcpSource, overdue
+from carrier.hops.certificates import describe
 from carrier.hops.peek import peek
-from carrier.hops.tls import HANDSHAKE, Hello, describe, parse_hello
+from carrier.hops.tls import HANDSHAKE
 from carrier.options import check_numbers, numbers
+from carrier.wire.hello import Hello, parse_hello
 from listeners.http.h1 import HttpConnection
 from listeners.http.listener import HttpListener
-from listeners.tcp import ACCEPT_PAUSE, ACCEPTS, TcpSource, overdue
+
+if TYPE_CHECKING:
+    from carrier import model as config
+    from carrier.core.env import Env
 
 OPTIONS: Mapping[str, float] = {"detect_timeout": 0.1, "half_close_timeout": 300, "raw_idle_timeout": 0}
 """Seconds: see the module, and the TCP listener. 0 for the latter two means none."""

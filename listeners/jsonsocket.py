@@ -9,18 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from carrier.config import draft as config
 from carrier.core import registry
-from carrier.core.cluster import Env, Kind
-from carrier.core.listener import Key
-from carrier.core.session import CONNECTED, Session
+from carrier.core.stream import CONNECTED
 from carrier.errors import Error, Problem
 from carrier.hops.framing import make_listener
 from carrier.hops.joint import Joint, Over, check_transport, transport_kind, transport_of
 from carrier.options import numbers
 from carrier.wire.jsonheader import LONGEST, Refused, answer, end_of, refusal, request
+
+if TYPE_CHECKING:
+    from carrier import model as config
+    from carrier.core.env import Env
+    from carrier.core.listener import Key
+    from carrier.core.session import Session
+    from carrier.core.spec import Kind
 
 OPTIONS: Mapping[str, float] = {"track": 0, "header_timeout": 10}
 """Seconds. Every other option is the transport's."""

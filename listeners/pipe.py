@@ -8,18 +8,19 @@ is complete, because what is left in a pipe that nobody holds is gone.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from carrier.config import draft as config
-from carrier.core.cluster import Env
 from carrier.core.listener import Key, Listener
 from carrier.core.session import Session
 from carrier.errors import Error, Problem
-from carrier.hops.filestream import FileStream
 from carrier.hops.packetsocket import Idle
+from carrier.hops.pipe import PipeStream, make_pipe, open_pipe
 from carrier.options import check_numbers, numbers
+
+if TYPE_CHECKING:
+    from carrier import model as config
+    from carrier.core.env import Env
 
 OPTIONS: Mapping[str, float] = {"track": 0, "idle_timeout": 0}
 """Seconds; 0 means none."""
@@ -165,37 +166,3 @@ class PipeListener(Listener):
 
     def metadata(self, session: Session) -> dict[str, Any]:
         return {"PIPE": {"filename": self.filename, **({"reply": self.reply} if self.reply else {})}}
-
-
-class PipeStream(FileStream):
-    """Reads until nothing is left: who has written and gone before the pipe was opened is reported by read(2) and not by epoll."""
-
-    __slots__ = ()
-
-    def _readable(self) -> None:
-        before = self.bytes_in
-        super()._readable()
-        if self.bytes_in != before and not self.paused and not self.closed:
-            self.loop.call_soon(self._again)
-
-    def _again(self) -> None:
-        if not self.paused and not self.closed:
-            self._readable()
-
-
-def make_pipe(name: str) -> bool:
-    """Make a named pipe unless there is one; was it made? Raises OSError."""
-    try:
-        os.mkfifo(name, 0o600)
-    except FileExistsError:
-        return False
-    return True
-
-
-def open_pipe(name: str, flags: int) -> int:
-    """A non-blocking descriptor of a named pipe. Raises OSError, ValueError."""
-    fd = os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise ValueError("it is no named pipe")
-    return fd

@@ -10,21 +10,22 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from carrier.config import draft as config
-from carrier.core.cluster import Env
-from carrier.core.listener import Key, Listener, bind_stream, plain
+from carrier.core.accepting import ACCEPT_PAUSE, ACCEPTS
+from carrier.core.address import bind_stream
+from carrier.core.listener import Key, Listener
 from carrier.core.session import Session
 from carrier.errors import Error, Problem
-from carrier.hops.bytesocket import ByteSocket
-from carrier.hops.tls import Channel, Tls, describe, first_hello, handshake, passes_through, server_of
+from carrier.hops.bytesource import TcpSource, TlsSource, overdue
+from carrier.hops.certificates import passes_through, server_of
+from carrier.hops.tls import Channel, first_hello, handshake
 from carrier.options import check_numbers, numbers, port_of
 
-ACCEPTS = 64
-"""Connections taken in one wake-up, so that a flood of them does not starve those that are there."""
-ACCEPT_PAUSE = 0.05
-"""Seconds without accepting when file descriptors run short."""
+if TYPE_CHECKING:
+    from carrier import model as config
+    from carrier.core.env import Env
+
 OPTIONS: Mapping[str, float] = {"track": 0, "max_connections": 4096, "half_close_timeout": 300, "idle_timeout": 0}
 """Limits (connections, seconds) and their defaults (DESIGN section 7); 0 means none."""
 
@@ -188,43 +189,3 @@ class TcpListener(Listener):
             error = overdue(source, now, self.half_close_timeout, self.idle_timeout)
             if error is not None:
                 source.reset(error)
-
-
-def overdue(source: TcpSource, now: float, half_close_timeout: float, idle_timeout: float) -> Error | None:
-    """Why a session that has not moved for too long (seconds; 0: no limit) is to end, or None. Called once a second."""
-    moved = source.bytes_in + source.bytes_out
-    if moved != source.moved:
-        source.moved, source.moved_at = moved, now
-    half = source.ended_in or source.ended_out
-    limit = half_close_timeout if half else idle_timeout
-    if not limit or now - max(source.moved_at, source.active_at) <= limit:
-        return None
-    what = "half-closed and idle (options.half_close_timeout)" if half else "idle (options.idle_timeout)"
-    return Error("timeout", f"{what} for more than {limit:g} s", "downstream")
-
-
-class TcpSource(ByteSocket):
-    """The accepted end of a TCP session. peer, local: (host, port). moved, moved_at: bytes both ways, and since when that many."""
-
-    __slots__ = ("local", "moved", "moved_at", "peer", "tls")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
-        super().__init__(loop, sock, "downstream")
-        peer, local = sock.getpeername(), sock.getsockname()
-        self.peer = plain(peer[0]), peer[1]
-        self.local = plain(local[0]), local[1]
-        self.tls: dict[str, Any] | None = None
-        """What the session's metadata says below /TLS."""
-        self.moved = 0
-        self.moved_at = self.active_at
-
-
-class TlsSource(Tls, TcpSource):
-    """The accepted end of a TCP session over TLS, its hands shaken."""
-
-    __slots__ = ("channel",)
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, channel: Channel) -> None:
-        super().__init__(loop, sock)
-        self.channel = channel
-        self.tls = describe(channel.tls)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from carrier.core.listener import Listener
 from carrier.core.session import Session
-from carrier.core.stream import Socket
+
+if TYPE_CHECKING:
+    from carrier.core.stream import Socket
 
 
 class TestListener(Listener):

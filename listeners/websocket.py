@@ -13,24 +13,30 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from carrier.config import draft as config
-from carrier.core.cluster import Env
+from carrier.core.address import plain
 from carrier.core.ledger import refused
-from carrier.core.listener import plain
-from carrier.core.session import CONNECTED, Session
+from carrier.core.session import Session
+from carrier.core.stream import CONNECTED
 from carrier.errors import Error, Problem
+from carrier.hops.bytesource import TcpSource, TlsSource
 from carrier.hops.tls import decrypted
 from carrier.hops.websocket import OPTIONS as END_OPTIONS
 from carrier.hops.websocket import WebSocketEnd
 from carrier.options import check_numbers, numbers
-from carrier.rules.table import Table
+from carrier.wire.forwarding import Forwarding, make_id
 from carrier.wire.frames import Closing, accept_key, valid_key
 from carrier.wire.h1.head import ILL, Limits, check_sizes, parse_request, refuse
-from carrier.wire.http import CHUNKED, Forwarding, Head, canned, make_id
-from listeners.http.listener import rewritten
-from listeners.tcp import TcpListener, TcpSource, TlsSource
+from carrier.wire.http import CHUNKED, Head
+from carrier.wire.making import canned
+from listeners.http.routing import rewritten
+from listeners.tcp import TcpListener
+
+if TYPE_CHECKING:
+    from carrier import model as config
+    from carrier.core.env import Env
+    from carrier.rules.table import Table
 
 OPTIONS: Mapping[str, float] = {"track": 0, "max_connections": 4096, "header_timeout": 10, **END_OPTIONS}
 """Limits (connections, seconds, bytes) and their defaults (DESIGN section 7); 0 means none."""

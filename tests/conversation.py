@@ -19,8 +19,8 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from carrier.config import draft as c
-from carrier.core.cluster import Env
+from carrier import model as c
+from carrier.core.env import Env
 from carrier.core.listener import Listener
 from carrier.proxy.proxy import Proxy
 

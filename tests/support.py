@@ -17,10 +17,11 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
-from carrier.config.draft import Config, Draft
-from carrier.core.cluster import Env
+from carrier.config.draft import Draft
+from carrier.core.env import Env
 from carrier.core.stream import Stream
 from carrier.errors import Error
+from carrier.model import Config
 from carrier.proxy.proxy import Proxy
 
 PATIENCE = 5.0

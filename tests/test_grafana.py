@@ -5,7 +5,7 @@ import json
 import re
 from pathlib import Path
 
-from carrier.observe.metrics import METRICS
+from carrier.observe.catalogue import METRICS
 
 FILE = Path(__file__).resolve().parent.parent / "deploy" / "grafana" / "generate.py"
 spec = importlib.util.spec_from_file_location("grafana", FILE)

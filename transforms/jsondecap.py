@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64decode
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from carrier.core.cluster import Cluster, Endpoint
-from carrier.core.session import Session
 from carrier.core.stream import Stream
+
+if TYPE_CHECKING:
+    from carrier.core.session import Session
 
 _OTHERS = re.compile(r"[^A-Za-z0-9+/]+")
 

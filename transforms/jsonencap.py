@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from carrier.core.cluster import Cluster, Endpoint
-from carrier.core.session import Session
 from carrier.core.stream import Stream
 from carrier.wire.jsonheader import compact
+
+if TYPE_CHECKING:
+    from carrier.core.session import Session
 
 
 class JsonEncapCluster(Cluster):

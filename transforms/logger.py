@@ -10,13 +10,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from carrier.config import draft as config
-from carrier.core.cluster import Cluster, Endpoint, Env, check_text
-from carrier.core.session import Session
+from carrier.core.cluster import Cluster, Endpoint
+from carrier.core.spec import check_text
 from carrier.core.stream import Stream
 from carrier.errors import Error, Problem
+
+if TYPE_CHECKING:
+    from carrier import model as config
+    from carrier.core.env import Env
+    from carrier.core.session import Session
 
 
 class LoggerCluster(Cluster):

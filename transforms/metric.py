@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from carrier.config import draft as config
-from carrier.core.cluster import Cluster, Endpoint, Env, check_text
-from carrier.core.session import DESTROYED, Session
-from carrier.core.stream import Stream
-from carrier.errors import Problem
+from carrier.core.cluster import Cluster, Endpoint
+from carrier.core.spec import check_text
+from carrier.core.stream import DESTROYED, Stream
+
+if TYPE_CHECKING:
+    from carrier import model as config
+    from carrier.core.env import Env
+    from carrier.core.session import Session
+    from carrier.errors import Problem
 
 KEPT = 1000
 IGNORED = ("byteCounterName", "packetCounterName")

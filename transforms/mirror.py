@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from carrier.config import draft as config
-from carrier.core.cluster import Cluster, Endpoint, Env
-from carrier.core.session import Session
+from carrier.core.cluster import Cluster, Endpoint
 from carrier.core.stream import HIGH, MANY, NOWHERE, Socket, Stream, link
 from carrier.errors import Error, Problem
+
+if TYPE_CHECKING:
+    from carrier import model as config
+    from carrier.core.env import Env
+    from carrier.core.session import Session
 
 GRACE = 30.0
 

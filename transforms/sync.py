@@ -8,15 +8,18 @@ still hears the others until they have ended too; one that has not waits for the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from carrier.config import draft as config
-from carrier.core.cluster import Cluster, Endpoint, Env
-from carrier.core.session import DESTROYED, Session
-from carrier.core.stream import NOWHERE, Backlog, Socket, Stream
+from carrier.core.cluster import Cluster, Endpoint
+from carrier.core.stream import DESTROYED, NOWHERE, Backlog, Socket, Stream
 from carrier.errors import Error, Problem
 from carrier.rules.match import get_at
 from carrier.wire.jsonheader import compact
+
+if TYPE_CHECKING:
+    from carrier import model as config
+    from carrier.core.env import Env
+    from carrier.core.session import Session
 
 
 class SyncCluster(Cluster):

@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from carrier.core.listener import is_loopback
+from carrier.core.address import is_loopback
 from carrier.errors import ConfigError, Error, Problem
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from carrier.admin.api import Answer, failure
+from carrier.admin.calls import Answer, failure
 from carrier.admin.gate import HEALTH
 
 SHOWN = (*HEALTH, "/metrics")

@@ -12,15 +12,18 @@ import contextlib
 import os
 import socket
 import stat
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from carrier.admin.gate import Limits
-from carrier.config import draft as cfg
+from carrier import model as cfg
 from carrier.core import registry
-from carrier.core.cluster import Env
-from carrier.core.listener import BACKLOG, Listener
+from carrier.core.address import BACKLOG
 from carrier.errors import Error, from_os
 from carrier.rules.table import Matchers, Table
+
+if TYPE_CHECKING:
+    from carrier.admin.gate import Limits
+    from carrier.core.env import Env
+    from carrier.core.listener import Listener
 
 SOCKET = "carrier.sock"
 

@@ -18,81 +18,28 @@ copy and the shadow answers. `Bridges` edits purely: a `Config` in, a `Config` o
 
 from __future__ import annotations
 
-import asyncio
-import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from carrier.config.document import inspect
-from carrier.config.draft import Bridge, Config, Draft, Listener, Protocols, RuleList, refused
+from carrier.bridges.asked import _READ_ONLY, FIELDS, Place, Wanted, _alternatives, _expiry, _names_somebody, _ports, _takes_all
+from carrier.bridges.conflicts import _check_conflicts
+from carrier.bridges.shown import _dump
+from carrier.config.draft import Draft, Protocols, refused
+from carrier.config.inspector import inspect
 from carrier.core import registry
-from carrier.core.session import DESTROYED
 from carrier.errors import ConfigError, Error, Problem, did_you_mean, shown
-from carrier.rules.match import Condition, Finding, Leaf, Matcher, Node, compile_match
+from carrier.model import Bridge, Config, Listener, RuleList
+from carrier.rules.match import Condition, compile_match
 
 if TYPE_CHECKING:
-    from carrier.core.cluster import Cluster, Endpoint
-    from carrier.log import Log
-    from carrier.proxy.proxy import Proxy
+    from carrier.core.cluster import Cluster
 
-FIELDS = (
-    "port",
-    "listener",
-    "user",
-    "match",
-    "rules",
-    "type",
-    "url",
-    "endpoint",
-    "tls",
-    "expires",
-    "fallback",
-    "mirror",
-    "answer_timeout",
-    "options",
-)
-_READ_ONLY = ("name", "status")
-LONGEST = 366 * 86_400.0
-"""Seconds that a bridge may live at most, when it says how long."""
-TICK = 1.0
-"""Seconds between two looks at the leases."""
-DRAIN = 30.0
-"""Seconds that sessions of a bridge that is over may go on."""
 REMEMBERED = 100
 """Expired bridges that are listed, at most."""
-
-
-class Wanted(msgspec.Struct, frozen=True):
-    """A body that was found good. alternatives: the match of each rule; expires: seconds since 1970, or None. mirror: copies only."""
-
-    user: str
-    alternatives: tuple[Any, ...]
-    condition: Condition
-    endpoint: Any
-    fallback: Literal["shadow", "error"] | None
-    options: dict[str, Any]
-    expires: float | None
-    spec: dict[str, Any]
-    mirror: bool = False
-
-    @property
-    def match(self) -> Any:
-        """One match for all: a rule holds when any of its alternatives does."""
-        return self.alternatives[0] if len(self.alternatives) == 1 else {"any": list(self.alternatives)}
-
-
-class Place(msgspec.Struct, frozen=True):
-    """Where a bridge's rule goes: a rule list, the position in it, and the cluster that serves everybody else there."""
-
-    listener: Listener
-    rulelist: RuleList
-    at: int
-    shadow: str | None
 
 
 class Bridges:
@@ -392,100 +339,6 @@ class Bridges:
 # -- reading ------------------------------------------------------------------------------------------------------------------------------
 
 
-def _alternatives(body: Mapping[str, Any], problems: list[Problem]) -> list[tuple[Any, str]]:
-    """(match, path) of each alternative of `match` or `rules`."""
-    rules = body.get("rules")
-    kind, url = body.get("type"), body.get("url")
-    if kind not in (None, "http", "stream") or (url is not None and kind != "http"):
-        problems.append(Problem("unknown type of bridge", "$.type", seen=shown(kind), allowed='stream, or http with "url": a path prefix'))
-        return []
-    if kind == "stream" and rules is None and "match" not in body:
-        return [([], "$.type")]  # no condition: everything
-    if kind == "http" and url is not None:
-        if not isinstance(url, str) or not url.startswith("/"):
-            problems.append(Problem("expected a path prefix", "$.url", seen=shown(url), allowed='such as "/api"'))
-            return []
-        body = {**body, "match": [{"matchPath": {"path": url, "type": "prefix"}}, *_listed(body.get("match"))]}
-    if ("match" in body) == (rules is not None):
-        problems.append(Problem("a bridge needs either 'match' or 'rules': which requests are its user's", "$"))
-        return []
-    if rules is None:
-        match = body["match"]
-        if isinstance(match, Mapping) and set(match) == {"any"} and isinstance(match["any"], list) and match["any"]:
-            return [(one, f"$.match.any[{i}]") for i, one in enumerate(match["any"])]
-        return [(match, "$.match")]
-    if not isinstance(rules, list) or not rules or not all(isinstance(rule, Mapping) and set(rule) == {"match"} for rule in rules):
-        problems.append(Problem("expected a list of {match: [...]}", "$.rules", seen=shown(rules), allowed="at least one rule"))
-        return []
-    return [(rule["match"], f"$.rules[{i}].match") for i, rule in enumerate(rules)]
-
-
-def _listed(match: Any) -> list[Any]:
-    """The conditions of a match that is one condition, a list of them, or none."""
-    return [] if match is None else match if isinstance(match, list) else [match]
-
-
-def _expiry(raw: Any, now: float, problems: list[Problem]) -> float | None:
-    """`expires`: seconds from now, or a moment in ISO 8601 (without a zone: UTC)."""
-    if raw is None:
-        return None
-    at = math.nan
-    if isinstance(raw, int | float) and not isinstance(raw, bool):
-        at = now + raw
-    elif isinstance(raw, str) and re.fullmatch(r"[0-9]{4}-[0-9T:.,Z+ -]{4,40}", raw):
-        try:
-            moment = datetime.fromisoformat(raw)
-            at = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-        except (ValueError, OverflowError):
-            pass
-    if not now < at <= now + LONGEST:
-        what = "is over already" if at <= now else "is no moment within a year from now"
-        problems.append(Problem(f"{shown(raw)} {what}", "$.expires", seen=shown(raw), allowed='seconds, or "2027-01-31T18:00:00Z"'))
-        return None
-    return round(at, 3)  # as it is shown
-
-
-# Sessions that have nothing in common but what every session over IPv4 has; whatever takes all of them takes everybody's.
-_STRANGERS: tuple[dict[str, Any], ...] = tuple(
-    {
-        "IP": {"src_addr": source, "dst_addr": "198.51.100.1"},
-        **{protocol: {"src_port": port, "dst_port": 8080} for protocol in ("TCP", "UDP")},
-        "HTTP": {
-            "version": version,
-            "method": method,
-            "url": {"url": path, "href": f"http://{host}{path}", "protocol": "http", "host": host, "port": 80, "path": path, "query": ""},
-            "headers": {"host": host, **headers},
-        },
-    }
-    for source, port, method, path, host, version, headers in (
-        ("192.0.2.7", 40001, "GET", "/q7/one", "one.invalid", "1.1", {"accept": "*/*"}),
-        ("203.0.113.90", 50011, "POST", "/Zu/two.html?x=1", "two.test", "1.0", {"content-length": "5"}),
-        ("45.6.7.8", 33333, "DELETE", "/", "[2001:db8::1]", "1.1", {"cookie": "a=b"}),
-        ("10.9.8.7", 60123, "OPTIONS", "/3", "four.example", "1.1", {"x-one": "1", "accept": "*/*"}),
-    )
-)
-
-
-def _takes_all(condition: Condition) -> bool:
-    return condition.always or all(condition.holds(stranger) for stranger in _STRANGERS)
-
-
-def _names_somebody(node: Node) -> bool:
-    """Does a condition ask for something that tells one user's requests from another's? Paths, methods and hosts do not."""
-    if isinstance(node, Leaf):
-        return node.source.kind not in ("path", "host") and node.source.reads[:1] not in _EVERYBODYS
-    return any(map(_names_somebody, node.parts)) if node.op != "any" else all(map(_names_somebody, node.parts))
-
-
-_EVERYBODYS: tuple[Any, ...] = ((("HTTP", "method"),), (("HTTP", "url", "path"),), ())
-
-
-def _ports(config: Config) -> str:
-    """The ports that can be bridged, for a message."""
-    ports = [f"port {x.spec['port']} ({x.spec.get('protocol')}, listener {x.name})" for x in config.listeners.values() if "port" in x.spec]
-    return ", ".join(ports) or "no port at all"
-
-
 # -- placing ------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -529,53 +382,6 @@ def _shadow(config: Config, rulelist: str) -> str | None:
     return None
 
 
-def _check_conflicts(config: Config, name: str, wanted: Wanted, place: Place) -> None:
-    """Raise Error("conflict") when the rule could never fire, or would keep another bridge's from ever firing."""
-    own = f"bridge/{name}"
-    rulelist = place.rulelist
-    others = [(rule, config.rules[rule].match if rule in config.rules else None) for rule in rulelist.rules]
-    for match in wanted.alternatives:
-        found = _finding(others, place.at, (own, match), rulelist, lambda f: f.index == place.at)
-        if found is not None:
-            raise Error("conflict", _why(config, name, wanted.user, match, found))
-    dead = {finding.rule for finding in Matcher(others, rulelist.order).findings}
-    whole_port = wanted.spec.get("type") == "stream"  # it means to take what the shadow got, and nobody's bridge
-
-    def takes(finding: Finding) -> bool:
-        theirs = config.rules.get(finding.rule)
-        return finding.other == place.at and finding.rule not in dead and not (whole_port and (theirs is None or theirs.bridge is None))
-
-    found = _finding(others, place.at, (own, wanted.match), rulelist, takes)
-    if found is not None:
-        text = f"bridge {name!r} of user {wanted.user} would take every request that {_who(config, found.rule)} gets"
-        raise Error("conflict", f"{text} ({wanted.condition.text}): make its match narrower")
-
-
-def _finding(
-    others: list[tuple[str, Any]], at: int, new: tuple[str, Any], rulelist: RuleList, which: Callable[[Finding], bool]
-) -> Finding | None:
-    return next(filter(which, Matcher([*others[:at], new, *others[at:]], rulelist.order).findings), None)
-
-
-def _why(config: Config, name: str, user: str, match: Any, found: Finding) -> str:
-    asked = compile_match(match).text
-    if found.other is None:
-        return f"bridge {name!r} of user {user} can never fire: {found.text}"
-    who = _who(config, found.other_rule)
-    if found.kind == "duplicate":
-        return f"bridge {name!r} of user {user} can never fire: {who} has the same rule already ({asked}); choose another condition"
-    rule = config.rules.get(found.other_rule)
-    theirs = compile_match(rule.match, strict=False).text if rule is not None else "anything"
-    return f"bridge {name!r} of user {user} ({asked}) can never fire: {who} ({theirs}) comes first and takes all its requests"
-
-
-def _who(config: Config, rule: str) -> str:
-    """The bridge that a rule belongs to, or the rule."""
-    found = config.rules.get(rule)
-    bridge = config.bridges.get(found.bridge) if found is not None and found.bridge is not None else None
-    return f"bridge {bridge.name!r} of user {bridge.user}" if bridge is not None else f"rule {rule!r}"
-
-
 # -- taking away and showing --------------------------------------------------------------------------------------------------------------
 
 
@@ -603,113 +409,9 @@ def _used(draft: Draft, kind: str, name: str) -> bool:
     return any(name in (r.destination, *r.ingress, *r.egress, r.fallback) for r in draft.routes.values())
 
 
-def _dump(config: Config, bridge: Bridge, running: Mapping[str, Cluster]) -> dict[str, Any]:
-    listener = config.listeners.get(bridge.listener)
-    in_force = listener is not None and any(
-        rule in config.rulelists[listener.rules].rules and rule in config.rules
-        for rule in bridge.rules
-        if listener.rules in config.rulelists
-    )
-    route = config.routes.get(bridge.cluster)
-    status: dict[str, Any] = {"state": "in force" if in_force else "its listener or its rule is gone", "listener": bridge.listener}
-    status |= {"rule": bridge.rules[0] if bridge.rules else None, "cluster": bridge.cluster}
-    status["fallback"] = route.fallback if route is not None else None
-    if bridge.cluster in running:
-        status |= _health(running[bridge.cluster])
-    shown = {"name": bridge.name, **bridge.spec}
-    if bridge.expires is not None:
-        shown["expires"] = _iso(bridge.expires)
-    return {**shown, "status": status}
-
-
-def _health(cluster: Cluster) -> dict[str, Any]:
-    """How a bridge's endpoint is: `healthy`, and in words why not."""
-    for endpoint in cluster.endpoints:
-        state = cluster.health.states.get(endpoint)
-        if state is not None and state.last is not None:
-            return {"healthy": False, "health": plainly(endpoint, state.last), "sessions": cluster.sessions_total}
-    return {"healthy": True, "health": "reached" if cluster.sessions_total else "not tried yet", "sessions": cluster.sessions_total}
-
-
-def plainly(endpoint: Endpoint, error: Error) -> str:
-    """What the failure of a laptop means to the one who owns it."""
-    where = endpoint.address
-    if error.kind == "refused":
-        return f"{where} refused: is your container listening on {endpoint.port}?"
-    if error.kind == "dns":
-        return f"{endpoint.host} is not known: has your client's connection been removed?"
-    if error.kind == "unreachable" and ("TLS" in error.detail or "certificate" in error.detail):
-        return f"{error.detail}: does your container speak TLS on {endpoint.port}, with the right certificate?"
-    if error.kind == "unreachable" or (error.kind == "timeout" and error.retry == "yes"):
-        return f"{where} cannot be reached: is your client connected to the cluster?"
-    if error.kind == "timeout":
-        return f"{where} takes requests and does not answer them: is your container stopped at a breakpoint?"
-    if error.kind in ("reset", "closed"):
-        return f"{where} breaks connections before it answers: does your container crash?"
-    return f"{where} does not answer in the protocol of this port: {error.detail}"
-
-
-def _iso(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def _unknown(config: Config, name: str) -> Error:
     hint = did_you_mean(name, config.bridges)
     return Error("not-found", f"there is no bridge {name!r}" + (f"; {hint}" if hint else ""))
 
 
 # -- leases -------------------------------------------------------------------------------------------------------------------------------
-
-
-class Leases:
-    """Takes bridges away when their time is over: one coarse timer, which costs nothing while no bridge expires."""
-
-    def __init__(self, proxy: Proxy, bridges: Bridges, log: Log) -> None:
-        self.proxy = proxy
-        self.bridges = bridges
-        self.log = log
-        self.timer: asyncio.TimerHandle | None = None
-        self.task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin to look, once a second, or sooner when a bridge is due sooner."""
-        loop = self.proxy.env.loop
-        now = self.bridges.clock()
-        soonest = min((b.expires for b in self.proxy.config.bridges.values() if b.expires is not None), default=math.inf)
-        if soonest <= now and self.task is None:
-            self.task = loop.create_task(self._expire())
-        self.timer = loop.call_later(min(TICK, max(0.02, soonest - now)), self.start)
-
-    def stop(self) -> None:
-        """Look no more."""
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-        if self.task is not None:
-            self.task.cancel()
-
-    async def _expire(self) -> None:
-        try:
-            async with self.proxy.lock:
-                before = self.proxy.config
-                after = self.bridges.expire(before, self.bridges.clock())
-                if after is not before:
-                    await self.proxy.apply(after)
-        except Error as error:  # a bridge whose going breaks the configuration stays, and is tried again
-            self.log.error("a bridge that is over cannot be taken away", reason=error.detail)
-        else:
-            for name in before.bridges.keys() - after.bridges.keys():
-                self.bridges.remember(before, name)
-                running = self._drain(before.bridges[name])
-                self.log.notice("bridge is over", bridge=name, user=before.bridges[name].user, sessions=running)
-        finally:
-            self.task = None
-
-    def _drain(self, bridge: Bridge) -> int:
-        """Let the sessions of a bridge that is over come to their end, for so long; returns how many there are."""
-        own = [
-            s for s in self.proxy.sessions() if s.status != DESTROYED and getattr(s, "decision", None) and s.decision.rule in bridge.rules
-        ]
-        for session in own:
-            self.proxy.env.loop.call_later(DRAIN, session.kill, f"bridge {bridge.name} is over")
-        return len(own)

@@ -19,7 +19,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from itertools import count
-from typing import Any, NamedTuple, TextIO, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
 
 import h11
 import msgspec
@@ -28,11 +28,13 @@ import wsproto
 from wsproto import events as ws
 
 from carrier.config.document import from_document
-from carrier.core.session import Session
 from carrier.errors import Error
 from carrier.log import open_log
 from carrier.process.serve import Server, Settings, Signals, start
 from carrier.rules.match import compile_match
+
+if TYPE_CHECKING:
+    from carrier.core.session import Session
 
 HOST = "127.0.0.1"
 REQUESTS = 2000

@@ -27,10 +27,10 @@ from carrier.cli.status import add_commands
 from carrier.cli.status import run as ask
 
 if TYPE_CHECKING:
+    from carrier.config.accesslog import Settings as AccessLog
     from carrier.config.source import Loaded
     from carrier.errors import ConfigError, Error
     from carrier.log import Log
-    from carrier.observe.access import Settings as AccessLog
     from carrier.process.serve import Settings
 
 OK, FAILED, USAGE, IN_USE = 0, 1, 2, 3
@@ -345,7 +345,7 @@ def _access_log(options: argparse.Namespace, loaded: Loaded) -> AccessLog | None
     """What the file says of the access log, with what the command line says laid over it."""
     import msgspec
 
-    from carrier.observe import access
+    from carrier.config import accesslog as access
 
     found = access.settings_of(loaded.config)
     if options.access_log:

@@ -241,10 +241,10 @@ def _explain_file(options: argparse.Namespace, page: Page) -> int:
 
     import msgspec
 
+    from carrier.admin.imagine import ask, offline
     from carrier.config.source import load
-    from carrier.core.cluster import Env
+    from carrier.core.env import Env
     from carrier.errors import ConfigError, Error
-    from carrier.rules.explain import ask, offline
 
     loop = asyncio.new_event_loop()
     try:
@@ -266,7 +266,8 @@ def _show_explanation(options: argparse.Namespace, page: Page, said: Dict) -> in
     if not _show(options, said):
         import msgspec
 
-        from carrier.rules.explain import Explanation, render
+        from carrier.cli.explained import render
+        from carrier.rules.explain import Explanation
 
         print(render(msgspec.convert(said, Explanation), page.utf8), end="")
     return OK

@@ -11,10 +11,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from carrier.config.draft import Admin, Cluster, Config, EndPoint, Listener, Protocols, Route, Rule, RuleList
 from carrier.core import registry
+
+if TYPE_CHECKING:
+    from carrier.config.draft import Protocols
+    from carrier.model import Admin, Cluster, Config, EndPoint, Listener, Route, Rule, RuleList
 
 FORMATS = ("plain", "terse", "space", "lines", "diffy")
 Dict = dict[str, Any]

@@ -13,13 +13,16 @@ an invalid match; carrier/config/document.py decides that.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from carrier.config.draft import Config, Protocols, Route
 from carrier.core import registry
 from carrier.rules.table import Matchers
+
+if TYPE_CHECKING:
+    from carrier.config.draft import Protocols
+    from carrier.model import Config, Route
 
 Code = Literal["dangling", "loop", "invalid", "duplicate", "never-fires", "datagram"]
 

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from carrier.config.draft import Protocols
 from carrier.config.dump import FORMATS
 from carrier.core import registry
+
+if TYPE_CHECKING:
+    from carrier.config.draft import Protocols
 
 Schema = dict[str, Any]
 Fault = dict[str, Any]
@@ -89,8 +91,6 @@ _CLUSTERS = [
     spec("Prometheus"),
     spec("Metric", byteCounterName=TEXT, packetCounterName=TEXT),
 ]
-
-
 TOLD = "x-told"
 """Of how many branches, the first ones, the faults are told when none fits: l7mp's lists know l7mp's protocols only."""
 UNKNOWN = ("Test",)

@@ -17,15 +17,18 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 import msgspec
 import yaml
 
 from carrier.config.document import from_document
-from carrier.config.draft import Config, Protocols
 from carrier.core import registry
 from carrier.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from carrier.config.draft import Protocols
+    from carrier.model import Config
 
 Syntax = Literal["yaml", "json"]
 Place = tuple[int, int]

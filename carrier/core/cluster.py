@@ -7,62 +7,25 @@ on while its spec is unchanged; `update()` takes new endpoints and policy, and k
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from carrier.config import draft as config
 from carrier.core.balance import KEYED, Balancer
+from carrier.core.breaker import Breaker
 from carrier.core.health import Health
 from carrier.core.metadata import get_at
-from carrier.core.names import Names
-from carrier.core.resolve import Resolver
-from carrier.core.stream import Socket, Stream
-from carrier.errors import ConfigError, Error, Problem, did_you_mean, from_os
-from carrier.hops.tls import check_client
-from carrier.proxy.overload import Breaker
+from carrier.core.spec import Kind, check_fields, check_port, framed
+from carrier.errors import ConfigError, Error, Problem, from_os
+from carrier.hops.certificates import check_client
 
 if TYPE_CHECKING:
-    from carrier.core.ledger import Ledger
-    from carrier.core.listener import Listener
+    from carrier import model as config
+    from carrier.core.env import Env
     from carrier.core.session import Session
-    from carrier.observe.meter import Meter
+    from carrier.core.stream import Socket, Stream
 
-Kind = Literal["byte", "datagram", "message"]
 MAX_WEIGHT = 1e9
-
-
-class Env:
-    """What the running parts are handed at the start: no part reaches back to ask, and nothing is global."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.resolver = Resolver()
-        self.on_close: list[Callable[[Session], None]] = []
-        """Called with each session that ends, at once."""
-        self.ledger: Ledger | None = None
-        """Where sessions that have ended are kept for the access log; None: nobody wants them."""
-        self.meter: Meter | None = None
-        """Counts the sessions that have ended."""
-        self.api: Any = None
-        """The REST API, for the one cluster that leads into it."""
-        self.gate: Any = None
-        """Who may call the REST API (carrier/admin/gate.py); None: everybody who reaches it, which is this machine only."""
-        self.insecure_admin = False
-        self.clusters: Mapping[str, Cluster] = {}
-        """The clusters in force, for a session that looks its route's names up again."""
-        self.listeners: Mapping[str, Listener] = {}
-        """The listeners in force, for who counts them."""
-        self.names = Names()
-        """The names of sessions that could clash."""
-
-    def guard(self, what: str, call: Callable[..., object], *args: Any) -> None:
-        """Call somebody else's code where its failure may not stop ours: it is reported to the loop's exception handler."""
-        try:
-            call(*args)
-        except Exception as exc:
-            self.loop.call_exception_handler({"message": f"{what} failed: {exc}", "exception": exc})
 
 
 class Plan(NamedTuple):
@@ -260,62 +223,6 @@ class Cluster:
                 except (OSError, OverflowError) as exc:
                     failure = from_os(exc, "upstream", endpoint.address) if isinstance(exc, OSError) else Error("no-endpoint", str(exc))
         raise failure
-
-
-FRAMINGS = ("none", "lines", "length32")
-"""How a stream of bytes may keep the limits of messages (carrier/hops/framing.py)."""
-
-
-def framed(spec: Mapping[str, Any]) -> bool:
-    """Does this stream of bytes keep the limits of messages?"""
-    return bool(spec.get("framing", "none") != "none")
-
-
-def check_fields(spec: Mapping[str, Any], path: str, fields: Collection[str], framing: bool) -> list[Problem]:
-    """Does the protocol know every field of the spec? framing: it takes one, being a stream of bytes."""
-    words = ", ".join(["protocol", *fields])
-    unknown = [name for name in spec if name not in ("protocol", "framing") and name not in fields]
-    found = [Problem(f"unknown field {name!r}", f"{path}.{name}", seen=repr(spec[name]), allowed=words) for name in unknown]
-    return found + _check_framing(spec, path, framing)
-
-
-def _check_framing(spec: Mapping[str, Any], path: str, allowed: bool) -> list[Problem]:
-    """Is `spec.framing` a framing, and does the protocol take one?"""
-    framing = spec.get("framing")
-    if "framing" not in spec or (allowed and framing in FRAMINGS):
-        return []
-    if not allowed:
-        return [Problem("unknown field 'framing'", f"{path}.framing", seen=repr(framing), allowed="on streams of bytes only")]
-    return [Problem(f"unknown framing {framing!r}", f"{path}.framing", seen=repr(framing), allowed=", ".join(FRAMINGS))]
-
-
-def check_members(body: Mapping[str, Any], path: str, known: Collection[str]) -> list[Problem]:
-    """Members of an object inside a spec that nobody reads."""
-    allowed = ", ".join(known)
-    return [
-        Problem(f"unknown field {name!r}", f"{path}.{name}", seen=repr(body[name]), allowed=allowed, hint=did_you_mean(str(name), known))
-        for name in body
-        if name not in known
-    ]
-
-
-def check_text(spec: Mapping[str, Any], path: str, *names: str) -> list[Problem]:
-    """Those of these fields that are there and no text."""
-    return [
-        Problem(f"expected text, got {spec[name]!r}", f"{path}.{name}", seen=repr(spec[name]), allowed="text")
-        for name in names
-        if name in spec and not isinstance(spec[name], str)
-    ]
-
-
-def check_port(spec: Mapping[str, Any], path: str, required: bool, least: int = 1) -> list[Problem]:
-    """Is `spec.port` a port?"""
-    port = spec.get("port")
-    if port is None:
-        return [Problem("needs 'port'", path, seen="nothing", allowed=f"a number {least}..65535")] if required else []
-    if not isinstance(port, int) or isinstance(port, bool) or not least <= port <= 65535:
-        return [Problem(f"expected a port {least}..65535, got {port!r}", f"{path}.port", seen=repr(port), allowed=f"{least}..65535")]
-    return []
 
 
 async def first_that_connects(addresses: list[Any], connect: Callable[[Any], Any]) -> Any:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from carrier.core.cluster import Endpoint
+    from carrier.core.decision import Decision
     from carrier.core.listener import Listener
     from carrier.core.session import Session
     from carrier.errors import Error
-    from carrier.rules.table import Decision
 
 DELAY = 0.05
 """Seconds that a session that has ended waits at most."""
@@ -101,3 +101,7 @@ def refused(listener: Listener, source: Any, begun: bytes, error: Error, began: 
             Refusal(listener, source, begun, error, status or error.status, began, monotonic(), source.bytes_in, source.bytes_out)
         )
     source.bytes_in = source.bytes_out = 0
+
+
+MANY = 256
+"""Durations that are counted at once."""

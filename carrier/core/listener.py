@@ -7,29 +7,25 @@ keeps the decision it began with.
 
 from __future__ import annotations
 
-import errno
-import ipaddress
 import socket
 import ssl
-import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from carrier.config import draft as config
-from carrier.core.cluster import Env, Kind, check_fields, check_port, check_text, framed
+from carrier.core.address import is_loopback
 from carrier.core.ledger import LARGE
 from carrier.core.resolve import literal
-from carrier.errors import Error, Problem, from_os
-from carrier.hops.tls import check_server
+from carrier.core.spec import Kind, check_fields, check_port, check_text, framed
+from carrier.errors import Problem
+from carrier.hops.certificates import check_server
 
 if TYPE_CHECKING:
+    from carrier import model as config
+    from carrier.core.env import Env
     from carrier.core.session import Session
     from carrier.rules.table import Table
 
-BACKLOG = 4096
-NO_IPV6 = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EADDRNOTAVAIL)
-"""What binding to "::" says on a machine without IPv6: not built in, or switched off."""
 WANTED = ("killed", "drain")
 """Errors that somebody here wanted: a session that ends so has not failed."""
 TRACKED = 10_000
@@ -205,63 +201,3 @@ class Listener:
             except Exception as exc:
                 message = f"an observer of the end of {session.name} failed: {exc}"
                 self.env.loop.call_exception_handler({"message": message, "exception": exc})
-
-
-def plain(host: str) -> str:
-    """An address as people write it: a mapped IPv4 address without its prefix."""
-    return host[7:] if host.startswith("::ffff:") and "." in host else host
-
-
-def is_loopback(address: str) -> bool:
-    """Is it a literal address of this machine's loopback interface?"""
-    try:
-        return ipaddress.ip_address(plain(address.strip("[]"))).is_loopback
-    except ValueError:
-        return False
-
-
-def bind_stream(name: str, host: str | None, port: Any, transport: int = socket.IPPROTO_TCP) -> list[socket.socket]:
-    """Listening sockets, TCP by default. host None: every address, IPv6 and IPv4 on one socket where the kernel can. Raises
-    Error("bind")."""
-    if not isinstance(port, int):
-        raise Error("bind", f'"{name}": expected a port 0..65535, got {port!r}')
-    address = literal(host if host is not None else "::", port)
-    if address is None:
-        raise Error("bind", f'"{name}": expected an IP address to bind to, got {host!r}')
-    try:
-        return [_bind(address[0], address[1], host is None, transport)]
-    except OSError as exc:
-        if host is None and (not socket.has_ipv6 or exc.errno in NO_IPV6):
-            return bind_stream(name, "0.0.0.0", port, transport)
-        raise bind_error(name, host or "::", port, exc) from None
-    except OverflowError:
-        raise Error("bind", f'"{name}": expected a port 0..65535, got {port!r}') from None
-
-
-def bind_error(name: str, host: str, port: int, exc: OSError) -> Error:
-    error = from_os(exc, "carrier")
-    return Error("bind", f'"{name}": Could not bind to {authority(host, port)}: {error.detail}')
-
-
-def authority(host: str, port: object) -> str:
-    """Host and port as people write them: an IPv6 address in brackets (RFC 3986 section 3.2.2)."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _bind(family: int, address: Any, dual: bool, transport: int) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, transport)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dual else 1)
-        sock.bind(address)
-        sock.listen(BACKLOG)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def wall(monotonic: float) -> float:
-    """Seconds since 1970 of a moment of the monotonic clock."""
-    return monotonic + time.time() - time.monotonic()

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from carrier.core.session import DESTROYED
+from carrier.core.stream import DESTROYED
 
 if TYPE_CHECKING:
     from carrier.core.session import Session

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from carrier.core.cluster import Endpoint
 from carrier.errors import Error
+
+if TYPE_CHECKING:
+    from carrier.core.cluster import Endpoint
 
 
 class Idle(Protocol):

@@ -16,19 +16,17 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from carrier.core.ledger import LARGE
-from carrier.core.stream import HIGH, NOWHERE, Backlog, Socket, Stream, link
+from carrier.core.ledger import LARGE, MANY
+from carrier.core.stream import CONNECTED, DESTROYED, HIGH, INIT, NOWHERE, Backlog, Socket, Stream, link
 from carrier.errors import Error
-from carrier.observe.meter import MANY
 from carrier.rules.match import set_at
 
 if TYPE_CHECKING:
     from carrier.core.cluster import Cluster, Endpoint
+    from carrier.core.decision import Decision
     from carrier.core.ledger import Record
     from carrier.core.listener import Listener
-    from carrier.rules.table import Decision
 
-INIT, CONNECTED, DESTROYED = "INIT", "CONNECTED", "DESTROYED"
 MAX_EVENTS = 64
 NOBODY: frozenset[str] = frozenset()
 CONNECTED_TEXT = "Session successfully connected"
@@ -36,8 +34,6 @@ UNANSWERED = frozenset(("reset", "closed", "timeout", "bad-answer"))
 """Failures of a destination that was connected to and has not answered."""
 SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
 """Methods that may be sent again (RFC 9110 section 9.2.1); the other idempotent ones carry bodies that are gone by then."""
-
-
 T = TypeVar("T")
 
 

@@ -106,15 +106,6 @@ class Nowhere(Stream):
 NOWHERE = Nowhere()
 
 
-class Count:
-    """What went one way. An object of its own, because code that serves hops of many classes finds attributes of one class sooner."""
-
-    __slots__ = ("bytes", "messages")
-
-    def __init__(self) -> None:
-        self.bytes = self.messages = 0
-
-
 class Socket(Stream):
     """An end of a session that owns a transport: `data()` writes, what it reads goes to `self.to`.
 
@@ -238,3 +229,6 @@ def link(hops: Iterable[Stream]) -> None:
     for hop, following in pairwise(ring):
         hop.to = following
         following.back = hop
+
+
+INIT, CONNECTED, DESTROYED = "INIT", "CONNECTED", "DESTROYED"

@@ -12,9 +12,10 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from carrier.gefyra.access import Object
+if TYPE_CHECKING:
+    from carrier.gefyra.access import Object
 
 SUFFIX = "-gefyra"
 LONGEST = 63

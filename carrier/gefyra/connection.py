@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from carrier.core.listener import authority
+from carrier.core.address import authority
 from carrier.gefyra.access import Access, Answer, Fleet, Object, path
 from carrier.gefyra.provider import LIVE, Failures
 

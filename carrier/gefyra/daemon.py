@@ -19,20 +19,22 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from carrier.config.draft import Config
 from carrier.config.source import Loaded, decode, loads, render
-from carrier.core.session import Session
 from carrier.errors import ConfigError, Error, Problem
 from carrier.gefyra.format import is_everybodys, probe_ports
-from carrier.hops.tls import ServerTls
 from carrier.log import LEVELS, Log, to_descriptor
+from carrier.model import Config
 from carrier.process import serve
 from carrier.process.serve import Server, Settings
 from carrier.process.state import rebridged
+
+if TYPE_CHECKING:
+    from carrier.core.session import Session
+    from carrier.hops.certificates import ServerTls
 
 LOOK = 0.5
 """Seconds between two looks for a configuration file that is not there yet."""

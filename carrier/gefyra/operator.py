@@ -8,7 +8,7 @@ signatures that its builders have, and registers builders for them over `BridgeP
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import kopf
 from gefyra.bridge.abstract import AbstractGefyraBridgeProvider
@@ -16,10 +16,12 @@ from gefyra.bridge.factory import BridgeProviderType, bridge_provider_factory
 from gefyra.bridge_mount.abstract import AbstractGefyraBridgeMountProvider
 from gefyra.bridge_mount.factory import BridgeMountProviderType, bridge_mount_provider_factory
 
-from carrier.gefyra.access import Access
 from carrier.gefyra.kubernetes import KubernetesAccess
 from carrier.gefyra.mount import CarrierMount
 from carrier.gefyra.provider import CarrierProvider, Failures
+
+if TYPE_CHECKING:
+    from carrier.gefyra.access import Access
 
 RETRY = 2
 """Seconds after which the operator asks again when something is not there yet."""

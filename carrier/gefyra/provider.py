@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from carrier.core.listener import authority
+from carrier.core.address import authority
 from carrier.errors import ConfigError
 from carrier.gefyra.access import Access, Answer, Fleet, Object, bad, is_ready, name_of, path
 from carrier.gefyra.clone import DUPLICATION, split_target

@@ -25,12 +25,12 @@ from operator import attrgetter
 from os import read, write
 from typing import Any
 
-from carrier.core.session import DESTROYED
-from carrier.core.stream import HIGH, Count, Stream
+from carrier.core.stream import DESTROYED, HIGH, Stream
 from carrier.errors import Error, Side, from_os
 from carrier.hops.descriptor import Descriptor
 from carrier.hops.lookout import Lookout, has_error, lookout
 from carrier.hops.splice import POOL, Pipe
+from carrier.wire.frames import Count
 
 READ = 64 * 1024
 LITTLE = 16 * 1024

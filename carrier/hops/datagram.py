@@ -12,164 +12,22 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import mmap
 import os
 import socket
-import struct
-import sys
-from array import array
-from functools import cache, lru_cache
 from typing import Any
 
 from carrier.core.stream import Socket
+from carrier.hops.mmsg import COUNTED, LONGEST, NAME, PLACE, Cut, _cut, parts, sockaddr
 
-COUNT = 64
-"""Datagrams that one call receives at most."""
-LONGEST = 65_535
 MOST = 65_507
 """Payload of a UDP datagram over IPv4 at most (RFC 768, RFC 791)."""
-STRIDE = LONGEST + 1 + 2112
-"""Bytes from one buffer to the next; only the pages that datagrams touch become resident. No multiple of a power of two: buffers
-64 KiB apart fall on one line of the processor's cache each, and evict each other."""
-ADDRESS = 32
-"""Bytes per sender's address: sockaddr_in6 has 28."""
-UDP_SEGMENT = 103
-SEGMENTS = 64
-"""Datagrams in a burst at most (UDP_MAX_SEGMENTS of older kernels)."""
-BURST = 65_000
-"""Bytes in a burst at most: it is one IP datagram until the kernel cuts it."""
 ALONE = 16
 """Straight wake-ups that found one datagram only, after which the plain calls are taken again."""
 LOOK = 5
 """Every so many wake-ups that take the plain calls a second datagram is looked for; until then it makes the next wake-up. Odd,
 so that a peer that sends in pairs is found out."""
-SO_SNDBUFFORCE, SO_RCVBUFFORCE, SO_MEMINFO = 32, 33, 55
-DROPS = 8
-"""Index of the datagrams that found the receive buffer full, among the counters of SO_MEMINFO."""
 REFUSES_SEGMENTS = (errno.EMSGSIZE, errno.EINVAL, errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP)
 """A path with a smaller MTU than the segment, a device without checksums, an old kernel."""
-
-
-class _Iovec(ctypes.Structure):
-    _fields_ = [("base", ctypes.c_void_p), ("size", ctypes.c_size_t)]
-
-
-class _Header(ctypes.Structure):
-    """struct msghdr (recvmsg(2))."""
-
-    _fields_ = [
-        ("name", ctypes.c_void_p),
-        ("name_size", ctypes.c_uint32),
-        ("parts", ctypes.c_void_p),
-        ("part_count", ctypes.c_size_t),
-        ("control", ctypes.c_void_p),
-        ("control_size", ctypes.c_size_t),
-        ("flags", ctypes.c_int),
-    ]
-
-
-class _Message(ctypes.Structure):
-    """struct mmsghdr (recvmmsg(2)): a header, padded, and the length that came."""
-
-    _fields_ = [("header", _Header), ("size", ctypes.c_uint32)]
-
-
-NAME, PLACE, COUNTED = (field.offset // ctypes.sizeof(ctypes.c_void_p) for field in (_Header.name, _Header.parts, _Header.part_count))
-"""Words of struct msghdr that every burst fills in. (A view of words is written to in half the time that ctypes takes for a field.)"""
-
-
-@cache
-def library() -> Any:
-    """The C library, or None where it is not one that has recvmmsg and the structures above."""
-    try:
-        library = ctypes.PyDLL(None, use_errno=True) if sys.platform == "linux" else None
-        return library if hasattr(library, "recvmmsg") else None
-    except OSError:
-        return None
-
-
-@cache
-def _memory() -> mmap.mmap:
-    """The slots, one for all: there is one event loop, and it handles one wake-up at a time."""
-    return mmap.mmap(-1, COUNT * STRIDE)
-
-
-@cache
-def _slots() -> list[memoryview]:
-    view = memoryview(_memory())
-    return [view[i * STRIDE : i * STRIDE + LONGEST] for i in range(COUNT)]
-
-
-def _iovecs(size: int) -> array[int]:
-    """struct iovec of every slot, with this size: address and size are a word each."""
-    base = ctypes.addressof(ctypes.c_char.from_buffer(_memory()))
-    return array("L", (word for i in range(COUNT) for word in (base + i * STRIDE, size)))
-
-
-def parts(first: int, count: int, size: int) -> list[memoryview]:
-    """The datagrams in `count` slots from `first` on, each of `size` bytes; valid until the next `receive` of any receiver."""
-    return [slot[:size] for slot in _slots()[first : first + count]]
-
-
-class Receiver:
-    """Receives batches on sockets of one address family (AF_UNSPEC: connected ones, whose sender is known)."""
-
-    def __init__(self, family: int) -> None:
-        self.family = family
-        self._short = family == socket.AF_INET
-        self._parts = _iovecs(LONGEST)
-        self._names = ctypes.create_string_buffer(COUNT * ADDRESS)
-        self._messages = (_Message * COUNT)()
-        base, width = self._parts.buffer_info()[0], ctypes.sizeof(_Iovec)
-        for i, message in enumerate(self._messages):
-            header = message.header
-            header.parts = base + i * width
-            header.part_count = 1
-            if family != socket.AF_UNSPEC:
-                header.name = ctypes.addressof(self._names) + i * ADDRESS
-                header.name_size = 16 if family == socket.AF_INET else 28
-        words = memoryview(self._messages).cast("B").cast("I")
-        self._sizes = words[_Message.size.offset // 4 :: ctypes.sizeof(_Message) // 4]
-        self._raw = memoryview(self._names).cast("B")
-        self._quads = self._raw.cast("Q")
-        self._call = library().recvmmsg
-        self._args = ctypes.byref(self._messages), COUNT, int(socket.MSG_DONTWAIT), None
-
-    def receive(self, fd: int) -> int:
-        """Take what waits; how many datagrams that was. Raises OSError, BlockingIOError when nothing waits."""
-        messages, most, flags, no_timeout = self._args
-        count: int = self._call(fd, messages, most, flags, no_timeout)
-        if count < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-        return count
-
-    def sizes(self, count: int) -> list[int]:
-        """The sizes of the first `count` datagrams."""
-        return self._sizes[:count].tolist()
-
-    def senders(self, count: int) -> list[Any]:
-        """The senders of the first `count` datagrams, as keys that are equal when the addresses are."""
-        if self._short:  # family, port and address are 8 bytes, the rest is padding
-            return self._quads[: count * 4 : 4].tolist()
-        quads = self._quads[: count * 4].tolist()
-        return list(zip(quads[0::4], quads[1::4], quads[2::4], quads[3::4], strict=True))
-
-    def address(self, i: int) -> Any:
-        """The sender of datagram `i`, as recvfrom gives it."""
-        raw = bytes(self._raw[i * ADDRESS : (i + 1) * ADDRESS])
-        (port,) = struct.unpack_from("!H", raw, 2)
-        if self.family == socket.AF_INET:
-            return socket.inet_ntop(socket.AF_INET, raw[4:8]), port
-        (flow,) = struct.unpack_from("!I", raw, 4)
-        (scope,) = struct.unpack_from("=I", raw, 24)
-        return socket.inet_ntop(socket.AF_INET6, raw[8:24]), port, flow, scope
-
-
-@cache
-def receiver(family: int) -> Receiver | None:
-    """The receiver for sockets of this family, or None where the platform has no recvmmsg."""
-    return Receiver(family) if library() is not None else None
 
 
 class Adaptive:
@@ -193,54 +51,6 @@ class Adaptive:
             return True
         self.alone = 0
         return False
-
-
-def run_length(sizes: list[int], first: int, last: int) -> int:
-    """How many datagrams from `first` on, before `last`, are of one size and fit into one burst."""
-    size, most = sizes[first], last - first
-    if most > SEGMENTS or size * most > BURST or not size:
-        most = max(1, min(most, SEGMENTS, BURST // size)) if size else 1
-    run = sizes if most == len(sizes) else sizes[first : first + most]
-    if run.count(size) == most:  # nearly always; the loop below is the same in ten times the time
-        return most
-    length = 1
-    while run[length] == size:
-        length += 1
-    return length
-
-
-class Cut:
-    """What sends bursts from the slots, cut into datagrams of `size` bytes, to addresses of `name_size` bytes (0: on connected sockets).
-
-    It is struct msghdr, in which each burst fills in address (where there is one), place and count: words[NAME], [PLACE] and [COUNTED].
-    """
-
-    def __init__(self, size: int, name_size: int) -> None:
-        self.size = size
-        self._iovecs = _iovecs(size)
-        base, width = self._iovecs.buffer_info()[0], ctypes.sizeof(_Iovec)
-        self.places = [base + i * width for i in range(COUNT)]
-        """Where the parts of a burst begin, by its first slot."""
-        control = struct.pack("@NiiH", socket.CMSG_LEN(2), socket.IPPROTO_UDP, UDP_SEGMENT, size).ljust(socket.CMSG_SPACE(2), b"\0")
-        self._control = ctypes.create_string_buffer(control, len(control))
-        header = _Header(name_size=name_size, control=ctypes.addressof(self._control), control_size=len(control))
-        self.words = memoryview(header).cast("B").cast("L")
-        self.pointer = ctypes.byref(header)
-        self.sendmsg = library().sendmsg
-
-
-@lru_cache(64)
-def _cut(size: int, name_size: int) -> Cut:
-    return Cut(size, name_size)
-
-
-def sockaddr(family: int, address: Any) -> bytes:
-    """The kernel's form of an address of recvfrom: struct sockaddr_in or sockaddr_in6."""
-    head = struct.pack("=H", family) + struct.pack("!H", address[1])
-    if family == socket.AF_INET:
-        return head + socket.inet_pton(family, address[0]) + bytes(8)
-    flow, scope = address[2:] if len(address) == 4 else (0, 0)
-    return head + struct.pack("!I", flow) + socket.inet_pton(family, address[0]) + struct.pack("=I", scope)
 
 
 class DatagramSocket(Socket):
@@ -367,21 +177,3 @@ def of_bytes(end: Socket) -> bool:
         return of_bytes(joint.far)
     other: Any = session.listener if session.source is not end else session.cluster
     return other is not None and (other.kind_of(other.spec) == "byte" or other.protocol == "HTTP")
-
-
-def enlarge(sock: socket.socket, size: int) -> None:
-    """Ask for buffers of `size` bytes; past the system's limit where we may (SO_RCVBUFFORCE, socket(7))."""
-    for force, plain_option in ((SO_RCVBUFFORCE, socket.SO_RCVBUF), (SO_SNDBUFFORCE, socket.SO_SNDBUF)):
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, force, size)
-        except OSError:
-            sock.setsockopt(socket.SOL_SOCKET, plain_option, size)
-
-
-def kernel_drops(sock: socket.socket) -> int:
-    """Datagrams that the kernel dropped because the receive buffer of `sock` was full."""
-    try:
-        raw = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4 * (DROPS + 1))
-        return int(struct.unpack_from("=I", raw, 4 * DROPS)[0])
-    except (OSError, struct.error):
-        return 0

@@ -7,10 +7,12 @@ is `release`, which gives the descriptors back.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from carrier.core.stream import NOWHERE, Socket
-from carrier.errors import Error, Side
+
+if TYPE_CHECKING:
+    from carrier.errors import Error, Side
 
 
 class Descriptor(Socket):

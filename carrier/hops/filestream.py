@@ -14,8 +14,7 @@ import select
 from collections import deque
 from typing import Any
 
-from carrier.core.session import DESTROYED
-from carrier.core.stream import HIGH
+from carrier.core.stream import DESTROYED, HIGH
 from carrier.errors import Side, from_os
 from carrier.hops.descriptor import Descriptor
 

@@ -11,14 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from carrier.config import draft as config
-from carrier.core.cluster import FRAMINGS, Cluster, Env, framed
-from carrier.core.listener import Listener
-from carrier.core.session import Session
+from carrier.core.spec import FRAMINGS, framed
 from carrier.errors import ConfigError, Error, Problem
 from carrier.hops.joint import Joint, Over, OverCluster
+
+if TYPE_CHECKING:
+    from carrier import model as config
+    from carrier.core.cluster import Cluster
+    from carrier.core.env import Env
+    from carrier.core.listener import Listener
+    from carrier.core.session import Session
 
 MOST = 1 << 20
 """Bytes of a message at most."""

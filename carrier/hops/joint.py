@@ -16,16 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from carrier.config import draft as config
-from carrier.core.cluster import Cluster, Endpoint, Env, Kind, Plan
+from carrier import model as config
+from carrier.core.cluster import Cluster, Endpoint, Plan
+from carrier.core.decision import Decision, Hits
+from carrier.core.env import Env
 from carrier.core.listener import Key, Listener
-from carrier.core.session import DESTROYED, Session
-from carrier.core.stream import Socket, Stream, link
+from carrier.core.session import Session
+from carrier.core.stream import DESTROYED, Socket, Stream, link
 from carrier.errors import Error, Problem
-from carrier.rules.table import Decision, Hits, Table
+from carrier.rules.table import Table
 
 if TYPE_CHECKING:
     import socket
+
+    from carrier.core.spec import Kind
 
 
 class Side(Socket):

@@ -18,7 +18,7 @@ import select
 from collections.abc import Callable
 from time import monotonic
 
-from carrier.hops.datagram import library
+from carrier.hops.mmsg import library
 
 INTERVAL = 200e-6
 """Seconds from one tick to the next."""

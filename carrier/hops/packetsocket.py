@@ -17,8 +17,7 @@ import time
 from collections import deque
 from typing import Any
 
-from carrier.core.session import DESTROYED
-from carrier.core.stream import HIGH, MANY
+from carrier.core.stream import DESTROYED, HIGH, MANY
 from carrier.errors import Error, Side, from_os
 from carrier.hops.descriptor import Descriptor
 

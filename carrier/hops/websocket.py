@@ -18,7 +18,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from os import read, write
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
@@ -42,7 +42,9 @@ from carrier.wire.frames import (
     build,
     close_payload,
 )
-from carrier.wire.http import Head
+
+if TYPE_CHECKING:
+    from carrier.wire.http import Head
 
 OPTIONS: Mapping[str, float] = {
     "max_message": MAX_MESSAGE,

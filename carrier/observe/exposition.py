@@ -15,7 +15,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from carrier.observe.metrics import Metric, Sample
+    from carrier.observe.catalogue import Metric, Sample
 
 OPENMETRICS = openmetrics.CONTENT_TYPE_LATEST
 PROCESS = ProcessCollector(registry=None)

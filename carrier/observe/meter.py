@@ -22,8 +22,6 @@ OK, FAILED = 6, 7
 MAX_SETS = 1000
 """Label sets of sessions (listener, rule, cluster) that are kept apart."""
 OTHER = "(other)"
-MANY = 256
-"""Durations that are counted at once."""
 
 
 class Times:

@@ -11,9 +11,10 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate, islice
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 from carrier.config.dump import version
+from carrier.observe.catalogue import METRICS, Sample
 from carrier.observe.meter import BOUNDS, CODES, Flow, Meter, Times
 
 if TYPE_CHECKING:
@@ -28,56 +29,9 @@ MAX_SAMPLES = 20_000
 """Samples of one scrape; what is beyond is left out and said to be."""
 PIECE = 150
 """Samples that are written before the event loop goes on."""
-Kind = Literal["counter", "gauge", "histogram"]
-
-
-class Metric(NamedTuple):
-    """One line of the table. name: without the suffixes that the exposition adds (`_total`, `_bucket`)."""
-
-    name: str
-    kind: Kind
-    labels: tuple[str, ...]
-    help: str
-
-
-METRICS = (
-    Metric(
-        "carrier_sessions", "counter", ("listener", "rule", "cluster", "code"), "Sessions that have ended (requests, connections, peers)"
-    ),
-    Metric("carrier_session_seconds", "histogram", ("listener", "cluster"), "From the first byte of a session to its end"),
-    Metric("carrier_connect_seconds", "histogram", ("listener", "cluster"), "Until the destination was connected, where none was ready"),
-    Metric("carrier_sessions_active", "gauge", ("listener",), "Sessions at this moment"),
-    Metric("carrier_received_bytes", "counter", ("listener", "cluster"), "Bytes received from downstream, heads included"),
-    Metric("carrier_sent_bytes", "counter", ("listener", "cluster"), "Bytes sent to downstream, heads included"),
-    Metric("carrier_retries", "counter", ("listener", "cluster"), "Attempts after the first"),
-    Metric("carrier_fallbacks", "counter", ("listener", "cluster"), "Sessions that the fallback cluster served"),
-    Metric("carrier_datagrams", "counter", ("listener", "direction"), "Datagrams received from and sent to downstream"),
-    Metric("carrier_datagrams_dropped", "counter", ("listener", "reason"), "Datagrams that went nowhere"),
-    Metric("carrier_endpoint_up", "gauge", ("cluster", "endpoint"), "1 when the endpoint is up, 0 when it is down"),
-    Metric("carrier_endpoint_sessions_active", "gauge", ("cluster", "endpoint"), "Sessions of the endpoint at this moment"),
-    Metric("carrier_endpoint_sessions", "counter", ("cluster", "endpoint"), "Sessions that the endpoint got"),
-    Metric("carrier_endpoint_failures", "counter", ("cluster", "endpoint"), "Attempts that failed before an answer"),
-    Metric("carrier_rule_hits", "counter", ("rule",), "Sessions that the rule decided"),
-    Metric("carrier_rule_last_hit_timestamp_seconds", "gauge", ("rule",), "When the rule last decided one, in seconds since 1970"),
-    Metric("carrier_limits_hit", "counter", ("object", "limit"), "How often a limit refused or held something"),
-    Metric("carrier_config_changes", "counter", ("result",), "Configurations put in force, or refused"),
-    Metric("carrier_config_revision", "gauge", (), "The revision in force"),
-    Metric("carrier_bridges", "gauge", (), "User bridges in force"),
-    Metric("carrier_loop_lag_seconds", "gauge", (), "How late the event loop was at the last look"),
-    Metric("carrier_overloaded", "gauge", (), "1 while new sessions are refused because there is too much"),
-    Metric("carrier_access_log_lines", "counter", ("outcome",), "Lines of the access log that were written, or dropped"),
-    Metric("carrier_label_sets", "gauge", (), "Label sets of sessions that are kept apart"),
-    Metric("carrier_samples_left_out", "gauge", (), "Samples of this scrape beyond the cap"),
-    Metric("carrier_build_info", "gauge", ("version",), "1; the version is the label"),
-)
-"""Every metric of ours; those of the process (`process_*`) are prometheus-client's."""
-BY_NAME = {metric.name: metric for metric in METRICS}
 
 
 # --- reading ------------------------------------------------------------------------------------------------------------------------------
-
-Sample = tuple[str, dict[str, str], float]
-"""Suffix of the name, labels, value."""
 
 
 class Metrics:

@@ -13,15 +13,16 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from carrier.config.dump import version
-from carrier.core.cluster import Cluster, Endpoint
-from carrier.core.listener import authority
+from carrier.core.address import authority
 from carrier.errors import Error
 
 if TYPE_CHECKING:
-    from carrier.config.draft import Bridge
+    from carrier.core.cluster import Cluster, Endpoint
+    from carrier.core.decision import Decision
     from carrier.core.listener import Listener
+    from carrier.model import Bridge
     from carrier.proxy.proxy import Proxy
-    from carrier.rules.table import Decision, Table
+    from carrier.rules.table import Table
 
 Dict = dict[str, Any]
 PATIENCE = 3.0

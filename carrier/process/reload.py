@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from carrier.bridges.edits import Bridges
 from carrier.config import source
-from carrier.config.draft import Config
 from carrier.errors import ConfigError, Error
+from carrier.model import Config
 from carrier.process.state import Folder, Saved, fingerprint, rebridged, resumed, touched
 
 if TYPE_CHECKING:
+    from carrier.bridges.edits import Bridges
     from carrier.log import Log
     from carrier.proxy.proxy import Proxy
 

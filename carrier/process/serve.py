@@ -15,7 +15,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import uvloop
@@ -24,20 +24,24 @@ from carrier.admin import gate
 from carrier.admin.api import Api
 from carrier.admin.probes import Probes
 from carrier.admin.where import UnixSocket, open_socket, own_listener
-from carrier.bridges.edits import Bridges, Leases
-from carrier.config.draft import Config
-from carrier.core.cluster import Env
+from carrier.bridges.edits import Bridges
+from carrier.config import accesslog
+from carrier.core.env import Env
 from carrier.core.ledger import Ledger, Reader
-from carrier.core.session import Session
-from carrier.log import Log
 from carrier.observe import access
 from carrier.observe.metrics import Metrics
 from carrier.observe.overview import address_of, user_of
+from carrier.process.leases import Leases
 from carrier.process.reload import Base
 from carrier.process.state import Folder
 from carrier.proxy.life import Life
 from carrier.proxy.overload import Bounds, Watch, own_bounds
 from carrier.proxy.proxy import Proxy
+
+if TYPE_CHECKING:
+    from carrier.core.session import Session
+    from carrier.log import Log
+    from carrier.model import Config
 
 CUT = 5
 """Exit status of a process that ended with work cut."""
@@ -72,7 +76,7 @@ class Settings(msgspec.Struct, frozen=True):
     text: str = ""
     allow_dangling: bool = False
     adjust: Callable[[Config], Config] | None = None
-    access_log: access.Settings | None = None
+    access_log: accesslog.Settings | None = None
     metrics: bool = True
 
 
@@ -111,7 +115,7 @@ class Server:
         if settings.health is not None:
             await self._open_health(*settings.health)
         config = self.base.config if settings.state is None else self.base.keep_in(Folder(settings.state, self.log.error))
-        self._open_access_log(settings.access_log or access.settings_of(config))
+        self._open_access_log(settings.access_log or accesslog.settings_of(config))
         if settings.socket is not None:
             self.unix, warning = open_socket(self.env, settings.socket or None, settings.limits)
             if self.unix is not None:
@@ -133,7 +137,7 @@ class Server:
         for warning in warnings:
             self.log.warn(warning)
 
-    def _open_access_log(self, wanted: access.Settings | None) -> None:
+    def _open_access_log(self, wanted: accesslog.Settings | None) -> None:
         """Raises ConfigError when it cannot be written."""
         if wanted is None:
             return

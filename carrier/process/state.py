@@ -19,13 +19,15 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from carrier.bridges.edits import Bridges
-from carrier.config.draft import Config, RuleList
 from carrier.errors import ConfigError, Error, Problem
+from carrier.model import Config, RuleList
+
+if TYPE_CHECKING:
+    from carrier.bridges.edits import Bridges
 
 FORMAT = 1
 KEPT = 2

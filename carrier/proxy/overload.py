@@ -15,20 +15,14 @@ import asyncio
 import os
 import resource
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from carrier.errors import Error
-from carrier.options import numbers
-
 if TYPE_CHECKING:
-    from carrier.core.cluster import Cluster
     from carrier.log import Log
 
-BREAKER: Mapping[str, float] = {"max_connections": 8192, "max_pending": 4096, "max_retries": 1024}
-"""Options of every cluster: connections in use, sessions that wait for a connection, sessions that are being retried; 0 means no limit."""
 INTERVAL = 0.25
 """Seconds between two looks."""
 RELIEF = 0.8
@@ -40,50 +34,6 @@ LASTING = 3
 
 CALM = 20
 """Looks in a row that must find a free descriptor before that is said."""
-
-
-class Breaker:
-    """The limits of one cluster and what is in use of them. tripped: refusals, by the name of the limit."""
-
-    __slots__ = ("max_connections", "max_pending", "max_retries", "pending", "retries", "tripped")
-
-    def __init__(self, options: Mapping[str, Any]) -> None:
-        found = numbers(options, BREAKER)
-        self.max_connections = found["max_connections"] or float("inf")
-        self.max_pending = found["max_pending"] or float("inf")
-        self.max_retries = found["max_retries"] or float("inf")
-        self.pending = 0
-        self.retries = 0
-        self.tripped: dict[str, int] = {}
-
-    def connect(self, cluster: Cluster) -> None:
-        """One more session begins to wait for a connection. Raises Error("overload"): nothing was counted then."""
-        if self.pending >= self.max_pending:
-            raise self._trip(cluster, "max_pending", self.max_pending, "sessions wait for a connection")
-        if self.max_connections != float("inf"):
-            used = self.pending + sum(endpoint.active + len(endpoint.idle) for endpoint in cluster.endpoints)
-            if used >= self.max_connections:
-                raise self._trip(cluster, "max_connections", self.max_connections, "connections are in use")
-        self.pending += 1
-
-    def connected(self) -> None:
-        """It waits no longer, whatever came of it."""
-        self.pending -= 1
-
-    def retry(self) -> bool:
-        """May one more session be retried? If so it is counted, until `retried`."""
-        if self.retries >= self.max_retries:
-            self.tripped["max_retries"] = self.tripped.get("max_retries", 0) + 1
-            return False
-        self.retries += 1
-        return True
-
-    def retried(self) -> None:
-        self.retries -= 1
-
-    def _trip(self, cluster: Cluster, name: str, limit: float, what: str) -> Error:
-        self.tripped[name] = self.tripped.get(name, 0) + 1
-        return Error("overload", f"cluster {cluster.name!r}: {limit:g} {what} already (options.{name})", "carrier", "yes")
 
 
 class Bounds(msgspec.Struct, frozen=True):

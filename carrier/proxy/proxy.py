@@ -14,21 +14,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from carrier import model
 from carrier.admin.gate import Limits
 from carrier.admin.where import options, own_listener
 from carrier.config import draft as cfg
 from carrier.core import registry
-from carrier.core.cluster import Cluster, Env, Plan
-from carrier.core.listener import Listener, authority
+from carrier.core.address import authority
+from carrier.core.decision import Decision, Hits
+from carrier.core.listener import Listener
 from carrier.core.resolve import is_here
-from carrier.core.session import Session
 from carrier.errors import ConfigError, Error, Problem
 from carrier.hops import framing
-from carrier.rules.table import Decision, Hits, Matchers, Table, same
+from carrier.model import same
+from carrier.rules.table import Matchers, Table
+
+if TYPE_CHECKING:
+    from carrier.core.cluster import Cluster, Plan
+    from carrier.core.env import Env
+    from carrier.core.session import Session
 
 TICK = 1.0
 """Seconds between two looks at deadlines: one coarse timer for everything."""
@@ -61,7 +68,7 @@ class Proxy:
 
     def __init__(self, env: Env, admin_address: tuple[str, int] | None = (ADMIN_HOST, ADMIN_PORT)) -> None:
         self.env = env
-        self.config = cfg.Config()
+        self.config = model.Config()
         self.listeners: dict[str, Listener] = {}
         self.clusters: dict[str, Cluster] = {}
         self.tables: dict[str, Table] = {}
@@ -79,9 +86,9 @@ class Proxy:
         """Somebody asked for that address: without it there is no start. Else the process serves without, and warns."""
         self.admin: Listener | None = None
         self.timer: asyncio.TimerHandle | None = None
-        self.check: Callable[[cfg.Config], Iterable[str]] | None = None
+        self.check: Callable[[model.Config], Iterable[str]] | None = None
         """Gives the warnings of a configuration."""
-        self.persist: Callable[[cfg.Config], Awaitable[None]] | None = None
+        self.persist: Callable[[model.Config], Awaitable[None]] | None = None
         """Puts a configuration on disk, before it is in force; raises Error if it cannot."""
         self.others: list[Listener] = []
         """Listeners that are no part of the configuration and serve to the end: the unix socket, health."""
@@ -103,7 +110,7 @@ class Proxy:
 
     # ------------------------------------------------------------------ change
 
-    async def apply(self, config: cfg.Config) -> tuple[str, ...]:
+    async def apply(self, config: model.Config) -> tuple[str, ...]:
         """Put `config` in force as the next revision; returns warnings. Raises ConfigError or Error: then nothing has changed."""
         async with self.applying:
             config = msgspec.structs.replace(config, revision=self.config.revision + 1)
@@ -122,7 +129,7 @@ class Proxy:
             self._commit(config, build)
             return tuple(build.warnings)
 
-    def _build_clusters(self, config: cfg.Config, build: Build) -> None:
+    def _build_clusters(self, config: model.Config, build: Build) -> None:
         problems: list[Problem] = []
         for name, conf in config.clusters.items():
             old = self.clusters.get(name)
@@ -140,7 +147,7 @@ class Proxy:
         if problems:
             raise ConfigError(*problems)
 
-    def _new_cluster(self, conf: cfg.Cluster) -> Cluster:
+    def _new_cluster(self, conf: model.Cluster) -> Cluster:
         """A cluster of a configuration. Raises ConfigError or Error."""
         kind = registry.cluster(conf.spec.get("protocol", ""))
         if kind is None:
@@ -152,13 +159,13 @@ class Proxy:
         except Exception as exc:
             raise _odd("clusters", conf.name, exc) from exc
 
-    def _build_tables(self, config: cfg.Config, build: Build) -> None:
+    def _build_tables(self, config: model.Config, build: Build) -> None:
         for name, conf in config.listeners.items():
             old = self.tables.get(name)
             table = Table(config, conf.rules, build.clusters, self.matchers, self.hits, old)
             build.tables[name] = old if old is not None and old.equals(table) else table
 
-    async def _build_listeners(self, config: cfg.Config, build: Build) -> None:
+    async def _build_listeners(self, config: model.Config, build: Build) -> None:
         to_api = any(leads_to_api(table) for table in build.tables.values())
         for name, conf in config.listeners.items():
             old = self.listeners.get(name)
@@ -203,7 +210,7 @@ class Proxy:
                 "give no address or a loopback one, a token file, a client CA, or say --insecure-admin",
             )
 
-    async def _new_listener(self, conf: cfg.Listener, build: Build, leaving: list[Listener]) -> Listener:
+    async def _new_listener(self, conf: model.Listener, build: Build, leaving: list[Listener]) -> Listener:
         """A bound listener that accepts nothing yet. Raises ConfigError or Error; `leaving` loses the one whose sockets it took over."""
         kind = registry.listener(conf.spec.get("protocol", ""))
         if kind is None:
@@ -229,7 +236,7 @@ class Proxy:
     def _limits(self) -> Limits:
         return self.env.gate.limits if self.env.gate is not None else Limits()
 
-    def _check_endpoints(self, config: cfg.Config, build: Build) -> None:
+    def _check_endpoints(self, config: model.Config, build: Build) -> None:
         """No cluster may lead to the API's own addresses. Raises ConfigError. Names that do are noticed when they are looked up."""
         ports = {config.listeners[name].spec.get("port") for name, table in build.tables.items() if leads_to_api(table)}
         if self.admin_address is not None and not ports:
@@ -277,7 +284,7 @@ class Proxy:
         build.fresh.append(listener)
         return listener
 
-    def _commit(self, config: cfg.Config, build: Build) -> None:
+    def _commit(self, config: model.Config, build: Build) -> None:
         """Swap everything in. Nothing here awaits; what others' code does at its end or start cannot undo the change any more."""
         guard = self.env.guard
         for cluster, plan in build.updates:
@@ -480,7 +487,7 @@ class Shed(Table):
     """A table that refuses every session: there is too much already."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(cfg.Config(), "", {}, Matchers(), {})
+        super().__init__(model.Config(), "", {}, Matchers(), {})
         self.decision = Decision("", "", Hits())
         self.decision.said = reason
         self.decision.error = Error("overload", reason)

@@ -5,24 +5,30 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from carrier.config import draft as config
 from carrier.core import health
-from carrier.core.cluster import Cluster, Endpoint, Env, first_that_connects
-from carrier.core.health import Health
+from carrier.core.address import check_bind, local_address
+from carrier.core.breaker import BREAKER
+from carrier.core.cluster import Cluster, Endpoint, first_that_connects
 from carrier.core.pool import Pool
-from carrier.core.resolve import Address
-from carrier.core.session import Session
-from carrier.core.stream import Socket, Stream
 from carrier.errors import Error, Problem, from_os
-from carrier.hops.tls import HANDSHAKE, client_of, tls_error
+from carrier.hops.certificates import client_of
+from carrier.hops.tls import HANDSHAKE, tls_error
 from carrier.options import check_numbers, numbers
-from carrier.proxy.overload import BREAKER
 from carrier.wire.h1 import reader as http1
-from carrier.wire.http import Head, request_head
-from clusters.http.h1 import HttpUpstream, Probe
-from clusters.tcp import check_bind, local_address
+from carrier.wire.making import request_head
+from clusters.http.h1 import HttpUpstream
+from clusters.http.probe import Probe
+
+if TYPE_CHECKING:
+    from carrier import model as config
+    from carrier.core.env import Env
+    from carrier.core.health import Health
+    from carrier.core.resolve import Address
+    from carrier.core.session import Session
+    from carrier.core.stream import Socket, Stream
+    from carrier.wire.http import Head
 
 UNACKNOWLEDGED = 10_000
 """Milliseconds after which a connection is lost when the other host acknowledges nothing that was sent (RFC 5482, tcp(7)): a laptop that

@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
-from carrier.core.cluster import Endpoint
-from carrier.core.pool import Pool
-from carrier.core.session import DESTROYED
-from carrier.core.stream import HIGH, NOWHERE, Socket
+from carrier.core.stream import DESTROYED, HIGH, NOWHERE, Socket
 from carrier.errors import Error, Retry, from_os
 from carrier.wire.h1 import reader as http1
-from carrier.wire.http import CHUNKED, LENGTH, NONE, Fields, Head, request_head
+from carrier.wire.http import CHUNKED, LENGTH, NONE, Fields, Head
+from carrier.wire.making import request_head
 
 if TYPE_CHECKING:
+    from carrier.core.cluster import Endpoint
+    from carrier.core.pool import Pool
     from clusters.http.cluster import HttpCluster
 
 SHORT = 4096
@@ -28,40 +28,6 @@ MISSES = 8
 REST = 4096
 PIECE = 64 * 1024
 """Bytes of one read of an answer that is large, or of which nobody knows how large it is."""
-
-
-class Probe(asyncio.Protocol):
-    """One health check: a request, and the status of its answer in the future `status`."""
-
-    def __init__(self, limits: http1.Limits, request: Head) -> None:
-        self.request = request
-        self.reader = http1.AnswerReader(http1.AnswerMemo(), limits, self)
-        self.reader.expect(request.method)
-        self.status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast(asyncio.Transport, transport).write(self.request.wire)
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            self.reader.feed(data)
-        except Error as error:
-            self._fail(error)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._fail(Error("closed", "the connection was closed before an answer came", "upstream"))
-
-    def _fail(self, error: Error) -> None:
-        if not self.status.done():
-            self.status.set_exception(error)
-            self.status.exception()  # nobody may be waiting any more
-
-    def on_head(self, head: Head) -> None:
-        if head.status >= 200 and not self.status.done():
-            self.status.set_result(head.status)
-
-    def on_data(self, data: bytes) -> None: ...
-    def on_end(self, trailers: Fields) -> None: ...
 
 
 class Bulk(asyncio.BufferedProtocol):

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from carrier.observe.metrics import METRICS, Metric
+from carrier.observe.catalogue import METRICS, Metric
 
 FILE = Path(__file__).parent / "carrier.json"
 QUANTILES = (0.5, 0.9, 0.99)

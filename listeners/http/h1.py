@@ -9,27 +9,27 @@ bounded. An answer's pieces of one wake-up leave in one write. Deadlines are loo
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 import struct
 from collections.abc import Callable
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
-from carrier.core.cluster import Cluster
+from carrier.core.address import is_loopback, plain
 from carrier.core.ledger import refused
-from carrier.core.listener import is_loopback, plain
 from carrier.core.room import IDLE, PATIENCE, UNFINISHED, YOUNG
-from carrier.core.session import DESTROYED, Session, blank
-from carrier.core.stream import HIGH, NOWHERE, Socket, Stream
+from carrier.core.session import Session, blank
+from carrier.core.stream import DESTROYED, HIGH, NOWHERE, Socket, Stream
 from carrier.errors import Error
-from carrier.hops.tls import describe
-from carrier.rules.explain import answer_fields
+from carrier.hops.certificates import describe
+from carrier.wire.forwarding import make_id, trusts
 from carrier.wire.frames import ANY_RSV, Scanner
 from carrier.wire.h1 import reader as http1
-from carrier.wire.http import CHUNKED, CLOSE, LENGTH, NONE, REASONS, Fields, Head, answer_head, date_field, make_id, trusts
+from carrier.wire.http import CHUNKED, CLOSE, LENGTH, NONE, Fields, Head
+from carrier.wire.making import date_field
+from listeners.http.answers import answer_fields, error_answer, fine
 
 if TYPE_CHECKING:
+    from carrier.core.cluster import Cluster
     from listeners.http.listener import HttpListener
 
 MISSES = 8
@@ -791,25 +791,3 @@ class HttpConnection(Socket, asyncio.Protocol):
         if tls is not None:
             found["TLS"] = describe(tls)
         return found
-
-
-@lru_cache(maxsize=1)
-def fine(date: tuple[bytes, bytes]) -> Head:
-    """What a destination that knows no HTTP answers with (contract, section 4)."""
-    return answer_head(200, [date], framing=CLOSE)
-
-
-def error_answer(error: Error) -> tuple[Head, bytes]:
-    """An error as HTTP says it: l7mp's JSON (contract, section 3), and when to come back if that may help."""
-    return _error_answer(error.status, error.kind, error.detail, date_field())
-
-
-@lru_cache(maxsize=64)
-def _error_answer(status: int, kind: str, detail: str, date: tuple[bytes, bytes]) -> tuple[Head, bytes]:
-    """Remembered: when thousands are refused in a second, they are refused for the same reason."""
-    message = REASONS.get(status, b"").decode()
-    body = json.dumps({"status": status, "message": message, "content": detail}, indent=4).encode()
-    fields = [date, (b"content-type", b"application/json"), (b"x-carrier-error", kind.encode())]
-    if status == 503:
-        fields.append((b"retry-after", b"1"))
-    return answer_head(status, fields, body), body

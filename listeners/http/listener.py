@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import Mapping
-from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from carrier.config import draft as config
-from carrier.core.cluster import Env
-from carrier.core.listener import Key, Listener, bind_stream
+from carrier.core.address import bind_stream
+from carrier.core.listener import Key, Listener
 from carrier.core.room import Room
-from carrier.core.session import Session
-from carrier.errors import Error, Problem
-from carrier.hops.tls import HANDSHAKE, server_of
+from carrier.errors import Problem
+from carrier.hops.certificates import server_of
+from carrier.hops.tls import HANDSHAKE
 from carrier.options import check_numbers, numbers, port_of
-from carrier.rules.match import set_at
-from carrier.rules.table import Decision, Table
+from carrier.wire.forwarding import Forwarding
 from carrier.wire.h1 import reader as http1
-from carrier.wire.http import Forwarding, Head, rewrite
 from listeners.http.h1 import HttpConnection
+from listeners.http.routing import DECISIONS, _networks, rewritten
 
-DECISIONS = 8192
-"""Decisions remembered per listener for heads that are not."""
+if TYPE_CHECKING:
+    from carrier import model as config
+    from carrier.core.decision import Decision
+    from carrier.core.env import Env
+    from carrier.core.session import Session
+    from carrier.rules.table import Table
+    from carrier.wire.http import Head
+
 OPTIONS: Mapping[str, float] = {
     "track": 0,
     "header_timeout": 10,
@@ -212,42 +214,3 @@ class HttpListener(Listener):
 
     def metadata(self, session: Session) -> dict[str, Any]:
         return cast(HttpConnection, session.source).metadata(session.request)
-
-
-def _networks(value: object) -> list[IPv4Network | IPv6Network]:
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise TypeError(f"expected a list of CIDRs, got {value!r}")
-    return [ip_network(str(item), strict=False) for item in value]
-
-
-def rewritten(head: Head, decision: Decision) -> Head:
-    """The head with the rule's rewrites of /HTTP/method, /HTTP/url/path and /HTTP/headers applied to what is sent on."""
-    if not decision.rewrite or not any(rewrite.path.strip("/").startswith("HTTP") for rewrite in decision.rewrite):
-        return head
-    before: dict[str, Any] = {"HTTP": head.metadata()}
-    after = before
-    for change in decision.rewrite:
-        after = set_at(after, change.path, change.value)
-    old, new = before["HTTP"], after.get("HTTP") if isinstance(after, dict) else None
-    if not isinstance(new, dict):
-        return head
-    headers, wanted = old["headers"], new.get("headers")
-    fields: dict[bytes, bytes | None] = {}
-    if isinstance(wanted, dict):
-        fields = {_bytes(n).lower(): _bytes(v) for n, v in wanted.items() if headers.get(n) != v}
-        fields.update({_bytes(n): None for n in headers if n not in wanted})
-    url = new.get("url")
-    path = url.get("path") if isinstance(url, dict) else None
-    target = _bytes(path) if path is not None and path != old["url"]["path"] else None
-    method = _bytes(new.get("method")) if new.get("method") != old["method"] else None
-    try:
-        return rewrite(head, method=method, target=target, fields=fields) if fields or target or method else head
-    except Error:
-        return head  # what cannot be written is not sent on; `carrier check` says which rewrites those are
-
-
-def _bytes(value: object) -> bytes:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text.encode("latin-1", "replace")

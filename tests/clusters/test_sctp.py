@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from carrier.errors import Error
+from carrier.hops.sctp import missing
 from clusters.sctp import SctpCluster
-from listeners.sctp import missing
 from tests.support import cluster, config, running
 
 

@@ -7,7 +7,8 @@ import socket
 
 import pytest
 
-from clusters.tcp import TcpCluster, local_address
+from carrier.core.address import local_address
+from clusters.tcp import TcpCluster
 from tests.support import ask, cluster, config, echoing, free_port, listener, port_of, running, saying, tcp, tcp_server, wait_until
 
 

@@ -26,7 +26,7 @@ from websockets.exceptions import ConnectionClosed
 
 from carrier.admin.api import Api
 from carrier.config import source
-from carrier.core.cluster import Env
+from carrier.core.env import Env
 from carrier.proxy.proxy import Proxy
 
 TRANSCRIPTS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "transcripts"

@@ -18,9 +18,9 @@ import msgspec
 import pytest
 
 from carrier.admin.api import Api
-from carrier.config.draft import Config
 from carrier.config.source import loads
-from carrier.core.cluster import Env
+from carrier.core.env import Env
+from carrier.model import Config
 from carrier.proxy.proxy import Proxy
 from tests.compat.test_replay import normal
 

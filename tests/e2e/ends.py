@@ -21,9 +21,9 @@ from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as ws_serve
 from websockets.exceptions import ConnectionClosed
 
+from carrier.hops.sctp import SCTP_NODELAY, sctp_socket
+from carrier.hops.sctp import missing as no_sctp
 from carrier.proxy.proxy import Proxy
-from listeners.sctp import SCTP_NODELAY, sctp_socket
-from listeners.sctp import missing as no_sctp
 from tests.sockets import MODES, Pipe
 from tests.support import PATIENCE, free_port
 

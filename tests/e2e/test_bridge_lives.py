@@ -6,9 +6,10 @@ import os
 
 import pytest
 
-from carrier.bridges.edits import Bridges, Leases
+from carrier.bridges.edits import Bridges
 from carrier.errors import ConfigError, Error
 from carrier.log import Log
+from carrier.process.leases import Leases
 from tests.support import TcpServer, cluster, config, free_port, http, listener, port_of, running, tcp, tcp_server, wait_until
 
 JOHN = {"matchHeader": {"name": "x-user", "value": "john"}}
@@ -192,7 +193,7 @@ async def test_the_crd_s_path_prefix_is_a_bridge():
 
 
 async def test_a_lease_that_is_over_is_listed_as_expired_and_its_sessions_drain(monkeypatch):
-    monkeypatch.setattr("carrier.bridges.edits.DRAIN", 0.1)
+    monkeypatch.setattr("carrier.process.leases.DRAIN", 0.1)
 
     async def tunnel(peer):
         await peer.reader.readuntil(b"\r\n\r\n")

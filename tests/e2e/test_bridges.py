@@ -7,9 +7,10 @@ import contextlib
 
 import pytest
 
-from carrier.bridges.edits import Bridges, Leases
-from carrier.config.draft import Config
+from carrier.bridges.edits import Bridges
 from carrier.log import Log
+from carrier.model import Config
+from carrier.process.leases import Leases
 from carrier.proxy.proxy import Proxy
 from tests import support as s
 

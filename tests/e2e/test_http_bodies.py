@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from carrier.config import draft as c
+from carrier import model as c
 from tests.conversation import Peer, Stage
 
 GET = b"GET /a HTTP/1.1\r\nhost: a\r\n\r\n"

@@ -7,15 +7,15 @@ import json
 
 import pytest
 
-from carrier.config import draft as c
+from carrier import model
 from tests.conversation import Peer, Stage
 from tests.e2e.test_http_bodies import GET, OK, answered
 
 HEADER = {"matchHeader": {"name": "x-user", "value": "me"}}
 
 
-def endpoint(port: int) -> c.Cluster:
-    return c.Cluster("other", {"protocol": "HTTP", "port": port}, (c.EndPoint("o", {"address": "127.0.0.1"}),))
+def endpoint(port: int) -> model.Cluster:
+    return model.Cluster("other", {"protocol": "HTTP", "port": port}, (model.EndPoint("o", {"address": "127.0.0.1"}),))
 
 
 async def asks(stage: Stage, request: bytes = GET) -> tuple[Peer, bytes, bytes]:
@@ -54,7 +54,7 @@ async def test_a_refused_connection_is_503_with_retry_after() -> None:
 
 
 async def test_a_cluster_without_endpoints_is_503() -> None:
-    empty = {"none": c.Cluster("none", {"protocol": "HTTP", "port": 1})}
+    empty = {"none": model.Cluster("none", {"protocol": "HTTP", "port": 1})}
     async with Stage(rules=((None, "none", ()),), clusters=empty) as stage:
         _, head, _ = await asks(stage)
         assert head.startswith(b"HTTP/1.1 503 ") and b"no-endpoint" in head
@@ -203,8 +203,11 @@ async def test_changed_rules_decide_the_next_request_of_a_live_connection() -> N
         request = GET.replace(b"\r\n\r\n", b"\r\nx-user: me\r\n\r\n")
         client, server, _ = await stage.both(request)
         with_rule = stage.config(
-            rules={"all": c.Rule("all", None, c.Action(route="up")), "mine": c.Rule("mine", HEADER, c.Action(route="other"))},
-            rulelists={"rl": c.RuleList("rl", ("mine", "all"))},
+            rules={
+                "all": model.Rule("all", None, model.Action(route="up")),
+                "mine": model.Rule("mine", HEADER, model.Action(route="other")),
+            },
+            rulelists={"rl": model.RuleList("rl", ("mine", "all"))},
             listeners=stage.proxy.config.listeners,
             clusters=stage.proxy.config.clusters,
         )
@@ -399,10 +402,10 @@ async def test_targets_as_sloppy_clients_write_them_pass_where_the_listener_allo
 
 async def test_a_rule_rewrites_header_path_and_method() -> None:
     rewrites = (
-        c.Rewrite("/HTTP/headers/x-team", "blue"),
-        c.Rewrite("/HTTP/headers/x-user", "you"),
-        c.Rewrite("/HTTP/url/path", "/v2/b?q=1"),
-        c.Rewrite("/HTTP/method", "PUT"),
+        model.Rewrite("/HTTP/headers/x-team", "blue"),
+        model.Rewrite("/HTTP/headers/x-user", "you"),
+        model.Rewrite("/HTTP/url/path", "/v2/b?q=1"),
+        model.Rewrite("/HTTP/method", "PUT"),
     )
     async with Stage(rules=((HEADER, "up", rewrites),)) as stage:
         client, server, head = await stage.both(b"POST /a HTTP/1.1\r\nhost: a\r\nx-user: me\r\ncontent-length: 2\r\n\r\nhi")
@@ -459,9 +462,9 @@ async def test_a_request_id_is_kept_or_made_anew_for_each_request() -> None:
 
 
 async def test_a_transform_that_may_change_the_length_gets_a_body_without_one() -> None:
-    more = {"log": c.Cluster("log", {"protocol": "Logger"})}
+    more = {"log": model.Cluster("log", {"protocol": "Logger"})}
     async with Stage(clusters=more) as stage:
-        routes = {**stage.proxy.config.routes, "up": c.Route("up", "up", ingress=("log",), egress=("log",))}
+        routes = {**stage.proxy.config.routes, "up": model.Route("up", "up", ingress=("log",), egress=("log",))}
         await stage.proxy.apply(stage.config(routes=routes, listeners=stage.proxy.config.listeners))
         client, server, head = await stage.both(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello")
         assert b"content-length" not in head and await server.until(b"0\r\n\r\n") == b"5\r\nhello\r\n0\r\n\r\n"

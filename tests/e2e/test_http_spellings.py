@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
-from carrier.config import draft as c
+from carrier import model as c
 from tests.conversation import Peer, Stage
 
 MATCHED, REFUSED, OTHER = "matched", "refused", "other"

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from carrier.admin.api import OPERATIONS
 from carrier.admin.gate import Limits
+from carrier.admin.operations import OPERATIONS
 from carrier.cli.main import LIMITS, parser
-from carrier.proxy.overload import BREAKER
+from carrier.core.breaker import BREAKER
 from tests.soak import churn, damaged, drain, kill9
 from tests.soak.process import PATIENCE, carrier, free_port
 

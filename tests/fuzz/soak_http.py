@@ -24,8 +24,8 @@ from typing import Any, cast
 
 import uvloop
 
-from carrier.config import draft as c
-from carrier.core.cluster import Env
+from carrier import model as c
+from carrier.core.env import Env
 from carrier.proxy.proxy import Proxy
 
 EVERY = 20_000

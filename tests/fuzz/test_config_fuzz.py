@@ -13,8 +13,8 @@ import pytest
 
 from carrier.admin.api import Api
 from carrier.config.document import from_document, to_document
-from carrier.config.draft import Config
 from carrier.errors import ConfigError
+from carrier.model import Config
 
 LISTENER: dict[str, Any] = {
     "name": "l",

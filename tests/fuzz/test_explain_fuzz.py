@@ -13,11 +13,13 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from carrier.config.draft import Config
-from carrier.core.cluster import Env
+from carrier.admin.imagine import ask, offline
+from carrier.cli.explained import render
+from carrier.core.decision import Decision
+from carrier.core.env import Env
 from carrier.errors import Error
-from carrier.rules.explain import Explanation, ask, offline, render
-from carrier.rules.table import Decision
+from carrier.model import Config
+from carrier.rules.explain import Explanation
 from carrier.wire.h1 import reader as http1
 from carrier.wire.http import Head
 from listeners.http.listener import HttpListener

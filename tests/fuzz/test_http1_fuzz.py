@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 
 import carrier.wire.h1.head
 from carrier.errors import Error
+from carrier.wire.forwarding import Forwarding
 from carrier.wire.h1.reader import AnswerMemo, AnswerReader, Limits, RequestMemo, RequestReader, parse_answer, parse_request
-from carrier.wire.http import CHUNKED, CLOSE, LENGTH, NONE, Fields, Forwarding, Head, split_fields
+from carrier.wire.http import CHUNKED, CLOSE, LENGTH, NONE, Fields, Head, split_fields
 
 LONGER = int(os.environ.get("CARRIER_FUZZ", "1"))
 CORPUS = Path(__file__).parents[3] / "shared" / "data" / "http1"

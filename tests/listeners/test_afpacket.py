@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from carrier.errors import Error
+from carrier.hops.afpacket import packet_socket, privileged
 from clusters.afpacket import PacketCluster
-from listeners.afpacket import PacketListener, packet_socket, privileged
+from listeners.afpacket import PacketListener
 from tests.support import config, echo, listener, port_of, running, udp, wait_until
 
 privilege = pytest.mark.skipif(bool(privileged()), reason=privileged())

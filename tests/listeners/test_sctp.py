@@ -17,8 +17,9 @@ from carrier.core.stream import link
 from carrier.errors import Error
 from carrier.hops.bytesocket import LINGER_RST
 from carrier.hops.packetsocket import LONGEST
+from carrier.hops.sctp import SCTP_NODELAY, SctpSocket, missing, sctp_socket
 from clusters.sctp import SctpCluster
-from listeners.sctp import SCTP_NODELAY, SctpListener, SctpSocket, missing, sctp_socket
+from listeners.sctp import SctpListener
 from tests.soak.process import Carrier, free_port
 from tests.sockets import Unix, wait_readable
 from tests.support import PATIENCE, Neighbour, cluster, config, echo, listener, port_of, running, tcp_server, udp, wait_until
@@ -322,7 +323,7 @@ async def test_a_kernel_without_it_refuses_the_configuration_with_the_reason(mon
     def lacking(_: int) -> None:
         raise OSError(93, "Protocol not supported")
 
-    monkeypatch.setattr("listeners.sctp.sctp_socket", lacking)
+    monkeypatch.setattr("carrier.hops.sctp.sctp_socket", lacking)
     async with running() as proxy:
         for conf in (
             config(clusters=[cluster("up", 1, protocol="SCTP")]),

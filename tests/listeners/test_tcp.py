@@ -9,8 +9,8 @@ import socket
 
 import pytest
 
-from carrier.config.draft import Listener
 from carrier.errors import Error
+from carrier.model import Listener
 from listeners.tcp import TcpListener
 from tests.support import cluster, config, echo, free_port, listener, port_of, running, tcp, tcp_server, wait_until
 
@@ -181,7 +181,7 @@ def test_options_that_are_unknown_or_no_numbers_are_found():
 
 
 async def test_a_port_that_is_none_fails_to_bind():
-    from carrier.core.cluster import Env
+    from carrier.core.env import Env
 
     for port in ("eighty", 99999, None):
         made = TcpListener(Listener("in", {"protocol": "TCP", "port": port}, "rules"), Env(asyncio.get_running_loop()))

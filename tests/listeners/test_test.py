@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from carrier.config.schema import bodies
-from carrier.core.session import CONNECTED
-from carrier.core.stream import Socket
+from carrier.core.stream import CONNECTED, Socket
 from clusters.test import TestCluster
 from listeners.test import TestListener
 from tests.support import config, running, wait_until

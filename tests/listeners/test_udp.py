@@ -9,9 +9,9 @@ import socket
 
 import pytest
 
-from carrier.config.draft import Listener
 from carrier.errors import Error
 from carrier.hops import pace
+from carrier.model import Listener
 from listeners.udp import UdpListener
 from tests.support import cluster, config, echo, listener, port_of, running, tcp_server, udp, udp_server, wait_until
 

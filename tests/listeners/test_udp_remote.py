@@ -8,10 +8,11 @@ import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
-from carrier.core.session import CONNECTED, Session
-from carrier.core.stream import MANY
+from carrier.core.session import Session
+from carrier.core.stream import CONNECTED, MANY
 from carrier.proxy.proxy import Proxy
-from listeners.udp import Remote, UdpListener
+from listeners.udp import UdpListener
+from listeners.udp_peers import Remote
 from tests.support import Datagrams, cluster, config, free_port, listener, running, udp_server, wait_until
 
 ALWAYS = {"retry_on": "always", "num_retries": 1000, "timeout": 20}

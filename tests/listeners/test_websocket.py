@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from carrier.config.accesslog import Settings
 from carrier.core.ledger import Ledger
 from carrier.core.listener import Listener
 from carrier.core.session import Session
-from carrier.observe.access import AccessLog, Settings
+from carrier.observe.access import AccessLog
 from carrier.proxy.proxy import Proxy
 from carrier.wire.frames import BINARY, CLOSE, PING, PONG, TEXT, build
 from listeners.websocket import WebSocketListener

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable
 
 from carrier.errors import Error, Side, shown
+from carrier.wire.forwarding import CLAIMS
 from carrier.wire.h1.head import ILL, TCHARS, Limits, refuse, split_lines, split_pairs, too_large
-from carrier.wire.http import CLAIMS, ENDURING, UNMERGEABLE, Fields, join_fields
+from carrier.wire.http import ENDURING, UNMERGEABLE, Fields, join_fields
 
 # Spaces and tabs around the parts of an extension are "bad", but the grammar has them (RFC 9112 7.1.1): read, and dropped with it. Before
 # the first ";" we refuse them, as h11 does. Old servers pad the sizes of their chunks; their answers are read, requests like that are not.

@@ -15,7 +15,8 @@ from ipaddress import IPv6Address
 import h11
 
 from carrier.errors import Error, Side, shown
-from carrier.wire.http import CHUNKED, CLOSE, ENDURING, EXPLAIN, HOP, LENGTH, NONE, TOKEN, Forwarding, Head, join_fields
+from carrier.wire.forwarding import Forwarding
+from carrier.wire.http import CHUNKED, CLOSE, ENDURING, EXPLAIN, HOP, LENGTH, NONE, TOKEN, Head, join_fields
 
 
 @dataclass(frozen=True)

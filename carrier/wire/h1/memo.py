@@ -17,6 +17,7 @@ import re
 from itertools import count
 
 from carrier.errors import Error
+from carrier.wire.forwarding import Forwarding
 from carrier.wire.h1.head import (
     LENGTH_LINE,
     REQUEST_LINE,
@@ -30,7 +31,7 @@ from carrier.wire.h1.head import (
     plan_request,
     tokens,
 )
-from carrier.wire.http import EXPLAIN, FIELD_BYTES, HOP, LENGTH, NONE, TOKEN, Forwarding, Head
+from carrier.wire.http import EXPLAIN, FIELD_BYTES, HOP, LENGTH, NONE, TOKEN, Head
 
 _TABLE = 4096  # entries of a table: lines or heads
 _PLANS = 1024

@@ -10,11 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from carrier.admin.api import Answer, Api
+from carrier.admin.api import Api
+from carrier.admin.calls import Answer
 from carrier.admin.gate import Limits
 from carrier.bridges.edits import Bridges
-from carrier.config.draft import Admin, Config, Draft
+from carrier.config.draft import Draft
 from carrier.errors import Error
+from carrier.model import Admin, Config
 
 CONTROLLER = {
     "name": "controller-listener",

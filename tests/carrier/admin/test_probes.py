@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from carrier.admin.api import Answer
+from carrier.admin.calls import Answer
 from carrier.admin.probes import SHOWN, Probes
 
 

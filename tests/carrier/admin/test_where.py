@@ -13,7 +13,7 @@ import pytest
 
 from carrier.admin.gate import Limits
 from carrier.admin.where import bind_unix, default_socket, open_socket, own_listener
-from carrier.core.cluster import Env
+from carrier.core.env import Env
 from carrier.errors import Error
 
 

@@ -6,11 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from carrier.bridges.edits import Bridges, Leases
+from carrier.bridges.edits import Bridges
 from carrier.config.document import from_document
-from carrier.config.draft import Config, Draft
+from carrier.config.draft import Draft
 from carrier.errors import ConfigError, Error
 from carrier.log import Log
+from carrier.model import Config
+from carrier.process.leases import Leases
 from carrier.rules.match import Matcher
 
 NOW = 1_800_000_000.0

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from carrier.cli import carrierctl
-from carrier.config.draft import Config
 from carrier.log import Log
+from carrier.model import Config
 from carrier.process import serve
 from tests.support import free_port
 

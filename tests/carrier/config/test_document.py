@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from carrier.config.document import from_document, inspect, to_document
-from carrier.config.draft import Config, Draft
+from carrier.config.document import from_document, to_document
+from carrier.config.draft import Draft
+from carrier.config.inspector import inspect
 from carrier.errors import ConfigError
+from carrier.model import Config
 
 ECHO = {"name": "echo", "spec": {"protocol": "Echo"}}
 

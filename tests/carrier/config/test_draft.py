@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from carrier.config.draft import Config, Draft, Listener, LoadBalancer
+from carrier.config.draft import Draft
 from carrier.errors import Error
+from carrier.model import Config, Listener, LoadBalancer
 
 ECHO = {"protocol": "Echo"}
 TCP = {"protocol": "TCP", "port": 9000}

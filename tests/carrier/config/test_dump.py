@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from carrier.config import dump
-from carrier.config.draft import Config, Draft
+from carrier.config.draft import Draft
 from carrier.config.dump import View, dumps
+from carrier.model import Config
 
 TRANSCRIPTS = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "transcripts"
 

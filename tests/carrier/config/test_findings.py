@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from carrier.config.draft import Config, Draft
+from carrier.config.draft import Draft
 from carrier.config.findings import Finding, findings, warnings
+from carrier.model import Config
 from carrier.rules.table import Matchers
 
 ECHO = {"protocol": "Echo"}

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from carrier.config import draft as cfg
-from carrier.core.cluster import Cluster, Endpoint, Env, first_that_connects
+from carrier import model as cfg
+from carrier.core.cluster import Cluster, Endpoint, first_that_connects
+from carrier.core.env import Env
 from carrier.errors import ConfigError, Error
 from tests.support import ask, cluster, config, listener, port_of, running, saying, tcp_server
 

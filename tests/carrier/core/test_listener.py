@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from carrier.core import listener as module
-from carrier.core.listener import TRACKED, authority, bind_stream, is_loopback, plain
+from carrier.core import address as module
+from carrier.core.address import authority, bind_stream, is_loopback, plain
+from carrier.core.listener import TRACKED
 from carrier.errors import Error
 from listeners.tcp import TcpListener
 from tests.support import ask, config, echo, listener, port_of, running, tcp, wait_until

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from carrier.core.names import TICK, Names
-from carrier.core.session import CONNECTED, DESTROYED
+from carrier.core.stream import CONNECTED, DESTROYED
 from tests.sockets import client as unix
 from tests.support import config, echo, free_port, listener, port_of, running, tcp, udp, wait_until, without
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from carrier.config.draft import Config
-from carrier.core.cluster import Cluster, Endpoint, Env
+from carrier.core.cluster import Cluster, Endpoint
+from carrier.core.env import Env
 from carrier.core.session import MAX_EVENTS, Session
 from carrier.core.stream import MANY, Socket
 from carrier.errors import Error
+from carrier.model import Config
 from carrier.proxy.proxy import Proxy
 from tests.support import (
     ask,

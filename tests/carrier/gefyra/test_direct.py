@@ -2,11 +2,11 @@
 
 import pytest
 
-from carrier.config.draft import Config
 from carrier.gefyra.access import Fleet
 from carrier.gefyra.daemon import settings_from
 from carrier.gefyra.direct import DirectAccess
 from carrier.log import Log
+from carrier.model import Config
 from carrier.process import serve
 from tests.carrier.gefyra.world import World
 from tests.support import free_port

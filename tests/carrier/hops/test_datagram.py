@@ -9,21 +9,9 @@ import sys
 
 import pytest
 
-from carrier.hops import datagram as batch
-from carrier.hops.datagram import (
-    ALONE,
-    COUNT,
-    LOOK,
-    SEGMENTS,
-    Adaptive,
-    DatagramSocket,
-    enlarge,
-    kernel_drops,
-    parts,
-    receiver,
-    run_length,
-    sockaddr,
-)
+from carrier.hops import mmsg as batch
+from carrier.hops.datagram import ALONE, LOOK, Adaptive, DatagramSocket
+from carrier.hops.mmsg import COUNT, SEGMENTS, enlarge, kernel_drops, parts, receiver, run_length, sockaddr
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from carrier.config import draft as c
+from carrier import model as c
 from carrier.core.stream import link
 from carrier.errors import ConfigError
 from carrier.hops.framing import MOST, Length32, Lines

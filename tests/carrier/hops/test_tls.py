@@ -10,7 +10,8 @@ import pytest
 import trustme
 
 from carrier.errors import ConfigError, Error
-from carrier.hops.tls import ClientTls, ServerTls, check_client, check_server, parse_hello
+from carrier.hops.certificates import ClientTls, ServerTls, check_client, check_server
+from carrier.wire.hello import parse_hello
 from tests.support import cluster, config, echo, listener, port_of, running, saying, tcp_server, wait_until
 
 

@@ -18,7 +18,7 @@ from carrier.hops.bytesocket import ByteSocket
 from carrier.hops.lookout import lookout
 from carrier.hops.websocket import OPTIONS, Violation, WebSocketEnd, closing_of, reserved_bits
 from carrier.wire.frames import BINARY, CLOSE, NO_CODE, PING, PONG, TEXT, Closing, Scanner, build, close_payload
-from carrier.wire.http import answer_head
+from carrier.wire.making import answer_head
 from tests.support import wait_until
 
 MASK = b"\x01\x02\x03\x04"

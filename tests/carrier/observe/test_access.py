@@ -19,13 +19,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from carrier.config.draft import Admin, Config
+from carrier.config.accesslog import Settings, read, settings_of
+from carrier.core.decision import Decision, Hits
 from carrier.core.ledger import Ledger
 from carrier.errors import ConfigError, Error
-from carrier.observe import access
-from carrier.observe.access import AccessLog, Lines, Settings, Writer, flags, read, settings_of
-from carrier.rules.table import Decision, Hits
-from carrier.wire.http import answer_head, request_head
+from carrier.model import Admin, Config
+from carrier.observe import access, lines
+from carrier.observe.access import AccessLog
+from carrier.observe.lines import Lines, flags
+from carrier.observe.writer import Writer
+from carrier.wire.making import answer_head, request_head
 from tests.conversation import Stage
 from tests.e2e.test_http_bodies import answered
 from tests.support import config, echo, listener, port_of, running, tcp, wait_until
@@ -49,7 +52,7 @@ async def logged(env: Any, file: Path, whose: Any = lambda rule: "", **settings:
         log.close()
 
 
-def lines(file: Path) -> list[dict[str, Any]]:
+def read_lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
@@ -489,8 +492,8 @@ async def test_what_a_connection_sends_behind_its_limit_of_connections_is_told(t
         (b"GET", (b"", b"GET", b"")),
         (b"G\0T /x HTTP/1.1", (b"", b"G\0T /x HTTP/1.1", b"")),
         (b"", (b"", b"", b"")),
-        (b"GET /" + b"x" * 5000, (b"GET", b"/" + b"x" * (access.SHOWN - 5), b"")),
+        (b"GET /" + b"x" * 5000, (b"GET", b"/" + b"x" * (lines.SHOWN - 5), b"")),
     ],
 )
 def test_a_first_line_is_told_apart_as_far_as_it_is_there(begun: bytes, parts: tuple[bytes, bytes, bytes]) -> None:
-    assert access.first_line(begun) == parts
+    assert lines.first_line(begun) == parts

@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as prometheus
-from tests.carrier.observe.test_meter import meter
 
 from carrier.admin.api import Api
 from carrier.bridges.edits import Bridges
 from carrier.errors import Error
 from carrier.observe import metrics
+from carrier.observe.catalogue import BY_NAME, METRICS
 from carrier.observe.exposition import OPENMETRICS, TEXT
-from carrier.observe.metrics import BY_NAME, METRICS, Metrics
+from carrier.observe.metrics import Metrics
+from tests.carrier.observe.test_meter import meter
 from tests.conversation import Stage
 from tests.e2e.test_http_bodies import answered
 from tests.support import cluster, config, echo, free_port, listener, port_of, running, tcp, wait_until

@@ -10,8 +10,8 @@ import pytest
 
 from carrier.admin.api import Api
 from carrier.bridges.edits import Bridges
-from carrier.config.draft import Config
 from carrier.errors import Error
+from carrier.model import Config
 from carrier.observe.overview import address_of, overview, probe, user_of
 from tests.support import cluster, config, echo, free_port, listener, port_of, running, tcp, tcp_server
 

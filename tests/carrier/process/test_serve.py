@@ -20,9 +20,9 @@ from websockets.exceptions import ConnectionClosed
 
 from carrier.admin.gate import Limits
 from carrier.config.document import from_document
-from carrier.config.draft import Config
 from carrier.errors import ConfigError, Error
 from carrier.log import Log
+from carrier.model import Config
 from carrier.process.serve import Server, Settings, run, start
 from carrier.proxy.overload import Bounds
 from tests.support import cluster, config, echo, free_port, http, listener, port_of, tcp, tcp_server, udp, wait_until

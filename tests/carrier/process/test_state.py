@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from carrier.bridges.edits import Bridges
-from carrier.config.draft import Config
 from carrier.errors import ConfigError, Error
+from carrier.model import Config
 from carrier.process.state import Folder, Saved, decode, encode, fingerprint, resumed, touched
 from tests.support import cluster, config, echo, listener, without
 

@@ -13,14 +13,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from carrier import model as cfg
 from carrier.admin.gate import Gate, Tokens
-from carrier.config import draft as cfg
-from carrier.config.draft import Config
 from carrier.core import registry
 from carrier.core.cluster import Cluster
 from carrier.core.listener import Listener
 from carrier.core.session import Session
 from carrier.errors import ConfigError, Error
+from carrier.model import Config
 from carrier.proxy.proxy import Proxy
 from tests.support import (
     ask,

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 from carrier.admin.api import Api
-from carrier.config.draft import Config
-from carrier.core.cluster import Env
+from carrier.admin.imagine import ask, offline
+from carrier.cli.explained import render
+from carrier.core.env import Env
 from carrier.errors import ConfigError
-from carrier.rules.explain import Explanation, answer_fields, ask, choice, offline, render
+from carrier.model import Config
+from carrier.rules.explain import Explanation, choice
 from carrier.rules.match import compile_match
+from listeners.http.answers import answer_fields
 from tests.conversation import Stage
 from tests.support import cluster, config, echo, http, listener, port_of, running
 

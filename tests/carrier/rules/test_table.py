@@ -10,10 +10,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from carrier.config.draft import Config
-from carrier.core.cluster import Cluster, Env
+from carrier.core.cluster import Cluster
+from carrier.core.decision import DEFAULT_CONNECT_TIMEOUT, MAX_TIMEOUT, Hits, Retry
+from carrier.core.env import Env
+from carrier.model import Config, same
 from carrier.rules.match import Matcher
-from carrier.rules.table import DEFAULT_CONNECT_TIMEOUT, MAX_TIMEOUT, Hits, Matchers, Retry, Table, same
+from carrier.rules.table import Matchers, Table
 from clusters.virtual import EchoCluster
 from tests.support import config, echo
 

@@ -7,21 +7,9 @@ from ipaddress import ip_network
 import pytest
 
 from carrier.errors import Error
-from carrier.wire.http import (
-    CHUNKED,
-    CLOSE,
-    LENGTH,
-    NONE,
-    Forwarding,
-    Head,
-    answer_head,
-    canned,
-    date_field,
-    make_id,
-    request_head,
-    rewrite,
-    trusts,
-)
+from carrier.wire.forwarding import Forwarding, make_id, trusts
+from carrier.wire.http import CHUNKED, CLOSE, LENGTH, NONE, Head
+from carrier.wire.making import answer_head, canned, date_field, request_head, rewrite
 
 RAW = b"GET /a/b?x=1&y HTTP/1.1\r\nHost: a.example:8080\r\nX-User: alice\r\nCookie: a=1\r\nx-user:  bob \r\nCookie: b=2\r\n\r\n"
 

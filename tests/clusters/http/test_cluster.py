@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from carrier.config import draft as c
+from carrier import model as c
 from clusters.http.cluster import UNACKNOWLEDGED, HttpCluster
 from tests.conversation import Stage
 from tests.e2e.test_http_bodies import GET, OK, answered

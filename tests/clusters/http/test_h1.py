@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.listeners.http.test_h1 import GET, OK, Pair
 
 from carrier.core.session import Session
 from carrier.errors import Error
 from clusters.http.h1 import HttpUpstream
+from tests.listeners.http.test_h1 import GET, OK, Pair
 
 HEAD = b"HEAD / HTTP/1.1\r\nhost: a\r\n\r\n"
 

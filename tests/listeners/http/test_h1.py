@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from carrier.config import draft as c
-from carrier.core.cluster import Env
+from carrier import model as c
+from carrier.core.env import Env
 from carrier.observe.meter import Meter
 from carrier.rules.table import Matchers, Table
 from clusters.http.cluster import HttpCluster

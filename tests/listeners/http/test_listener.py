@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from tests.listeners.http.test_h1 import GET, Pair
 
-from carrier.config.draft import Rewrite
-from carrier.rules.table import Decision, Hits
+from carrier.core.decision import Decision, Hits
+from carrier.model import Rewrite
 from carrier.wire.h1.head import parse_request
 from carrier.wire.http import Head
-from listeners.http.listener import HttpListener, rewritten
+from listeners.http.listener import HttpListener
+from listeners.http.routing import rewritten
+from tests.listeners.http.test_h1 import GET, Pair
 
 
 def head(raw: bytes = b"GET /a?b HTTP/1.1\r\nhost: h\r\nx-user: john\r\n\r\n") -> Head:

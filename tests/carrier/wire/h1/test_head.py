@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from carrier.errors import Error
+from carrier.wire.forwarding import Forwarding
 from carrier.wire.h1.reader import Limits, RequestMemo, parse_answer, parse_request
-from carrier.wire.http import CHUNKED, LENGTH, NONE, Forwarding, Head
+from carrier.wire.http import CHUNKED, LENGTH, NONE, Head
 
 PLAIN = Forwarding(x_forwarded=False)
 GET = b"GET /x HTTP/1.1\r\nHost: a.example\r\n\r\n"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from carrier.wire.forwarding import Forwarding
 from carrier.wire.h1.reader import AnswerMemo, Limits, RequestMemo, parse_answer, parse_request
-from carrier.wire.http import LENGTH, NONE, Forwarding, Head
+from carrier.wire.http import LENGTH, NONE, Head
 
 GET = b"GET /x HTTP/1.1\r\nHost: a.example\r\n\r\n"
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from carrier.errors import Error
+from carrier.wire.forwarding import Forwarding
 from carrier.wire.h1.reader import (
     LAST_CHUNK,
     AnswerMemo,
@@ -17,7 +18,7 @@ from carrier.wire.h1.reader import (
     RequestReader,
     chunk,
 )
-from carrier.wire.http import CLOSE, NONE, Fields, Forwarding, Head
+from carrier.wire.http import CLOSE, NONE, Fields, Head
 
 PLAIN = Forwarding(x_forwarded=False)
 GET = b"GET /x HTTP/1.1\r\nHost: a.example\r\n\r\n"

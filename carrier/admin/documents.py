@@ -1,0 +1,62 @@
+"""Whole configurations over the REST API: replaced, compared, shown without the API's own objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from carrier.config.document import from_document
+from carrier.config.inspector import SECTIONS
+from carrier.config.source import native
+from carrier.errors import ConfigError, Error, Problem
+
+if TYPE_CHECKING:
+    from carrier.admin.calls import Call, Serving
+    from carrier.model import Config
+
+
+def _changes(old: Config, new: Config) -> dict[str, Any]:
+    """Section -> names that would be added, changed and removed; sections without any are left out."""
+    changes = {}
+    for section in SECTIONS:
+        before, after = getattr(old, section), getattr(new, section)
+        change = {
+            "added": [name for name in after if name not in before],
+            "changed": [name for name in after if name in before and after[name] != before[name]],
+            "removed": [name for name in before if name not in after],
+        }
+        if any(change.values()):
+            changes[section] = {what: names for what, names in change.items() if names}
+    return changes
+
+
+def _whole(api: Serving, call: Call, old: Config) -> tuple[Config, Iterable[str]]:
+    """POST /config: the body is the whole configuration, user bridges apart: those stay, as far as they fit into it."""
+    assert call.decoded is not None
+    document = native(call.body)
+    if isinstance(document, Mapping) and not any(section in document for section in SECTIONS):
+        allowed = ", ".join(SECTIONS)
+        raise ConfigError(Problem("the configuration has no section; to remove everything, say listeners: []", "$", allowed=allowed))
+    bare = _bare(api, old)
+    try:
+        new, warnings = from_document(document, base=bare, allow_dangling=call.flag("allowDangling"), protocols=api.protocols)
+    except ConfigError as error:
+        raise ConfigError(*call.decoded.problems, *error.problems) from None
+    if call.decoded.problems:
+        raise ConfigError(*call.decoded.problems)
+    if new is bare:
+        return old, map(str, warnings)
+    said = list(map(str, warnings))
+    for name in old.bridges if api.bridges is not None else ():
+        try:
+            new = api.bridges.put(new, name, api.bridges.dump(old, name))
+        except Error as error:
+            said.append(f"bridge {name!r} is gone: {error.detail}")
+    return new, said
+
+
+def _bare(api: Serving, config: Config) -> Config:
+    """The configuration without its user bridges."""
+    for name in config.bridges if api.bridges is not None else ():
+        config = api.bridges.delete(config, name)
+    return config

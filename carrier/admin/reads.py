@@ -1,0 +1,129 @@
+"""What the REST API's reads show: functions `(api, call) -> anything that JSON has`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from carrier.admin import imagine as explain
+from carrier.admin.calls import Call, Read, _listed, _session_named
+from carrier.admin.documents import _bare, _changes, _whole
+from carrier.config import dump
+from carrier.config.document import to_document
+from carrier.config.draft import position, refused
+from carrier.errors import ConfigError, Error
+from carrier.observe import overview
+
+if TYPE_CHECKING:
+    from carrier.admin.calls import Serving
+
+
+def _view(api: Serving, call: Call) -> dump.View:
+    return dump.View(api.config, call.flag("recursive"), api.protocols)
+
+
+def _all(kind: str) -> Read:
+    return lambda api, call: _view(api, call).all(kind)
+
+
+def _one(kind: str) -> Read:
+    def read(api: Serving, call: Call) -> Any:
+        if call.names[0] not in getattr(api.config, kind + "s"):
+            raise refused("Not Found")
+        return _view(api, call).show(kind, call.names[0])
+
+    return read
+
+
+def _config(api: Serving, call: Call) -> Any:
+    """l7mp's dump; with `document=true` one that POST /config takes. Bridges are no part of it."""
+    if call.flag("document"):
+        return to_document(_bare(api, api.config))
+    return dump.whole(api.config, _sessions(api, call), api.protocols)
+
+
+def _admin(api: Serving, call: Call) -> Any:
+    return dump.admin(api.config.admin)
+
+
+def _endpoints(api: Serving, call: Call) -> Any:
+    cluster = api.config.clusters.get(call.names[0])
+    if cluster is None:
+        raise refused(f"No such cluster: {call.names[0]}")
+    return [dump.endpoint(e) for e in cluster.endpoints]
+
+
+def _endpoint(api: Serving, call: Call) -> Any:
+    found = api.config.find_endpoint(call.names[0])
+    if found is None:
+        raise refused("Not Found")
+    return dump.endpoint(found[1])
+
+
+def _rule_at(api: Serving, call: Call) -> Any:
+    name, which = call.names
+    rulelist = api.config.rulelists.get(name)
+    if rulelist is None:
+        raise refused(f"No such rule list: {name}")
+    at = position(which)
+    if at is None:
+        raise refused("Not Found")
+    if not 0 <= at < len(rulelist.rules):
+        raise refused(f'No rule at position {at} in RuleList "{name}"')
+    if rulelist.rules[at] not in api.config.rules:
+        raise refused("Not Found")
+    return _view(api, call).show("rule", rulelist.rules[at])
+
+
+def _sessions(api: Serving, call: Call) -> list[Any]:
+    return [session.dump() for session in api.proxy.sessions()]
+
+
+def _session(api: Serving, call: Call) -> Any:
+    return _session_named(api, call).dump()
+
+
+def _bridges(api: Serving, call: Call) -> Any:
+    return api.bridges.dump(api.config, call.names[0] if call.names else None, clusters=api.proxy.clusters)
+
+
+def _validate_bridge(api: Serving, call: Call) -> Any:
+    """POST /bridges:validate: would PUT take it, and if not why not; nothing is changed."""
+    assert call.decoded is not None
+    if call.decoded.problems:
+        raise ConfigError(*call.decoded.problems)
+    return api.bridges.validate(api.config, call.body)
+
+
+def _no_admin(api: Serving, call: Call) -> Any:
+    raise Error("not-implemented", "settings cannot be changed while the proxy runs")
+
+
+def _status(api: Serving, call: Call) -> Any:
+    """GET /status: what runs, for people."""
+    watch = api.metrics.watch if api.metrics is not None else None
+    return overview.overview(api.proxy, api.life.state if api.life is not None else "ready", watch.reason if watch is not None else "")
+
+
+def _probe(api: Serving, call: Call) -> Any:
+    """POST /bridges/NAME/probe: is the user's container there? Nothing is changed."""
+    return overview.probe(api.proxy, call.names[0])
+
+
+def _explain(api: Serving, call: Call) -> Any:
+    """POST /explain: where a session that is described in the body would go, and why; nothing is changed."""
+    assert call.decoded is not None
+    if call.decoded.problems:
+        raise ConfigError(*call.decoded.problems)
+    return msgspec.to_builtins(explain.ask(call.body, api.config, api.proxy.tables))
+
+
+def _validate(api: Serving, call: Call) -> Any:
+    """POST /validate: what POST /config would say and change; nothing is."""
+    assert call.decoded is not None
+    try:
+        new, warnings = _whole(api, call, api.config)
+    except ConfigError as error:
+        return {"valid": False, "problems": _listed(error, call), "warnings": [], "changes": {}}
+    return {"valid": True, "problems": [], "warnings": list(warnings), "changes": _changes(api.config, new)}

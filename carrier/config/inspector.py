@@ -1,0 +1,340 @@
+"""Objects of a configuration looked at one by one: every wrong type, unknown name and value out of range, with its place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from carrier.config import accesslog as access
+from carrier.config.draft import POLICIES, Protocols
+from carrier.core import registry
+from carrier.core.breaker import BREAKER
+from carrier.core.resolve import literal
+from carrier.errors import ConfigError, Problem, did_you_mean, shown
+from carrier.options import check_numbers
+from carrier.rules.match import compile_match
+
+LOG_LEVELS = ("silly", "verbose", "debug", "info", "notice", "warn", "error", "silent")
+RETRY_ON = ("never", "connect-failure", "disconnect", "always")
+SECTIONS = {"clusters": "cluster", "listeners": "listener", "rulelists": "rulelist", "rules": "rule", "routes": "route"}
+"""Section of a document -> kind of its objects, in the order in which they are built."""
+_IGNORED = ("sessions", "endpoints")
+_KNOWN = ("admin", *SECTIONS, *_IGNORED)
+Check = Callable[[Any, str], None]
+
+
+class Inspector:
+    """Looks at decoded objects and collects every problem. One method per kind of object: `(value, path)`."""
+
+    def __init__(self, protocols: Protocols = registry) -> None:
+        self.protocols = protocols
+        self.problems: list[Problem] = []
+        self.references: list[tuple[str, str, str]] = []
+        """(kind, name, path) of every name that refers to another object."""
+
+    # -- words -------------------------------------------------------------------------------------------------------------------
+
+    def wrong(self, path: str, value: object, allowed: str, hint: str = "") -> None:
+        self.problems.append(Problem(f"cannot be {shown(value)}", path, seen=shown(value), allowed=allowed, hint=hint))
+
+    def members(self, value: object, path: str, what: str, checks: Mapping[str, Check], required: Collection[str] = ()) -> bool:
+        """An object: known members are checked, unknown and missing ones are problems. False when it is no object at all."""
+        if not isinstance(value, Mapping):
+            self.wrong(path, value, f"{what}, an object")
+            return False
+        for name, member in value.items():
+            if name in checks:
+                checks[name](member, f"{path}.{name}")
+            else:
+                allowed = ", ".join(checks)
+                hint = did_you_mean(str(name), checks)
+                self.problems.append(
+                    Problem(f"unknown field {name!r} in {what}", f"{path}.{name}", seen=repr(name), allowed=allowed, hint=hint)
+                )
+        for name in required:
+            if name not in value:
+                self.problems.append(
+                    Problem(f"{what} needs {name!r}", path, seen=", ".join(map(repr, value)) or "{}", allowed=", ".join(checks))
+                )
+        return True
+
+    def an(self, what: str, checks: Mapping[str, Check], *required: str) -> Check:
+        """The check of an object with these members."""
+
+        def check(value: Any, path: str) -> None:
+            self.members(value, path, what, checks, required)
+
+        return check
+
+    def text(self, value: Any, path: str) -> None:
+        if not isinstance(value, str):
+            hint = f'write it in quotes: "{value}"' if isinstance(value, int | float) and not isinstance(value, bool) else ""
+            self.wrong(path, value, "text", hint)
+
+    def name(self, value: Any, path: str) -> None:
+        if not isinstance(value, str) or not re.fullmatch(r"\S+", value):
+            self.wrong(path, value, "a name: text without spaces")
+
+    def boolean(self, value: Any, path: str) -> None:
+        if not isinstance(value, bool):
+            self.wrong(path, value, "true or false")
+
+    def anything(self, value: Any, path: str) -> None: ...
+
+    def mapping(self, value: Any, path: str) -> None:
+        if not isinstance(value, Mapping):
+            self.wrong(path, value, "an object")
+
+    def number(self, least: float, most: float, whole: bool = True) -> Check:
+        def check(value: Any, path: str) -> None:
+            good = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+            if not good or not least <= value <= most:
+                self.wrong(path, value, f"a {'whole ' if whole else ''}number {least:g}..{most:g}")
+
+        return check
+
+    def choice(self, *values: str) -> Check:
+        def check(value: Any, path: str) -> None:
+            if value not in values:
+                self.wrong(path, value, "one of " + ", ".join(values), did_you_mean(str(value), values))
+
+        return check
+
+    def each(self, what: str, check: Check) -> Check:
+        def checked(value: Any, path: str) -> None:
+            if not isinstance(value, list):
+                self.wrong(path, value, f"a list of {what}")
+                return
+            for i, item in enumerate(value):
+                check(item, f"{path}[{i}]")
+
+        return checked
+
+    def reference(self, kind: str) -> Check:
+        """The name of another object."""
+
+        def check(value: Any, path: str) -> None:
+            self.name(value, path)
+            if isinstance(value, str):
+                self.references.append((kind, value, path))
+
+        return check
+
+    def name_or(self, kind: str) -> Check:
+        """The name of an object of this kind, or the object itself."""
+
+        def check(value: Any, path: str) -> None:
+            (self.reference(kind) if isinstance(value, str) else getattr(self, kind))(value, path)
+
+        return check
+
+    # -- objects -----------------------------------------------------------------------------------------------------------------
+
+    def listener(self, value: Any, path: str) -> None:
+        checks: dict[str, Check] = {
+            "name": self.name,
+            "spec": self._spec("listener"),
+            "rules": self._rules,
+            "options": self._options(self._class("listener", value), {"track": self.number(0, 86_400, whole=False)}),
+        }
+        self.members(value, path, "a listener", checks, ("name", "spec", "rules"))
+
+    def _options(self, cls: Any, plain: Mapping[str, Check] | None) -> Check:
+        """The options of a protocol: its class checks them if it has `check_options`; else `plain`, or anything."""
+
+        def check(value: Any, path: str) -> None:
+            if hasattr(cls, "check_options") and isinstance(value, dict):
+                self.problems += cls.check_options(value, path)
+            elif plain is not None:
+                self.members(value, path, "options", plain)
+            else:
+                self.mapping(value, path)
+
+        return check
+
+    def _rules(self, value: Any, path: str) -> None:
+        if isinstance(value, Mapping):
+            self.rulelist(value, path)
+        elif isinstance(value, list):
+            self.each("rules", self.name_or("rule"))(value, path)
+        elif not isinstance(value, str):
+            self.wrong(path, value, "the name of a rule list, or a list of rules")
+        else:
+            self.reference("rulelist")(value, path)
+
+    def cluster(self, value: Any, path: str) -> None:
+        cls = self._class("cluster", value)
+        checks: dict[str, Check] = {
+            "name": self.name,
+            "spec": self._spec("cluster"),
+            "endpoints": self._endpoints(cls),
+            "loadbalancer": self._loadbalancer,
+            "options": self._cluster_options(cls),
+        }
+        self.members(value, path, "a cluster", checks, ("spec",))
+
+    def _cluster_options(self, cls: Any) -> Check:
+        """The circuit breaker's, which every cluster has, and those of the protocol."""
+
+        def check(value: Any, path: str) -> None:
+            own = value
+            if isinstance(value, dict):
+                own = {name: limit for name, limit in value.items() if name not in BREAKER}
+                self.problems += check_numbers({name: limit for name, limit in value.items() if name in BREAKER}, BREAKER, path)
+            self._options(cls, None)(own, path)
+
+        return check
+
+    def _endpoints(self, cls: Any) -> Check:
+        def check(value: Any, path: str) -> None:
+            if cls is not None and cls.virtual:
+                if value not in ([], 0):
+                    self.wrong(path, value, f"no endpoints: {cls.protocol} is virtual")
+            else:
+                self.each("endpoints", self.endpoint)(value, path)
+
+        return check
+
+    def endpoint(self, value: Any, path: str) -> None:
+        spec: dict[str, Check] = {"address": self._address, "port": self.number(1, 65_535)}
+        checks: dict[str, Check] = {
+            "name": self.name,
+            "spec": self.an(
+                "an endpoint's spec",
+                spec,
+                "address",
+            ),
+            "weight": self.number(0, 1_000_000, whole=False),
+        }
+        self.members(value, path, "an endpoint", checks, ("spec",))
+
+    def _address(self, value: Any, path: str) -> None:
+        if not isinstance(value, str) or not _is_address(value):
+            self.wrong(path, value, "an address: an IP address, a host name or a file", _address_hint(value))
+
+    def _loadbalancer(self, value: Any, path: str) -> None:
+        checks: dict[str, Check] = {"policy": self.choice(*POLICIES), "key": self.text}
+        if self.members(value, path, "a load balancer", checks, ("policy",)) and value.get("policy") == "sticky" and "key" not in value:
+            self.problems.append(Problem("policy 'sticky' needs 'key'", path, allowed="a path into the session's metadata"))
+
+    def rulelist(self, value: Any, path: str) -> None:
+        checks: dict[str, Check] = {
+            "name": self.name,
+            "rules": self.each("rules", self.name_or("rule")),
+            "order": self.choice("first", "specific"),
+        }
+        self.members(value, path, "a rule list", checks, ("rules",))
+
+    def rule(self, value: Any, path: str) -> None:
+        rewrite: dict[str, Check] = {"path": self.text, "value": self.anything}
+        action: dict[str, Check] = {
+            "rewrite": self.each("rewrites", self.an("a rewrite", rewrite, "path", "value")),
+            "route": self.name_or("route"),
+            "apply": self.reference("rulelist"),
+        }
+        checks: dict[str, Check] = {
+            "name": self.name,
+            "match": self._match,
+            "action": self.an("an action", action),
+        }
+        self.members(value, path, "a rule", checks, ("action",))
+
+    def _match(self, value: Any, path: str) -> None:
+        try:
+            compile_match(value, path=path)
+        except ConfigError as error:
+            self.problems += error.problems
+
+    def route(self, value: Any, path: str) -> None:
+        retry: dict[str, Check] = {
+            "retry_on": self.choice(*RETRY_ON),
+            "num_retries": self.number(0, 100),
+            "timeout": self.number(1, 3_600_000, whole=False),
+        }
+        cluster = self.name_or("cluster")
+        checks: dict[str, Check] = {
+            "name": self.name,
+            "destination": cluster,
+            "cluster": cluster,
+            "ingress": self.each("clusters", cluster),
+            "egress": self.each("clusters", cluster),
+            "retry": self.an(
+                "a retry policy",
+                retry,
+                "retry_on",
+            ),
+            "fallback": cluster,
+            "options": self.mapping,
+        }
+        required = () if isinstance(value, Mapping) and "cluster" in value else ("destination",)
+        self.members(value, path, "a route", checks, required)
+
+    def admin(self, value: Any, path: str) -> None:
+        offload: tuple[Any, ...] = ("init", "no_init", "disable", True, False)
+        allowed = "one of init, no_init, disable, true, false"
+        checks: dict[str, Check] = {
+            "log_level": self.choice(*LOG_LEVELS),
+            "log_file": self.text,
+            "access_log_path": self.text,
+            "access_log": self.access_log,
+            "strict": self.boolean,
+            "offload": lambda v, p: None if any(v is o or (v == o and isinstance(v, str)) for o in offload) else self.wrong(p, v, allowed),
+            "offload_ifs": lambda v, p: (self.each("names", self.text) if isinstance(v, list) else self.text)(v, p),
+            "version": self.anything,
+        }
+        self.members(value, path, "admin", checks)
+
+    def access_log(self, value: Any, path: str) -> None:
+        try:
+            access.read(value, path)
+        except ConfigError as error:
+            self.problems += error.problems
+
+    def _class(self, side: str, value: object) -> Any:
+        spec = value.get("spec") if isinstance(value, Mapping) else None
+        protocol = spec.get("protocol") if isinstance(spec, Mapping) else None
+        return getattr(self.protocols, side)(protocol) if isinstance(protocol, str) else None
+
+    def _spec(self, side: str) -> Check:
+        def check(value: Any, path: str) -> None:
+            names = getattr(self.protocols, f"{side}_names")()
+            if not isinstance(value, dict):
+                self.wrong(path, value, f"the spec of a {side}, an object")
+                return
+            cls = self._class(side, {"spec": value})
+            if cls is not None:
+                self.problems += cls.check(value, path)
+            elif "protocol" not in value:
+                self.problems.append(Problem(f"the spec of a {side} needs 'protocol'", path, seen=shown(value), allowed=", ".join(names)))
+            else:
+                seen = value["protocol"]
+                text = f"unknown protocol {seen!r}"
+                self.problems.append(
+                    Problem(text, f"{path}.protocol", seen=shown(seen), allowed=", ".join(names), hint=did_you_mean(str(seen), names))
+                )
+
+        return check
+
+
+def _is_address(text: str) -> bool:
+    """A file has a slash, which that of a URL does not make it; else it is an IP address or a name (RFC 1123, and "_"; "@" before a name
+    is a socket without a file). Digits and dots that are no IPv4 address are no name either."""
+    if "/" in text:
+        return "://" not in text
+    return literal(text, 0) is not None or re.fullmatch(r"(?![\d.]+$)@?[\w.-]+", text) is not None
+
+
+def _address_hint(value: object) -> str:
+    """What was probably meant: people write an endpoint as they would in a browser."""
+    found = re.fullmatch(r"(?:\w+://)?(\[[^\]]*\]|[\w.-]+)(?::(\d+))?/?", value) if isinstance(value, str) else None
+    if found is None or found[0] == found[1]:
+        return ""
+    return f"address: {found[1].strip('[]')!r}" + (f", port: {found[2]}" if found[2] else "")
+
+
+def inspect(kind: str, value: object, path: str, protocols: Protocols = registry) -> list[Problem]:
+    """Everything wrong with one object by the strict standard. kind: listener, cluster, endpoint, rulelist, rule or route."""
+    inspector = Inspector(protocols)
+    getattr(inspector, kind)(value, path)
+    return inspector.problems

@@ -1,0 +1,103 @@
+"""Addresses: bound, compared, written; what binding failed of, in words."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from carrier.core.resolve import literal
+from carrier.core.spec import check_members
+from carrier.errors import Error, Problem, from_os
+
+BACKLOG = 4096
+NO_IPV6 = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EADDRNOTAVAIL)
+"""What binding to "::" says on a machine without IPv6: not built in, or switched off."""
+
+
+def plain(host: str) -> str:
+    """An address as people write it: a mapped IPv4 address without its prefix."""
+    return host[7:] if host.startswith("::ffff:") and "." in host else host
+
+
+def is_loopback(address: str) -> bool:
+    """Is it a literal address of this machine's loopback interface?"""
+    try:
+        return ipaddress.ip_address(plain(address.strip("[]"))).is_loopback
+    except ValueError:
+        return False
+
+
+def bind_stream(name: str, host: str | None, port: Any, transport: int = socket.IPPROTO_TCP) -> list[socket.socket]:
+    """Listening sockets, TCP by default. host None: every address, IPv6 and IPv4 on one socket where the kernel can. Raises
+    Error("bind")."""
+    if not isinstance(port, int):
+        raise Error("bind", f'"{name}": expected a port 0..65535, got {port!r}')
+    address = literal(host if host is not None else "::", port)
+    if address is None:
+        raise Error("bind", f'"{name}": expected an IP address to bind to, got {host!r}')
+    try:
+        return [_bind(address[0], address[1], host is None, transport)]
+    except OSError as exc:
+        if host is None and (not socket.has_ipv6 or exc.errno in NO_IPV6):
+            return bind_stream(name, "0.0.0.0", port, transport)
+        raise bind_error(name, host or "::", port, exc) from None
+    except OverflowError:
+        raise Error("bind", f'"{name}": expected a port 0..65535, got {port!r}') from None
+
+
+def bind_error(name: str, host: str, port: int, exc: OSError) -> Error:
+    error = from_os(exc, "carrier")
+    return Error("bind", f'"{name}": Could not bind to {authority(host, port)}: {error.detail}')
+
+
+def authority(host: str, port: object) -> str:
+    """Host and port as people write them: an IPv6 address in brackets (RFC 3986 section 3.2.2)."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _bind(family: int, address: Any, dual: bool, transport: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, transport)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dual else 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def wall(monotonic: float) -> float:
+    """Seconds since 1970 of a moment of the monotonic clock."""
+    return monotonic + time.time() - time.monotonic()
+
+
+def local_address(spec: Mapping[str, Any]) -> tuple[str, int] | None:
+    """The `spec.bind` of a cluster as a socket address, or None; parts that make no sense count as not given."""
+    bind = spec.get("bind")
+    if not isinstance(bind, dict):
+        return None
+    host, port = bind.get("address"), bind.get("port")
+    return host if isinstance(host, str) else "", port if isinstance(port, int) and 0 <= port <= 65535 else 0
+
+
+def check_bind(spec: Mapping[str, Any], path: str) -> list[Problem]:
+    """Everything wrong with `spec.bind`, by the strict standard."""
+    bind = spec.get("bind")
+    if bind is None:
+        return []
+    if not isinstance(bind, dict):
+        return [Problem(f"expected an object, got {bind!r}", f"{path}.bind", seen=repr(bind), allowed="{address, port}")]
+    host, port = bind.get("address", ""), bind.get("port", 0)
+    found = check_members(bind, f"{path}.bind", ("address", "port"))
+    if not isinstance(host, str) or (host and literal(host, 0) is None):
+        found.append(Problem(f"expected an IP address, got {host!r}", f"{path}.bind.address", seen=repr(host), allowed="IPv4 or IPv6"))
+    if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= 65535:
+        found.append(Problem(f"expected a port 0..65535, got {port!r}", f"{path}.bind.port", seen=repr(port), allowed="0..65535"))
+    return found

@@ -1,0 +1,189 @@
+"""What a rule decided for a session: rewrites and the resolved route with its retry policy, or the error of who hits it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from carrier.errors import Error
+from carrier.model import same
+
+if TYPE_CHECKING:
+    from carrier import model as config
+    from carrier.core.cluster import Cluster
+    from carrier.rules.match import Condition
+
+
+NO_RETRY = "never"
+ON_SETUP = ("connect-failure", "always")
+ON_DISCONNECT = ("disconnect", "always")
+MAX_RETRIES = 1_000_000
+MAX_TIMEOUT = 86_400_000
+"""Milliseconds: a day."""
+
+
+class Retry:
+    """A route's retry policy (contract, section 4). timeout: seconds, between attempts and for each to connect."""
+
+    __slots__ = ("attempts", "num_retries", "on_disconnect", "on_setup", "timeout")
+
+    def __init__(self, retry: Mapping[str, Any], default_timeout: float) -> None:
+        on = retry.get("retry_on", NO_RETRY)
+        self.num_retries = int(_number(retry.get("num_retries"), MAX_RETRIES, 1))
+        self.on_setup = on in ON_SETUP
+        self.on_disconnect = on in ON_DISCONNECT
+        self.attempts = 1 + (self.num_retries if self.on_setup else 0)
+        self.timeout = (_number(retry.get("timeout"), MAX_TIMEOUT, 0) / 1000) or default_timeout
+
+
+def _retry(conf: Mapping[str, Any]) -> Retry:
+    """The policy of a route; routes that say the same share one."""
+    on = conf.get("retry_on", NO_RETRY)
+    number, timeout = _number(conf.get("num_retries"), MAX_RETRIES, 1), _number(conf.get("timeout"), MAX_TIMEOUT, 0)
+    return _shared_retry(on if isinstance(on, str) else NO_RETRY, number, timeout)
+
+
+@functools.lru_cache(256)
+def _shared_retry(on: str, number: float, timeout: float) -> Retry:
+    return Retry({"retry_on": on, "num_retries": number, "timeout": timeout}, DEFAULT_CONNECT_TIMEOUT)
+
+
+def _number(value: object, most: int, default: int) -> int | float:
+    """A number from 0 to `most`, or the default: l7mp's calls accept any value here, and no clock takes infinity."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        return default
+    return min(value, most)
+
+
+class Hits:
+    """How often a rule decided, and when it last did (seconds of the monotonic clock); kept across revisions by the rule's name."""
+
+    __slots__ = ("count", "last")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.last = 0.0
+
+
+class Decision:
+    """What one rule means: rewrites and the resolved route, or the error of a session that hits it.
+
+    `plain`: no transforms and no reconnect, so that a ready destination may be linked at once. `made_of`: the rule as it was configured;
+    `conf`: its route; `asked`: its condition, or why it has none. `missing`: the route names a cluster that is not there, which may be
+    added while a session retries.
+    """
+
+    __slots__ = (
+        "asked",
+        "cluster",
+        "conf",
+        "egress",
+        "error",
+        "fallback",
+        "hits",
+        "ingress",
+        "jump",
+        "made_of",
+        "missing",
+        "options",
+        "plain",
+        "retry",
+        "rewrite",
+        "route",
+        "rule",
+        "rulelist",
+        "said",
+        "statuses",
+        "tally",
+    )
+
+    def __init__(self, rule: str, rulelist: str, hits: Hits, asked: Condition | str = "") -> None:
+        self.rule = rule
+        self.rulelist = rulelist
+        self.hits = hits
+        self.asked = asked
+        self.made_of: config.Rule | None = None
+        self.tally: Any = None
+        """Where its sessions are counted (carrier/observe/meter.py)."""
+        self.said = ""
+        """The reason, once somebody has asked for it."""
+        self.rewrite: tuple[config.Rewrite, ...] = ()
+        self.jump: str | None = None
+        self.route = ""
+        self.cluster: Cluster | None = None
+        self.ingress: tuple[Cluster, ...] = ()
+        self.egress: tuple[Cluster, ...] = ()
+        self.fallback: Cluster | None = None
+        self.retry: Retry = NEVER
+        self.options: Mapping[str, Any] = {}
+        self.statuses: frozenset[int] = frozenset()
+        """Statuses of answers after which a request is asked again (`options.retry_statuses`)."""
+        self.error: Error | None = None
+        self.plain = False
+        self.missing = False
+        self.conf: config.Route | None = None
+
+    @property
+    def reason(self) -> str:
+        """Why this decision, in the matcher's words: what explain, the access log, session events and headers all print."""
+        if not self.said:
+            asked = self.asked if isinstance(self.asked, str) else self.asked.text
+            self.said = f"rule {self.rule}: {asked}" if asked else f"rule {self.rule}"
+        return self.said
+
+    def stands(self, conf: config.Config, clusters: Mapping[str, Cluster]) -> bool:
+        """Would the same be decided of this rule now?"""
+        rule = conf.rules.get(self.rule)
+        if rule is not self.made_of and not same(rule, self.made_of):
+            return False
+        if rule is None or rule.action.apply is not None or rule.action.route is None:
+            return True
+        route = conf.routes.get(rule.action.route)
+        if route is not self.conf and not same(route, self.conf):
+            return False
+        if route is None:
+            return True
+        return (
+            clusters.get(route.destination) is self.cluster
+            and (route.fallback is None or clusters.get(route.fallback) is self.fallback)
+            and (not route.ingress or _found(route.ingress, clusters) == self.ingress)
+            and (not route.egress or _found(route.egress, clusters) == self.egress)
+        )
+
+    def again(self, clusters: Mapping[str, Cluster]) -> Decision:
+        """The same decision with the names of its route looked up once more."""
+        if self.conf is None:
+            return self
+        found = Decision(self.rule, self.rulelist, self.hits, self.asked)
+        found.made_of, found.rewrite, found.route = self.made_of, self.rewrite, self.route
+        _resolve(found, self.conf, clusters)
+        return found
+
+
+NEVER = Retry({}, 3.0)
+DEFAULT_CONNECT_TIMEOUT = 3.0
+
+
+def _found(names: tuple[str, ...], clusters: Mapping[str, Cluster]) -> tuple[Cluster, ...]:
+    return tuple([clusters[name] for name in names if name in clusters])
+
+
+def _resolve(decision: Decision, route: config.Route, clusters: Mapping[str, Cluster]) -> None:
+    decision.conf = route
+    decision.cluster = clusters.get(route.destination)
+    decision.ingress = _found(route.ingress, clusters)
+    decision.egress = _found(route.egress, clusters)
+    missing = next((name for name in (route.destination, *route.ingress, *route.egress) if name not in clusters), None)
+    if missing is not None:
+        detail = f'Pipeline setup failed for session "{{session}}": Not Found: Cannot find cluster "{missing}"'
+        decision.error = Error("no-route", detail)
+        decision.missing = True
+    if route.fallback is not None:
+        decision.fallback = clusters.get(route.fallback)
+    decision.options = route.options
+    statuses = route.options.get("retry_statuses")
+    if isinstance(statuses, list):
+        decision.statuses = frozenset(s for s in statuses if isinstance(s, int))
+    decision.retry = _retry(route.retry)
+    decision.plain = decision.error is None and not decision.ingress and not decision.egress and not decision.retry.on_disconnect

@@ -1,0 +1,49 @@
+"""What the running parts are handed at the start."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from carrier.core.names import Names
+from carrier.core.resolve import Resolver
+
+if TYPE_CHECKING:
+    from carrier.core.cluster import Cluster
+    from carrier.core.ledger import Ledger
+    from carrier.core.listener import Listener
+    from carrier.core.session import Session
+    from carrier.observe.meter import Meter
+
+
+class Env:
+    """What the running parts are handed at the start: no part reaches back to ask, and nothing is global."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.resolver = Resolver()
+        self.on_close: list[Callable[[Session], None]] = []
+        """Called with each session that ends, at once."""
+        self.ledger: Ledger | None = None
+        """Where sessions that have ended are kept for the access log; None: nobody wants them."""
+        self.meter: Meter | None = None
+        """Counts the sessions that have ended."""
+        self.api: Any = None
+        """The REST API, for the one cluster that leads into it."""
+        self.gate: Any = None
+        """Who may call the REST API (carrier/admin/gate.py); None: everybody who reaches it, which is this machine only."""
+        self.insecure_admin = False
+        self.clusters: Mapping[str, Cluster] = {}
+        """The clusters in force, for a session that looks its route's names up again."""
+        self.listeners: Mapping[str, Listener] = {}
+        """The listeners in force, for who counts them."""
+        self.names = Names()
+        """The names of sessions that could clash."""
+
+    def guard(self, what: str, call: Callable[..., object], *args: Any) -> None:
+        """Call somebody else's code where its failure may not stop ours: it is reported to the loop's exception handler."""
+        try:
+            call(*args)
+        except Exception as exc:
+            self.loop.call_exception_handler({"message": f"{what} failed: {exc}", "exception": exc})

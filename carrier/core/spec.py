@@ -1,0 +1,64 @@
+"""What specs have in common: kinds of stream, framing, checks of fields, ports and texts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
+
+from carrier.errors import Problem, did_you_mean
+
+Kind = Literal["byte", "datagram", "message"]
+FRAMINGS = ("none", "lines", "length32")
+"""How a stream of bytes may keep the limits of messages (carrier/hops/framing.py)."""
+
+
+def framed(spec: Mapping[str, Any]) -> bool:
+    """Does this stream of bytes keep the limits of messages?"""
+    return bool(spec.get("framing", "none") != "none")
+
+
+def check_fields(spec: Mapping[str, Any], path: str, fields: Collection[str], framing: bool) -> list[Problem]:
+    """Does the protocol know every field of the spec? framing: it takes one, being a stream of bytes."""
+    words = ", ".join(["protocol", *fields])
+    unknown = [name for name in spec if name not in ("protocol", "framing") and name not in fields]
+    found = [Problem(f"unknown field {name!r}", f"{path}.{name}", seen=repr(spec[name]), allowed=words) for name in unknown]
+    return found + _check_framing(spec, path, framing)
+
+
+def _check_framing(spec: Mapping[str, Any], path: str, allowed: bool) -> list[Problem]:
+    """Is `spec.framing` a framing, and does the protocol take one?"""
+    framing = spec.get("framing")
+    if "framing" not in spec or (allowed and framing in FRAMINGS):
+        return []
+    if not allowed:
+        return [Problem("unknown field 'framing'", f"{path}.framing", seen=repr(framing), allowed="on streams of bytes only")]
+    return [Problem(f"unknown framing {framing!r}", f"{path}.framing", seen=repr(framing), allowed=", ".join(FRAMINGS))]
+
+
+def check_members(body: Mapping[str, Any], path: str, known: Collection[str]) -> list[Problem]:
+    """Members of an object inside a spec that nobody reads."""
+    allowed = ", ".join(known)
+    return [
+        Problem(f"unknown field {name!r}", f"{path}.{name}", seen=repr(body[name]), allowed=allowed, hint=did_you_mean(str(name), known))
+        for name in body
+        if name not in known
+    ]
+
+
+def check_text(spec: Mapping[str, Any], path: str, *names: str) -> list[Problem]:
+    """Those of these fields that are there and no text."""
+    return [
+        Problem(f"expected text, got {spec[name]!r}", f"{path}.{name}", seen=repr(spec[name]), allowed="text")
+        for name in names
+        if name in spec and not isinstance(spec[name], str)
+    ]
+
+
+def check_port(spec: Mapping[str, Any], path: str, required: bool, least: int = 1) -> list[Problem]:
+    """Is `spec.port` a port?"""
+    port = spec.get("port")
+    if port is None:
+        return [Problem("needs 'port'", path, seen="nothing", allowed=f"a number {least}..65535")] if required else []
+    if not isinstance(port, int) or isinstance(port, bool) or not least <= port <= 65535:
+        return [Problem(f"expected a port {least}..65535, got {port!r}", f"{path}.port", seen=repr(port), allowed=f"{least}..65535")]
+    return []

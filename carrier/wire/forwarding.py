@@ -1,0 +1,93 @@
+"""What a proxy adds to and takes from a request's fields: who forwarded it, for whom, and whose claims are believed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address
+
+from carrier.wire.http import HOP, Head
+
+_CLAIMS = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port", b"forwarded")
+ALIASES = frozenset(b"x%bforwarded%b%b" % (a, b, name[12:]) for name in _CLAIMS[:4] for a in (b"-", b"_") for b in (b"-", b"_")) - {
+    *_CLAIMS
+}
+"""Names that a server behind CGI or WSGI takes for claims: "-" and "_" are the same to it (RFC 3875 4.1.18). Never sent on: a trusted proxy
+that knows only the real names passes its clients' forgeries."""
+CLAIMS = ALIASES.union(_CLAIMS)
+"""What a peer says about whom it speaks for: believed from trusted peers only."""
+
+
+@dataclass(frozen=True)
+class Forwarding:
+    """What the wire form of a request does with the fields of its way.
+
+    interesting: lower-case names of the fields that rules look at, beside the target; None if they look at all of them (`Head.key` is
+    None then). scheme: how the client came, "http" or "https". x_forwarded: cut the client's own claims (CLAIMS) and send
+    `x-forwarded-for`, `-proto` and `-host`. forwarded: RFC 7239. via: our pseudonym, or empty for none. request_id: field name, or empty
+    for none. host: replaces Host, if set. default_host: sent when an HTTP/1.0 client named none (RFC 9112 3.3). trusted: this peer's
+    claims are kept and added to; a listener has one memo for trusted peers and one for the rest.
+    """
+
+    interesting: frozenset[bytes] | None = frozenset()
+    scheme: bytes = b"http"
+    x_forwarded: bool = True
+    forwarded: bool = False
+    via: bytes = b""
+    request_id: bytes = b"x-request-id"
+    host: bytes = b""
+    default_host: bytes = b"localhost"
+    trusted: bool = False
+
+    def confusable(self, name: bytes) -> bool:
+        """Would a server that reads "_" as "-" (CGI and WSGI do) take this field (lower case) for one that rules look at?"""
+        return bool(self.interesting) and b"_" in name and name.replace(b"_", b"-") in (self.interesting or ())
+
+    def cut(self) -> frozenset[bytes]:
+        """Names that never pass, beside those that Connection names."""
+        names = HOP | {b"host"} if self.host else HOP
+        if self.trusted:
+            return names | ALIASES | {b"x-forwarded-for"} if self.x_forwarded else names
+        return names | CLAIMS if self.x_forwarded or self.forwarded else names
+
+    def standing(self, host: bytes, seen: Mapping[bytes, object]) -> bytes:
+        """Lines that are the same for every request with this Host; `seen` has the lower-case names that came."""
+        lines = b"host: " + self.host + b"\r\n" if self.host else b""
+        if self.x_forwarded and not (self.trusted and b"x-forwarded-proto" in seen):
+            lines += b"x-forwarded-proto: " + self.scheme + b"\r\n"
+        if self.x_forwarded and host and not (self.trusted and b"x-forwarded-host" in seen):
+            lines += b"x-forwarded-host: " + host + b"\r\n"
+        if self.via:
+            lines += b"via: 1.1 " + self.via + b"\r\n"
+        return lines
+
+    def extra(self, head: Head, peer: bytes, made: bytes = b"") -> bytes:
+        """Lines that differ per connection or request, to be put behind `Head.stem`. `peer`: the client's address without port;
+        `made`: an id from `make_id()`, sent if the request came without one."""
+        lines = b""
+        if self.x_forwarded:
+            before = head.get(b"x-forwarded-for") if self.trusted else None
+            lines = b"x-forwarded-for: " + (before + b", " + peer if before else peer) + b"\r\n"
+        if self.forwarded:
+            node = b'"[%b]"' % peer if b":" in peer else peer
+            lines += b"forwarded: for=%b;proto=%b" % (node, self.scheme)
+            lines += b';host="%b"\r\n' % head.host if head.host else b"\r\n"
+        if made and self.request_id and not head.named:
+            lines += self.request_id + b": " + made + b"\r\n"
+        return lines
+
+
+def trusts(networks: Iterable[IPv4Network | IPv6Network], peer: str) -> bool:
+    """Is the client at `peer` in one of the networks? IPv4-mapped IPv6 addresses count as IPv4. What is no address is not trusted."""
+    try:
+        address = ip_address(peer.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return any((mapped or address) in network for network in networks)
+
+
+def make_id() -> bytes:
+    """A new request id: 32 hex digits. Not a secret; it costs no system call."""
+    return b"%032x" % random.getrandbits(128)

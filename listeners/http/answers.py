@@ -1,0 +1,53 @@
+"""Answers that a listener makes itself: errors, and the fields that explain a decision."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from carrier.wire.http import CLOSE, REASONS, Head
+from carrier.wire.making import answer_head, date_field
+
+if TYPE_CHECKING:
+    from carrier.core.session import Session
+    from carrier.errors import Error
+
+
+def answer_fields(session: Session) -> bytes:
+    """The header lines of an answer that say why it came from where it came (x-carrier-rule, -cluster, -endpoint, -why)."""
+    decision, endpoint = session.decision, session.endpoint or session.last_endpoint
+    values = {
+        "rule": decision.rule,
+        "cluster": session.cluster.name if session.cluster is not None else "",
+        "endpoint": endpoint.address if endpoint is not None else "",
+        "why": session.why,
+    }
+    return b"".join(b"x-carrier-%b: %b\r\n" % (name.encode(), _safe(value)) for name, value in values.items() if value)
+
+
+def _safe(value: str) -> bytes:
+    """A header value of printable ASCII (RFC 9110 section 5.5); what is not becomes "?"."""
+    return "".join(c if " " <= c <= "~" else "?" for c in value)[:1024].encode()
+
+
+@lru_cache(maxsize=1)
+def fine(date: tuple[bytes, bytes]) -> Head:
+    """What a destination that knows no HTTP answers with (contract, section 4)."""
+    return answer_head(200, [date], framing=CLOSE)
+
+
+def error_answer(error: Error) -> tuple[Head, bytes]:
+    """An error as HTTP says it: l7mp's JSON (contract, section 3), and when to come back if that may help."""
+    return _error_answer(error.status, error.kind, error.detail, date_field())
+
+
+@lru_cache(maxsize=64)
+def _error_answer(status: int, kind: str, detail: str, date: tuple[bytes, bytes]) -> tuple[Head, bytes]:
+    """Remembered: when thousands are refused in a second, they are refused for the same reason."""
+    message = REASONS.get(status, b"").decode()
+    body = json.dumps({"status": status, "message": message, "content": detail}, indent=4).encode()
+    fields = [date, (b"content-type", b"application/json"), (b"x-carrier-error", kind.encode())]
+    if status == 503:
+        fields.append((b"retry-after", b"1"))
+    return answer_head(status, fields, body), body

@@ -1,0 +1,208 @@
+"""The two ends of a UDP listener: a peer that sent something, and the remote of a singleton."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from carrier.core.address import authority
+from carrier.core.stream import HIGH, MANY
+from carrier.errors import Error
+from carrier.hops.datagram import DatagramSocket
+
+if TYPE_CHECKING:
+    from listeners.udp import UdpListener
+
+PROBED = 1.0
+"""Seconds after which a datagram that nobody has refused is taken for delivered, at most."""
+
+
+class UdpPeer(DatagramSocket):
+    """One peer of the listener: the source of its session. It has no descriptor of its own.
+
+    key: the receiver's key of its address. seen, active_at: messages at the last tick, and since when that many.
+    """
+
+    __slots__ = ("active_at", "held", "key", "listener", "seen")
+
+    def __init__(self, listener: UdpListener, sock: socket.socket, address: Any) -> None:
+        super().__init__(sock, address)
+        self.listener = listener
+        self.key: Any = None
+        self.held = False
+        self.active_at = listener.env.loop.time()
+        self.seen = 0
+
+    def came(self, first: int, count: int, size: int) -> None:
+        """A batch has brought `count` datagrams of `size` bytes each, in the slots from `first` on."""
+        self.messages_in += count
+        self.bytes_in += size * count
+        if self.held:
+            self.listener.drop("upstream-full", count)
+        else:
+            self.pass_on(first, count, size)
+
+    def head(self, head: Any, last: bool = False) -> None:
+        """Datagrams have no heads; only a message's end shows."""
+        if last:
+            self.end()
+
+    def drop(self, reason: str, count: int = 1) -> None:
+        self.listener.drop(reason, count)
+
+    def failed(self, exc: OSError) -> None:
+        """The shared socket is sound: whatever it was, it was about this peer's address, and its timeout ends it."""
+
+    def end(self, trailer: Any = None) -> None:
+        """The destination has ended: so does this peer's session; its next datagram makes a new one."""
+        self.finish()
+
+    def reset(self, error: Error) -> None:
+        self.finish(error)
+
+    def stop(self, error: Error | None = None) -> None:
+        if error is not None:
+            self.finish(error)
+
+    def pause(self) -> None:
+        """Datagrams cannot wait: while the next hop is full, what comes is dropped and counted."""
+        self.held = True
+
+    def resume(self) -> None:
+        self.held = False
+
+    def status(self) -> str:
+        return "END" if self.closed else "READY"
+
+    def finish(self, error: Error | None = None) -> None:
+        """Forget the peer. Idempotent."""
+        if self.closed:
+            return
+        self.closed = True
+        listener = self.listener
+        listener.peers.pop(self.address, None)
+        listener.unanswered.pop(self.address, None)
+        listener.keys.pop(self.key, None)
+        listener.received += self.messages_in
+        listener.sent += self.messages_out
+        session, to = self.session, self.to
+        if session is not None:
+            session.close(error)
+        self.detach()
+        if error is not None:
+            to.reset(error)
+
+
+class Remote(UdpPeer):
+    """The remote of a singleton: a source that can be reconnected, if the route wants that on disconnect (contract, section 4).
+
+    It is disconnected when it refuses a datagram (ICMP port unreachable). From then on what the session says waits, bounded, and what
+    finds no room is dropped and counted. The oldest one is tried at once and then again `timeout` apart, `num_retries` times in all, until
+    it is not refused; then the rest follows. Without such a policy a refused datagram is counted, and that is all.
+
+    waiting: what has not been sent since the remote has gone; None: it is there. tried: how often the oldest one was. timer: until the
+    next try, or until a try counts as good; out: one is on its way. told: the kernel has not sent, but told of a refusal of before.
+    """
+
+    __slots__ = ("out", "size", "timer", "told", "tried", "waiting")
+
+    def __init__(self, listener: UdpListener, sock: socket.socket, address: Any) -> None:
+        super().__init__(listener, sock, address)
+        self.waiting: deque[bytes] | None = None
+        self.size = self.tried = 0
+        self.timer: asyncio.TimerHandle | None = None
+        self.out = self.told = False
+
+    def refused(self, count: int) -> None:
+        """So many datagrams came back."""
+        session = self.session
+        if session is None or self.closed:
+            return
+        retry = session.decision.retry
+        lost = count - self.out
+        if lost:
+            session.dropped += lost
+            self.drop("refused", lost)
+        if not retry.on_disconnect:
+            return
+        if self.waiting is None:
+            self.waiting = deque()
+            self.tried = 0
+            session.event("DISCONNECT", "source", "the remote refuses datagrams")
+        elif self.out:
+            self._cancel()
+            session.event("ERROR", "Could not reconnect", "the remote refuses datagrams")
+            if self.tried >= retry.num_retries:
+                self.finish(Error("refused", f"{authority(*self.address[:2])}: Connection refused", "downstream"))
+            else:
+                self.timer = self.listener.env.loop.call_later(retry.timeout, self._try)
+
+    def failed(self, exc: OSError) -> None:
+        """The kernel tells of a refusal of before in place of sending."""
+        if exc.errno == errno.ECONNREFUSED:
+            self.told = True
+            self.listener._errors()
+        else:
+            super().drop("send-failed")
+
+    def drop(self, reason: str, count: int = 1) -> None:
+        if reason != "send-failed":  # `failed` comes after it, and says what it was
+            super().drop(reason, count)
+
+    def send(self, data: bytes | memoryview) -> None:
+        if self.waiting is None:
+            super().send(data)
+            if self.told:  # not sent yet: it waits, or is tried once more
+                self.told = False
+                self.send(data)
+        elif self.size >= HIGH or len(self.waiting) >= MANY:
+            assert self.session is not None
+            self.session.dropped += 1
+            self.drop("source-away")
+        else:
+            self.waiting.append(bytes(data))
+            self.size += len(data)
+            if self.timer is None:
+                self._try()
+
+    def burst(self, first: int, count: int, size: int) -> None:
+        """One by one: a refusal is about one."""
+        self._one_by_one(first, count, size)
+
+    def _try(self) -> None:
+        """Send the oldest one; it is good when nobody has refused it in time."""
+        session = self.session
+        assert self.waiting and session is not None
+        self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # what was refused before is not this one
+        self.listener._errors()
+        self.tried += 1
+        session.retries += 1
+        self.out = True
+        self.timer = self.listener.env.loop.call_later(min(session.decision.retry.timeout, PROBED), self._arrived)
+        super().send(self.waiting[0])
+
+    def _arrived(self) -> None:
+        """The remote is back: it gets the rest."""
+        self._cancel()
+        waiting, self.waiting, self.size = self.waiting, None, 0
+        assert waiting and self.session is not None
+        self.session.event("CONNECT", "source")
+        waiting.popleft()
+        for data in waiting:
+            self.send(data)
+
+    def _cancel(self) -> None:
+        self.out = False
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def finish(self, error: Error | None = None) -> None:
+        self._cancel()
+        if self.waiting and self.session is not None and not self.closed:
+            self.session.dropped += len(self.waiting)
+            self.drop("source-away", len(self.waiting))
+        super().finish(error)
