@@ -73,9 +73,11 @@ async def test_without_the_privilege_both_are_refused_with_the_reason(monkeypatc
 
     up = {"name": "up", "spec": {"protocol": "AF_PACKET"}}
     real = socket.socket
-    monkeypatch.setattr(
-        "listeners.afpacket.socket.socket", lambda family=-1, *a, **k: forbidden() if family == socket.AF_PACKET else real(family, *a, **k)
-    )
+
+    def socket_of(family: int = -1, *args: Any, **more: Any) -> Any:
+        return forbidden() if family == socket.AF_PACKET else real(family, *args, **more)
+
+    monkeypatch.setattr("carrier.hops.afpacket.socket.socket", socket_of)
     async with running() as proxy:
         for conf in (config(clusters=[up]), config(clusters=[echo()], listeners=[packet("in")])):
             with pytest.raises(Error, match="CAP_NET_RAW"):

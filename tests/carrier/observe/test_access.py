@@ -24,7 +24,8 @@ from carrier.core.decision import Decision, Hits
 from carrier.core.ledger import Ledger
 from carrier.errors import ConfigError, Error
 from carrier.model import Admin, Config
-from carrier.observe import access, lines
+from carrier.observe import lines
+from carrier.observe import writer as writing
 from carrier.observe.access import AccessLog
 from carrier.observe.lines import Lines, flags
 from carrier.observe.writer import Writer
@@ -72,7 +73,7 @@ async def test_a_request_is_one_line_with_the_reason_of_its_routing(tmp_path: Pa
     file = tmp_path / "log"
     async with Stage() as stage, logged(stage.proxy.env, file):
         await request(stage, "GET /a?b=1 HTTP/1.1\nhost: shop")
-    (line,) = lines(file)
+    (line,) = read_lines(file)
     assert (line["method"], line["path"], line["host"], line["status"]) == ("GET", "/a?b=1", "shop", 200)
     assert (line["listener"], line["protocol"], line["rule"], line["why"]) == ("front", "HTTP", "all", "rule all: anything")
     assert (line["cluster"], line["endpoint"]) == ("up", f"127.0.0.1:{stage.backend_port}")
@@ -95,7 +96,7 @@ async def test_requests_of_one_connection_are_lines_of_their_own(tmp_path: Path)
             await server.head()
             await server.says(OK)
             await answered(client)
-    found = lines(file)
+    found = read_lines(file)
     assert len(found) == 3 and {line["bytes_out"] for line in found} == {len(OK)} and len({line["bytes_in"] for line in found}) == 1
     assert {line["id"] for line in found} == {"mine-1"}
 
@@ -106,7 +107,7 @@ async def test_a_line_says_what_went_wrong_and_who_served_instead(tmp_path: Path
         await request(stage, "GET / HTTP/1.1\nhost: a", None)
         stage.shuts()
         await request(stage, "GET / HTTP/1.1\nhost: a\nx-user: john", None)
-    nobody, refused = lines(file)
+    nobody, refused = read_lines(file)
     assert (nobody["status"], nobody["flags"], nobody["error"]) == (404, "NR", "no-route") and nobody["why"] == "no rule of rl matched"
     assert (refused["status"], refused["flags"], refused["error"]) == (503, "UF", "refused")
     assert refused["why"].startswith('rule r0: header x-user is "john"; failed, refused: 127.0.0.1:')
@@ -119,7 +120,7 @@ async def test_any_protocol_has_its_lines(tmp_path: Path) -> None:
             client.send(b"hello")
             await client.read(5)
         await wait_until(lambda: not proxy.listeners["in"].live)
-    (line,) = lines(file)
+    (line,) = read_lines(file)
     assert (line["listener"], line["protocol"], line["bytes_in"], line["bytes_out"], line["cluster"]) == ("in", "TCP", 5, 5, "echo")
     assert "method" not in line and re.fullmatch(r"127\.0\.0\.1:\d+", line["client"])
 
@@ -129,7 +130,7 @@ async def test_headers_are_written_when_named_and_secrets_are_not(tmp_path: Path
     options = {"headers": ("User-Agent", "authorization", "x-own", "x-none"), "redact": ("X-Own",)}
     async with Stage() as stage, logged(stage.proxy.env, file, **options):
         await request(stage, 'GET / HTTP/1.1\nhost: a\nuser-agent: a "b"\nauthorization: Bearer s3cret\nx-own: s3cret')
-    assert lines(file)[0]["headers"] == {"user-agent": 'a "b"', "authorization": "(redacted)", "x-own": "(redacted)"}
+    assert read_lines(file)[0]["headers"] == {"user-agent": 'a "b"', "authorization": "(redacted)", "x-own": "(redacted)"}
     assert "s3cret" not in file.read_text()
 
 
@@ -137,7 +138,7 @@ async def test_the_query_can_be_left_out(tmp_path: Path) -> None:
     file = tmp_path / "log"
     async with Stage() as stage, logged(stage.proxy.env, file, query=False):
         await request(stage, "GET /a?token=s3cret HTTP/1.1\nhost: a")
-    assert lines(file)[0]["path"] == "/a" and "s3cret" not in file.read_text()
+    assert read_lines(file)[0]["path"] == "/a" and "s3cret" not in file.read_text()
 
 
 ENVOY = re.compile(r'\[(\S+Z)\] "(\S+) (\S+) (HTTP/1\.1|-)" (\d+) (\S+) (\d+) (\d+) (\d+) (\S+) "(.*)" "(.*)" "(.*)" "(.*)" "(\S+)"\n')
@@ -179,7 +180,7 @@ async def test_filters_and_sampling_leave_lines_out_but_failures_are_kept(
                 f"GET / HTTP/1.1\nhost: a\nconnection: close\nx-user: {user}",
                 OK.replace(b"200 OK\r\n", b"%d X\r\nconnection: close\r\n" % status),
             )
-    assert [line["status"] for line in lines(file)] == statuses
+    assert [line["status"] for line in read_lines(file)] == statuses
 
 
 async def test_lines_follow_a_clock_that_was_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,10 +190,10 @@ async def test_lines_follow_a_clock_that_was_set(tmp_path: Path, monkeypatch: py
         stage.proxy.env.ledger.settle()  # type: ignore[union-attr]
         log.flush()
         wall = time.time
-        monkeypatch.setattr("carrier.observe.access.time.time", lambda: wall() + 86_400)
+        monkeypatch.setattr("carrier.observe.lines.time.time", lambda: wall() + 86_400)
         log.flush()
         await request(stage, "GET /2 HTTP/1.1\nhost: a")
-    before, after = (datetime.fromisoformat(line["time"]) for line in lines(file))
+    before, after = (datetime.fromisoformat(line["time"]) for line in read_lines(file))
     assert 86_390 < (after - before).total_seconds() < 86_500
 
 
@@ -207,15 +208,15 @@ async def test_after_reopen_lines_go_to_a_new_file(tmp_path: Path) -> None:
         log.reopen()
         await wait_until(file.exists)
         await request(stage, "GET /2 HTTP/1.1\nhost: a")
-    assert [line["path"] for line in lines(tmp_path / "log.1")] == ["/1"]
-    assert [line["path"] for line in lines(file)] == ["/2"]
+    assert [line["path"] for line in read_lines(tmp_path / "log.1")] == ["/1"]
+    assert [line["path"] for line in read_lines(file)] == ["/2"]
 
 
 def test_what_a_slow_reader_does_not_take_is_dropped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     held = os.open(pipe, os.O_RDWR)  # somebody has it open and reads nothing
-    monkeypatch.setattr(access, "MAX_WAITING", 300_000)
+    monkeypatch.setattr(writing, "MAX_WAITING", 300_000)
     writer = Writer(str(pipe))
     taken = [writer.put(b"x" * 100_000, 1) for _ in range(6)]
     assert taken[0] and not taken[-1]  # and none of these calls waited
@@ -253,7 +254,7 @@ def test_lines_wait_while_no_thread_can_be_had(tmp_path: Path, monkeypatch: pyte
 
     writer = Writer(str(tmp_path / "log"))
     with monkeypatch.context() as patch:
-        patch.setattr(access._thread, "start_new_thread", none_left)
+        patch.setattr(writing._thread, "start_new_thread", none_left)
         assert writer.put(b"one\n", 1) and writer.failed == "can't start new thread"
     writer.close()
     assert (tmp_path / "log").read_bytes() == b"one\n"
@@ -387,7 +388,7 @@ async def test_a_change_of_the_configuration_makes_lines_anew(tmp_path: Path) ->
             log.flush()
             await request(stage, "GET / HTTP/1.1\nhost: a\nconnection: close", BYE)
             stage.proxy.env.ledger.settle()  # type: ignore[union-attr]
-    assert [line["user"] for line in lines(file)] == ["john", "jane"]
+    assert [line["user"] for line in read_lines(file)] == ["john", "jane"]
 
 
 async def test_a_session_that_no_line_can_be_made_of_costs_its_own_line_alone(tmp_path: Path) -> None:
@@ -399,7 +400,7 @@ async def test_a_session_that_no_line_can_be_made_of_costs_its_own_line_alone(tm
         stage.proxy.env.ledger.ended.insert(0, object())  # type: ignore[union-attr, arg-type]
         stage.proxy.env.ledger.settle()  # type: ignore[union-attr]
         assert log.dropped == 1 and len(stray) == 1 and stray[0].startswith("no access log line could be made: ")
-    assert [line["path"] for line in lines(file)] == ["/1"]
+    assert [line["path"] for line in read_lines(file)] == ["/1"]
 
 
 async def test_a_request_that_is_refused_before_it_is_a_session_has_its_line(tmp_path: Path) -> None:
@@ -409,7 +410,7 @@ async def test_a_request_that_is_refused_before_it_is_a_session_has_its_line(tmp
         await request(stage, "CONNECT shop:443 HTTP/1.1\nhost: shop:443", None)
         await request(stage, "GET /long HTTP/1.1\nhost: shop\nx: " + "y" * 2000, None)
         await request(stage, "\x16\x03\x01 hello", None)
-    length, connect, long, tls = lines(file)
+    length, connect, long, tls = read_lines(file)
     assert (length["method"], length["path"], length["status"]) == ("POST", "/a?b=1", 400)
     assert (length["listener"], length["protocol"], length["error"], length["flags"]) == ("front", "HTTP", "protocol-error", "DPE")
     assert length["why"] == 'refused, protocol-error: Content-Length "+5" is not one decimal number'
@@ -435,7 +436,7 @@ async def test_a_head_that_never_ends_has_its_line_and_so_has_a_body_that_is_too
         await (await stage.server()).head()
         stage.listener.tick(loop.time() + 2 * late)
         assert (await body.head()).startswith(b"HTTP/1.1 408 ")
-    slow, upload = lines(file)
+    slow, upload = read_lines(file)
     assert (slow["method"], slow["path"], slow["status"], slow["flags"]) == ("GET", "/slow", 408, "SI")
     assert "options.header_timeout" in slow["why"]
     assert (upload["method"], upload["path"], upload["status"], upload["flags"]) == ("POST", "/body", 408, "SI")
@@ -454,7 +455,7 @@ async def test_refused_requests_are_filtered_and_sampled_as_the_good_ones_are(tm
         async with Stage() as stage, logged(stage.proxy.env, file, **settings):
             for _ in range(4):
                 await request(stage, bad, None)
-        assert len(lines(file)) == wanted, name
+        assert len(read_lines(file)) == wanted, name
         assert name != "no query" or "secret" not in file.read_text()
 
 
@@ -479,7 +480,7 @@ async def test_what_a_connection_sends_behind_its_limit_of_connections_is_told(t
         assert (await late.head()).startswith(b"HTTP/1.1 503 ")
         await server.says(BYE)
         await busy.head()
-    turned_away, _ = lines(file)
+    turned_away, _ = read_lines(file)
     assert (turned_away["status"], turned_away["error"], turned_away["flags"]) == (503, "overload", "OM")
     assert "options.max_connections" in turned_away["why"]
 
