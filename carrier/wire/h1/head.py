@@ -52,7 +52,8 @@ def _location(path: bytes, query: bytes) -> bytes:
 _STRICT = _location(_PCHAR + b"/", _PCHAR + b"/?")
 _LAX = _location(_PCHAR + _LOOSE + b"/", _PCHAR + _LOOSE + b"/?")
 REQUEST_LINE = {strict: re.compile(rb"(%b) (%b) HTTP/1\.1" % (TCHARS, body)) for strict, body in ((True, _STRICT), (False, _LAX))}
-_LOCATION = {True: re.compile(_STRICT), False: re.compile(_LAX)}
+LOCATION = {True: re.compile(_STRICT), False: re.compile(_LAX)}
+"""A path with an optional query, by Limits.strict_target."""
 STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t -~\x80-\xff]*))?")
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
 LENGTH_LINE = re.compile(rb"[Cc]ontent-[Ll]ength: ?(?:0|[1-9][0-9]{0,17})")
@@ -71,7 +72,8 @@ def refuse(side: Side, detail: str, kind: str = "") -> Error:
     return Error(kind or ("protocol-error" if side == "downstream" else "bad-answer"), detail, side)
 
 
-def _check_host(host: bytes) -> None:
+def check_host(host: bytes) -> None:
+    """Raise Error unless the value of Host, or of :authority, is a name or an address with an optional port."""
     match = _HOST.fullmatch(host)
     try:
         if match is None or (match[2] and int(match[2]) > 65535):
@@ -209,7 +211,7 @@ def _host(values: Sequence[bytes], minor: int, authority: bytes | None) -> bytes
     if len(values) > 1 or (minor and not values):
         raise refuse("downstream", f"{len(values)} Host fields, exactly one is needed")
     if values:
-        _check_host(values[0])
+        check_host(values[0])
     if authority is None:
         return values[0] if values else b""
     if values and _plain_authority(values[0]) != _plain_authority(authority):
@@ -295,14 +297,14 @@ def _start_request(line: bytes, limits: Limits) -> tuple[bytes, bytes, int, byte
 
 def _target(method: bytes, target: bytes, limits: Limits) -> tuple[bytes, bytes | None]:
     """Target to send on, and authority of an absolute-form target (RFC 9112 3.2). Userinfo and fragments are refused."""
-    location = _LOCATION[limits.strict_target]
+    location = LOCATION[limits.strict_target]
     if method == b"CONNECT":
         if _CONNECT.fullmatch(target):
             return target, None
     elif location.fullmatch(target) or (target == b"*" and method == b"OPTIONS"):
         return target, None
     elif match := _ABSOLUTE.fullmatch(target):
-        _check_host(match[2])
+        check_host(match[2])
         rest: bytes = match[3]
         sent = rest if rest[:1] == b"/" else b"/" + rest
         if location.fullmatch(sent):
