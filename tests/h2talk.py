@@ -61,7 +61,7 @@ class Heard:
     def on_reset(self, stream: Stream, code: int, detail: str) -> None:
         self._say("reset", stream, code)
 
-    def on_refused(self, stream: Stream, kind: str, detail: str) -> None:
+    def on_refused(self, stream: Stream, section: Section, kind: str, detail: str) -> None:
         self._say("refused", stream, kind, detail)
 
     def on_goaway(self, last: int, code: int, detail: str) -> None:

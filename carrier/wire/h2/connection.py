@@ -68,9 +68,9 @@ class Target(Protocol):
         """The stream is over: reset by the peer, or broken by it, or its connection is lost. With REFUSED_STREAM the peer has not looked at
         it, and it may be sent again."""
 
-    def on_refused(self, stream: Stream, kind: str, detail: str, /) -> None:
-        """A request that does not become one. kind: "protocol-error", it was reset; "headers-too-large": it waits for an answer that says
-        so, and what follows of it is dropped; "overload": over the limit of streams, it was reset as not looked at."""
+    def on_refused(self, stream: Stream, section: Section, kind: str, detail: str, /) -> None:
+        """A request that does not become one; `section` has what was read of it. kind "protocol-error": it was reset. "overload": it is
+        over the limit of streams, and was reset as not looked at. "headers-too-large": it waits for an answer, the rest is dropped."""
 
     def on_goaway(self, last: int, code: int, detail: str, /) -> None:
         """The peer takes no more streams; those above `last` were told before, by on_reset."""
@@ -299,9 +299,9 @@ class Connection:
     def _break(self, stream: Stream, code: int, detail: str) -> None:
         """The peer broke the rules of this stream."""
         self._forget(stream, OURS)
-        self._reply(rst_frame(stream.id, code))
         self.target.on_reset(stream, code, detail)
         stream.owner = None
+        self._reply(rst_frame(stream.id, code))
         self._charge(BAD_STREAM)
 
     def _reset_all(self, code: int, detail: str) -> None:

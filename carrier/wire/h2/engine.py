@@ -82,6 +82,8 @@ class Engine(Control):
                 return False
             data = bytes(buffer)
             buffer.clear()
+            if self._greeted == 2 and self._block is None:
+                self.begun_since = 0.0
         try:
             return self._read(data)
         except Fault as fault:
@@ -91,7 +93,7 @@ class Engine(Control):
 
     def _read(self, data: bytes) -> bool:
         i, n, handled = 0, len(data), 0
-        most, unpack = self.limits.frames, HEAD.unpack_from
+        most, unpack, now = self.limits.frames, HEAD.unpack_from, self.now or NEVER
         if self._greeted == 0:
             if not PREFACE.startswith(data[:24]):
                 raise Fault(PROTOCOL_ERROR, f"no HTTP/2 preface but {shown(data[:24])}")
@@ -106,6 +108,8 @@ class Engine(Control):
                 raise Fault(FRAME_SIZE_ERROR, f"{frame_name(kind)} of {size} bytes, at most {FRAME_MAX}")
             end = i + 9 + size
             if end > n:
+                if kind == HEADERS:
+                    self.begun_since = self.begun_since or now
                 self._keep(data[i:] if i else data, 9 + size)
                 return False
             if handled == most:
@@ -188,23 +192,24 @@ class Engine(Control):
         stream = Stream(self, number)
         if len(self.streams) >= self.limits.streams:
             self._note(number, OURS)
+            seen = f"{len(self.streams)} streams are open, at most {self.limits.streams}"
+            self.target.on_refused(stream, section, "overload", seen)
             self._reply(rst_frame(number, REFUSED_STREAM))
-            self.target.on_refused(stream, "overload", f"{len(self.streams)} streams are open, at most {self.limits.streams}")
             self._charge(TOO_MANY)
             return
         self.streams[number] = stream
         stream.heard, stream.over, stream.left = True, last, section.length
         if section.excess:
             stream.refused = True
-            self.target.on_refused(stream, "headers-too-large", section.excess)
+            self.target.on_refused(stream, section, "headers-too-large", section.excess)
             self._charge(TOO_LARGE)
         elif section.problem or not section.method or (last and section.length > 0):
             problem = section.problem
             if not problem:
                 problem = "no :method" if not section.method else f"content-length {section.length}, and no content"
             self._forget(stream, OURS)
+            self.target.on_refused(stream, section, "protocol-error", problem)
             self._reply(rst_frame(number, PROTOCOL_ERROR))
-            self.target.on_refused(stream, "protocol-error", problem)
             self._charge(BAD_STREAM)
         else:
             self.target.on_head(stream, section, last)

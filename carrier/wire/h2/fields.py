@@ -26,7 +26,7 @@ _OTHER = bytes(byte not in FIELD_BYTES for byte in range(256))
 """Makes every byte that no field value holds (RFC 9110 5.5) 1, and all others 0."""
 _BLANK = b" \t"
 _PLAIN, _CONNECTION, _TE, _CONTENT_LENGTH, _COOKIE, _HOST_FIELD, _PSEUDO, _BAD = range(8)
-_KINDS: dict[bytes, int] = {
+_KNOWN: dict[bytes, int] = {
     b"connection": _CONNECTION,
     b"proxy-connection": _CONNECTION,
     b"keep-alive": _CONNECTION,
@@ -37,8 +37,9 @@ _KINDS: dict[bytes, int] = {
     b"cookie": _COOKIE,
     b"host": _HOST_FIELD,
 }
+_KINDS = dict(_KNOWN)  # and names that were met and are plain
 _REQUEST = (b":method", b":scheme", b":authority", b":path", b":protocol")
-_NAMES = 4096  # names that are remembered as plain
+_NAMES = 2048  # that are remembered
 _NAME_MAX = 64
 
 
@@ -175,7 +176,10 @@ def _kind(name: bytes) -> int:
         return _PSEUDO
     if not _NAME.fullmatch(name):
         return _BAD
-    if len(_KINDS) < _NAMES and len(name) <= _NAME_MAX:
+    if len(name) <= _NAME_MAX:
+        if len(_KINDS) >= _NAMES:
+            _KINDS.clear()
+            _KINDS.update(_KNOWN)
         _KINDS[name] = _PLAIN
     return _PLAIN
 

@@ -48,15 +48,20 @@ class State:
     """The decoder between two blocks. entries: the dynamic table, newest first. size: its bytes; limit: what its encoder chose as the most;
     allowed: what we allow it to choose; due: we allowed less, and the next block has to say that it obeys (RFC 7541 4.2)."""
 
-    __slots__ = ("allowed", "due", "entries", "known", "limit", "size")
+    __slots__ = ("_other", "allowed", "due", "entries", "known", "limit", "size")
 
     def __init__(self, entries: tuple[Pair, ...], size: int, limit: int, allowed: int, due: bool = False) -> None:
         self.entries, self.size, self.limit, self.allowed, self.due = entries, size, limit, allowed, due
         self.known: dict[bytes, Any] = {}
+        self._other: State | None = None
 
     def allowing(self, allowed: int) -> State:
-        """The same table after the peer has acknowledged another SETTINGS_HEADER_TABLE_SIZE of ours."""
-        return State(self.entries, self.size, self.limit, allowed, self.due or self.limit > allowed)
+        """The same table once the peer has acknowledged another SETTINGS_HEADER_TABLE_SIZE of ours; one state for all who come here."""
+        if allowed == self.allowed:
+            return self
+        if self._other is None or self._other.allowed != allowed:
+            self._other = State(self.entries, self.size, self.limit, allowed, self.due or self.limit > allowed)
+        return self._other
 
 
 def _bad(detail: str) -> Fault:

@@ -224,7 +224,7 @@ class Stream:
     def give_back(self) -> None:
         """WINDOW_UPDATE for what was read, once it is half a window."""
         engine = self.engine
-        if self.owed * 2 >= engine.limits.window and not self.over:
+        if self.owed and self.owed * 2 >= engine.our_window and not self.over:
             engine.out.append(window_frame(self.id, self.owed))
             self.room += self.owed
             self.owed = 0
