@@ -14,7 +14,7 @@ from carrier.core.cluster import Cluster, Endpoint
 from carrier.errors import Error, Problem, from_os
 from carrier.hops.bytesocket import ByteSocket
 from carrier.hops.packetsocket import PacketSocket
-from carrier.hops.unixsocket import MODES, address_of, check_mode, mode_of
+from carrier.hops.unixsocket import MODES, address_of, check_mode, leads_to, mode_of
 
 if TYPE_CHECKING:
     from carrier import model as config
@@ -62,6 +62,11 @@ class UnixCluster(Cluster):
             if self.mode == "dgram":
                 sock.bind("")
             sock.connect(address_of(filename))
+            if self.env.api_files and leads_to(sock, self.env.api_files):
+                raise Error("forbidden", f"{filename} is where the REST API of this proxy listens", "upstream", "yes")
+        except Error:
+            sock.close()
+            raise
         except BlockingIOError:
             sock.close()
             raise Error("overload", f"{filename}: its queue of connections is full", "upstream", "yes") from None

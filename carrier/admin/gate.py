@@ -19,7 +19,6 @@ import ipaddress
 import os
 import socket
 import ssl
-import struct
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -30,6 +29,7 @@ import msgspec
 
 from carrier.core.address import is_loopback
 from carrier.errors import ConfigError, Error, Problem
+from carrier.hops.unixsocket import credentials
 
 if TYPE_CHECKING:
     from carrier.core.session import Session
@@ -67,6 +67,7 @@ class Caller(NamedTuple):
     host: str = ""
     local: str = ""
     uid: int = -1
+    pid: int = -1
     certificate: bool = False
 
 
@@ -179,6 +180,8 @@ class Gate:
         self.insecure = insecure
         self.names = frozenset(name.lower() for name in names)
         self.clock = clock
+        self.pid = os.getpid()
+        """Whose calls are nobody's: what comes from our own process came through one of its clusters."""
         self.buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
         """Remote peer -> (writes left of its burst, when that was counted); the one used longest ago goes first."""
         self.refused: dict[str, int] = {}
@@ -213,6 +216,8 @@ class Gate:
 
     def _admit(self, caller: Caller, method: str, headers: Mapping[str, str]) -> str:
         if caller.kind == "unix":
+            if caller.pid == self.pid:
+                raise Error("forbidden", "this call came from the proxy itself, through one of its clusters", "downstream")
             if caller.uid not in (os.geteuid(), 0):
                 raise Error("forbidden", f"user {caller.uid} may not call the API of user {os.geteuid()}", "downstream")
             return caller.text
@@ -320,8 +325,8 @@ def caller_of(session: Session, tls: ssl.SSLContext | None = None) -> Caller:
     transport = getattr(source, "transport", None)
     sock = transport.get_extra_info("socket") if transport is not None else None
     if sock is not None and sock.family == socket.AF_UNIX:
-        pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
-        return Caller("unix", f"unix uid={uid} pid={pid}", uid=uid)
+        pid, uid = credentials(sock)
+        return Caller("unix", f"unix uid={uid} pid={pid}", uid=uid, pid=pid)
     host, port = getattr(source, "peer", ("", 0))[:2]
     local = getattr(source, "local", ("", 0))[0]
     secure = tls is not None and session.listener.tls is tls

@@ -18,6 +18,7 @@ from carrier import model as cfg
 from carrier.core import registry
 from carrier.core.address import BACKLOG
 from carrier.errors import Error, from_os
+from carrier.hops.unixsocket import identity
 from carrier.rules.table import Matchers, Table
 
 if TYPE_CHECKING:
@@ -128,12 +129,13 @@ class UnixSocket:
         self.listener = own_listener(env, "(unix)", None, 0, limits)
         sock = bind_unix(path, private)
         self.listener.bound = [sock]
-        self.inode = os.stat(path).st_ino
+        found = os.stat(path)
+        self.identity = found.st_dev, found.st_ino
 
     def remove(self) -> None:
         """Remove the file, unless it is another process's by now. Idempotent."""
         with contextlib.suppress(OSError):
-            if os.stat(self.path).st_ino == self.inode:
+            if identity(self.path) == self.identity:
                 os.unlink(self.path)
 
 

@@ -33,6 +33,8 @@ class Env:
         """The REST API, for the one cluster that leads into it."""
         self.gate: Any = None
         """Who may call the REST API (carrier/admin/gate.py); None: everybody who reaches it, which is this machine only."""
+        self.api_files: dict[str, tuple[int, int]] = {}
+        """Socket files that the REST API listens at, as they were bound -> device and inode: no cluster leads there."""
         self.insecure_admin = False
         self.clusters: Mapping[str, Cluster] = {}
         """The clusters in force, for a session that looks its route's names up again."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from carrier.errors import Problem
@@ -33,6 +34,27 @@ def address_of(filename: str) -> str | bytes:
     if not filename or "\0" in filename:
         raise ValueError(f"expected a file name, got {filename!r}")
     return b"\0" + filename[1:].encode() if filename[0] == "@" else filename
+
+
+def credentials(sock: socket.socket) -> tuple[int, int]:
+    """Process and user at the other end, as the kernel knows them (SO_PEERCRED, unix(7)): whoever connected, or whoever listens."""
+    pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return pid, uid
+
+
+def leads_to(sock: socket.socket, files: Iterable[str]) -> bool:
+    """Has a connected socket come to one of our own that is bound to one of these names? The kernel says who listens and what that
+    name is, whatever name led there: a link, another spelling, a folder that is mounted twice."""
+    return credentials(sock)[0] == os.getpid() and sock.getpeername() in files
+
+
+def identity(filename: str) -> tuple[int, int] | None:
+    """Device and inode of a file, through links; None: it is not there."""
+    try:
+        found = os.stat(filename)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
 
 
 def remove_stale(filename: str) -> None:

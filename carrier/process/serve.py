@@ -119,7 +119,7 @@ class Server:
         if settings.socket is not None:
             self.unix, warning = open_socket(self.env, settings.socket or None, settings.limits)
             if self.unix is not None:
-                self.proxy.paths.add(self.unix.path)
+                self.env.api_files[self.unix.path] = self.unix.identity
                 self.proxy.others.append(self.unix.listener)
             else:
                 self.log.warn(warning)

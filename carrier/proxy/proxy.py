@@ -29,6 +29,7 @@ from carrier.core.listener import Listener
 from carrier.core.resolve import is_here
 from carrier.errors import ConfigError, Error, Problem
 from carrier.hops import framing
+from carrier.hops.unixsocket import identity
 from carrier.model import same
 from carrier.rules.table import Matchers, Table
 
@@ -92,8 +93,6 @@ class Proxy:
         """Puts a configuration on disk, before it is in force; raises Error if it cannot."""
         self.others: list[Listener] = []
         """Listeners that are no part of the configuration and serve to the end: the unix socket, health."""
-        self.paths: set[str] = set()
-        """Files that the API listens at."""
         self.drained: set[str] = set()
         """Names of listeners that were told to take nothing new."""
         self.drained_endpoints: set[str] = set()
@@ -247,12 +246,17 @@ class Proxy:
             for i, endpoint in enumerate(cluster.endpoints if build.clusters[name].kind != "datagram" else ()):
                 address, port = str(endpoint.spec.get("address")), endpoint.spec.get("port", cluster.spec.get("port"))
                 ours = isinstance(port, int) and port in build.api_ports
-                if address in self.paths or (ours and (is_here(address) or address.lower().rstrip(".") == "localhost")):
+                if self._is_api_file(address) or (ours and (is_here(address) or address.lower().rstrip(".") == "localhost")):
                     path = f"clusters[{name}].endpoints[{i}].spec"
                     text = f"{address} is where the REST API listens: no cluster leads there"
                     problems.append(Problem(text, path, hint="route to a cluster of protocol L7mpController"))
         if problems:
             raise ConfigError(*problems)
+
+    def _is_api_file(self, address: str) -> bool:
+        """Is it the file of the API's unix socket, by whatever name? Names that lead there only later are noticed when connecting."""
+        files = self.env.api_files
+        return bool(files) and identity(address) in files.values()
 
     def _check_free(self, new: Listener, others: Iterable[Listener]) -> None:
         key = new.key()

@@ -67,6 +67,7 @@ async def pod(where: str, capsys: pytest.CaptureFixture[str]) -> AsyncIterator[P
     unix = "/" in where
     admin = None if unix else ("127.0.0.1", int(where.rpartition(":")[2]))
     server = await start(conf, Log("silent"), Settings(admin, socket=where if unix else None))
+    server.env.gate.pid = 0  # these tests call from the process of the server, which is nobody
     yield Pod(server, where, capsys)
     await server.close()
     shadow.close()

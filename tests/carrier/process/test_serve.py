@@ -74,6 +74,7 @@ async def serving(conf: Config | None = None, **settings: Any) -> AsyncIterator[
     lines: list[str] = []
     settings.setdefault("admin", ("127.0.0.1", 0))
     server = await start(conf or Config(), Log("info", lines.append), Settings(**settings))
+    server.env.gate.pid = 0  # these tests call from the process of the server, which is nobody
     try:
         yield Running(server, lines)
     finally:
