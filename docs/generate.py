@@ -1,4 +1,4 @@
-"""`make docs`: writes docs/reference.md from the program itself, so that it cannot drift; `make check` compares the two.
+"""`make docs`: writes reference.md and configuration.md from the program itself, so that they cannot drift; `make check` compares.
 
 The command comes from its parser, the protocols from their classes, the REST API from its table of operations, statuses from errors.
 """
@@ -6,6 +6,7 @@ The command comes from its parser, the protocols from their classes, the REST AP
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,14 +15,17 @@ from typing import Any
 from carrier.admin import operations as api
 from carrier.bridges import asked as bridge
 from carrier.cli import main as cli
-from carrier.config import accesslog, source
+from carrier.config import accesslog, jsonschema, source
+from carrier.config import reference as reference_of
 from carrier.config.inspector import LOG_LEVELS, RETRY_ON
 from carrier.core import registry
 from carrier.errors import STATUS
 from carrier.observe import catalogue as metrics
 from carrier.observe import lines as access
+from carrier.rules.notation import FIRST_ORDER, SECOND_ORDER
 
 FILE = Path(__file__).parent / "reference.md"
+CONFIGURATION = Path(__file__).parent / "configuration.md"
 
 
 def reference() -> str:
@@ -142,6 +146,92 @@ def _seen() -> Iterator[str]:
     yield f"Redacted in any case: {_code(sorted(access.SECRET))}. See [why.md](why.md)."
 
 
+def configuration() -> str:
+    """docs/configuration.md: every field, from the tables that the schema and the checker's tests use."""
+    return "\n".join((*_fields_head(), *_objects(), *_matches(), *_specs(), *_options())) + "\n"
+
+
+def _fields_head() -> Iterator[str]:
+    yield "# Configuration"
+    yield ""
+    yield "Every field of a configuration file, which is YAML or JSON. Made by `make docs` from the program; edit the program instead."
+    yield ""
+    yield "- `carrier check FILE` tells everything that is wrong with a file, with its line and what was probably meant."
+    yield "- `carrier schema > carrier.schema.json` writes the same as JSON Schema. A file that begins with"
+    yield "  `# yaml-language-server: $schema=carrier.schema.json` is completed and checked while it is written, in editors that know YAML."
+    yield "- The REST API takes the same objects: [reference.md](reference.md#rest-api)."
+    yield "- An object that another one names may stand in its place: a cluster in a route, a route in a rule, rules in a listener."
+    yield "- Seconds may be written as durations (`90s`, `1h30m`, `300ms`), bytes as sizes (`64Ki`, `10M`). 0 means no limit."
+    yield f"- Fields are there since version {reference_of.SINCE} unless their row says otherwise."
+    yield ""
+
+
+def _objects() -> Iterator[str]:
+    for kind, (text, fields) in reference_of.OBJECTS.items():
+        yield f"## {kind.replace('_', ' ').capitalize().replace('tls', 'TLS')}"
+        yield ""
+        yield text
+        yield ""
+        yield from _table(fields)
+
+
+def _table(fields: Iterable[reference_of.Field]) -> Iterator[str]:
+    yield "| field | type | default | example | |"
+    yield "|---|---|---|---|---|"
+    for field in fields:
+        kind = f"{field.type}{f', {field.unit}' if field.unit else ''}"
+        default = "needed" if field.required else field.default or "–"
+        since = "" if field.since == reference_of.SINCE else f" Since {field.since}."
+        yield f"| `{field.name}` | {kind} | {_cell(default)} | {_example(field.example)} | {_cell(field.text)}.{since} |"
+    yield ""
+
+
+def _example(value: Any) -> str:
+    return "–" if value is None else f"`{_cell(json.dumps(value, ensure_ascii=False))}`"
+
+
+def _matches() -> Iterator[str]:
+    yield "## Matches"
+    yield ""
+    yield 'A match is a condition (`{"matchHeader": {...}}`), several in one object or in a list (all must hold), alternatives'
+    yield '(`{"any": [...]}`), a predicate of l7mp\'s (`{"op": "starts", "path": "/HTTP/url/path", "value": "/api"}`), or `"*"` for'
+    yield "everything. Names of header fields have no case; values have."
+    yield ""
+    for name, (text, fields) in reference_of.MATCHES.items():
+        yield f"### {name}"
+        yield ""
+        yield f"Compares {text}."
+        yield ""
+        yield from _table(fields)
+    yield f"Predicates: {_code(FIRST_ORDER)}; of several: {_code(SECOND_ORDER)}."
+    yield ""
+    yield "Which one to use for a user's requests: [bridges.md](bridges.md#which-key-to-match-on)."
+    yield ""
+
+
+def _specs() -> Iterator[str]:
+    for side, title in (("listener", "Listeners by protocol"), ("cluster", "Clusters by protocol")):
+        yield f"## {title}"
+        yield ""
+        yield "| protocol | fields of `spec` | options and defaults |"
+        yield "|---|---|---|"
+        for name in getattr(registry, f"{side}_names")():
+            cls: Any = getattr(registry, side)(name)
+            fields = "; ".join(f"`{field}`: {allowed}" for field, allowed in cls.fields.items()) or "–"
+            known = jsonschema.options_of(side, name)
+            shown = ", ".join(f"`{option}`{f' {value:g}' if isinstance(value, int | float) else ''}" for option, value in known.items())
+            yield f"| {name} | {_cell(fields)} | {shown or '–'} |"
+        yield ""
+
+
+def _options() -> Iterator[str]:
+    yield "## Options"
+    yield ""
+    yield "What an option of `options` means; which protocol has it with which default is told above."
+    yield ""
+    yield from _table(reference_of.OPTIONS.values())
+
+
 def _code(words: Iterable[str]) -> str:
     return ", ".join(f"`{word}`" for word in words)
 
@@ -152,13 +242,15 @@ def _cell(text: str) -> str:
 
 def main() -> int:
     """Write the file, or, with --check, tell whether it is what would be written."""
+    pages = {FILE: reference(), CONFIGURATION: configuration()}
     if "--check" not in sys.argv:
-        FILE.write_text(reference(), encoding="utf-8")
+        for file, text in pages.items():
+            file.write_text(text, encoding="utf-8")
         return 0
-    fresh = FILE.is_file() and FILE.read_text(encoding="utf-8") == reference()
-    if not fresh:
-        print(f"{FILE.name} is not what the program says: run `make docs`", file=sys.stderr)
-    return 0 if fresh else 1
+    stale = [file.name for file, text in pages.items() if not file.is_file() or file.read_text(encoding="utf-8") != text]
+    for name in stale:
+        print(f"{name} is not what the program says: run `make docs`", file=sys.stderr)
+    return 1 if stale else 0
 
 
 if __name__ == "__main__":

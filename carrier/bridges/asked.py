@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from carrier.errors import Problem, shown
+from carrier.options import duration
 from carrier.rules.match import Condition, Leaf, Node
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ FIELDS = (
     "options",
 )
 _READ_ONLY = ("name", "status")
+MOMENTS = 'seconds, a duration such as "8h", or "2027-01-31T18:00:00Z"'
 LONGEST = 366 * 86_400.0
 """Seconds that a bridge may live at most, when it says how long."""
 
@@ -99,12 +101,14 @@ def _listed(match: Any) -> list[Any]:
 
 
 def _expiry(raw: Any, now: float, problems: list[Problem]) -> float | None:
-    """`expires`: seconds from now, or a moment in ISO 8601 (without a zone: UTC)."""
+    """`expires`: seconds from now, a duration, or a moment in ISO 8601 (without a zone: UTC)."""
     if raw is None:
         return None
     at = math.nan
     if isinstance(raw, int | float) and not isinstance(raw, bool):
         at = now + raw
+    elif isinstance(raw, str) and (after := duration(raw)) is not None:
+        at = now + after
     elif isinstance(raw, str) and re.fullmatch(r"[0-9]{4}-[0-9T:.,Z+ -]{4,40}", raw):
         try:
             moment = datetime.fromisoformat(raw)
@@ -113,7 +117,7 @@ def _expiry(raw: Any, now: float, problems: list[Problem]) -> float | None:
             pass
     if not now < at <= now + LONGEST:
         what = "is over already" if at <= now else "is no moment within a year from now"
-        problems.append(Problem(f"{shown(raw)} {what}", "$.expires", seen=shown(raw), allowed='seconds, or "2027-01-31T18:00:00Z"'))
+        problems.append(Problem(f"{shown(raw)} {what}", "$.expires", seen=shown(raw), allowed=MOMENTS))
         return None
     return round(at, 3)  # as it is shown
 

@@ -56,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _check(options)
         if options.command == "demo":
             return _demo(options)
+        if options.command == "schema":
+            return _schema()
         if options.command in ("completion", "manual"):
             return _write(options)
         return ask(options)
@@ -98,6 +100,12 @@ def parser() -> argparse.ArgumentParser:
     add_commands(commands)
     completion = commands.add_parser("completion", help="completion for a shell", description="Write the completion of a shell.")
     completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="for example: source <(carrier completion bash)")
+    commands.add_parser(
+        "schema",
+        help="the configuration as JSON Schema",
+        description="Write the JSON Schema of a configuration file. In an editor that knows YAML, begin the file with "
+        "'# yaml-language-server: $schema=carrier.schema.json' after 'carrier schema > carrier.schema.json'.",
+    )
     commands.add_parser("manual", help="the man page", description="Write the man page: carrier manual | man -l -")
     return top
 
@@ -181,19 +189,30 @@ def _seconds(text: str) -> float:
 
 
 def _limit(text: str) -> tuple[str, float]:
-    """NAME=NUMBER; of bytes also with Ki, Mi, Gi."""
+    """NAME=NUMBER; also a duration, or a size."""
+    from carrier.options import duration, size
+
     name, _, number = text.partition("=")
-    factor = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}.get(number[-2:], 1)
+    value: float | None
     try:
-        value = float(number.removesuffix(number[-2:]) if factor > 1 else number) * factor
+        value = float(number)
     except ValueError:
-        value = -1.0
-    if name not in LIMITS or not 0 <= value < 1e18:
+        value = size(number) if duration(number) is None else duration(number)
+    if name not in LIMITS or value is None or not 0 <= value < 1e18:
         raise argparse.ArgumentTypeError(f"expected NAME=NUMBER with one of {', '.join(LIMITS)}, got {text!r}")
     return name, value
 
 
 # ---------------------------------------------------------------------------------------------------------------- carrier manual
+
+
+def _schema() -> int:
+    import json
+
+    from carrier.config.jsonschema import schema
+
+    print(json.dumps(schema(), indent=1))
+    return OK
 
 
 def _write(options: argparse.Namespace) -> int:

@@ -193,7 +193,7 @@ def check(options: Any, path: str) -> list[Problem]:
     """Everything wrong with the `health` option of a cluster, by the strict standard."""
     if not isinstance(options, Mapping):
         return [Problem(f"expected an object, got {options!r}", path, seen=repr(options), allowed=", ".join([*OPTIONS, *TEXTS]))]
-    found = check_numbers({name: value for name, value in options.items() if name not in TEXTS}, OPTIONS, path)
+    found = check_numbers(options, OPTIONS, path, TEXTS)
     active = options.get("active")
     if active is not None and active not in ACTIVE:
         found.append(Problem(f"unknown kind of probe {active!r}", f"{path}.active", seen=repr(active), allowed=", ".join(ACTIVE)))

@@ -19,6 +19,7 @@ from carrier.core.resolve import literal
 from carrier.core.spec import Kind, check_fields, check_port, check_text, framed
 from carrier.errors import Problem
 from carrier.hops.certificates import check_server
+from carrier.options import numbers
 
 if TYPE_CHECKING:
     from carrier import model as config
@@ -58,8 +59,7 @@ class Listener:
         """Sessions ever; each gets the next number."""
         self.failed = 0
         self._live: set[Session] = set()
-        track = conf.options.get("track", 0)
-        self.track = float(track) if isinstance(track, (int, float)) and not isinstance(track, bool) else 0.0
+        self.track = numbers(conf.options, {"track": 0})["track"]
         self.tracked: deque[Session] = deque(maxlen=TRACKED)
         self.bound: list[socket.socket] = []
         self.loopback = False

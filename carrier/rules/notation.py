@@ -57,7 +57,7 @@ _KINDS = {
     "matchSource": _Kind(("cidr",)),
 }
 _OPS = {"exact": "test", "prefix": "starts", "suffix": "suffix", "regex": "matches"}
-_FIRST_ORDER = (
+FIRST_ORDER = (
     "contains",
     "defined",
     "undefined",
@@ -72,7 +72,7 @@ _FIRST_ORDER = (
     "contained",
     "intersects",
 )
-_SECOND_ORDER: dict[str, Literal["all", "any", "none"]] = {"and": "all", "or": "any", "not": "none"}
+SECOND_ORDER: dict[str, Literal["all", "any", "none"]] = {"and": "all", "or": "any", "not": "none"}
 _PREDICATE_KEYS = ("op", "path", "value", "apply", "ignore_case")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch  # RFC 9110 section 5.6.2
 
@@ -315,15 +315,15 @@ class _Compiler:
         if depth > MAX_DEPTH:
             return self.refuse(path, f"nested deeper than {MAX_DEPTH} levels")
         op = predicate["op"]
-        if op not in _FIRST_ORDER and op not in _SECOND_ORDER:
-            return self.refuse(f"{path}.op", "unknown operator", op, (*_FIRST_ORDER, *_SECOND_ORDER))
+        if op not in FIRST_ORDER and op not in SECOND_ORDER:
+            return self.refuse(f"{path}.op", "unknown operator", op, (*FIRST_ORDER, *SECOND_ORDER))
         if self.strict:
             for key in predicate:
                 if key not in _PREDICATE_KEYS:
                     self.refuse(f"{path}.{key}", f"unknown key {key!r}", key, _PREDICATE_KEYS)
             if not isinstance(predicate.get("ignore_case", False), bool):
                 self.refuse(f"{path}.ignore_case", "expected true or false", predicate["ignore_case"])
-        if op in _SECOND_ORDER:
+        if op in SECOND_ORDER:
             return self.second_order(op, predicate, path, base, depth)
         pieces = self.pieces(predicate, path, base)
         return _NEVER if pieces is None else self.first_order(op, predicate, path, pieces)

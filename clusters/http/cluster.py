@@ -73,7 +73,7 @@ class HttpCluster(Cluster):
     @classmethod
     def check_options(cls, options: Mapping[str, Any], path: str = "") -> list[Problem]:
         """Everything wrong with the options, by the strict standard."""
-        found = check_numbers({name: value for name, value in options.items() if name != "health"}, {**OPTIONS, **BREAKER}, path)
+        found = check_numbers(options, {**OPTIONS, **BREAKER}, path, ("health",))
         return found + (health.check(options["health"], f"{path}.health") if "health" in options else [])
 
     def pool(self, endpoint: Endpoint) -> Pool:

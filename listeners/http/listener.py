@@ -84,7 +84,7 @@ class HttpListener(Listener):
     @classmethod
     def check_options(cls, options: Mapping[str, Any], path: str = "") -> list[Problem]:
         """Everything wrong with the options, by the strict standard."""
-        found = check_numbers({name: value for name, value in options.items() if name not in TEXTS}, OPTIONS, path)
+        found = check_numbers(options, OPTIONS, path, TEXTS)
         if not isinstance(options.get("via", ""), str) or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z:-]*", options.get("via", "")):
             found.append(
                 Problem("not a name", f"{path}.via", seen=repr(options["via"]), allowed="a host or pseudonym (RFC 9110 section 7.6.3)")

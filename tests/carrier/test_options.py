@@ -33,3 +33,42 @@ def test_sessions_are_tracked_for_a_day_at_most():
     assert check_numbers({"track": 86_400}, {"track": 0}, "$") == []
     (problem,) = check_numbers({"track": 86_401}, {"track": 0}, "$.options")
     assert str(problem) == "$.options.track: expected a number, got 86401 (allowed: 0..86400)"
+
+
+@pytest.mark.parametrize(
+    "text, seconds",
+    [
+        ("1h", 3600),
+        ("1m30s", 90),
+        ("300ms", 0.3),
+        ("0.5s", 0.5),
+        ("2d", 172_800),
+        ("5", None),
+        ("h", None),
+        ("1h ", None),
+        ("-1s", None),
+        ("1w", None),
+    ],
+)
+def test_seconds_may_be_written_as_a_duration(text, seconds):
+    assert numbers({"idle_timeout": text}, {"idle_timeout": 7})["idle_timeout"] == (7 if seconds is None else pytest.approx(seconds))
+    assert bool(check_numbers({"idle_timeout": text}, {"idle_timeout": 7}, "$")) == (seconds is None)
+
+
+@pytest.mark.parametrize(
+    "text, found", [("64Ki", 65_536), ("10M", 10_000_000), ("1.5Ki", 1536), ("100B", 100), ("1GiB", 1 << 30), ("7", None), ("1h", None)]
+)
+def test_bytes_may_be_written_as_a_size(text, found):
+    assert numbers({"max_body": text}, {"max_body": 3})["max_body"] == (3 if found is None else found)
+    assert bool(check_numbers({"max_body": text}, {"max_body": 3}, "$")) == (found is None)
+
+
+def test_a_duration_is_no_size_and_a_count_is_neither():
+    for name, text in (("max_body", "10s"), ("idle_timeout", "10Ki"), ("max_connections", "10s"), ("max_connections", "10Ki")):
+        (problem,) = check_numbers({name: text}, {name: 1}, "$")
+        assert text in problem.message and problem.allowed.startswith("0 or more")
+
+
+def test_what_was_probably_meant_is_told_also_of_options_that_are_no_numbers():
+    (problem,) = check_numbers({"trustd": []}, {"track": 0}, "$", ("trusted", "via"))
+    assert (problem.allowed, problem.hint) == ("track, trusted, via", "did you mean 'trusted'?")
