@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from carrier.cli.main import main
-from carrier.cli.status import ago
+from carrier.cli.page import ago
 from carrier.log import Log
 from carrier.process.serve import Server, Settings, start
 from tests.support import cluster, config, echo, free_port, listener

@@ -1,0 +1,99 @@
+"""The command line of what asks a running carrier."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+
+def field(text: str) -> tuple[str, str]:
+    """`NAME: VALUE` as a pair. Raises ArgumentTypeError."""
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise argparse.ArgumentTypeError(f"expected 'NAME: VALUE', got {text!r}")
+    return name.strip(), value.strip()
+
+
+def method(text: str) -> str:
+    """A method (RFC 9110 section 9.1), or a path or URL, before which it may be left out. Raises ArgumentTypeError."""
+    if text.startswith("/") or "://" in text or re.fullmatch(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", text):
+        return text
+    raise argparse.ArgumentTypeError(f"expected a method or a path that begins with /, got {text!r}")
+
+
+def path(text: str) -> str:
+    """What a request may ask for: "/...", a whole URL, or "*". Raises ArgumentTypeError."""
+    if not (text.startswith("/") or "://" in text or text == "*"):
+        raise argparse.ArgumentTypeError(f"expected a path that begins with / or a whole URL, got {text!r}")
+    return text
+
+
+def _pause(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"expected seconds, 0.1..86400, got {text!r}")
+    return seconds
+
+
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Give the parser these commands."""
+    explain = _command(commands, "explain", "why would a request go where it would?", "Show every rule with each condition, met or not.")
+    explain.add_argument(
+        "method", metavar="METHOD", type=method, nargs="?", help="of an HTTP request; it may be left out before a path or URL"
+    )
+    explain.add_argument(
+        "path", metavar="PATH", type=path, nargs="?", help="with its query; or a whole URL, whose port says which listener"
+    )
+    explain.add_argument(
+        "-H", "--header", metavar="'NAME: VALUE'", type=field, action="append", help="a field of the request; again for more"
+    )
+    explain.add_argument("--listener", metavar="NAME", help="name or port of the listener, where there are several")
+    explain.add_argument("--source", metavar="HOST:PORT", help="where the session comes from")
+    explain.add_argument("--sni", metavar="NAME", help="the server name that TLS asks for")
+    explain.add_argument("-c", "--config", metavar="FILE", help="by a file instead of what runs")
+    status = _command(commands, "status", "what runs", "Listeners, rules in order with their hits, endpoints and their health, bridges.")
+    status.add_argument("--watch", metavar="SECONDS", type=_pause, nargs="?", const=2.0, help="again and again (default: every 2 seconds)")
+    sessions = _command(commands, "sessions", "list, show or kill sessions", "What is being carried.")
+    sessions.add_argument(
+        "action", nargs="?", choices=("list", "show", "kill"), default="list", help="list (default), show NAME, kill NAME"
+    )
+    sessions.add_argument("name", metavar="NAME", nargs="?", help="as listed")
+    sessions.add_argument("--listener", metavar="NAME", help="only of this listener")
+    sessions.add_argument("--rule", metavar="NAME", help="only of this rule")
+    _add_bridges(_command(commands, "bridges", "user bridges: list, add, rm, renew, check", "User bridges (docs/bridges.md)."))
+    apply = _command(commands, "apply", "put a configuration in force", "All of it or nothing; user bridges stay.")
+    apply.add_argument("file", metavar="FILE", help="YAML or JSON; - for standard input")
+    apply.add_argument("--dry-run", action="store_true", help="only say whether it would be")
+    apply.add_argument("--allow-dangling", action="store_true", help="names that lead nowhere are warnings, not errors")
+    _command(commands, "dump", "show the configuration in force", "As YAML that `carrier apply` takes.")
+    diff = _command(commands, "diff", "what would apply change?", "Exit status: 0 nothing, 1 something.")
+    diff.add_argument("file", metavar="FILE", help="YAML or JSON; - for standard input")
+    diff.add_argument("--lines", action="store_true", help="line by line as well")
+
+
+def _add_bridges(bridges: argparse.ArgumentParser) -> None:
+    actions = ("list", "add", "rm", "renew", "check")
+    bridges.add_argument("action", nargs="?", choices=actions, default="list", help="list (default), add, rm, renew, check NAME")
+    bridges.add_argument("name", metavar="NAME", nargs="?", help="the bridge's")
+    bridges.add_argument("--port", metavar="PORT", help="the port that is bridged, or its listener's name")
+    bridges.add_argument("--user", metavar="USER", help="whose it is (default: $USER)")
+    bridges.add_argument(
+        "-H", "--header", metavar="'NAME: VALUE'", type=field, action="append", help="requests with this field; again for more"
+    )
+    bridges.add_argument("--path", metavar="PREFIX", help="and with paths that begin so")
+    bridges.add_argument("--to", metavar="HOST:PORT", help="where they go")
+    bridges.add_argument("--expires", metavar="SECONDS", type=float, help="from now (renew: default 3600)")
+    bridges.add_argument("--fallback", choices=("shadow", "error"), help="when that cannot be reached (default: shadow)")
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, short: str, description: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=short, description=description)
+    parser.add_argument("--admin", metavar="WHERE", help="unix socket or HOST:PORT of the REST API (default: $CARRIER_ADMIN, or found)")
+    parser.add_argument("--token-file", metavar="FILE", help="a file with the bearer token (default: $CARRIER_TOKEN)")
+    parser.add_argument("--json", action="store_true", help="the API's answer as it is")
+    return parser

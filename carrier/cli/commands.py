@@ -1,0 +1,50 @@
+"""The commands that ask a running carrier: explain, status, sessions, bridges, apply, dump, diff.
+
+Each is one function of the parsed command line, which calls the REST API (`Client`: the unix socket when it is there, else TCP; a token
+where one is needed), prints what a person needs and returns an exit status. `--json` prints the API's answer as it is. On a terminal
+there are headings and colours; piped there are only lines of fields, so that other programs need not cut them off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from carrier.cli.bridges import bridges
+from carrier.cli.changes import apply, diff, dump
+from carrier.cli.client import FAILED, USAGE, Client, Refused, reason
+from carrier.cli.page import Page, complain
+from carrier.cli.status import sessions, status
+from carrier.cli.why import explain, explain_file
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what the command line says; the exit status."""
+    command: Callable[[argparse.Namespace, Client, Page], int] = COMMANDS[options.command]
+    try:
+        if options.command == "explain" and options.config:
+            return explain_file(options, Page())
+        token = Path(options.token_file).read_text().split()[-1] if options.token_file else None
+        return command(options, Client(options.admin, token), Page())
+    except Refused as error:
+        complain(options, error)
+        return USAGE if options.command == "diff" else FAILED  # 1 says that there is a difference, as with diff(1)
+    except BrokenPipeError:  # the reader of our output is gone
+        raise
+    except (OSError, ValueError, IndexError) as exc:  # a file of the caller's
+        where = f"{exc.filename}: " if isinstance(exc, OSError) and exc.filename else ""
+        print(f"carrier {options.command}: {where}{reason(exc)}", file=sys.stderr)
+        return USAGE
+
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace, Client, Page], int]] = {
+    "explain": explain,
+    "status": status,
+    "sessions": sessions,
+    "bridges": bridges,
+    "apply": apply,
+    "dump": dump,
+    "diff": diff,
+}

@@ -1,0 +1,65 @@
+"""`carrier explain`: asks why a request would go where it would."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from carrier.cli.client import OK, USAGE, Client, Dict
+from carrier.cli.page import Page, show
+
+
+def _asked(options: argparse.Namespace) -> Dict:
+    """The session that the command line describes."""
+    body: Dict = {name: value for name in ("listener", "source", "sni") if (value := getattr(options, name)) is not None}
+    if options.method is not None and options.path is None and (options.method.startswith("/") or "://" in options.method):
+        options.method, options.path = "GET", options.method
+    if options.method is not None:
+        body["method"] = options.method
+    if options.path is not None:
+        body["path"] = options.path
+    if options.header:
+        body["headers"] = [list(pair) for pair in options.header]
+    return body
+
+
+def explain(options: argparse.Namespace, client: Client, page: Page) -> int:
+    return _show_explanation(options, page, client.send("POST", "explain", _asked(options)))
+
+
+def explain_file(options: argparse.Namespace, page: Page) -> int:
+    """By the tables of a file: nothing runs."""
+    import asyncio
+
+    import msgspec
+
+    from carrier.admin.imagine import ask, offline
+    from carrier.config.source import load
+    from carrier.core.env import Env
+    from carrier.errors import ConfigError, Error
+
+    loop = asyncio.new_event_loop()
+    try:
+        config = load(options.config, allow_dangling=True).config
+        said = ask(_asked(options), config, offline(config, Env(loop)))
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"carrier explain: {problem}", file=sys.stderr)
+        return USAGE
+    except Error as error:
+        print(f"carrier explain: {error.detail}", file=sys.stderr)
+        return USAGE
+    finally:
+        loop.close()
+    return _show_explanation(options, page, msgspec.to_builtins(said))
+
+
+def _show_explanation(options: argparse.Namespace, page: Page, said: Dict) -> int:
+    if not show(options, said):
+        import msgspec
+
+        from carrier.cli.explained import render
+        from carrier.rules.explain import Explanation
+
+        print(render(msgspec.convert(said, Explanation), page.utf8), end="")
+    return OK
