@@ -160,7 +160,10 @@ def _read(section: Section, pairs: Sequence[Pair], limits: Limits, client: bool)
                 raise _Malformed("several Host fields")
             host = value
     if len(crumbs) > 1:  # RFC 9113 8.2.3
-        fields[crumb_at] = (b"cookie", b"; ".join(crumbs))
+        cookie = b"; ".join(crumbs)
+        if not crumbs[-1]:  # no value ends with a blank
+            raise _Malformed(f"cookie {shown(cookie)} with an empty crumb at its end")
+        fields[crumb_at] = (b"cookie", cookie)
     section.fields = tuple(fields)
     if client:
         _answer(section, pseudo, host)
