@@ -30,6 +30,7 @@ STATUS: dict[str, int] = {
     "uri-too-long": 414,
     "unsupported-media-type": 415,
     "expectation": 417,
+    "misdirected": 421,
     "too-many-requests": 429,
     "headers-too-large": 431,
     "internal": 500,

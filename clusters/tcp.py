@@ -10,7 +10,7 @@ from carrier.core.address import check_bind, local_address
 from carrier.core.cluster import Cluster, Endpoint, first_that_connects
 from carrier.errors import Error, Problem
 from carrier.hops.bytesocket import ByteSocket, connect
-from carrier.hops.certificates import client_of
+from carrier.hops.certificates import client_of, renew
 from carrier.hops.tls import upstream
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class TcpCluster(Cluster):
     """`spec: {protocol: TCP, port, bind: {address, port}, tls}`. bind: the local address to connect from; tls: see carrier/hops/tls.py."""
 
     protocol = "TCP"
-    fields = {"port": "1..65535", "bind": "{address, port}", "tls": "true or {sni, verify, ca, certificate, key}"}
+    fields = {"port": "1..65535", "bind": "{address, port}", "tls": "true or {sni, verify, ca, certificate, key, alpn}"}
 
     @classmethod
     def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
@@ -47,7 +47,7 @@ class TcpCluster(Cluster):
     def tick(self, now: float) -> None:
         super().tick(now)
         if self.tls is not None:
-            self.tls.refresh()
+            renew(self.tls, self.env, f"cluster/{self.name}")
 
     async def connect(self, endpoint: Endpoint) -> socket.socket:
         """A connected socket to the endpoint. Raises Error."""

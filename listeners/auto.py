@@ -25,10 +25,10 @@ from carrier.core.stream import HIGH, Socket
 from carrier.errors import Error, Problem
 from carrier.hops.bytesource import TcpSource, overdue
 from carrier.hops.certificates import describe
-from carrier.hops.peek import peek
+from carrier.hops.peek import fresh, peek
 from carrier.hops.tls import HANDSHAKE
 from carrier.options import check_numbers, numbers
-from carrier.wire.hello import Hello, parse_hello
+from carrier.wire.hello import MOST, Hello, parse_hello
 from listeners.http.h1 import HttpConnection
 from listeners.http.listener import HttpListener
 
@@ -168,11 +168,9 @@ class AutoListener(HttpListener):
     async def _serve_as(self, connection: socket.socket, seen: Seen | None) -> None:
         hello = await self._hello(connection) if seen == "tls" else None
         if self.certificates is None and seen == "http":
-            await self.env.loop.connect_accepted_socket(lambda: HttpConnection(self), _fresh(connection))
-        elif self.certificates is not None and hello is not None and (not hello.alpn or "http/1.1" in hello.alpn):
-            tls = self.certificates.context
-            sock = _fresh(connection)
-            await self.env.loop.connect_accepted_socket(lambda: Decrypted(self), sock, ssl=tls, ssl_handshake_timeout=HANDSHAKE)
+            await self.env.loop.connect_accepted_socket(lambda: HttpConnection(self), fresh(connection))
+        elif self.certificates is not None and hello is not None and self.certificates.speaks(hello):
+            await self.secure(connection, lambda: Decrypted(self))
         else:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             source = TcpSource(self.env.loop, connection) if seen is not None else SilentSource(self, connection)
@@ -184,7 +182,7 @@ class AutoListener(HttpListener):
         """The whole ClientHello; None when what begins like one is none, or does not come: that is the destination's to deal with."""
         try:
             async with asyncio.timeout(HANDSHAKE):
-                return await peek(self.env.loop, connection, parse_hello)
+                return await peek(self.env.loop, connection, parse_hello, MOST)
         except (TimeoutError, Error):
             return None
 
@@ -235,13 +233,6 @@ class AutoListener(HttpListener):
                 source.reset(error)
 
 
-def _fresh(connection: socket.socket) -> socket.socket:
-    """The connection under a new descriptor: a transport may not take over one that the loop has watched."""
-    sock = connection.dup()
-    connection.close()
-    return sock
-
-
 class SilentSource(TcpSource):
     """A client that had said nothing when it was connected: should it be the first to speak, it is looked at again."""
 
@@ -265,7 +256,7 @@ class SilentSource(TcpSource):
 
     def _again(self) -> None:
         """The destination was connected for nothing."""
-        session, sock = self.session, _fresh(self.takeover())
+        session, sock = self.session, fresh(self.takeover())
         self.detach()
         if session is not None:
             session.close(Error("drain", "its first bytes came late, and are HTTP"))

@@ -18,8 +18,8 @@ from carrier.core.listener import Key, Listener
 from carrier.core.session import Session
 from carrier.errors import Error, Problem
 from carrier.hops.bytesource import TcpSource, TlsSource, overdue
-from carrier.hops.certificates import passes_through, server_of
-from carrier.hops.tls import Channel, first_hello, handshake
+from carrier.hops.certificates import passes_through, renew, server_of
+from carrier.hops.tls import first_hello, welcome
 from carrier.options import check_numbers, numbers, port_of
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class TcpListener(Listener):
         self.max_connections = limits["max_connections"] or float("inf")
         self.half_close_timeout = limits["half_close_timeout"]
         self.idle_timeout = limits["idle_timeout"]
-        self.certificates = server_of(conf.spec)
+        self.certificates = server_of(conf.spec, tickets=self.kind == "message")
         self.by_name = passes_through(conf.spec)
         self.greeting: set[asyncio.Task[None]] = set()
         """Connections that have not said their TLS hello, or shaken hands, yet."""
@@ -140,9 +140,7 @@ class TcpListener(Listener):
                 source = TcpSource(self.env.loop, connection)
                 source.tls = {"sni": hello.sni, "alpn": list(hello.alpn)}
             else:
-                channel = Channel(self.certificates.context, True)
-                await handshake(self.env.loop, connection, channel, "downstream")
-                source = TlsSource(self.env.loop, connection, channel)
+                source = TlsSource(self.env.loop, connection, await welcome(self.env.loop, connection, self.certificates))
         except (Error, OSError):
             self.limited["handshake"] = self.limited.get("handshake", 0) + 1
             connection.close()
@@ -182,7 +180,7 @@ class TcpListener(Listener):
     def tick(self, now: float) -> None:
         super().tick(now)
         if self.certificates is not None:
-            self.certificates.refresh()
+            renew(self.certificates, self.env, f"listener/{self.name}")
         for session in list(self.live):
             source = session.source
             assert isinstance(source, TcpSource)

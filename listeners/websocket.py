@@ -21,6 +21,7 @@ from carrier.core.session import Session
 from carrier.core.stream import CONNECTED
 from carrier.errors import Error, Problem
 from carrier.hops.bytesource import TcpSource, TlsSource
+from carrier.hops.certificates import renew
 from carrier.hops.tls import decrypted
 from carrier.hops.websocket import OPTIONS as END_OPTIONS
 from carrier.hops.websocket import WebSocketEnd
@@ -30,6 +31,7 @@ from carrier.wire.frames import Closing, accept_key, valid_key
 from carrier.wire.h1.head import ILL, Limits, check_sizes, parse_request, refuse
 from carrier.wire.http import CHUNKED, Head
 from carrier.wire.making import canned
+from listeners.http.answers import misdirected
 from listeners.http.routing import rewritten
 from listeners.tcp import TcpListener
 
@@ -96,7 +98,7 @@ class WebSocketListener(TcpListener):
             end = WebSocketSource(self, decrypted(source), source.peer, source.local)
         except OSError:  # out of descriptors
             return
-        end.tls = source.tls
+        end.tls, end.secured = source.tls, source.channel.tls
 
     def stop(self) -> None:
         super().stop()
@@ -108,7 +110,7 @@ class WebSocketListener(TcpListener):
     def tick(self, now: float) -> None:
         super(TcpListener, self).tick(now)
         if self.certificates is not None:
-            self.certificates.refresh()
+            renew(self.certificates, self.env, f"listener/{self.name}")
         timeout = self.limits["header_timeout"]
         for end in list(self.ends):
             assert isinstance(end, WebSocketSource)
@@ -151,9 +153,10 @@ def check_upgrade(head: Head) -> tuple[int, str]:
 
 class WebSocketSource(WebSocketEnd):
     """The accepted end of a WebSocket session. peer, local: (host, port). request: the handshake, once read. upgraded: a 101 was sent.
-    refused: the destination's answer, which is no 101, is passed on. tls: what the metadata says below /TLS."""
+    refused: the destination's answer, which is no 101, is passed on. tls: what the metadata says
+    below /TLS; secured: of what it says that."""
 
-    __slots__ = ("listener", "local", "peer", "refused", "request", "tls", "upgraded")
+    __slots__ = ("listener", "local", "peer", "refused", "request", "secured", "tls", "upgraded")
 
     def __init__(self, listener: WebSocketListener, sock: socket.socket, peer: tuple[Any, ...], local: tuple[Any, ...]) -> None:
         self.peer = plain(peer[0]), peer[1]
@@ -161,6 +164,7 @@ class WebSocketSource(WebSocketEnd):
         self.listener = listener
         self.request: Head | None = None
         self.tls: dict[str, Any] | None = None
+        self.secured: Any = None
         self.upgraded = self.refused = False
         super().__init__(listener.env.loop, sock, "downstream", listener.limits, listener.ends)
         WebSocketEnd.resume(self)
@@ -197,6 +201,10 @@ class WebSocketSource(WebSocketEnd):
         if status:
             self._say(*canned(status, why, [VERSION, (b"upgrade", b"websocket")] if status == 426 else []))
             refused(self.listener, self, head.raw, Error("protocol-error", why, "downstream"), self.since, status)
+            return
+        tls = self.listener.certificates
+        if tls is not None and tls.misdirected(self.secured, head.host.decode("latin-1")):
+            self.refuse(misdirected(head.host))
             return
         self.early = data[end:]
         self._begin(head)

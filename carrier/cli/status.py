@@ -60,6 +60,8 @@ def _show_listener(listener: Dict, page: Page) -> None:
     for rule in listener["rules"]:
         if rule["note"] or rule["error"]:
             print(f"  ! {rule['note'] or rule['error']}")
+    if trouble := listener.get("tls", {}).get("trouble"):
+        print(f"  ! tls: {trouble}")
 
 
 def _show_endpoints(clusters: list[Dict], page: Page) -> None:
@@ -79,6 +81,9 @@ def _show_endpoints(clusters: list[Dict], page: Page) -> None:
     if rows:
         print()
         page.table(("cluster", "protocol", "endpoint", "health", "sessions", "total", "failed"), rows)
+    for cluster in clusters:
+        if trouble := cluster.get("tls", {}).get("trouble"):
+            print(f"  ! cluster {cluster['name']}, tls: {trouble}")
 
 
 def sessions(options: argparse.Namespace, client: Client, page: Page) -> int:

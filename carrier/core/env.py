@@ -17,12 +17,19 @@ if TYPE_CHECKING:
     from carrier.observe.meter import Meter
 
 
+def _nobody(event: str, /, **values: object) -> None:
+    """Nobody keeps a log."""
+
+
 class Env:
     """What the running parts are handed at the start: no part reaches back to ask, and nothing is global."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.resolver = Resolver()
+        self.warn: Callable[..., None] = _nobody
+        self.note: Callable[..., None] = _nobody
+        """Lines of the process's log: what somebody has to see to, what happened. They take an event and named values (carrier/log.py)."""
         self.on_close: list[Callable[[Session], None]] = []
         """Called with each session that ends, at once."""
         self.ledger: Ledger | None = None

@@ -26,6 +26,7 @@ import msgspec
 from carrier.config.source import Loaded, decode, loads, render
 from carrier.errors import ConfigError, Error, Problem
 from carrier.gefyra.format import is_everybodys, probe_ports
+from carrier.hops.certificates import renew
 from carrier.log import LEVELS, Log, to_descriptor
 from carrier.model import Config
 from carrier.process import serve
@@ -220,8 +221,8 @@ class Daemon:
         """Read the files of certificates again that have changed; a bad one leaves what was there, and says so."""
         for listener in self.server.proxy.listeners.values():
             tls: ServerTls | None = getattr(listener, "certificates", None)
-            if tls is not None and not tls.refresh() and tls.trouble:
-                self.log.warn("the old certificate stays in force", listener=listener.name, reason=tls.trouble)
+            if tls is not None:
+                renew(tls, self.server.env, f"listener/{listener.name}")
 
     def _refused(self, reasons: str) -> str:
         self.log.error("the configuration is refused; the one before stays in force", file=self.file)

@@ -1,16 +1,40 @@
-"""`tls:` blocks: what they may say, their files, read again when they change, and the contexts made of them."""
+"""`tls:` blocks: what they may say, their files, read again when they change, and the contexts made of them.
+
+Each entry of a listener's block has a context of its own (`Made`), chosen by the name that a client asks for *before* the handshake
+(carrier/hops/tls.py): OpenSSL takes certificate and key of a context that is changed in mid-handshake, but not who must show a
+certificate, nor by whom it must be signed. And sessions are resumed within a context only, so that none carries a client's rights to
+another name or past a change of the authority. An entry whose settings and files are as they were keeps its context, also when its
+listener is replaced; any other gets a new one.
+
+A file that is no good any more (unreadable, a key that does not fit, a certificate that is not good at this moment) leaves the old one in
+force; `renew` says so in the log, `report` in the status, and metrics have both.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import os
 import ssl
+import time
 from collections.abc import Mapping
-from typing import Any, cast
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakValueDictionary
 
 from carrier.errors import ConfigError, Problem
+from carrier.hops.validity import validity
 
-SERVER_FIELDS = ("certificate", "key", "ca", "client_auth", "sni", "self_signed", "passthrough")
-CLIENT_FIELDS = ("sni", "verify", "ca", "certificate", "key")
+if TYPE_CHECKING:
+    from carrier.core.env import Env
+    from carrier.wire.hello import Hello
+
+SERVER_FIELDS = ("certificate", "key", "ca", "client_auth", "sni", "alpn", "self_signed", "passthrough")
+CLIENT_FIELDS = ("sni", "verify", "ca", "certificate", "key", "alpn")
+FILES = ("certificate", "key", "ca")
+LARGEST = 1 << 20
+"""Bytes of a file, at most."""
 Stamp = tuple[tuple[str, int, int, int], ...]
 """What a set of files looked like: name, inode, time of change in nanoseconds, size."""
 
@@ -41,7 +65,14 @@ def _check_certificate(raw: object, path: str) -> list[Problem]:
         found.append(
             Problem("unknown client_auth", f"{path}.client_auth", seen=repr(raw["client_auth"]), allowed="required, optional, false")
         )
-    return found
+    return found + _check_alpn(raw, path)
+
+
+def _check_alpn(raw: Mapping[str, Any], path: str) -> list[Problem]:
+    """`alpn`: the names of protocols (RFC 7301 section 3.1), each of 1 to 255 bytes, the best one first."""
+    names = raw.get("alpn", [])
+    good = isinstance(names, list) and all(isinstance(name, str) and name.isascii() and 0 < len(name) < 256 for name in names)
+    return [] if good else [Problem("expected a list of protocols", f"{path}.alpn", seen=repr(names), allowed='["h2", "http/1.1"]')]
 
 
 def check_client(raw: object, path: str) -> list[Problem]:
@@ -54,6 +85,7 @@ def check_client(raw: object, path: str) -> list[Problem]:
             found.append(Problem("expected true or false", f"{path}.verify", seen=repr(raw["verify"])))
         if ("key" in raw) != ("certificate" in raw):
             found.append(Problem("'certificate' and 'key' go together", path, seen=", ".join(raw)))
+        found += _check_alpn(raw, path)
     return found
 
 
@@ -62,10 +94,9 @@ def _members(raw: object, path: str, allowed: tuple[str, ...]) -> list[Problem]:
     if not isinstance(raw, Mapping):
         return [Problem(f"expected an object, got {raw!r}", path, seen=repr(raw), allowed=words)]
     found = [Problem(f"unknown field {name!r}", f"{path}.{name}", seen=repr(name), allowed=words) for name in raw if name not in allowed]
-    files = ("certificate", "key", "ca")
     found += [
         Problem("expected the name of a PEM file", f"{path}.{name}", seen=repr(raw[name]))
-        for name in files
+        for name in FILES
         if name in raw and (not isinstance(raw[name], str) or not raw[name])
     ]
     if allowed is CLIENT_FIELDS and not isinstance(raw.get("sni", ""), str):
@@ -76,17 +107,18 @@ def _members(raw: object, path: str, allowed: tuple[str, ...]) -> list[Problem]:
 class Files:
     """What both sides share: contexts made of files, made again when the files change.
 
-    failures: how often files had changed and were no good. trouble: what was wrong the last time, empty when all is well.
+    failures: how often files had changed and were no good. trouble: what is wrong at this moment, empty when all is well.
     """
 
     def __init__(self, files: list[str]) -> None:
         self.files = files
         self.failures = 0
-        self.trouble = ""
+        self.bad = ""
+        """What was wrong with the files when they were last read."""
         self.stamp = self.tried = _stamp(files)
 
     def load(self) -> None:
-        """Make the contexts. Raises ConfigError with every reason."""
+        """Make the contexts anew; what is no good leaves the old one. Raises ConfigError with every reason."""
         raise NotImplementedError
 
     def refresh(self) -> bool:
@@ -99,11 +131,58 @@ class Files:
             self.load()
         except ConfigError as error:
             self.failures += 1
-            self.trouble = error.detail
+            self.bad = error.detail
             return False
         self.stamp = now
-        self.trouble = ""
+        self.bad = ""
         return True
+
+    @property
+    def trouble(self) -> str:
+        return self.bad or next((text for text in map(_outdated, self.in_force()) if text), "")
+
+    def in_force(self) -> list[Made]:
+        """What the files held that is in force."""
+        raise NotImplementedError
+
+
+def renew(tls: ServerTls | ClientTls, env: Env, owner: str) -> None:
+    """Called once a second: read files that have changed, and say in the log what came of it. owner: "listener/L", "cluster/C"."""
+    renewed = tls.refresh()
+    trouble = tls.trouble
+    if trouble != tls.told:
+        tls.told = trouble
+        if trouble:
+            env.warn("the old certificate stays in force" if tls.bad else "a certificate in force is not good", of=owner, reason=trouble)
+        else:
+            env.note("the certificates are good again", of=owner)
+    elif renewed:
+        env.note("certificates were read again", of=owner)
+
+
+def report(tls: ServerTls | ClientTls) -> dict[str, Any]:
+    """For people and programs: what is wrong, how often files were no good, until when each certificate is good."""
+    return {
+        "trouble": tls.trouble,
+        "failures": tls.failures,
+        "certificates": [
+            {"names": list(made.names), "file": made.file, "expires": None if made.until == math.inf else _day(made.until)}
+            for made in tls.in_force()
+            if made.file
+        ],
+    }
+
+
+def _day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _outdated(made: Made) -> str:
+    """Why a certificate is not good at this moment, or nothing."""
+    now = time.time()
+    if now > made.until:
+        return f"{made.file} has expired on {_day(made.until)}"
+    return f"{made.file} is good from {_day(made.since)} on only" if now < made.since else ""
 
 
 def _stamp(files: list[str]) -> Stamp:
@@ -117,138 +196,260 @@ def _stamp(files: list[str]) -> Stamp:
     return tuple(found)
 
 
-class ServerTls(Files):
-    """The server's side of a `tls` block. `context` is for the handshake: by the name that is asked for, it changes to the right one.
+class Made(ssl.SSLContext):
+    """A context, and what it was made of: file and validity (seconds since 1970) of its certificate, its names, and who is checked how.
 
-    alpn: what is offered (RFC 7301). Raises ConfigError with every reason.
+    same: equal for two that were made of the same settings and contents. authority: what the file of client CAs held, "" without one.
     """
 
-    def __init__(self, raw: Any, path: str = "spec.tls", alpn: tuple[str, ...] = ()) -> None:
-        self.entries: list[Mapping[str, Any]] = raw if isinstance(raw, list) else [raw]
+    same = file = authority = ""
+    since, until = 0.0, math.inf
+    names: tuple[str, ...] = ()
+    alpn: tuple[str, ...] = ()
+
+    def named(self, tls: Any, name: str | None, _context: ssl.SSLContext) -> int | None:
+        """Called for each hello of a handshake, also when the client names nobody. A second hello (RFC 8446 section 4.1.2) that names
+        somebody else would be served by the entry of the first."""
+        if getattr(tls, "asked_for", name) != name:
+            return ssl.ALERT_DESCRIPTION_ILLEGAL_PARAMETER
+        tls.asked_for = name
+        return None
+
+    def checked(self, other: Made) -> bool:
+        """Was a client whose handshake was made with this one checked as the other one would have it?"""
+        if other is self or other.verify_mode == ssl.CERT_NONE:
+            return True
+        return self.authority == other.authority and self.verify_mode >= other.verify_mode
+
+
+_IN_USE: WeakValueDictionary[str, Made] = WeakValueDictionary()
+"""Contexts of listeners by `same`, for as long as one of them is in force or has connections: those that are made again are found here."""
+
+
+class ServerTls(Files):
+    """The server's side of a `tls` block. alpn: what is offered where an entry does not say (RFC 7301). tickets: sessions may be resumed;
+    a client that writes and leaves would answer them with a reset, behind which what it wrote is easily lost.
+
+    Raises ConfigError with every reason.
+    """
+
+    def __init__(self, raw: Any, path: str = "spec.tls", alpn: tuple[str, ...] = (), tickets: bool = True) -> None:
+        self.raw: list[Mapping[str, Any]] = raw if isinstance(raw, list) else [raw]
         self.path = path
         self.alpn = alpn
-        self.names: dict[str, ssl.SSLContext] = {}
-        super().__init__([str(entry[name]) for entry in self.entries for name in ("certificate", "key", "ca") if name in entry])
+        self.tickets = tickets
+        self.told = ""
+        """The trouble that the log knows of."""
+        self.entries: list[Made] = []
+        self.names: dict[str, Made] = {}
+        super().__init__([str(entry[name]) for entry in self.raw for name in FILES if name in entry])
         self.load()
-        self.context = self._make(self.entries[0])
-        self.context.sni_callback = self._choose
+        self.guarded = any(entry.verify_mode != ssl.CERT_NONE for entry in self.entries)
+        """Some entry asks for certificates."""
 
     def load(self) -> None:
         problems: list[Problem] = []
-        names: dict[str, ssl.SSLContext] = {}
-        for i, entry in enumerate(self.entries):
+        entries: list[Made] = []
+        for i, raw in enumerate(self.raw):
+            old = self.entries[i] if self.entries else None
             try:
-                context = self._make(entry)
+                entries.append(self._make(raw, old))
             except ConfigError as error:
-                problems += [Problem(p.message, f"{self.path}[{i}]" if len(self.entries) > 1 else self.path) for p in error.problems]
-                continue
-            if not i:
-                names[""] = context
-            asked = entry.get("sni") or []
-            for name in [asked] if isinstance(asked, str) else asked:
-                names.setdefault(name.lower().rstrip("."), context)
+                problems += [Problem(p.message, f"{self.path}[{i}]" if len(self.raw) > 1 else self.path) for p in error.problems]
+                if old is not None:
+                    entries.append(old)
+        if len(entries) == len(self.raw):
+            self._use(entries)
         if problems:
             raise ConfigError(*problems)
-        self.names = names
 
-    def _make(self, entry: Mapping[str, Any]) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        if self.alpn:
-            context.set_alpn_protocols(list(self.alpn))
-        if entry.get("self_signed"):
-            load_self_signed(context)
+    def _use(self, entries: list[Made]) -> None:
+        self.entries = entries
+        self.names = {}
+        for entry in entries:
+            for name in entry.names:
+                self.names.setdefault(name, entry)
+
+    def _make(self, raw: Mapping[str, Any], old: Made | None) -> Made:
+        own = raw.get("self_signed") is True
+        if own and old is not None and "ca" not in raw:
+            return old
+        held = {} if own else _contents(raw, "certificate", "key")
+        if "ca" in raw:
+            held |= _contents(raw, "ca")
+        same = _same([raw, self.alpn, self.tickets], held)
+        found = None if own else _IN_USE.get(same)
+        return found if found is not None else self._fresh(raw, old, held, same)
+
+    def _fresh(self, raw: Mapping[str, Any], old: Made | None, held: dict[str, bytes], same: str) -> Made:
+        """A context of these contents. Raises ConfigError."""
+        made = Made(ssl.PROTOCOL_TLS_SERVER)
+        made.same = same
+        names = raw.get("sni") or []
+        made.names = tuple(name.lower().rstrip(".") for name in ([names] if isinstance(names, str) else names))
+        made.alpn = tuple(raw.get("alpn") or self.alpn)
+        if made.alpn:
+            made.set_alpn_protocols(list(made.alpn))
+        if not self.tickets:
+            made.num_tickets = 0
+        if "certificate" in held:
+            _load_chain(made, raw, held)
+            made.file = str(raw["certificate"])
+            made.since, made.until = validity(held["certificate"])
         else:
-            _load_chain(context, str(entry.get("certificate")), str(entry.get("key")))
-        if "ca" in entry:
-            _load_ca(context, str(entry["ca"]))
-        auth = entry.get("client_auth", "ca" in entry)
-        context.verify_mode = ssl.CERT_NONE if not auth else ssl.CERT_OPTIONAL if auth == "optional" else ssl.CERT_REQUIRED
-        return context
+            load_self_signed(made)
+        if "ca" in held:
+            _load_ca(made, str(raw["ca"]), held["ca"])
+            made.authority = hashlib.sha256(held["ca"]).hexdigest()
+        auth = raw.get("client_auth", "ca" in raw)
+        made.verify_mode = ssl.CERT_NONE if not auth else ssl.CERT_OPTIONAL if auth == "optional" else ssl.CERT_REQUIRED
+        made.sni_callback = made.named
+        wrong = _outdated(made)
+        if wrong and old is not None:
+            raise ConfigError(Problem(wrong))
+        if made.file:
+            _IN_USE[same] = made
+        return made
 
-    def _choose(self, tls: Any, name: str | None, _context: ssl.SSLContext) -> None:
-        """Called in each handshake, also when the client names nobody: the certificate for the name (RFC 6066 section 3)."""
-        tls.asked_for = name
-        wanted = (name or "").lower().rstrip(".")
-        found = self.names.get(wanted) or self.names.get("*." + wanted.partition(".")[2]) or self.names.get("")
-        if found is not None:
-            tls.context = found
+    def find(self, name: str) -> Made:
+        """The entry for a client that asks for this name (RFC 6066 section 3); the first is for those that name none of the others."""
+        wanted = name.lower().rstrip(".")
+        return self.names.get(wanted) or self.names.get("*." + wanted.partition(".")[2]) or self.entries[0]
+
+    def misdirected(self, tls: Any, host: str) -> bool:
+        """Is a request for this host (a Host field, RFC 9110 section 7.2) on a connection whose handshake did not check what the host's
+        entry demands? Without a host it is for whom the handshake was."""
+        made = tls.context
+        name = host.rpartition("]")[0] or host.partition(":")[0]
+        return bool(name) and isinstance(made, Made) and not made.checked(self.find(name))
+
+    def speaks(self, hello: Hello) -> bool:
+        """Is there something in this hello that the entry for it would speak? One that names no protocols takes any."""
+        return not hello.alpn or any(name in hello.alpn for name in self.find(hello.sni).alpn)
+
+    def in_force(self) -> list[Made]:
+        return self.entries
 
 
 class ClientTls(Files):
-    """The client's side: `true` or `{sni, verify, ca, certificate, key}`. Raises ConfigError with every reason."""
+    """The client's side: `true` or `{sni, verify, ca, certificate, key, alpn}`. Raises ConfigError with every reason."""
 
     def __init__(self, raw: Any, path: str = "spec.tls") -> None:
         self.raw: Mapping[str, Any] = raw if isinstance(raw, Mapping) else {}
         self.path = path
-        super().__init__([str(self.raw[name]) for name in ("ca", "certificate", "key") if name in self.raw])
+        self.told = ""
+        super().__init__([str(self.raw[name]) for name in FILES if name in self.raw])
+        self.context: Made
         self.load()
 
     def load(self) -> None:
         try:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            if not self.raw.get("verify", True):
-                context.check_hostname = False
-                context.verify_mode = ssl.CERT_NONE
-            elif "ca" in self.raw:
-                _load_ca(context, str(self.raw["ca"]))
-            else:
-                context.load_default_certs()
-            if "certificate" in self.raw:
-                _load_chain(context, str(self.raw["certificate"]), str(self.raw.get("key")))
+            self.context = self._make(getattr(self, "context", None))
         except ConfigError as error:
             raise ConfigError(*(Problem(p.message, self.path) for p in error.problems)) from None
-        self.context = context
+
+    def _make(self, old: Made | None) -> Made:
+        held = _contents(self.raw, *FILES)
+        same = _same([], held)
+        if old is not None and old.same == same:
+            return old
+        made = Made(ssl.PROTOCOL_TLS_CLIENT)
+        made.same = same
+        if not self.raw.get("verify", True):
+            made.check_hostname = False
+            made.verify_mode = ssl.CERT_NONE
+        elif "ca" in held:
+            _load_ca(made, str(self.raw["ca"]), held["ca"])
+        else:
+            made.load_default_certs()
+        if "certificate" in held:
+            _load_chain(made, self.raw, held)
+            made.file = str(self.raw["certificate"])
+            made.since, made.until = validity(held["certificate"])
+        if self.raw.get("alpn"):
+            made.set_alpn_protocols(list(self.raw["alpn"]))
+        wrong = _outdated(made)
+        if wrong and old is not None:
+            raise ConfigError(Problem(wrong))
+        return made
 
     def name(self, host: str) -> str:
         """The name to ask for, and to check: as configured, else the endpoint's own."""
         return str(self.raw.get("sni") or host.strip("[]"))
 
+    def in_force(self) -> list[Made]:
+        return [self.context]
 
-def _load_chain(context: ssl.SSLContext, certificate: str, key: str) -> None:
-    bad = _unreadable(certificate, key)
-    if not bad:
-        try:
+
+def _same(settings: list[Any], held: Mapping[str, bytes]) -> str:
+    """Equal for equal settings and contents."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name, data in sorted(held.items()):
+        digest.update(f"{name}:{len(data)}:".encode() + data)
+    return digest.hexdigest()
+
+
+def _contents(raw: Mapping[str, Any], *fields: str) -> dict[str, bytes]:
+    """What the files of these fields hold. Raises ConfigError with every reason."""
+    held = {}
+    bad = []
+    for name in fields:
+        if name in raw:
+            try:
+                held[name] = _read(str(raw[name]))
+            except (OSError, ValueError) as exc:
+                bad.append(Problem(f"cannot read {raw[name]}: {getattr(exc, 'strerror', None) or exc}"))
+    if bad:
+        raise ConfigError(*bad)
+    return held
+
+
+def _read(file: str) -> bytes:
+    """Raises OSError, ValueError."""
+    with open(file, "rb") as opened:
+        data = opened.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise ValueError(f"more than {LARGEST} bytes")
+    return data
+
+
+class _InMemory:
+    """A file that OpenSSL can open, of what was read already: it reads from files only, and those on the disk may be others by now."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def __enter__(self) -> str:
+        self.file = os.memfd_create("carrier-certificate", os.MFD_CLOEXEC)
+        os.write(self.file, self.data)
+        return f"/proc/self/fd/{self.file}"
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.file)
+
+
+def _load_chain(context: ssl.SSLContext, raw: Mapping[str, Any], held: Mapping[str, bytes]) -> None:
+    try:
+        with _InMemory(held["certificate"]) as certificate, _InMemory(held["key"]) as key:
             context.load_cert_chain(certificate, key, password=lambda: "")  # an encrypted key must not ask the terminal
-            return
-        except (ssl.SSLError, OSError, ValueError) as exc:
-            reason = str(exc)
-            bad = [f"{certificate} and {key} are no certificate and its key: {reason}"]
-    raise ConfigError(*map(Problem, bad))
+    except (ssl.SSLError, OSError, ValueError) as exc:
+        raise ConfigError(Problem(f"{raw['certificate']} and {raw['key']} are no certificate and its key: {exc}")) from None
 
 
-def _load_ca(context: ssl.SSLContext, file: str) -> None:
-    bad = _unreadable(file)
-    if not bad:
-        try:
-            context.load_verify_locations(file)
-            return
-        except (ssl.SSLError, OSError) as exc:
-            bad = [f"{file} has no certificates: {exc}"]
-    raise ConfigError(*map(Problem, bad))
-
-
-def _unreadable(*files: str) -> list[str]:
-    found = []
-    for file in files:
-        try:
-            with open(file, "rb"):
-                pass
-        except (OSError, ValueError) as exc:
-            found.append(f"cannot read {file}: {getattr(exc, 'strerror', None) or exc}")
-    return found
+def _load_ca(context: ssl.SSLContext, file: str, data: bytes) -> None:
+    try:
+        with _InMemory(data) as opened:
+            context.load_verify_locations(opened)
+    except (ssl.SSLError, OSError) as exc:
+        raise ConfigError(Problem(f"{file} has no certificates: {exc}")) from None
 
 
 def load_self_signed(context: ssl.SSLContext) -> None:
     """Give a context a certificate of its own, made now and never written to a disk: for probes, which check nothing."""
     from carrier.hops.selfsigned import pem
 
-    # OpenSSL reads from files only; this one is in memory, so that a read-only root does not matter.
-    file = os.memfd_create("carrier-certificate", os.MFD_CLOEXEC)
-    try:
-        os.write(file, pem())
-        context.load_cert_chain(f"/proc/self/fd/{file}")
-    finally:
-        os.close(file)
+    with _InMemory(pem()) as file:
+        context.load_cert_chain(file)
 
 
 def describe(tls: Any) -> dict[str, Any]:
@@ -263,7 +464,7 @@ def describe(tls: Any) -> dict[str, Any]:
     return found
 
 
-def server_of(spec: Mapping[str, Any], alpn: tuple[str, ...] = ()) -> ServerTls | None:
+def server_of(spec: Mapping[str, Any], alpn: tuple[str, ...] = (), tickets: bool = True) -> ServerTls | None:
     """The TLS of a listener's spec; None without one, or when it is passed through. Raises ConfigError."""
     raw = spec.get("tls")
     if not raw or passes_through(spec):
@@ -271,7 +472,7 @@ def server_of(spec: Mapping[str, Any], alpn: tuple[str, ...] = ()) -> ServerTls 
     problems = check_server(raw, "spec.tls")
     if problems:
         raise ConfigError(*problems)
-    return ServerTls(raw, alpn=alpn)
+    return ServerTls(raw, alpn=alpn, tickets=tickets)
 
 
 def passes_through(spec: Mapping[str, Any]) -> bool:

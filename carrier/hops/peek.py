@@ -11,13 +11,15 @@ from collections.abc import Callable
 from typing import TypeVar
 
 MOST = 16 * 1024 + 5
-"""Bytes that are looked at, at most: one TLS record."""
+"""Bytes that are looked at, unless the caller wants more."""
 
 Found = TypeVar("Found")
 
 
-async def peek(loop: asyncio.AbstractEventLoop, sock: socket.socket, look: Callable[[bytes], Found | None]) -> Found | None:
-    """What `look` makes of the first bytes; it is asked again with more of them while it says None.
+async def peek(
+    loop: asyncio.AbstractEventLoop, sock: socket.socket, look: Callable[[bytes], Found | None], most: int = MOST
+) -> Found | None:
+    """What `look` makes of the first bytes, `most` of them; it is asked again with more while it says None.
 
     None: the connection ended, or is full, before it was satisfied. No limit in time: that is the caller's. Raises what `look` raises, and
     OSError when the connection is broken.
@@ -26,13 +28,13 @@ async def peek(loop: asyncio.AbstractEventLoop, sock: socket.socket, look: Calla
     try:
         while True:
             try:
-                data = sock.recv(MOST, socket.MSG_PEEK)
+                data = sock.recv(most, socket.MSG_PEEK)
             except (BlockingIOError, InterruptedError):
                 await readable(loop, sock)
                 continue
             if len(data) >= least:
                 found = look(data)
-                if found is not None or len(data) >= MOST:
+                if found is not None or len(data) >= most:
                     return found
             if len(data) < least:  # readable, and yet no more of it: the end
                 return None
@@ -42,6 +44,13 @@ async def peek(loop: asyncio.AbstractEventLoop, sock: socket.socket, look: Calla
     finally:
         if least > 1 and sock.fileno() >= 0:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+
+def fresh(connection: socket.socket) -> socket.socket:
+    """The connection under a new descriptor: a transport may not take over one that the loop has watched."""
+    sock = connection.dup()
+    connection.close()
+    return sock
 
 
 async def readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:

@@ -1,10 +1,12 @@
 """TLS of listeners and clusters: what a `tls:` block means, files that are read again when they change, and TLS over a byte socket.
 
-A listener's block is `{certificate, key, ca, client_auth, sni: [...]}` or a list of such (the first is for clients that name none of the
-others), or `{passthrough: true}`: sessions are routed by the name that the client asks for, and nothing is decrypted. A cluster's is
-`true` or `{sni, verify, ca, certificate, key}`; `verify` is on unless it says otherwise. `ServerTls` and `ClientTls` hold the contexts;
-`refresh`, called once a second, reads files again that have changed: a connection that is there keeps what it began with, a file
-that is bad by now leaves the old certificate in force and is counted.
+A listener's block is `{certificate, key, ca, client_auth, sni: [...], alpn}` or a list of such (the first is for clients that name
+none of the others), or `{passthrough: true}`: sessions are routed by the name that the client asks for, and nothing is decrypted. A
+cluster's is `true` or `{sni, verify, ca, certificate, key, alpn}`; `verify` is on unless it says otherwise. `ServerTls` and `ClientTls`
+(carrier/hops/certificates.py) hold the contexts and read files again that have changed: a connection that is there keeps what it began
+with, a file that is bad by now leaves the old certificate in force.
+
+Every listener's TLS begins in `entry_for`: the ClientHello is looked at, and left unread, and the entry for its name does the handshake.
 
 `Tls` makes a TLS socket of a `ByteSocket`: it overrides reading and writing, and half-closing works as it does without TLS
 (RFC 8446 section 6.1). HTTP leaves the record layer to the event loop instead. `parse_hello` reads a ClientHello and decrypts nothing.
@@ -21,27 +23,15 @@ from carrier.core.stream import Stream, link
 from carrier.errors import Error, Side, from_os
 from carrier.hops.bytesocket import READ, ByteSocket
 from carrier.hops.peek import peek
-from carrier.wire.hello import Hello, parse_hello
+from carrier.wire.hello import MOST, Hello, parse_hello
 
 if TYPE_CHECKING:
-    from carrier.hops.certificates import ClientTls
+    from carrier.hops.certificates import ClientTls, Made, ServerTls
 
 HANDSHAKE = 10.0
 """Seconds that a handshake may take."""
 LINGER = 2.0
 """Seconds that a peer has to close after us, where no session waits for it."""
-
-
-# --- what a block may say ---------------------------------------------------------------------------------------------------------
-
-
-# --- contexts ---------------------------------------------------------------------------------------------------------------------
-
-
-# --- ClientHello ------------------------------------------------------------------------------------------------------------------
-
-
-# --- TLS over a byte socket -------------------------------------------------------------------------------------------------------
 
 
 class Channel:
@@ -222,11 +212,23 @@ def decrypted(outer: Tls) -> socket.socket:
     return theirs
 
 
+async def entry_for(loop: asyncio.AbstractEventLoop, sock: socket.socket, tls: ServerTls) -> Made:
+    """The entry of a listener's `tls` that an accepted connection asks for; its hello is left unread. Raises Error."""
+    return tls.find((await first_hello(loop, sock)).sni)
+
+
+async def welcome(loop: asyncio.AbstractEventLoop, sock: socket.socket, tls: ServerTls) -> Channel:
+    """Shake hands with an accepted connection, by the entry that it asks for. Raises Error."""
+    channel = Channel(await entry_for(loop, sock, tls), True)
+    await handshake(loop, sock, channel, "downstream")
+    return channel
+
+
 async def first_hello(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> Hello:
     """The ClientHello of an accepted connection, left unread for whoever it is relayed to. Raises Error: it is none, or did not come."""
     try:
         async with asyncio.timeout(HANDSHAKE):
-            hello = await peek(loop, sock, parse_hello)
+            hello = await peek(loop, sock, parse_hello, MOST)
     except TimeoutError:
         raise Error("timeout", f"no TLS hello within {HANDSHAKE:g} s", "downstream") from None
     except OSError as exc:

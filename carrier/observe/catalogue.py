@@ -35,6 +35,8 @@ METRICS = (
     Metric("carrier_endpoint_failures", "counter", ("cluster", "endpoint"), "Attempts that failed before an answer"),
     Metric("carrier_rule_hits", "counter", ("rule",), "Sessions that the rule decided"),
     Metric("carrier_rule_last_hit_timestamp_seconds", "gauge", ("rule",), "When the rule last decided one, in seconds since 1970"),
+    Metric("carrier_certificate_trouble", "gauge", ("object",), "1 when a certificate in force is not good, or a newer one was not taken"),
+    Metric("carrier_certificate_expiry_timestamp_seconds", "gauge", ("object", "file"), "When a certificate in force expires"),
     Metric("carrier_limits_hit", "counter", ("object", "limit"), "How often a limit refused or held something"),
     Metric("carrier_config_changes", "counter", ("result",), "Configurations put in force, or refused"),
     Metric("carrier_config_revision", "gauge", (), "The revision in force"),

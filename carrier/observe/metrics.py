@@ -14,6 +14,7 @@ from itertools import accumulate, islice
 from typing import TYPE_CHECKING
 
 from carrier.config.dump import version
+from carrier.hops.certificates import ClientTls
 from carrier.observe.catalogue import METRICS, Sample
 from carrier.observe.meter import BOUNDS, CODES, Flow, Meter, Times
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from carrier.core.cluster import Cluster
     from carrier.core.ledger import Ledger
     from carrier.core.listener import Listener
+    from carrier.hops.certificates import ServerTls
     from carrier.observe.access import AccessLog
     from carrier.proxy.overload import Watch
     from carrier.proxy.proxy import Proxy
@@ -207,6 +209,23 @@ class Metrics:
         gate = self.proxy.env.gate
         for limit, count in gate.refused.items() if gate is not None else ():
             yield "_total", {"object": "api", "limit": limit}, count
+
+    def _secured(self) -> Iterator[tuple[str, ServerTls | ClientTls]]:
+        """Who has certificates, and which."""
+        for listener in self._listeners():
+            if (served := getattr(listener, "certificates", None)) is not None:
+                yield f"listener/{listener.name}", served
+        for cluster in self._clusters():
+            if isinstance(shown := getattr(cluster, "tls", None), ClientTls):
+                yield f"cluster/{cluster.name}", shown
+
+    def _certificate_trouble(self) -> Iterator[Sample]:
+        return (("", {"object": name}, bool(tls.trouble)) for name, tls in self._secured())
+
+    def _certificate_expiry_timestamp_seconds(self) -> Iterator[Sample]:
+        for name, tls in self._secured():
+            for file, until in {made.file: made.until for made in tls.in_force() if made.file}.items():
+                yield "", {"object": name, "file": file}, until
 
     # ------------------------------------------------------------------ the process
 

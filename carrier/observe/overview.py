@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from carrier.config.dump import version
 from carrier.core.address import authority
 from carrier.errors import Error
+from carrier.hops.certificates import ClientTls, ServerTls, report
 
 if TYPE_CHECKING:
     from carrier.core.cluster import Cluster, Endpoint
@@ -65,7 +66,12 @@ def _listener(proxy: Proxy, listener: Listener) -> Dict:
         "total": listener.counter,
         "failed": listener.failed,
         "rules": list(_rules(proxy, proxy.tables[listener.name])),
-    }
+    } | _tls(getattr(listener, "certificates", None))
+
+
+def _tls(tls: Any) -> Dict:
+    """What is in force of a `tls` block, and what is wrong with it."""
+    return {"tls": report(tls)} if isinstance(tls, (ServerTls, ClientTls)) else {}
 
 
 def _rules(proxy: Proxy, table: Table) -> Iterator[Dict]:
@@ -103,7 +109,7 @@ def _cluster(cluster: Cluster) -> Dict:
         "sessions": cluster.sessions_total,
         "down": cluster.down,
         "endpoints": [_endpoint(cluster, endpoint, reasons.get(endpoint.name, "")) for endpoint in cluster.endpoints],
-    }
+    } | _tls(getattr(cluster, "tls", None))
 
 
 def _endpoint(cluster: Cluster, endpoint: Endpoint, reason: str) -> Dict:

@@ -89,6 +89,8 @@ class Server:
         self.log = log
         self.settings = settings
         self.env = Env(loop)
+        self.env.warn = lambda event, /, **values: log.warn(event, **values)  # its level may change
+        self.env.note = lambda event, /, **values: log.notice(event, **values)
         self.env.insecure_admin = settings.insecure_admin
         self.env.gate = open_gate(settings, log)
         self.proxy = Proxy(self.env, settings.admin)

@@ -6,6 +6,15 @@ from typing import NamedTuple
 
 from carrier.errors import Error
 
+RECORD = 16 * 1024
+"""Bytes of a record at most (section 5.1)."""
+LONGEST = 64 * 1024
+"""Bytes of a ClientHello that is read: keys of post-quantum algorithms and tickets make them grow."""
+RECORDS = 64
+"""Records of one ClientHello."""
+MOST = LONGEST + 5 * RECORDS
+"""Bytes of a connection that are looked at for it."""
+
 
 class Hello(NamedTuple):
     """What a ClientHello asks for. sni: lower case, empty when no name is asked for."""
@@ -15,24 +24,37 @@ class Hello(NamedTuple):
 
 
 def parse_hello(data: bytes) -> Hello | None:
-    """The first record of a connection as a ClientHello (RFC 8446 section 4.1.2); None: it is not whole yet.
+    """The ClientHello that a connection begins with (RFC 8446 section 4.1.2), in however many records it comes (section 5.1: a message may
+    be spread over several, and clients do that to be read by nobody on the way); None: it is not whole yet.
 
-    Raises Error("protocol-error") when it is none. A hello that is spread over several records is not looked into: it asks for nothing.
+    Raises Error("protocol-error") when it is none, or too long to be one. One whose inside cannot be read asks for nothing.
     """
-    if data[:1] != b"\x16"[: len(data)] or (len(data) > 1 and data[1] != 3):
-        raise Error("protocol-error", "no TLS ClientHello", "downstream")
-    if len(data) < 5:
-        return None
-    size = int.from_bytes(data[3:5], "big")
-    if size > 16 * 1024:
-        raise Error("protocol-error", "a TLS record of more than 16 KiB", "downstream")
-    if len(data) < 5 + size:
-        return None
-    record = _Bytes(data[5 : 5 + size])
-    try:
-        if record.number(1) != 1:
+    message = bytearray()
+    at = 0
+    for _ in range(RECORDS):
+        if data[at : at + 1] not in (b"", b"\x16") or data[at + 1 : at + 2] not in (b"", b"\x03"):
+            raise Error("protocol-error", "no TLS ClientHello", "downstream")
+        if len(data) < at + 5:
+            return None
+        size = int.from_bytes(data[at + 3 : at + 5], "big")
+        if not 0 < size <= RECORD:
+            raise Error("protocol-error", f"a TLS record of {size} bytes (1 to {RECORD} are allowed)", "downstream")
+        message += data[at + 5 : at + 5 + size]
+        at += 5 + size
+        if message and message[0] != 1:
             raise Error("protocol-error", "the first TLS message is no ClientHello", "downstream")
-        body = _Bytes(record.take(record.number(3)))
+        whole = 4 + int.from_bytes(message[1:4], "big") if len(message) >= 4 else 4
+        if whole > LONGEST:
+            raise Error("protocol-error", f"a TLS ClientHello of {whole} bytes (up to {LONGEST} are read)", "downstream")
+        if len(data) < at:
+            return None
+        if len(message) >= whole:
+            return _asked(_Bytes(bytes(message[4:whole])))
+    raise Error("protocol-error", f"a TLS ClientHello in more than {RECORDS} records", "downstream")
+
+
+def _asked(body: _Bytes) -> Hello:
+    try:
         body.take(2 + 32)
         body.take(body.number(1))
         body.take(body.number(2))

@@ -13,7 +13,7 @@ from carrier.core.breaker import BREAKER
 from carrier.core.cluster import Cluster, Endpoint, first_that_connects
 from carrier.core.pool import Pool
 from carrier.errors import Error, Problem, from_os
-from carrier.hops.certificates import client_of
+from carrier.hops.certificates import client_of, renew
 from carrier.hops.tls import HANDSHAKE, tls_error
 from carrier.options import check_numbers, numbers
 from carrier.wire.h1 import reader as http1
@@ -49,7 +49,7 @@ class HttpCluster(Cluster):
 
     protocol = "HTTP"
     kind = "message"
-    fields = {"port": "1..65535", "bind": "{address, port}", "tls": "true or {sni, verify, ca, certificate, key}"}
+    fields = {"port": "1..65535", "bind": "{address, port}", "tls": "true or {sni, verify, ca, certificate, key, alpn}"}
 
     @classmethod
     def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
@@ -172,7 +172,7 @@ class HttpCluster(Cluster):
         super().tick(now)
         self.now = now
         if self.tls is not None:
-            self.tls.refresh()
+            renew(self.tls, self.env, f"cluster/{self.name}")
         if self.idle_timeout:
             for pool in list(self.pools.values()):
                 pool.expire(now - self.idle_timeout)

@@ -6,12 +6,12 @@ import json
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from carrier.errors import Error
 from carrier.wire.http import CLOSE, REASONS, Head
 from carrier.wire.making import answer_head, date_field
 
 if TYPE_CHECKING:
     from carrier.core.session import Session
-    from carrier.errors import Error
 
 
 def answer_fields(session: Session) -> bytes:
@@ -35,6 +35,12 @@ def _safe(value: str) -> bytes:
 def fine(date: tuple[bytes, bytes]) -> Head:
     """What a destination that knows no HTTP answers with (contract, section 4)."""
     return answer_head(200, [date], framing=CLOSE)
+
+
+def misdirected(host: bytes) -> Error:
+    """A request for a name whose clients must show a certificate, on a connection where it was not asked for (RFC 9110 15.5.20)."""
+    detail = f"{host.decode('latin-1')} demands a client certificate, which was not asked for on this connection: connect by that name"
+    return Error("misdirected", detail, "downstream")
 
 
 def error_answer(error: Error) -> tuple[Head, bytes]:

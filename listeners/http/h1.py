@@ -26,7 +26,7 @@ from carrier.wire.frames import ANY_RSV, Scanner
 from carrier.wire.h1 import reader as http1
 from carrier.wire.http import CHUNKED, CLOSE, LENGTH, NONE, Fields, Head
 from carrier.wire.making import date_field
-from listeners.http.answers import answer_fields, error_answer, fine
+from listeners.http.answers import answer_fields, error_answer, fine, misdirected
 
 if TYPE_CHECKING:
     from carrier.core.cluster import Cluster
@@ -135,7 +135,8 @@ class HttpConnection(Socket, asyncio.Protocol):
         self.fields = b"x-forwarded-for: " + self.peer[0].encode() + b"\r\n" if self.peer[0] else b""
         self.number = self._new_ids()
         self.reader = http1.RequestReader(listener.memo, listener.limits, self)
-        self.special = self.trusted or listener.forwarded
+        tls = listener.certificates
+        self.special = self.trusted or listener.forwarded or (tls is not None and tls.guarded)
         self.learn()
         self.write = self.transport.write
         self.transport.set_write_buffer_limits(HIGH)
@@ -258,6 +259,8 @@ class HttpConnection(Socket, asyncio.Protocol):
         decision, onward = head.decision or listener.route(self, head)
         onward = onward or head
         if self.special:
+            if self._misdirected(head):
+                return
             profile = listener.trusting if self.trusted else listener.profile
             fields = profile.extra(head, self.peer[0].encode(), make_id()) + b"\r\n"
         elif head.named:
@@ -276,6 +279,15 @@ class HttpConnection(Socket, asyncio.Protocol):
             session = Session(listener, self)
             session.fields = fields
             session.begin(decision, onward, last)
+
+    def _misdirected(self, head: Head) -> bool:
+        """Refuse a request for a name that demands a client certificate which this connection's handshake did not ask for."""
+        tls = self.listener.certificates
+        if tls is None or not tls.misdirected(self.transport.get_extra_info("ssl_object"), head.host.decode("latin-1")):
+            return False
+        self.body_done = True
+        self._refuse(misdirected(head.host), head.raw)
+        return True
 
     def _new_ids(self) -> int:
         """The first part of the ids of the next IDS requests; returns the first number."""

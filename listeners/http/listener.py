@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+import socket
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from carrier.core.accepting import ACCEPT_PAUSE, ACCEPTS
 from carrier.core.address import bind_stream
 from carrier.core.listener import Key, Listener
 from carrier.core.room import Room
-from carrier.errors import Problem
-from carrier.hops.certificates import server_of
-from carrier.hops.tls import HANDSHAKE
+from carrier.errors import Error, Problem
+from carrier.hops.certificates import renew, server_of
+from carrier.hops.peek import fresh
+from carrier.hops.tls import HANDSHAKE, entry_for
 from carrier.options import check_numbers, numbers, port_of
 from carrier.wire.forwarding import Forwarding
 from carrier.wire.h1 import reader as http1
@@ -69,10 +72,12 @@ class HttpListener(Listener):
         self.forwarded = bool(given.get("forwarded"))
         self.certificates = server_of(conf.spec, ("http/1.1",))
         if self.certificates is not None:
-            self.tls = self.certificates.context
+            self.tls = self.certificates.entries[0]
         self.connections: set[HttpConnection] = set()
         self.room: Room[HttpConnection] = Room()
         self.server: asyncio.Server | None = None
+        self.greeting: set[asyncio.Task[None]] = set()
+        """Connections that have not said their TLS hello, or shaken hands, yet."""
         self.stopped = False
         self.leaving = False
         """The process is about to end: connections are closed after their answer."""
@@ -133,7 +138,56 @@ class HttpListener(Listener):
             connection.learn()
 
     def start(self) -> None:
-        self.serving = self.env.loop.create_task(self._serve())
+        if self.certificates is not None:
+            for sock in self.bound:
+                self.env.loop.add_reader(sock, self._accept_secure, sock)
+        else:
+            self.serving = self.env.loop.create_task(self._serve())
+
+    def _accept_secure(self, sock: socket.socket) -> None:
+        """Connections whose hello is to be looked at before anybody shakes hands."""
+        for _ in range(ACCEPTS):
+            try:
+                connection, _address = sock.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except ConnectionAbortedError:  # gone before we looked at it
+                continue
+            except OSError:  # out of file descriptors or memory: let what is there finish
+                self.hit("descriptors")
+                self.env.loop.remove_reader(sock)
+                self.env.loop.call_later(ACCEPT_PAUSE, self._accept_again, sock)
+                return
+            if 0 < self.max_connections <= len(self.greeting):
+                self.hit("max_connections")
+                connection.close()
+                continue
+            connection.setblocking(False)
+            task = self.env.loop.create_task(self._greet(connection))
+            self.greeting.add(task)
+            task.add_done_callback(self.greeting.discard)
+
+    def _accept_again(self, sock: socket.socket) -> None:
+        if not self.stopped:
+            self.env.loop.add_reader(sock, self._accept_secure, sock)
+
+    async def _greet(self, connection: socket.socket) -> None:
+        """Nobody hears of a handshake that fails: nobody is there to be told."""
+        try:
+            await self.secure(connection, lambda: HttpConnection(self))
+        except (Error, OSError):
+            self.hit("handshake")
+            connection.close()
+        except BaseException:
+            connection.close()
+            raise
+
+    async def secure(self, connection: socket.socket, protocol: Callable[[], asyncio.BaseProtocol]) -> None:
+        """Shake hands with an accepted connection by the entry that it asks for, and hand what is inside to `protocol`. Raises Error,
+        OSError."""
+        assert self.certificates is not None
+        entry = await entry_for(self.env.loop, connection, self.certificates)
+        await self.env.loop.connect_accepted_socket(protocol, fresh(connection), ssl=entry, ssl_handshake_timeout=HANDSHAKE)
 
     async def _serve(self) -> None:
         if self.stopped:  # before it began
@@ -152,6 +206,8 @@ class HttpListener(Listener):
     def stop(self) -> None:
         """Accept no more; idle connections close, the others after the answer that they are owed."""
         self.stopped = True
+        for sock in self.bound if self.certificates is not None else ():
+            self.env.loop.remove_reader(sock)
         if self.server is not None:
             self.server.close()
         else:
@@ -164,7 +220,7 @@ class HttpListener(Listener):
         super().tick(now)
         self.now = now
         if self.certificates is not None:
-            self.certificates.refresh()
+            renew(self.certificates, self.env, f"listener/{self.name}")
         for connection in list(self.connections):
             connection.tick(now)
 

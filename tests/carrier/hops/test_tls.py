@@ -343,8 +343,7 @@ def test_no_damaged_hello_does_more_than_ask_for_nothing():
         for value in (0, 255, data[at] ^ 1):
             damaged = bytes(data[:at]) + bytes([value]) + bytes(data[at + 1 :])
             with contextlib.suppress(Error):
-                found = parse_hello(damaged)
-                assert found is not None
+                assert parse_hello(damaged) is not None or 6 <= at <= 8  # a greater length: the rest may be in other records
 
 
 async def test_a_client_that_never_says_goodbye_keeps_no_descriptor_when_its_place_is_needed(files):
