@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from carrier.core.cluster import Cluster, Endpoint
+from carrier.core.cluster import Cluster
+from carrier.core.endpoint import Endpoint
 from carrier.errors import Error, Problem
 from carrier.hops.afpacket import FIELDS, check_ethertype, ethertype_of, packet_socket, privileged
 from carrier.hops.packetsocket import PacketSocket

@@ -13,7 +13,7 @@ from clusters.http.cluster import HttpCluster
 from clusters.tcp import TcpCluster
 
 if TYPE_CHECKING:
-    from carrier.core.cluster import Endpoint
+    from carrier.core.endpoint import Endpoint
     from carrier.core.env import Env
     from carrier.core.session import Session
     from carrier.core.stream import Socket, Stream

@@ -11,7 +11,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from carrier.admin.gate import Limits, caller_of
-from carrier.core.cluster import Cluster, Endpoint
+from carrier.core.cluster import Cluster
+from carrier.core.endpoint import Endpoint
 from carrier.core.stream import DESTROYED, Stream
 from carrier.errors import Error
 from carrier.wire.making import answer_head, date_field

@@ -14,7 +14,8 @@ import subprocess
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from carrier.core.cluster import Cluster, Endpoint
+from carrier.core.cluster import Cluster
+from carrier.core.endpoint import Endpoint
 from carrier.errors import Error, Problem, from_os
 from carrier.hops.filestream import FileStream
 

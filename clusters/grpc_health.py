@@ -13,7 +13,8 @@ import h2.connection
 import h2.events
 import h2.exceptions
 
-from carrier.core.cluster import Cluster, Endpoint
+from carrier.core.cluster import Cluster
+from carrier.core.endpoint import Endpoint
 from carrier.core.stream import Stream
 from carrier.errors import Error
 

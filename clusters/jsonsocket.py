@@ -13,10 +13,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from carrier.core import registry
+from carrier.core.metadata import get_at, set_at
 from carrier.errors import Error, Problem
 from carrier.hops.framing import make_cluster
 from carrier.hops.joint import Joint, OverCluster, check_transport, transport_kind, transport_of
-from carrier.rules.match import get_at, set_at
 from carrier.wire.jsonheader import LONGEST, VERSION, Refused, check_answer, compact, end_of, inspect
 
 if TYPE_CHECKING:

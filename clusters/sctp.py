@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from carrier.core.address import check_bind, local_address
-from carrier.core.cluster import Cluster, Endpoint, first_that_connects
+from carrier.core.cluster import Cluster, first_that_connects
+from carrier.core.endpoint import Endpoint
 from carrier.errors import Error, Problem, from_os
 from carrier.hops.sctp import SctpSocket, missing, sctp_socket
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from carrier.core.address import check_bind, local_address
-from carrier.core.cluster import Cluster, Endpoint, first_that_connects
+from carrier.core.cluster import Cluster, first_that_connects
+from carrier.core.endpoint import Endpoint
 from carrier.errors import Error, Problem
 from carrier.hops.bytesocket import ByteSocket, connect
-from carrier.hops.certificates import client_of, renew
+from carrier.hops.certificates import check_client, client_of, renew
 from carrier.hops.tls import upstream
 
 if TYPE_CHECKING:
@@ -29,6 +30,10 @@ class TcpCluster(Cluster):
     @classmethod
     def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
         return super().check(spec, path) + check_bind(spec, path)
+
+    @classmethod
+    def check_tls(cls, spec: Mapping[str, Any], path: str) -> list[Problem]:
+        return check_client(spec.get("tls"), f"{path}.tls") if "tls" in cls.fields else []
 
     def __init__(self, conf: config.Cluster, env: Env) -> None:
         self.tls = client_of(conf.spec)

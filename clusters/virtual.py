@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from carrier.core.cluster import Cluster, Endpoint
+from carrier.core.cluster import Cluster
+from carrier.core.endpoint import Endpoint
 from carrier.core.stream import Stream
 
 if TYPE_CHECKING:

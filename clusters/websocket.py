@@ -16,12 +16,12 @@ import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from carrier.core.cluster import Endpoint
+from carrier.core.endpoint import Endpoint
+from carrier.core.metadata import get_at
 from carrier.errors import Error, Problem, from_os
 from carrier.hops.tls import decrypted, upstream
 from carrier.hops.websocket import OPTIONS, WebSocketEnd
 from carrier.options import check_numbers, numbers
-from carrier.rules.match import get_at
 from carrier.wire.forwarding import CLAIMS
 from carrier.wire.frames import Closing, accept_key, valid_key
 from carrier.wire.h1.reader import AnswerMemo, AnswerReader, Limits

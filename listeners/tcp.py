@@ -18,7 +18,7 @@ from carrier.core.listener import Key, Listener
 from carrier.core.session import Session
 from carrier.errors import Error, Problem
 from carrier.hops.bytesource import TcpSource, TlsSource, overdue
-from carrier.hops.certificates import passes_through, renew, server_of
+from carrier.hops.certificates import check_server, passes_through, renew, server_of
 from carrier.hops.tls import first_hello, welcome
 from carrier.options import check_numbers, numbers, port_of
 
@@ -35,6 +35,10 @@ class TcpListener(Listener):
 
     protocol = "TCP"
     fields = {"port": "0..65535", "address": "IP address to bind to", "tls": "{certificate, key, ...} or {passthrough: true}"}
+
+    @classmethod
+    def check_tls(cls, spec: Mapping[str, Any], path: str) -> list[Problem]:
+        return check_server(spec.get("tls"), f"{path}.tls") if "tls" in cls.fields else []
 
     def __init__(self, conf: config.Listener, env: Env) -> None:
         super().__init__(conf, env)

@@ -14,6 +14,7 @@ from carrier.errors import Error
 from carrier.hops.datagram import DatagramSocket
 
 if TYPE_CHECKING:
+    from carrier.core.session import Session
     from listeners.udp import UdpListener
 
 PROBED = 1.0
@@ -27,6 +28,7 @@ class UdpPeer(DatagramSocket):
     """
 
     __slots__ = ("active_at", "held", "key", "listener", "seen")
+    session: Session | None
 
     def __init__(self, listener: UdpListener, sock: socket.socket, address: Any) -> None:
         super().__init__(sock, address)

@@ -37,8 +37,8 @@ from listeners.tcp import TcpListener
 
 if TYPE_CHECKING:
     from carrier import model as config
+    from carrier.core.decision import Table
     from carrier.core.env import Env
-    from carrier.rules.table import Table
 
 OPTIONS: Mapping[str, float] = {"track": 0, "max_connections": 4096, "header_timeout": 10, **END_OPTIONS}
 """Limits (connections, seconds, bytes) and their defaults (DESIGN section 7); 0 means none."""
@@ -157,6 +157,7 @@ class WebSocketSource(WebSocketEnd):
     below /TLS; secured: of what it says that."""
 
     __slots__ = ("listener", "local", "peer", "refused", "request", "secured", "tls", "upgraded")
+    session: Session | None
 
     def __init__(self, listener: WebSocketListener, sock: socket.socket, peer: tuple[Any, ...], local: tuple[Any, ...]) -> None:
         self.peer = plain(peer[0]), peer[1]

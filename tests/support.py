@@ -17,6 +17,8 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
+from carrier.admin.gate import Limits
+from carrier.admin.where import Door
 from carrier.config.draft import Draft
 from carrier.core.env import Env
 from carrier.core.stream import Stream
@@ -87,7 +89,8 @@ async def running(conf: Config | None = None, admin: tuple[str, int] | None = No
     loop = asyncio.get_running_loop()
     stray: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: stray.append(context))
-    proxy = Proxy(Env(loop), admin)
+    env = Env(loop)
+    proxy = Proxy(env, admin, Door(env, Limits()))
     try:
         await proxy.apply(conf or Config())
         yield proxy

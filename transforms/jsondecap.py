@@ -7,7 +7,8 @@ import re
 from base64 import b64decode
 from typing import TYPE_CHECKING, Any
 
-from carrier.core.cluster import Cluster, Endpoint
+from carrier.core.cluster import Cluster
+from carrier.core.endpoint import Endpoint
 from carrier.core.stream import Stream
 
 if TYPE_CHECKING:

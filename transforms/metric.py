@@ -9,7 +9,8 @@ import weakref
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from carrier.core.cluster import Cluster, Endpoint
+from carrier.core.cluster import Cluster
+from carrier.core.endpoint import Endpoint
 from carrier.core.spec import check_text
 from carrier.core.stream import DESTROYED, Stream
 

@@ -11,7 +11,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from carrier.core.cluster import Cluster, Endpoint
+from carrier.core.cluster import Cluster
+from carrier.core.endpoint import Endpoint
 from carrier.core.stream import HIGH, MANY, NOWHERE, Socket, Stream, link
 from carrier.errors import Error, Problem
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from carrier.core.cluster import Cluster, Endpoint
+from carrier.core.cluster import Cluster
+from carrier.core.endpoint import Endpoint
+from carrier.core.metadata import get_at
 from carrier.core.stream import DESTROYED, NOWHERE, Backlog, Socket, Stream
 from carrier.errors import Error, Problem
-from carrier.rules.match import get_at
 from carrier.wire.jsonheader import compact
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -32,6 +32,7 @@ from carrier.errors import ConfigError, Error, Problem
 from carrier.hops.unixsocket import credentials
 
 if TYPE_CHECKING:
+    from carrier.core.listener import Listener
     from carrier.core.session import Session
 
 HEALTH = ("/healthz", "/readyz", "/startupz")
@@ -329,7 +330,7 @@ def caller_of(session: Session, tls: ssl.SSLContext | None = None) -> Caller:
         return Caller("unix", f"unix uid={uid} pid={pid}", uid=uid, pid=pid)
     host, port = getattr(source, "peer", ("", 0))[:2]
     local = getattr(source, "local", ("", 0))[0]
-    secure = tls is not None and session.listener.tls is tls
+    secure = tls is not None and cast("Listener", session.listener).tls is tls
     certificate = secure and transport is not None and bool(transport.get_extra_info("peercert"))
     kind: Literal["loopback", "remote"] = "loopback" if is_loopback(host) else "remote"
     return Caller(kind, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", host, local, certificate=certificate)

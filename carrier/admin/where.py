@@ -47,6 +47,19 @@ def own_listener(env: Env, name: str, host: str | None, port: int, limits: Limit
     return listener
 
 
+class Door:
+    """The way into the API, for who binds listeners (carrier/proxy/proxy.py)."""
+
+    def __init__(self, env: Env, limits: Limits) -> None:
+        self.env = env
+        self.limits = limits
+        self.options = options(limits)
+
+    def make(self, name: str, host: str, port: int) -> Listener:
+        """See `own_listener`."""
+        return own_listener(self.env, name, host, port, self.limits)
+
+
 def options(limits: Limits) -> dict[str, Any]:
     """The options of a listener that leads into the API and nowhere else."""
     timeout = limits.request_timeout

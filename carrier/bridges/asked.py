@@ -12,7 +12,7 @@ import msgspec
 
 from carrier.errors import Problem, shown
 from carrier.options import duration
-from carrier.rules.match import Condition, Leaf, Node
+from carrier.rules.condition import Condition, Leaf, Node
 
 if TYPE_CHECKING:
     from carrier.model import Config, Listener, RuleList

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from carrier.errors import Error
-from carrier.rules.match import Finding, Matcher, compile_match
+from carrier.rules.match import Finding, Matcher
+from carrier.rules.notation import compile_match
 
 if TYPE_CHECKING:
     from carrier.bridges.asked import Place, Wanted

@@ -33,7 +33,8 @@ from carrier.config.inspector import inspect
 from carrier.core import registry
 from carrier.errors import ConfigError, Error, Problem, did_you_mean, shown
 from carrier.model import Bridge, Config, Listener, RuleList
-from carrier.rules.match import Condition, compile_match
+from carrier.rules.condition import Condition
+from carrier.rules.notation import compile_match
 
 if TYPE_CHECKING:
     from carrier.core.cluster import Cluster

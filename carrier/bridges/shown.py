@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from carrier.core.cluster import Cluster, Endpoint
+    from carrier.core.cluster import Cluster
+    from carrier.core.endpoint import Endpoint
     from carrier.errors import Error
     from carrier.model import Bridge, Config
 

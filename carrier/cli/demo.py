@@ -31,7 +31,7 @@ from carrier.config.document import from_document
 from carrier.errors import Error
 from carrier.log import open_log
 from carrier.process.serve import Server, Settings, Signals, start
-from carrier.rules.match import compile_match
+from carrier.rules.notation import compile_match
 
 if TYPE_CHECKING:
     from carrier.core.session import Session

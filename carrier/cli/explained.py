@@ -9,7 +9,8 @@ from carrier.core.metadata import readable
 
 if TYPE_CHECKING:
     from carrier.rules.explain import Choice, Explanation
-    from carrier.rules.match import ConditionReport, RuleReport
+    from carrier.rules.match import RuleReport
+    from carrier.rules.near import ConditionReport
 
 
 def render(found: Explanation, utf8: bool = True) -> str:

@@ -13,7 +13,7 @@ from carrier.core.breaker import BREAKER
 from carrier.core.resolve import literal
 from carrier.errors import ConfigError, Problem, did_you_mean, shown
 from carrier.options import check_numbers
-from carrier.rules.match import compile_match
+from carrier.rules.notation import compile_match
 
 LOG_LEVELS = ("silly", "verbose", "debug", "info", "notice", "warn", "error", "silent")
 RETRY_ON = ("never", "connect-failure", "disconnect", "always")

@@ -7,7 +7,7 @@ the places of 1,000 rules take 8 MiB, which the process would keep. Plain YAML w
 
 `load` turns a file into a `Config` or raises ConfigError with every problem in it; `render` shows problems with the line they are
 in. The top-level keys of a document tell its format: ours and l7mp's has `listeners`, `clusters`, ...; another format is one more
-entry of FORMATS, a function from its document to ours.
+entry point in the group `carrier.formats`: a top-level key that gives it away, and a function from its document to ours.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
@@ -49,16 +49,6 @@ class Bounds(NamedTuple):
 
 
 BOUNDS = Bounds()
-
-
-def _gefyra(document: Mapping[str, Any]) -> dict[str, Any]:
-    from carrier.gefyra.format import read  # only who has such a file needs it
-
-    return read(document)
-
-
-FORMATS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {"proxy": _gefyra, "probes": _gefyra}
-"""Top-level key that gives a foreign format away -> its reader: a decoded document in, one of ours out; raises ConfigError."""
 
 
 class Decoded(msgspec.Struct):
@@ -130,9 +120,9 @@ def _order(problem: Problem) -> Place:
 def native(document: Any) -> Any:
     """The document in our own format, whichever it was written in."""
     if isinstance(document, Mapping):
-        for key, reader in FORMATS.items():
+        for key in registry.format_keys():
             if key in document:
-                return reader(document)
+                return registry.format_reader(key)(document)
     return document
 
 

@@ -9,7 +9,7 @@ from carrier.errors import Error
 from carrier.options import numbers
 
 if TYPE_CHECKING:
-    from carrier.core.cluster import Cluster
+    from carrier.core.parts import Cluster
 
 
 BREAKER: Mapping[str, float] = {"max_connections": 8192, "max_pending": 4096, "max_retries": 1024}

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from carrier.core.balance import KEYED, Balancer
 from carrier.core.breaker import Breaker
+from carrier.core.endpoint import Endpoint
 from carrier.core.health import Health
 from carrier.core.metadata import get_at
 from carrier.core.spec import Kind, check_fields, check_port, framed
 from carrier.errors import ConfigError, Error, Problem, from_os
-from carrier.hops.certificates import check_client
 
 if TYPE_CHECKING:
     from carrier import model as config
@@ -35,27 +35,6 @@ class Plan(NamedTuple):
     endpoints: list[tuple[Endpoint, float]]
     """With their weights: an endpoint that stays gets its new one when the plan is carried out."""
     balancer: Balancer
-
-
-class Endpoint:
-    """One address of a cluster, and what is known of it."""
-
-    __slots__ = ("active", "address", "failed", "host", "idle", "name", "port", "total", "up", "weight")
-
-    def __init__(self, name: str, host: str, port: int, weight: float) -> None:
-        self.name = name
-        self.host = host
-        self.port = port
-        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}" if port else host
-        self.weight = weight
-        self.up = True
-        self.active = 0
-        """Sessions at this moment."""
-        self.total = 0
-        self.failed = 0
-        """Sessions ever, and attempts that failed before an answer."""
-        self.idle: list[Any] = []
-        """Idle upstream connections, last in first out."""
 
 
 class Cluster:
@@ -102,12 +81,22 @@ class Cluster:
         found = check_fields(spec, path, cls.fields, cls.kind == "byte" and not cls.virtual)
         if "port" in cls.fields:
             found += check_port(spec, path, required=True)
-        return found + (check_client(spec.get("tls"), f"{path}.tls") if "tls" in cls.fields else [])
+        return found + cls.check_tls(spec, path)
+
+    @classmethod
+    def check_tls(cls, spec: Mapping[str, Any], path: str) -> list[Problem]:
+        """What is wrong with `tls`; a protocol that has it looks (carrier/hops/certificates.py)."""
+        return []
 
     @classmethod
     def kind_of(cls, spec: Mapping[str, Any]) -> Kind:
         """The kind of stream that a spec makes: "datagram" for every one that keeps the limits of messages."""
         return "datagram" if framed(spec) else cls.kind
+
+    @classmethod
+    def keeps_borders(cls, spec: Mapping[str, Any]) -> bool:
+        """Is each piece that comes a message, which may not be cut?"""
+        return cls.kind_of(spec) != "byte"
 
     def update(self, conf: config.Cluster) -> None:
         """Take new endpoints and a new policy; sessions and idle connections of endpoints that stay are kept. Raises ConfigError."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
 
 from carrier.errors import Error
 from carrier.model import same
 
 if TYPE_CHECKING:
     from carrier import model as config
-    from carrier.core.cluster import Cluster
-    from carrier.rules.match import Condition
+    from carrier.core.parts import Cluster
 
 
 NO_RETRY = "never"
@@ -56,6 +57,10 @@ def _number(value: object, most: int, default: int) -> int | float:
     return min(value, most)
 
 
+DEFAULT_CONNECT_TIMEOUT = 3.0
+NEVER = Retry({}, DEFAULT_CONNECT_TIMEOUT)
+
+
 class Hits:
     """How often a rule decided, and when it last did (seconds of the monotonic clock); kept across revisions by the rule's name."""
 
@@ -64,6 +69,50 @@ class Hits:
     def __init__(self) -> None:
         self.count = 0
         self.last = 0.0
+
+
+class Needs(msgspec.Struct, frozen=True):
+    """Which inputs any rule looks at, so that a listener knows what a remembered decision depends on.
+
+    headers: lower-case names, None for all of them. method; url: the request target (and host). peer: anything below IP, TCP, UDP,
+    UNIX or TLS. other: anything else, also the HTTP version: such decisions must not be remembered by head.
+    """
+
+    headers: frozenset[str] | None = frozenset()
+    method: bool = False
+    url: bool = False
+    peer: bool = False
+    other: bool = False
+
+    def __or__(self, more: Needs) -> Needs:
+        if self in (NOTHING, more):  # a thousand rules on one header share what they need
+            return more
+        headers = None if self.headers is None or more.headers is None else self.headers | more.headers
+        return Needs(headers, self.method or more.method, self.url or more.url, self.peer or more.peer, self.other or more.other)
+
+
+NOTHING = Needs()
+
+
+class Asked(Protocol):
+    """A condition, as far as it is spoken of."""
+
+    @property
+    def text(self) -> str: ...
+
+
+class Table(Protocol):
+    """Who decides the sessions of a listener."""
+
+    @property
+    def needs(self) -> Needs:
+        """What its decisions depend on."""
+
+    @property
+    def reaches(self) -> frozenset[Any]:
+        """Every cluster that a session may come to."""
+
+    def decide(self, meta: Mapping[str, Any]) -> Decision: ...
 
 
 class Decision:
@@ -98,7 +147,7 @@ class Decision:
         "tally",
     )
 
-    def __init__(self, rule: str, rulelist: str, hits: Hits, asked: Condition | str = "") -> None:
+    def __init__(self, rule: str, rulelist: str, hits: Hits, asked: Asked | str = "") -> None:
         self.rule = rule
         self.rulelist = rulelist
         self.hits = hits
@@ -161,10 +210,6 @@ class Decision:
         return found
 
 
-NEVER = Retry({}, 3.0)
-DEFAULT_CONNECT_TIMEOUT = 3.0
-
-
 def _found(names: tuple[str, ...], clusters: Mapping[str, Cluster]) -> tuple[Cluster, ...]:
     return tuple([clusters[name] for name in names if name in clusters])
 
@@ -187,3 +232,16 @@ def _resolve(decision: Decision, route: config.Route, clusters: Mapping[str, Clu
         decision.statuses = frozenset(s for s in statuses if isinstance(s, int))
     decision.retry = _retry(route.retry)
     decision.plain = decision.error is None and not decision.ingress and not decision.egress and not decision.retry.on_disconnect
+
+
+class Fixed:
+    """A table of one decision, whoever comes: all sessions go one way, or all are refused."""
+
+    def __init__(self, decision: Decision) -> None:
+        self.decision = decision
+        self.needs = NOTHING
+        self.reaches = frozenset({decision.cluster} - {None})
+
+    def decide(self, meta: Mapping[str, Any]) -> Decision:
+        """The one."""
+        return self.decision

@@ -10,11 +10,8 @@ from carrier.core.names import Names
 from carrier.core.resolve import Resolver
 
 if TYPE_CHECKING:
-    from carrier.core.cluster import Cluster
     from carrier.core.ledger import Ledger
-    from carrier.core.listener import Listener
-    from carrier.core.session import Session
-    from carrier.observe.meter import Meter
+    from carrier.core.parts import Cluster, Listener
 
 
 def _nobody(event: str, /, **values: object) -> None:
@@ -30,11 +27,11 @@ class Env:
         self.warn: Callable[..., None] = _nobody
         self.note: Callable[..., None] = _nobody
         """Lines of the process's log: what somebody has to see to, what happened. They take an event and named values (carrier/log.py)."""
-        self.on_close: list[Callable[[Session], None]] = []
+        self.on_close: list[Callable[[Any], None]] = []
         """Called with each session that ends, at once."""
         self.ledger: Ledger | None = None
         """Where sessions that have ended are kept for the access log; None: nobody wants them."""
-        self.meter: Meter | None = None
+        self.meter: Any = None
         """Counts the sessions that have ended."""
         self.api: Any = None
         """The REST API, for the one cluster that leads into it."""

@@ -20,7 +20,8 @@ from carrier.errors import Error, Problem
 from carrier.options import check_numbers, numbers
 
 if TYPE_CHECKING:
-    from carrier.core.cluster import Cluster, Endpoint
+    from carrier.core.endpoint import Endpoint
+    from carrier.core.parts import Cluster
 
 OPTIONS: Mapping[str, float] = {"failures": 5, "down": 10, "interval": 1, "timeout": 2, "healthy": 2, "unhealthy": 3}
 """Numbers (in a row) and seconds, with their defaults; `failures` 0: never passively down."""

@@ -16,10 +16,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from carrier.core.cluster import Endpoint
     from carrier.core.decision import Decision
-    from carrier.core.listener import Listener
-    from carrier.core.session import Session
+    from carrier.core.endpoint import Endpoint
+    from carrier.core.parts import Listener
     from carrier.errors import Error
 
 DELAY = 0.05
@@ -28,7 +27,8 @@ LARGE = 64
 
 Record = tuple["Listener", Any, float, float, Any, "Decision", "Endpoint", Any, int, int, bytes]
 """Listener, source, when it started and ended (monotonic seconds), request, decision, endpoint, answer, bytes in and out, fields added."""
-Reader = Callable[[Sequence["Session | Record"]], object]
+Reader = Callable[[Sequence[Any]], object]
+"""Reads a batch: sessions, and records of those that are used again."""
 
 
 class Refusal(NamedTuple):
@@ -58,7 +58,7 @@ class Ledger:
         self.loop = loop
         self.readers: list[Reader] = []
         self.watchers: list[Callable[[Refusal], object]] = []
-        self.ended: list[Session | Record] = []
+        self.ended: list[Any] = []
         self.timer: asyncio.TimerHandle | None = None
 
     def due(self) -> None:

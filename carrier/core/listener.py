@@ -18,14 +18,13 @@ from carrier.core.ledger import LARGE
 from carrier.core.resolve import literal
 from carrier.core.spec import Kind, check_fields, check_port, check_text, framed
 from carrier.errors import Problem
-from carrier.hops.certificates import check_server
 from carrier.options import numbers
 
 if TYPE_CHECKING:
     from carrier import model as config
+    from carrier.core.decision import Table
     from carrier.core.env import Env
     from carrier.core.session import Session
-    from carrier.rules.table import Table
 
 WANTED = ("killed", "drain")
 """Errors that somebody here wanted: a session that ends so has not failed."""
@@ -82,12 +81,22 @@ class Listener:
             found.append(Problem(f"expected an IP address, got {address!r}", f"{path}.address", seen=repr(address), allowed="IPv4 or IPv6"))
         if "path" in cls.fields:
             found += check_text(spec, path, "path")
-        return found + (check_server(spec.get("tls"), f"{path}.tls") if "tls" in cls.fields else [])
+        return found + cls.check_tls(spec, path)
+
+    @classmethod
+    def check_tls(cls, spec: Mapping[str, Any], path: str) -> list[Problem]:
+        """What is wrong with `tls`; a protocol that has it looks (carrier/hops/certificates.py)."""
+        return []
 
     @classmethod
     def kind_of(cls, spec: Mapping[str, Any]) -> Kind:
         """The kind of stream that a spec makes: "datagram" also for streams that can wait, if they keep the limits of messages."""
         return "datagram" if framed(spec) else cls.kind
+
+    @classmethod
+    def keeps_borders(cls, spec: Mapping[str, Any]) -> bool:
+        """Is each piece that comes a message, which may not be cut?"""
+        return cls.kind_of(spec) != "byte"
 
     @classmethod
     def claim(cls, spec: Mapping[str, Any]) -> Key | None:

@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 from carrier.core.stream import DESTROYED
 
 if TYPE_CHECKING:
-    from carrier.core.session import Session
+    from carrier.core.parts import Session
 
 TICK = 1.0
 """Seconds that an ended session may be listed after its time: once a second somebody looks."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from carrier.errors import Error
 
 if TYPE_CHECKING:
-    from carrier.core.cluster import Endpoint
+    from carrier.core.endpoint import Endpoint
 
 
 class Idle(Protocol):

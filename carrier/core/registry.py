@@ -1,4 +1,5 @@
-"""Protocol name -> class, from the entry-point groups `carrier.listeners`, `carrier.clusters` and `carrier.transforms`.
+"""Protocol name -> class, from the entry-point groups `carrier.listeners`, `carrier.clusters` and `carrier.transforms`; and the readers
+of other configuration formats, from `carrier.formats`.
 
 The core knows no protocol by name: a protocol is one file on each side and its entry points, also a third party's. Classes are
 imported when first asked for, so that a protocol nobody uses (QUIC) costs neither time nor memory. A transform is a cluster
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -43,9 +44,15 @@ def _group(name: str) -> dict[str, Point]:
 
 
 def _texts() -> Iterator[str]:
-    """The entry points of each distribution that is installed in a folder. Of two with one name the first of the path counts."""
+    """The entry points of each distribution that is installed in a folder. Of two with one name the first of the path counts.
+
+    The working directory, which `python -m` and `python -c` put first, is none of these, unless we were imported from it: whoever may
+    write there could name a protocol of ours otherwise.
+    """
     seen = set()
-    for folder in sys.path:
+    for place, folder in enumerate(sys.path):
+        if place == 0 and _is_working_directory(folder):
+            continue
         try:
             names = os.listdir(folder or ".")
         except OSError:  # a folder that is not there, or an archive
@@ -61,6 +68,16 @@ def _texts() -> Iterator[str]:
                     yield file.read()
             except OSError:  # it has none
                 pass
+
+
+def _is_working_directory(folder: str) -> bool:
+    """Is it that, and are we from somewhere else?"""
+    try:
+        here = os.getcwd()
+    except OSError:  # it is gone
+        return folder == ""
+    ours = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    return (folder == "" or os.path.abspath(folder) == here) and here != ours
 
 
 def points(text: str, section: str) -> Iterator[Point]:
@@ -98,6 +115,17 @@ def listener(protocol: object) -> type[Listener] | None:
 def cluster(protocol: object) -> type[Cluster] | None:
     """The class that connects to, or plays, `protocol`, or None. Raises Error("config") when it cannot be imported."""
     return (_load("clusters", protocol) or _load("transforms", protocol)) if isinstance(protocol, str) else None
+
+
+def format_keys() -> list[str]:
+    """Top-level keys that give a configuration of another format away."""
+    return list(_group("formats"))
+
+
+def format_reader(key: str) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """What reads such a document: it gives one in our format, and raises ConfigError. Raises Error("config") when it cannot be imported."""
+    reader: Callable[[Mapping[str, Any]], dict[str, Any]] = _load("formats", key)
+    return reader
 
 
 def _load(group: str, protocol: str) -> Any:

@@ -17,15 +17,15 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from carrier.core.ledger import LARGE, MANY
+from carrier.core.metadata import set_at
 from carrier.core.stream import CONNECTED, DESTROYED, HIGH, INIT, NOWHERE, Backlog, Socket, Stream, link
 from carrier.errors import Error
-from carrier.rules.match import set_at
 
 if TYPE_CHECKING:
-    from carrier.core.cluster import Cluster, Endpoint
     from carrier.core.decision import Decision
+    from carrier.core.endpoint import Endpoint
     from carrier.core.ledger import Record
-    from carrier.core.listener import Listener
+    from carrier.core.parts import Cluster, Listener
 
 MAX_EVENTS = 64
 NOBODY: frozenset[str] = frozenset()
@@ -647,7 +647,7 @@ class Session(Stream):
             self.fallback = error.kind
             self.event("FALLBACK", f"fallback cluster {fallback.name}", error.detail)
             self._hold()
-            self.source.falls_back(fallback)
+            self.source.falls_back(fallback.kind == "message")
             self.task = self.listener.env.loop.create_task(self._reach(fallback))
             return
         self.fail(error)

@@ -13,20 +13,42 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from carrier.errors import Error
 
 if TYPE_CHECKING:
     import socket
 
-    from carrier.core.cluster import Cluster
-    from carrier.core.session import Session
-
 HIGH = 64 * 1024
 """Bytes that one direction may hold before the hop behind it is paused (DESIGN section 7)."""
 MANY = 1024
 """Messages that one direction may hold: empty ones have no bytes to count."""
+
+
+INIT, CONNECTED, DESTROYED = "INIT", "CONNECTED", "DESTROYED"
+"""What a session may be."""
+
+
+class Owner(Protocol):
+    """The session that a socket is an end of, as far as a socket knows it. A class that asks more of it says that it is a Session."""
+
+    status: str
+    source_done: bool
+    connected_at: float
+
+    @property
+    def source(self) -> Socket: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def dropped(self) -> int: ...
+    @dropped.setter
+    def dropped(self, value: int) -> None: ...
+    def event(self, event: str, message: str = "", content: Any = "") -> None: ...
+    def fail(self, error: Error) -> None: ...
+    def kill(self, detail: str = "", kind: str = "") -> None: ...
+    def close(self, error: Error | None = None) -> None: ...
 
 
 class Stream:
@@ -113,7 +135,7 @@ class Socket(Stream):
     """
 
     __slots__ = ("bytes_in", "bytes_out", "messages_in", "messages_out", "session", "waits")
-    session: Session | None
+    session: Owner | None
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,8 +155,8 @@ class Socket(Stream):
         """l7mp's stage status of this end: READY or END (contract, section 4)."""
         return "READY"
 
-    def falls_back(self, cluster: Cluster) -> None:
-        """This cluster serves the session in place of the one that was decided."""
+    def falls_back(self, reads_heads: bool) -> None:
+        """Another cluster serves the session in place of the one that was decided. reads_heads: it speaks of messages, not of bytes."""
 
     def depart(self) -> None:
         """The process is about to end, and takes nothing new: say so, if the protocol has a word for that in mid-stream."""
@@ -229,6 +251,3 @@ def link(hops: Iterable[Stream]) -> None:
     for hop, following in pairwise(ring):
         hop.to = following
         following.back = hop
-
-
-INIT, CONNECTED, DESTROYED = "INIT", "CONNECTED", "DESTROYED"

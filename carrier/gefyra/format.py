@@ -19,7 +19,7 @@ from typing import Any
 
 from carrier.core.resolve import literal
 from carrier.errors import ConfigError, Problem, did_you_mean, shown
-from carrier.rules.match import compile_match
+from carrier.rules.notation import compile_match
 
 PROTOCOLS = {"auto": "auto", "http": "HTTP", "tcp": "TCP", "udp": "UDP"}
 PROBES = ("httpGet", "httpsGet", "tcpSocket", "grpc")

@@ -169,11 +169,11 @@ class DatagramSocket(Socket):
 def of_bytes(end: Socket) -> bool:
     """Does this end of a session write what was read of a stream of bytes? Then what is too long for a datagram may be cut; a message
     may not (and nothing that a transform has made)."""
-    session = end.session
+    session: Any = end.session
     if session is None or session.hops:
         return False
     joint = getattr(session.destination, "joint", None)
     if joint is not None and session.source is end:  # another protocol on top of the datagrams (carrier/hops/joint.py): its session knows
         return of_bytes(joint.far)
     other: Any = session.listener if session.source is not end else session.cluster
-    return other is not None and (other.kind_of(other.spec) == "byte" or other.protocol == "HTTP")
+    return other is not None and not other.keeps_borders(other.spec)

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from carrier import model as config
-from carrier.core.cluster import Cluster, Endpoint, Plan
-from carrier.core.decision import Decision, Hits
+from carrier.core.cluster import Cluster, Plan
+from carrier.core.decision import Decision, Fixed, Hits
+from carrier.core.endpoint import Endpoint
 from carrier.core.env import Env
 from carrier.core.listener import Key, Listener
 from carrier.core.session import Session
 from carrier.core.stream import DESTROYED, Socket, Stream, link
 from carrier.errors import Error, Problem
-from carrier.rules.table import Table
 
 if TYPE_CHECKING:
     import socket
@@ -216,17 +216,11 @@ _GONE.over = True
 # ---------------------------------------------------------------------- listeners
 
 
-class _OneWay(Table):
-    """A table whose every session goes to one cluster."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        super().__init__(config.Config(), "", {}, None, {})  # type: ignore[arg-type]
-        self.decision = Decision("", "", Hits())
-        self.decision.cluster = cluster
-        self.decision.plain = True
-
-    def decide(self, meta: Mapping[str, Any]) -> Decision:
-        return self.decision
+def _one_way(cluster: Cluster) -> Fixed:
+    """All sessions go to one cluster."""
+    decision = Decision("", "", Hits())
+    decision.cluster, decision.plain = cluster, True
+    return Fixed(decision)
 
 
 class _Entrance(Cluster):
@@ -319,7 +313,7 @@ class Over(Listener):
         return self.inner.take_over(old.inner if isinstance(old, Over) else old)
 
     def start(self) -> None:
-        self.inner.use(_OneWay(self.entrance))
+        self.inner.use(_one_way(self.entrance))
         self.inner.start()
 
     def stop(self) -> None:

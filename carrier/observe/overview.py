@@ -18,8 +18,9 @@ from carrier.errors import Error
 from carrier.hops.certificates import ClientTls, ServerTls, report
 
 if TYPE_CHECKING:
-    from carrier.core.cluster import Cluster, Endpoint
+    from carrier.core.cluster import Cluster
     from carrier.core.decision import Decision
+    from carrier.core.endpoint import Endpoint
     from carrier.core.listener import Listener
     from carrier.model import Bridge
     from carrier.proxy.proxy import Proxy

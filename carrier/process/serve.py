@@ -23,7 +23,7 @@ import uvloop
 from carrier.admin import gate
 from carrier.admin.api import Api
 from carrier.admin.probes import Probes
-from carrier.admin.where import UnixSocket, open_socket, own_listener
+from carrier.admin.where import Door, UnixSocket, open_socket, own_listener
 from carrier.bridges.edits import Bridges
 from carrier.config import accesslog
 from carrier.core.env import Env
@@ -93,7 +93,7 @@ class Server:
         self.env.note = lambda event, /, **values: log.notice(event, **values)
         self.env.insecure_admin = settings.insecure_admin
         self.env.gate = open_gate(settings, log)
-        self.proxy = Proxy(self.env, settings.admin)
+        self.proxy = Proxy(self.env, settings.admin, Door(self.env, settings.limits))
         self.bridges = Bridges()
         self.life = Life(self.proxy, log, settings.delay, settings.drain)
         self.api = Api(self.proxy, bridges=self.bridges, life=self.life, limits=settings.limits, audit=_audit(log))

@@ -14,17 +14,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from carrier import model
-from carrier.admin.gate import Limits
-from carrier.admin.where import options, own_listener
 from carrier.config import draft as cfg
 from carrier.core import registry
 from carrier.core.address import authority
-from carrier.core.decision import Decision, Hits
+from carrier.core.decision import Decision, Fixed, Hits
+from carrier.core.decision import Table as Decides
 from carrier.core.listener import Listener
 from carrier.core.resolve import is_here
 from carrier.errors import ConfigError, Error, Problem
@@ -40,7 +39,17 @@ if TYPE_CHECKING:
 
 TICK = 1.0
 """Seconds between two looks at deadlines: one coarse timer for everything."""
-ADMIN_HOST, ADMIN_PORT = "127.0.0.1", 1234
+
+
+class Door(Protocol):
+    """The REST API's own way in (carrier/admin/where.py)."""
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Those of a listener that leads into the API and nowhere else."""
+
+    def make(self, name: str, host: str, port: int) -> Listener:
+        """A listener that leads there, bound to nothing yet. Raises Error("config")."""
 
 
 class Build:
@@ -65,10 +74,11 @@ class Build:
 
 
 class Proxy:
-    """See the module. admin_address: where the API listens while no configured listener leads to it; None: nowhere."""
+    """See the module. admin_address: where the API listens while no configured listener leads to it; None, or without a door: nowhere."""
 
-    def __init__(self, env: Env, admin_address: tuple[str, int] | None = (ADMIN_HOST, ADMIN_PORT)) -> None:
+    def __init__(self, env: Env, admin_address: tuple[str, int] | None = None, door: Door | None = None) -> None:
         self.env = env
+        self.door = door
         self.config = model.Config()
         self.listeners: dict[str, Listener] = {}
         self.clusters: dict[str, Cluster] = {}
@@ -82,7 +92,7 @@ class Proxy:
         self.applying = asyncio.Lock()
         """Held by `apply` itself, for those who call it without reading first."""
         self.draining: list[Listener] = []
-        self.admin_address = admin_address
+        self.admin_address = admin_address if door is not None else None
         self.admin_asked = False
         """Somebody asked for that address: without it there is no start. Else the process serves without, and warns."""
         self.admin: Listener | None = None
@@ -217,7 +227,7 @@ class Proxy:
         table = build.tables[conf.name]
         try:
             if leads_to_api(table, only=True):
-                conf = msgspec.structs.replace(conf, options=options(self._limits) | conf.options)
+                conf = msgspec.structs.replace(conf, options={**(self.door.options if self.door is not None else {}), **conf.options})
             new = framing.make_listener(kind, conf, self.env)
             if leads_to_api(table):
                 self._lead_to_api(new)
@@ -230,10 +240,6 @@ class Proxy:
         except Exception as exc:
             raise _odd("listeners", conf.name, exc) from exc
         return new
-
-    @property
-    def _limits(self) -> Limits:
-        return self.env.gate.limits if self.env.gate is not None else Limits()
 
     def _check_endpoints(self, config: model.Config, build: Build) -> None:
         """No cluster may lead to the API's own addresses. Raises ConfigError. Names that do are noticed when they are looked up."""
@@ -273,8 +279,8 @@ class Proxy:
 
     async def _own_admin(self, build: Build, leaving: list[Listener]) -> Listener | None:
         """The API's own listener: HTTP, with one rule. None, with a warning, when its address is taken and nobody asked for it."""
-        assert self.admin_address is not None
-        listener = own_listener(self.env, "(admin)", *self.admin_address, self._limits)
+        assert self.admin_address is not None and self.door is not None
+        listener = self.door.make("(admin)", *self.admin_address)
         if self.env.gate is not None:
             listener.tls = self.env.gate.tls
         try:
@@ -391,7 +397,7 @@ class Proxy:
             if type(listener).hold is not Listener.hold:
                 self.env.guard(f"holding listener {name}", listener.hold if reason else listener.go_on)
             else:
-                self.env.guard(f"shedding of listener {name}", listener.use, Shed(reason) if reason else self.tables[name])
+                self.env.guard(f"shedding of listener {name}", listener.use, shed(reason) if reason else self.tables[name])
 
     def connections(self) -> int:
         """How many there are, of all listeners but the API's own."""
@@ -487,20 +493,15 @@ def _odd(kind: str, name: str, exc: Exception) -> ConfigError:
     return ConfigError(Problem(f"cannot be made: {type(exc).__name__}: {exc}", f"{kind}[{name}]"))
 
 
-class Shed(Table):
+def shed(reason: str) -> Fixed:
     """A table that refuses every session: there is too much already."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(model.Config(), "", {}, Matchers(), {})
-        self.decision = Decision("", "", Hits())
-        self.decision.said = reason
-        self.decision.error = Error("overload", reason)
-
-    def decide(self, meta: Mapping[str, Any]) -> Decision:
-        return self.decision
+    decision = Decision("", "", Hits())
+    decision.said = reason
+    decision.error = Error("overload", reason)
+    return Fixed(decision)
 
 
-def leads_to_api(table: Table, only: bool = False) -> bool:
+def leads_to_api(table: Decides, only: bool = False) -> bool:
     """Does any rule of the table lead into the REST API? only: does every one?"""
     found = [cluster.admin for cluster in table.reaches]
     return bool(found) and (all(found) if only else any(found))

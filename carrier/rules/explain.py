@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
 from carrier.core.balance import KEYED
-from carrier.rules.match import RuleReport, get_at
+from carrier.core.metadata import get_at
+from carrier.rules.match import RuleReport
 from carrier.rules.table import JUMPS, Table
 
 if TYPE_CHECKING:
-    from carrier.core.cluster import Cluster, Endpoint
+    from carrier.core.cluster import Cluster
     from carrier.core.decision import Decision
+    from carrier.core.endpoint import Endpoint
 
 
 class Step(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -80,8 +82,8 @@ class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
 def explain(listener: str, table: Table, metadata: Mapping[str, Any], assumed: Sequence[str] = ()) -> Explanation:
     """Why a session with this metadata would go where it would, by this listener's table. Changes nothing, never raises."""
     decision = table.decide(metadata)
-    destination = choice(decision.cluster, metadata) if decision.cluster is not None else None
-    fallback = choice(decision.fallback, metadata) if decision.fallback is not None else None
+    destination = choice(cast("Cluster", decision.cluster), metadata) if decision.cluster is not None else None
+    fallback = choice(cast("Cluster", decision.fallback), metadata) if decision.fallback is not None else None
     at_once = decision.cluster is not None and decision.cluster.down and fallback is not None
     return Explanation(
         listener=listener,

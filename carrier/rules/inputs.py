@@ -21,6 +21,7 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
+from carrier.core.decision import Needs
 from carrier.core.metadata import MISSING, readable, walk
 from carrier.rules.checks import compile_regex, searcher
 from carrier.rules.target import normal_path
@@ -228,28 +229,6 @@ def reader(source: Source) -> Reader:
 
 # What a decision depends on.
 
-
-class Needs(msgspec.Struct, frozen=True):
-    """Which inputs any rule looks at, so that a listener knows what a remembered decision depends on.
-
-    headers: lower-case names, None for all of them. method; url: the request target (and host). peer: anything below IP, TCP, UDP,
-    UNIX or TLS. other: anything else, also the HTTP version: such decisions must not be remembered by head.
-    """
-
-    headers: frozenset[str] | None = frozenset()
-    method: bool = False
-    url: bool = False
-    peer: bool = False
-    other: bool = False
-
-    def __or__(self, more: Needs) -> Needs:
-        if self in (NOTHING, more):  # a thousand rules on one header share what they need
-            return more
-        headers = None if self.headers is None or more.headers is None else self.headers | more.headers
-        return Needs(headers, self.method or more.method, self.url or more.url, self.peer or more.peer, self.other or more.other)
-
-
-NOTHING = Needs()
 _PEER = frozenset({"IP", "TCP", "UDP", "UNIX", "TLS"})
 
 

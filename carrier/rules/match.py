@@ -14,31 +14,12 @@ from typing import Literal, cast
 
 import msgspec
 
-from carrier.core.metadata import get_at, set_at
 from carrier.errors import ConfigError
-from carrier.rules.condition import HASHED, Condition, Conjunction, Held, Leaf, Node, Way
+from carrier.rules.condition import HASHED, Condition, Conjunction, Held, Leaf, Way
 from carrier.rules.cover import Entry, Seen, contradicts
-from carrier.rules.inputs import HEADERS, METHOD, RAW_PATH, Needs, Reader, Source, headers_of, total, whole_and_members
+from carrier.rules.inputs import HEADERS, METHOD, RAW_PATH, Reader, Source, headers_of, total, whole_and_members
 from carrier.rules.near import ConditionReport, reports
 from carrier.rules.notation import compile_match
-from carrier.rules.target import normal_path
-
-__all__ = [
-    "Condition",
-    "ConditionReport",
-    "Conditions",
-    "Finding",
-    "Leaf",
-    "Matcher",
-    "Needs",
-    "Node",
-    "RuleReport",
-    "compile_match",
-    "conflict",
-    "get_at",
-    "normal_path",
-    "set_at",
-]
 
 
 class Finding(msgspec.Struct, frozen=True):

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 from carrier.core import health
 from carrier.core.address import check_bind, local_address
 from carrier.core.breaker import BREAKER
-from carrier.core.cluster import Cluster, Endpoint, first_that_connects
+from carrier.core.cluster import Cluster, first_that_connects
+from carrier.core.endpoint import Endpoint
 from carrier.core.pool import Pool
 from carrier.errors import Error, Problem, from_os
-from carrier.hops.certificates import client_of, renew
+from carrier.hops.certificates import check_client, client_of, renew
 from carrier.hops.tls import HANDSHAKE, tls_error
 from carrier.options import check_numbers, numbers
 from carrier.wire.h1 import reader as http1
@@ -54,6 +55,14 @@ class HttpCluster(Cluster):
     @classmethod
     def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
         return super().check(spec, path) + check_bind(spec, path)
+
+    @classmethod
+    def keeps_borders(cls, spec: Mapping[str, Any]) -> bool:
+        return False  # of a body's bytes
+
+    @classmethod
+    def check_tls(cls, spec: Mapping[str, Any], path: str) -> list[Problem]:
+        return check_client(spec.get("tls"), f"{path}.tls") if "tls" in cls.fields else []
 
     def __init__(self, conf: config.Cluster, env: Env) -> None:
         self.memo = http1.AnswerMemo()

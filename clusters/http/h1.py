@@ -17,8 +17,9 @@ from carrier.wire.http import CHUNKED, LENGTH, NONE, Fields, Head
 from carrier.wire.making import request_head
 
 if TYPE_CHECKING:
-    from carrier.core.cluster import Endpoint
+    from carrier.core.endpoint import Endpoint
     from carrier.core.pool import Pool
+    from carrier.core.session import Session
     from clusters.http.cluster import HttpCluster
 
 SHORT = 4096
@@ -91,6 +92,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
         "write",
     )
 
+    session: Session | None
     transport: asyncio.Transport
 
     def __init__(self, cluster: HttpCluster, endpoint: Endpoint, pool: Pool) -> None:

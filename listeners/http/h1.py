@@ -29,7 +29,6 @@ from carrier.wire.making import date_field
 from listeners.http.answers import answer_fields, error_answer, fine, misdirected
 
 if TYPE_CHECKING:
-    from carrier.core.cluster import Cluster
     from listeners.http.listener import HttpListener
 
 MISSES = 8
@@ -103,6 +102,7 @@ class HttpConnection(Socket, asyncio.Protocol):
         "write",
     )
 
+    session: Session | None
     ask: Callable[[bytes], Head | None]
     transport: asyncio.Transport
 
@@ -239,16 +239,16 @@ class HttpConnection(Socket, asyncio.Protocol):
         if head.expect and self.session is not None and self.session.fallback is None:
             cluster = self.session.decision.cluster
             if cluster is not None:
-                self._go_ahead(cluster)
+                self._go_ahead(cluster.kind == "message")
 
-    def falls_back(self, cluster: Cluster) -> None:
+    def falls_back(self, reads_heads: bool) -> None:
         """The fallback serves: a client that waits for leave to send its body has not been given it by a server that was not there."""
         if self.request is not None and self.request.expect and not self.body_done and not self.body_bytes:
-            self._go_ahead(cluster)
+            self._go_ahead(reads_heads)
 
-    def _go_ahead(self, cluster: Cluster) -> None:
+    def _go_ahead(self, reads_heads: bool) -> None:
         """Say 100 Continue (RFC 9110 section 10.1.1) where nobody behind the cluster would say so."""
-        if cluster.kind != "message" and not self.sent:
+        if not reads_heads and not self.sent:
             self._write(CONTINUE)
 
     def _begin(self, head: Head, last: bool) -> None:

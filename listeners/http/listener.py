@@ -13,7 +13,7 @@ from carrier.core.address import bind_stream
 from carrier.core.listener import Key, Listener
 from carrier.core.room import Room
 from carrier.errors import Error, Problem
-from carrier.hops.certificates import renew, server_of
+from carrier.hops.certificates import check_server, renew, server_of
 from carrier.hops.peek import fresh
 from carrier.hops.tls import HANDSHAKE, entry_for
 from carrier.options import check_numbers, numbers, port_of
@@ -24,10 +24,9 @@ from listeners.http.routing import DECISIONS, _networks, rewritten
 
 if TYPE_CHECKING:
     from carrier import model as config
-    from carrier.core.decision import Decision
+    from carrier.core.decision import Decision, Table
     from carrier.core.env import Env
     from carrier.core.session import Session
-    from carrier.rules.table import Table
     from carrier.wire.http import Head
 
 OPTIONS: Mapping[str, float] = {
@@ -57,6 +56,14 @@ class HttpListener(Listener):
     protocol = "HTTP"
     kind = "message"
     fields = {"port": "0..65535", "address": "IP address to bind to", "path": "ignored (l7mp)", "tls": "{certificate, key, ...}"}
+
+    @classmethod
+    def keeps_borders(cls, spec: Mapping[str, Any]) -> bool:
+        return False  # of a body's bytes
+
+    @classmethod
+    def check_tls(cls, spec: Mapping[str, Any], path: str) -> list[Problem]:
+        return check_server(spec.get("tls"), f"{path}.tls") if "tls" in cls.fields else []
 
     def __init__(self, conf: config.Listener, env: Env) -> None:
         super().__init__(conf, env)

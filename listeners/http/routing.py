@@ -6,8 +6,8 @@ import json
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING, Any
 
+from carrier.core.metadata import set_at
 from carrier.errors import Error
-from carrier.rules.match import set_at
 from carrier.wire.making import rewrite
 
 if TYPE_CHECKING:

@@ -13,8 +13,11 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from carrier.core.metadata import get_at, set_at
 from carrier.errors import ConfigError
-from carrier.rules.match import Matcher, compile_match, conflict, get_at, normal_path, set_at
+from carrier.rules.match import Matcher, conflict
+from carrier.rules.notation import compile_match
+from carrier.rules.target import normal_path
 
 EXAMPLES = 500 * int(os.environ.get("CARRIER_FUZZ", "1"))
 fuzz = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])

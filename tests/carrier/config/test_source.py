@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from carrier.config import source
 from carrier.config.source import MAX_FILE, Bounds, decode, load, loads, render
+from carrier.core import registry
 from carrier.errors import ConfigError, Problem
 
 TRANSCRIPTS = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "transcripts"
@@ -194,11 +194,12 @@ def test_the_name_of_a_file_tells_its_syntax(tmp_path: Path) -> None:
     assert load(tmp_path / "a.conf").config.clusters == {}
 
 
-def test_another_format_is_one_more_entry_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_format_is_one_more_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(document: Any) -> dict[str, Any]:
         return {"clusters": [{"name": document["toy"], "spec": {"protocol": "Echo"}}]}
 
-    monkeypatch.setitem(source.FORMATS, "toy", read)
+    monkeypatch.setattr(registry, "format_keys", lambda: ["toy"])
+    monkeypatch.setattr(registry, "format_reader", lambda key: read)
     assert list(loads("toy: hello").config.clusters) == ["hello"]
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from carrier import model as cfg
-from carrier.core.cluster import Cluster, Endpoint, first_that_connects
+from carrier.core.cluster import Cluster, first_that_connects
+from carrier.core.endpoint import Endpoint
 from carrier.core.env import Env
 from carrier.errors import ConfigError, Error
 from tests.support import ask, cluster, config, listener, port_of, running, saying, tcp_server

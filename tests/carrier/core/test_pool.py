@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from carrier.core.cluster import Endpoint
+from carrier.core.endpoint import Endpoint
 from carrier.core.pool import Pool
 from carrier.errors import Error
 

@@ -52,7 +52,7 @@ def test_a_protocol_that_cannot_be_imported_says_which_and_why(monkeypatch: pyte
     assert error.value.status == 400
 
 
-@pytest.mark.parametrize("group", ["listeners", "clusters", "transforms"])
+@pytest.mark.parametrize("group", ["listeners", "clusters", "transforms", "formats"])
 def test_what_is_found_is_what_importlib_metadata_finds(group: str) -> None:
     theirs = {(point.name, point.value) for point in entry_points(group=f"carrier.{group}")}
     assert set(registry._group(group).values()) == theirs
@@ -79,6 +79,20 @@ def test_a_third_party_s_protocol_is_found_and_of_two_versions_the_first_on_the_
     monkeypatch.setattr(sys, "path", [str(tmp_path / "missing"), str(tmp_path / "one"), str(tmp_path / "two"), *sys.path])
     found = registry._group.__wrapped__("clusters")
     assert found["Pigeon"].load() is Error and "TCP" in found
+
+
+CHECKS = "from carrier.cli.main import main; main(['check', 'odd.yaml'])"
+
+
+@pytest.mark.parametrize("how", [["-m", "carrier", "check", "odd.yaml"], ["-c", CHECKS]])
+def test_a_distribution_that_lies_in_the_working_directory_names_no_protocol(tmp_path: Path, how: list[str]) -> None:
+    info = tmp_path / "Evil-1.0.dist-info"
+    info.mkdir()
+    (info / "entry_points.txt").write_text("[carrier.clusters]\nEvil = evil:Cluster\n")
+    (tmp_path / "evil.py").write_text("print('run')")
+    (tmp_path / "odd.yaml").write_text("clusters: [{name: a, spec: {protocol: Evil}}]")
+    found = subprocess.run([sys.executable, *how], capture_output=True, text=True, timeout=30, cwd=tmp_path)
+    assert "unknown protocol 'Evil'" in found.stdout + found.stderr and "run" not in found.stdout.split()
 
 
 def test_a_server_is_spared_what_it_does_not_use() -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from carrier.core.cluster import Cluster, Endpoint
+from carrier.core.cluster import Cluster
+from carrier.core.endpoint import Endpoint
 from carrier.core.env import Env
 from carrier.core.session import MAX_EVENTS, Session
 from carrier.core.stream import MANY, Socket

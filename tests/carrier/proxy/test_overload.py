@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from carrier.core.cluster import Endpoint
+from carrier.core.endpoint import Endpoint
 from carrier.core.session import Session
 from carrier.core.stream import Socket
 from carrier.log import Log

@@ -15,7 +15,7 @@ from carrier.core.env import Env
 from carrier.errors import ConfigError
 from carrier.model import Config
 from carrier.rules.explain import Explanation, choice
-from carrier.rules.match import compile_match
+from carrier.rules.notation import compile_match
 from listeners.http.answers import answer_fields
 from tests.conversation import Stage
 from tests.support import cluster, config, echo, http, listener, port_of, running

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from carrier.rules.inputs import Needs
+from carrier.core.decision import Needs
 from carrier.rules.match import Matcher
 from tests.matching import header, holds, path, request
 
