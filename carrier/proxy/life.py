@@ -61,7 +61,8 @@ class Life:
         if not self.started:
             return ["starting: the configuration is not in force yet"]
         working = {name: one for name, one in self.proxy.listeners.items() if name not in self.proxy.drained}
-        return [f"listener {name} is not bound" for name, one in working.items() if not one.listening]
+        unbound = [f"listener {name} is not bound" for name, one in working.items() if not one.listening]
+        return [*unbound, f"overloaded: {self.proxy.shedding}"] if self.proxy.shedding else unbound
 
     def answer(self, path: str) -> tuple[int, dict[str, Any]]:
         """Status and body for /healthz (is the event loop alive: always yes, if it answers), /readyz and /startupz."""

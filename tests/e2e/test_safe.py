@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -20,7 +21,7 @@ from carrier.admin.gate import Limits
 from carrier.admin.operations import OPERATIONS
 from carrier.cli.main import LIMITS, parser
 from carrier.core.breaker import BREAKER
-from tests.soak import churn, damaged, drain, kill9
+from tests.soak import churn, damaged, drain, kill9, memory
 from tests.soak.process import PATIENCE, carrier, free_port
 
 EMPTY = {"listeners": []}
@@ -48,6 +49,11 @@ def test_damaged_configurations_are_refused_with_reasons_and_nobody_notices() ->
     figures, failures = damaged.run(3 * len(damaged.DAMAGES))
     assert not failures, failures
     assert figures["requests meanwhile"] > 50
+
+
+def test_after_a_peak_of_memory_requests_are_served_again_and_readiness_said_why() -> None:
+    figures, failures = asyncio.run(memory.run(2, 1_000, clients=800, limit=64 << 20, hold=0.6))
+    assert not failures, (failures, figures)
 
 
 # -- signals

@@ -28,6 +28,7 @@ class FakeProxy:
         self.listeners = {str(i): one for i, one in enumerate(listeners)}
         self.drained: set[str] = set()
         self.told: list[str] = []
+        self.shedding = ""
         self.env: Any = self
         self.on_close: list[Any] = []
 
@@ -69,6 +70,16 @@ def test_it_is_starting_then_ready_and_names_listeners_that_are_not_bound() -> N
     assert found.answer("/healthz")[0] == 200
     proxy.drained.add("0")
     assert found.reasons() == []
+
+
+def test_while_new_sessions_are_refused_readiness_says_why() -> None:
+    found, proxy = life(FakeListener())
+    proxy.shedding = "130 MiB of memory are in use (limit 115 MiB)"
+    status, shown = found.answer("/readyz")
+    assert (status, shown["reasons"]) == (503, ["overloaded: 130 MiB of memory are in use (limit 115 MiB)"])
+    assert found.answer("/healthz")[0] == found.answer("/startupz")[0] == 200
+    proxy.shedding = ""
+    assert found.answer("/readyz")[0] == 200
 
 
 async def test_a_drain_says_goodbye_waits_the_delay_then_stops_and_ends_with_the_last_session() -> None:

@@ -13,7 +13,8 @@ from carrier.core.endpoint import Endpoint
 from carrier.core.session import Session
 from carrier.core.stream import Socket
 from carrier.log import Log
-from carrier.proxy.overload import CALM, LASTING, Bounds, Process, Watch, own_bounds
+from carrier.proxy import overload
+from carrier.proxy.overload import AGAIN, CALM, LASTING, STILL, TRIMS, Bounds, Process, Watch, own_bounds
 from carrier.proxy.proxy import Proxy
 from tests.conversation import Stage
 from tests.support import (
@@ -193,6 +194,99 @@ def test_memory_and_connections_count_at_once_and_end_well_below_the_limit() -> 
     assert len(seen.looks((0, 90 * MIB, 0), (0, 101 * MIB, 0), (0, 81 * MIB, 0))) == 1
     assert seen.looks((0, 79 * MIB, 0))[1:] == [""]
     assert "11 connections" in seen.looks((0, 0, 11))[-1]
+
+
+def test_memory_that_falls_no_more_ends_it_below_the_limit_whoever_is_there() -> None:
+    seen = Seen(Bounds(memory=100 * MIB))
+    assert len(seen.looks((0, 101 * MIB, 2000))) == 1
+    falling = [(0.0, (100 - i) * MIB, 500) for i in range(10)]
+    assert len(seen.looks(*falling)) == 1, "it falls yet"
+    assert seen.looks(*[(0.0, 91 * MIB, 500)] * (STILL + 1))[1:] == [""]
+
+
+def test_memory_that_rests_above_its_limit_ends_it_when_few_connections_are_left() -> None:
+    seen = Seen(Bounds(memory=100 * MIB))
+    assert len(seen.looks(*[(0.0, 130 * MIB, 1500)] * 3 * STILL)) == 1, "they hold it"
+    assert seen.looks((0.0, 110 * MIB, 100), *[(0.0, 110 * MIB, 100)] * STILL)[1:] == [""], "nobody's memory"
+    assert len(seen.looks(*[(0.0, 110 * MIB, 100)] * 50)) == 2
+    grown = 110 * MIB + 100 * MIB // AGAIN + 1
+    assert len(seen.looks((0.0, grown, 300))) == 3, "what has grown since is an overload again"
+    assert "falls no more" in seen.lines[1]
+
+
+def test_a_lag_or_too_many_connections_are_not_forgotten_for_memory_at_rest() -> None:
+    seen = Seen(Bounds(memory=100 * MIB, connections=10))
+    assert len(seen.looks((0, 101 * MIB, 0))) == 1
+    assert len(seen.looks(*[(0.0, 99 * MIB, 11)] * 3 * STILL)) == 1
+    assert seen.looks((0, 99 * MIB, 5))[-1] == ""
+
+
+class Kept:
+    """A process whose malloc keeps what was freed until it is asked for it."""
+
+    def __init__(self, used: int, kept: int) -> None:
+        self.used = used
+        self.kept = kept
+        self.trims = 0
+
+    def resident(self) -> int:
+        return self.used + self.kept
+
+    def trim(self) -> None:
+        self.trims += 1
+        self.kept = 0
+
+
+def test_what_malloc_keeps_is_asked_back_before_anybody_is_refused_and_again_after_a_while() -> None:
+    seen = Seen(Bounds(memory=100 * MIB))
+    process: Any = Kept(30 * MIB, 90 * MIB)
+    assert seen.watch._resident(process, 10) == 30 * MIB
+    process.used = 90 * MIB
+    for _ in range(TRIMS + 1):
+        seen.watch._resident(process, 10)
+    assert process.trims == 2
+
+
+def test_what_malloc_keeps_is_asked_back_when_many_have_gone_without_any_limit() -> None:
+    process: Any = Kept(30 * MIB, 90 * MIB)
+    watch = Watch(Bounds(memory=0), lambda: 0, lambda reason: None, Log())
+    assert watch._resident(process, 10_000) == 120 * MIB
+    assert watch._resident(process, 6_000) == 120 * MIB
+    assert watch._resident(process, 4_000) == 30 * MIB
+    for held in (3_000, 2_900, 3_000, 2_500):
+        watch._resident(process, held)
+    assert process.trims == 1
+
+
+def test_freed_memory_between_kept_blocks_goes_back_to_the_kernel() -> None:
+    process = Process()
+    blocks = [bytearray(60_000) for _ in range(1_000)]
+    pins = [bytearray(600)]
+    for i in range(0, 1_000, 2):
+        blocks[i] = bytearray(60_000)
+        pins.append(bytearray(600))
+    most = process.resident()
+    blocks.clear()
+    process.trim()
+    assert process.resident() < most - 50 * MIB
+    process.close()
+
+
+def test_a_c_library_without_malloc_trim_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overload, "_trim", None)
+    process = Process()
+    process.trim()
+    process.close()
+
+
+async def test_memory_is_looked_at_between_two_looks() -> None:
+    shed: list[str] = []
+    watch = Watch(Bounds(memory=Process().resident() // 2), lambda: 0, shed.append, Log())
+    watch.start()
+    watch.timer.cancel()  # type: ignore[union-attr]
+    await wait_until(lambda: shed)
+    assert "MiB of memory" in shed[0]
+    watch.stop()
 
 
 def test_connections_of_no_use_make_room_before_anybody_is_refused() -> None:
