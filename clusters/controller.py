@@ -128,7 +128,9 @@ class ControllerStream(Stream):
 
     async def _call(self) -> None:
         method, path, query, headers = self._parts()
-        more = {"peer": self.peer, "proved": self.proved} if self.peer else {}
+        more: dict[str, Any] = {"peer": self.peer, "proved": self.proved} if self.peer else {}
+        if not self.session.listener.listed:
+            more["own"] = True
         answer = await self.api.call(method, path, query, headers, b"".join(self.body), **more)
         if self.session.status != DESTROYED:
             self._answer(answer)

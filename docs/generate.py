@@ -107,12 +107,21 @@ def _rest() -> Iterator[str]:
     yield ""
     yield "Everything below `/api/v1`. Writes take `dryRun=true`; answers have the revision as ETag, writes honour If-Match."
     yield ""
-    yield "| call | body | parameters | standard |"
-    yield "|---|---|---|---|"
+    yield "`GET /` lists these calls, `GET /api/v1/openapi.json` describes them as OpenAPI 3.1, `GET /api/v1/schema` a configuration as"
+    yield "JSON Schema. A method that a path does not take is 405 with `Allow`. Through a listener of the configuration that leads to"
+    yield "L7mpController both are l7mp's 404."
+    yield ""
+    yield "| call | | body | parameters | standard |"
+    yield "|---|---|---|---|---|"
     for (method, path), operation in sorted(api.OPERATIONS.items(), key=lambda item: (item[0][1], item[0][0])):
-        body = (operation.body or "yes") if operation.takes_body else "–"
-        parameters = _code(operation.query) if operation.query else "–"
-        yield f"| `{method} /{path.replace('*', '{name}')}` | {body} | {parameters} | {'ours' if operation.strict else 'l7mp'} |"
+        cells = (
+            f"`{method} /{path.replace('*', '{name}')}`",
+            _cell(operation.text),
+            (operation.body or "yes") if operation.takes_body else "–",
+            _code(operation.query) or "–",
+            "ours" if operation.strict else "l7mp",
+        )
+        yield f"| {' | '.join(cells)} |"
     yield ""
 
 

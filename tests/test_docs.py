@@ -57,7 +57,7 @@ def test_the_readmes_curl_lines_do_what_it_says(tmp_path):
         process.terminate()
         process.communicate(timeout=15)
     assert shadow.startswith("HTTP/1.1 200") and shadow.endswith("hello") and "x-carrier-fallback" not in shadow
-    assert json.loads(bridge)["status"] == 200
+    assert json.loads(bridge)["status"]["state"] == "in force"
     assert "x-carrier-fallback: refused" in fallback and fallback.endswith("hello")
 
 

@@ -19,7 +19,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 import msgspec
 
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("carrier.api")
 
 PREFIX = ("api", "v1")
+METHODS = ("GET", "POST", "PUT", "DELETE")
 UNPROCESSABLE = "Unprocessable Entity: Input JSON schema validation failed"
 Audit = Callable[..., object]
 """Called with `revision`, `peer`, `call`, `result` and `names` of each write."""
@@ -107,10 +108,14 @@ class Api:
         body: bytes = b"",
         peer: str = "",
         proved: bool = True,
+        own: bool = False,
     ) -> Answer:
         """Serve one call. path: as it came, percent-encoded, without the query; peer: who calls, for the audit; proved: and has
-        shown it. Never raises."""
+        shown it; own: it came to the API's own address, not through a listener of the configuration, whose callers know l7mp's API
+        and get its 404 for what it has not. Never raises."""
         try:
+            if own and (found := self._beyond(method, path)) is not None:
+                return found
             return await self._call(method, path, query, {k.lower(): v for k, v in (headers or {}).items()}, body, peer, proved)
         except Error as error:
             return refusal(error)
@@ -137,13 +142,37 @@ class Api:
         self._tell(call, answer.status, old)
         return answer
 
+    def _beyond(self, method: str, path: str) -> Answer | None:
+        """What l7mp answers 404: the list of calls for `GET /`, and which methods a path takes (RFC 9110 section 15.5.6); else None."""
+        if method in ("GET", "HEAD") and tuple(part for part in path.split("/") if part) in ((), PREFIX):
+            return self._answer(dump.dumps(self._calls(), "space"))
+        others = [other for other in METHODS if self._resolve(other, path)[0] is not None]
+        if not others or method in others:
+            return None
+        answer = failure(405, f"{path[:200]} takes {' and '.join(others)}, not {method}")
+        answer.headers["allow"] = ", ".join(others)
+        return answer
+
+    def _calls(self) -> dict[str, Any]:
+        """GET / and GET /api/v1: the calls that there are."""
+        calls = [
+            {
+                "call": f"{method} /{'/'.join((*PREFIX, path)).replace('*', '{name}')}",
+                "takes": operation.body or ("a body" if operation.takes_body else None),
+                "parameters": list(operation.query),
+                "does": operation.text,
+            }
+            for (method, path), operation in sorted(OPERATIONS.items(), key=lambda item: (item[0][1], item[0][0]))
+        ]
+        return {"version": dump.version(), "revision": self.config.revision, "calls": calls, "schema": "/api/v1/openapi.json"}
+
     def _tell(self, call: Call, status: int, old: Config) -> None:
         """The audit line of a write: names of objects, never what is in them."""
         if self.audit is None:
             return
         names = [
             f"{sign}{section}/{name}"
-            for section, change in (_changes(old, self.config) if status == 200 and self.config is not old else {}).items()
+            for section, change in (_changes(old, self.config) if status < 300 and self.config is not old else {}).items()
             for what, sign in (("added", "+"), ("changed", "~"), ("removed", "-"))
             for name in change.get(what, ())
         ]
@@ -266,10 +295,19 @@ class Api:
             warnings += await self._apply(new)
             if call.flag("recursive"):
                 asyncio.get_running_loop().call_soon(self._end_sessions, old, self.config)
-        answer = self._answer(OK, warnings)
+        answer = self._answer(self._made(operation, call) or OK, warnings)
         if tag := self._tag(operation, call, self.config):
             answer.headers["etag"] = tag
+        if operation.kind == "bridge" and call.names[0] in self.config.bridges and call.names[0] not in old.bridges:
+            answer.status = 201
+            answer.headers["location"] = f"/api/v1/bridges/{quote(call.names[0], safe='')}"
         return answer
+
+    def _made(self, operation: Operation, call: Call) -> str:
+        """A bridge as it is now, with its status, for who made it; other writes answer l7mp's OK."""
+        if operation.kind != "bridge" or call.names[0] not in self.config.bridges:
+            return ""
+        return dump.dumps(self.bridges.dump(self.config, call.names[0], self.proxy.clusters))
 
     def _check_commands(self, old: Config, new: Config) -> None:
         """Whoever may reach 127.0.0.1 must not run commands as us: a cluster that does needs a caller who has shown who it is."""

@@ -88,7 +88,7 @@ class Operation(NamedTuple):
     """One line of the table; exactly one of read, edit, replace and act is given.
 
     query: parameters that l7mp knows. body: the kind of object that the body wraps, for l7mp's schema. strict: our own standard.
-    kind: of the one object that the path names, which has an ETag. writes: an act that changes something.
+    kind: of the one object that the path names, which has an ETag. writes: an act that changes something. text: what it does.
     """
 
     read: Read | None = None
@@ -101,6 +101,7 @@ class Operation(NamedTuple):
     takes_body: bool = False
     kind: str = ""
     writes: bool = False
+    text: str = ""
 
     @property
     def is_write(self) -> bool:

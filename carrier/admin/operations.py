@@ -14,8 +14,10 @@ from carrier.admin.reads import (
     _explain,
     _no_admin,
     _one,
+    _openapi,
     _probe,
     _rule_at,
+    _schema,
     _session,
     _sessions,
     _status,
@@ -46,45 +48,88 @@ _SHOWN = ("recursive", "format")
 
 def _operations() -> dict[tuple[str, str], Operation]:
     table = {
-        ("GET", "config"): Operation(read=_config, query=("format", "document")),
-        ("POST", "config"): Operation(replace=_whole, strict=True, takes_body=True),
-        ("POST", "validate"): Operation(act=_validate, strict=True, takes_body=True),
-        ("POST", "explain"): Operation(act=_explain, strict=True, takes_body=True),
-        ("GET", "status"): Operation(read=_status, query=("format",), strict=True),
-        ("POST", "bridges/*/probe"): Operation(act=_probe, strict=True),
-        ("GET", "admin"): Operation(read=_admin, query=("format",)),
-        ("POST", "admin"): Operation(act=_no_admin, body="admin", takes_body=True),
-        ("GET", "clusters/*/endpoints"): Operation(read=_endpoints, query=("format",)),
-        ("POST", "clusters/*/endpoints"): Operation(edit=_add_endpoint, body="endpoint", takes_body=True),
-        ("GET", "endpoints/*"): Operation(read=_endpoint, query=("format",), kind="endpoint"),
-        ("PUT", "endpoints/*"): Operation(edit=_put("endpoint"), body="endpoint", strict=True, takes_body=True, kind="endpoint"),
-        ("DELETE", "endpoints/*"): Operation(edit=_delete("endpoint"), query=("recursive",), kind="endpoint"),
-        ("GET", "drain"): Operation(read=_drained, query=("format",), strict=True),
-        ("POST", "drain"): Operation(act=_drain, strict=True, writes=True),
-        ("POST", "listeners/*/drain"): Operation(act=_drain_listener, strict=True, writes=True),
-        ("DELETE", "listeners/*/drain"): Operation(act=_resume_listener, strict=True, writes=True),
-        ("POST", "endpoints/*/drain"): Operation(act=_drain_endpoint(True), strict=True, writes=True),
-        ("DELETE", "endpoints/*/drain"): Operation(act=_drain_endpoint(False), strict=True, writes=True),
-        ("GET", "rulelists/*/rules/*"): Operation(read=_rule_at, query=_SHOWN),
-        ("POST", "rulelists/*/rules/*"): Operation(edit=_insert_rule, body="inserted rule", takes_body=True),
-        ("DELETE", "rulelists/*/rules/*"): Operation(edit=_delete_rule_from, query=("recursive",)),
-        ("GET", "sessions"): Operation(read=_sessions, query=("format",)),
-        ("GET", "sessions/*"): Operation(read=_session, query=("format",)),
-        ("DELETE", "sessions/*"): Operation(act=_end_session, writes=True),
-        ("GET", "bridges"): Operation(read=_bridges, query=("format",), strict=True),
-        ("GET", "bridges/*"): Operation(read=_bridges, query=("format",), strict=True, kind="bridge"),
-        ("PUT", "bridges/*"): Operation(replace=_put_bridge, strict=True, takes_body=True, kind="bridge"),
-        ("POST", "bridges/*"): Operation(replace=_renew_bridge, strict=True, takes_body=True, kind="bridge"),
-        ("POST", "bridges:validate"): Operation(act=_validate_bridge, strict=True, takes_body=True),
-        ("DELETE", "bridges/*"): Operation(replace=_delete_bridge, strict=True, kind="bridge"),
+        ("GET", "config"): Operation(
+            read=_config,
+            query=("format", "document"),
+            text="the configuration in force, with sessions, as l7mp dumps it; `document=true`: as POST takes it",
+        ),
+        ("POST", "config"): Operation(
+            replace=_whole, strict=True, takes_body=True, text="put a whole configuration in force; user bridges stay"
+        ),
+        ("POST", "validate"): Operation(act=_validate, strict=True, takes_body=True, text="what POST /config would say and change"),
+        ("POST", "explain"): Operation(
+            act=_explain, strict=True, takes_body=True, text="where the session that the body describes would go, and why"
+        ),
+        ("GET", "status"): Operation(
+            read=_status, query=("format",), strict=True, text="what runs: listeners, rules with hits, endpoints, bridges"
+        ),
+        ("POST", "bridges/*/probe"): Operation(act=_probe, strict=True, text="ask the bridge's endpoint whether it is there"),
+        ("GET", "admin"): Operation(read=_admin, query=("format",), text="settings of the process"),
+        ("POST", "admin"): Operation(act=_no_admin, body="admin", takes_body=True, text="is refused: settings are the file's"),
+        ("GET", "clusters/*/endpoints"): Operation(read=_endpoints, query=("format",), text="the endpoints of a cluster"),
+        ("POST", "clusters/*/endpoints"): Operation(
+            edit=_add_endpoint, body="endpoint", takes_body=True, text="add an endpoint to a cluster"
+        ),
+        ("GET", "endpoints/*"): Operation(read=_endpoint, query=("format",), kind="endpoint", text="one endpoint"),
+        ("PUT", "endpoints/*"): Operation(
+            edit=_put("endpoint"), body="endpoint", strict=True, takes_body=True, kind="endpoint", text="replace an endpoint"
+        ),
+        ("DELETE", "endpoints/*"): Operation(edit=_delete("endpoint"), query=("recursive",), kind="endpoint", text="remove an endpoint"),
+        ("GET", "openapi.json"): Operation(read=_openapi, strict=True, text="this API as OpenAPI 3.1"),
+        ("GET", "schema"): Operation(read=_schema, strict=True, text="a configuration file as JSON Schema"),
+        ("GET", "drain"): Operation(
+            read=_drained, query=("format",), strict=True, text="how far a drain is, and what was drained on its own"
+        ),
+        ("POST", "drain"): Operation(
+            act=_drain, strict=True, writes=True, text="take nothing new and let what runs finish; `exit=true`: then end"
+        ),
+        ("POST", "listeners/*/drain"): Operation(act=_drain_listener, strict=True, writes=True, text="a listener takes nothing new"),
+        ("DELETE", "listeners/*/drain"): Operation(act=_resume_listener, strict=True, writes=True, text="a drained listener listens again"),
+        ("POST", "endpoints/*/drain"): Operation(
+            act=_drain_endpoint(True), strict=True, writes=True, text="an endpoint gets no new sessions"
+        ),
+        ("DELETE", "endpoints/*/drain"): Operation(
+            act=_drain_endpoint(False), strict=True, writes=True, text="a drained endpoint gets sessions again"
+        ),
+        ("GET", "rulelists/*/rules/*"): Operation(read=_rule_at, query=_SHOWN, text="the rule at a position of a rule list"),
+        ("POST", "rulelists/*/rules/*"): Operation(
+            edit=_insert_rule, body="inserted rule", takes_body=True, text="insert a rule at a position"
+        ),
+        ("DELETE", "rulelists/*/rules/*"): Operation(
+            edit=_delete_rule_from, query=("recursive",), text="take the rule at a position out of the list"
+        ),
+        ("GET", "sessions"): Operation(read=_sessions, query=("format",), text="every session, and those that listeners still remember"),
+        ("GET", "sessions/*"): Operation(read=_session, query=("format",), text="one session, with its events and why it went there"),
+        ("DELETE", "sessions/*"): Operation(act=_end_session, writes=True, text="end a session"),
+        ("GET", "bridges"): Operation(read=_bridges, query=("format",), strict=True, text="user bridges with their status"),
+        ("GET", "bridges/*"): Operation(read=_bridges, query=("format",), strict=True, kind="bridge", text="one user bridge"),
+        ("PUT", "bridges/*"): Operation(
+            replace=_put_bridge,
+            strict=True,
+            takes_body=True,
+            kind="bridge",
+            text="make or replace a user bridge; answers it with its status, 201 when it is new",
+        ),
+        ("POST", "bridges/*"): Operation(
+            replace=_renew_bridge, strict=True, takes_body=True, kind="bridge", text='renew a bridge: `{"expires": ...}`'
+        ),
+        ("POST", "bridges:validate"): Operation(
+            act=_validate_bridge, strict=True, takes_body=True, text="would PUT take this bridge, and if not why not"
+        ),
+        ("DELETE", "bridges/*"): Operation(replace=_delete_bridge, strict=True, kind="bridge", text="remove a user bridge"),
     }
     for section, kind in SECTIONS.items():
+        noun = "rule list" if kind == "rulelist" else kind
         table |= {
-            ("GET", section): Operation(read=_all(kind), query=_SHOWN),
-            ("POST", section): Operation(edit=_add(kind), body=kind, takes_body=True),
-            ("GET", f"{section}/*"): Operation(read=_one(kind), query=_SHOWN, kind=kind),
-            ("PUT", f"{section}/*"): Operation(edit=_put(kind), body=kind, strict=True, takes_body=True, kind=kind),
-            ("DELETE", f"{section}/*"): Operation(edit=_delete(kind), query=("recursive",), kind=kind),
+            ("GET", section): Operation(read=_all(kind), query=_SHOWN, text=f"every {noun}"),
+            ("POST", section): Operation(edit=_add(kind), body=kind, takes_body=True, text=f"add a {noun}"),
+            ("GET", f"{section}/*"): Operation(read=_one(kind), query=_SHOWN, kind=kind, text=f"one {noun}"),
+            ("PUT", f"{section}/*"): Operation(
+                edit=_put(kind), body=kind, strict=True, takes_body=True, kind=kind, text=f"make or replace a {noun}"
+            ),
+            ("DELETE", f"{section}/*"): Operation(
+                edit=_delete(kind), query=("recursive",), kind=kind, text=f"remove a {noun}; `recursive=true`: with what it owns"
+            ),
         }
     return table
 

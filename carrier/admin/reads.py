@@ -127,3 +127,17 @@ def _validate(api: Serving, call: Call) -> Any:
     except ConfigError as error:
         return {"valid": False, "problems": _listed(error, call), "warnings": [], "changes": {}}
     return {"valid": True, "problems": [], "warnings": list(warnings), "changes": _changes(api.config, new)}
+
+
+def _schema(api: Serving, call: Call) -> Any:
+    """GET /schema: what a configuration file may say."""
+    from carrier.config.jsonschema import schema  # only who asks needs the tables
+
+    return schema(api.protocols)
+
+
+def _openapi(api: Serving, call: Call) -> Any:
+    """GET /openapi.json: this API, for programs."""
+    from carrier.admin.openapi import document
+
+    return document(api.protocols)

@@ -28,6 +28,19 @@ def path(text: str) -> str:
     return text
 
 
+def seconds(text: str) -> float:
+    """A number of seconds, or a duration such as 8h. Raises ArgumentTypeError."""
+    from carrier.options import duration
+
+    try:
+        found: float | None = float(text)
+    except ValueError:
+        found = duration(text)
+    if found is None or not 0 < found < 1e10:
+        raise argparse.ArgumentTypeError(f"expected a duration such as 8h, 30m or 3600, got {text!r}")
+    return found
+
+
 def _pause(text: str) -> float:
     try:
         seconds = float(text)
@@ -63,6 +76,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     sessions.add_argument("name", metavar="NAME", nargs="?", help="as listed")
     sessions.add_argument("--listener", metavar="NAME", help="only of this listener")
     sessions.add_argument("--rule", metavar="NAME", help="only of this rule")
+    sessions.add_argument("--sort", choices=("bytes", "age"), help="most bytes first, or oldest first")
     _add_bridges(_command(commands, "bridges", "user bridges: list, add, rm, renew, check", "User bridges (docs/bridges.md)."))
     apply = _command(commands, "apply", "put a configuration in force", "All of it or nothing; user bridges stay.")
     apply.add_argument("file", metavar="FILE", help="YAML or JSON; - for standard input")
@@ -79,13 +93,14 @@ def _add_bridges(bridges: argparse.ArgumentParser) -> None:
     bridges.add_argument("action", nargs="?", choices=actions, default="list", help="list (default), add, rm, renew, check NAME")
     bridges.add_argument("name", metavar="NAME", nargs="?", help="the bridge's")
     bridges.add_argument("--port", metavar="PORT", help="the port that is bridged, or its listener's name")
-    bridges.add_argument("--user", metavar="USER", help="whose it is (default: $USER)")
+    bridges.add_argument("--user", metavar="USER", help="whose it is (default: $USER); list: only this user's")
     bridges.add_argument(
         "-H", "--header", metavar="'NAME: VALUE'", type=field, action="append", help="requests with this field; again for more"
     )
     bridges.add_argument("--path", metavar="PREFIX", help="and with paths that begin so")
     bridges.add_argument("--to", metavar="HOST:PORT", help="where they go")
-    bridges.add_argument("--expires", metavar="SECONDS", type=float, help="from now (renew: default 3600)")
+    bridges.add_argument("--expires", metavar="DURATION", type=seconds, help="such as 8h or 3600, from now (default 24h; renew: 1h)")
+    bridges.add_argument("--forever", action="store_true", help="it does not expire")
     bridges.add_argument("--fallback", choices=("shadow", "error"), help="when that cannot be reached (default: shadow)")
 
 
@@ -93,7 +108,9 @@ def _command(
     commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, short: str, description: str
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=short, description=description)
-    parser.add_argument("--admin", metavar="WHERE", help="unix socket or HOST:PORT of the REST API (default: $CARRIER_ADMIN, or found)")
+    parser.add_argument(
+        "--admin", metavar="WHERE", help="unix socket, HOST:PORT or URL of the REST API (default: $CARRIER_ADMIN, or found)"
+    )
     parser.add_argument("--token-file", metavar="FILE", help="a file with the bearer token (default: $CARRIER_TOKEN)")
     parser.add_argument("--json", action="store_true", help="the API's answer as it is")
     return parser

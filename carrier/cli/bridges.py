@@ -1,14 +1,18 @@
-"""`carrier bridges`: list, add, remove, renew and check user bridges."""
+"""`carrier bridges`: list, add, remove, renew and check user bridges; what was done is told with what comes of it."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from urllib.parse import quote
 
 from carrier.cli.client import FAILED, OK, USAGE, Client, Dict
-from carrier.cli.page import Page, ago, done, show
+from carrier.cli.page import Page, ago, done, moment, show
+
+DAY = 86_400.0
+"""Seconds that a bridge lives when nobody says how long."""
 
 
 def health(endpoint: Dict) -> str:
@@ -21,54 +25,85 @@ def show_bridges(bridges: list[Dict], page: Page) -> None:
     rows = []
     for bridge in bridges:
         where = ", ".join(f"{endpoint['address']} {health(endpoint)}" for endpoint in bridge["endpoints"])
-        rows.append(
-            (
-                bridge["name"],
-                bridge["user"],
-                bridge["listener"],
-                where,
-                bridge["hits"],
-                ago(bridge["last_hit"]),
-                bridge["expires"] or "never",
-            )
-        )
-    if rows:
-        page.table(("bridge", "user", "listener", "endpoint", "hits", "last hit", "expires"), rows)
+        expires = moment(bridge["expires"]) if bridge["expires"] else "never"
+        rows.append((bridge["name"], bridge["user"], bridge["listener"], where, bridge["hits"], ago(bridge["last_hit"]), expires))
+    page.table(("bridge", "user", "listener", "endpoint", "hits", "last hit", "expires"), rows)
 
 
 def bridges(options: argparse.Namespace, client: Client, page: Page) -> int:
     if options.action != "list" and not options.name:
-        print(f"carrier bridges {options.action}: which bridge?", file=sys.stderr)
+        print(f"carrier bridges {options.action}: which bridge? carrier bridges lists them", file=sys.stderr)
         return USAGE
     at = f"bridges/{quote(options.name or '', safe='')}"
     if options.action == "list":
-        found = client.call("GET", "status")["bridges"]
+        found = [bridge for bridge in client.call("GET", "status")["bridges"] if options.user in (None, bridge["user"])]
         if not show(options, found):
             show_bridges(found, page)
+            if not found:
+                print("no bridges" + (f" of {options.user}" if options.user else ""))
         return OK
     if options.action == "add":
-        return _add_bridge(options, client, at)
+        return _add(options, client, at)
     if options.action == "rm":
-        return done(options, client.call("DELETE", at), f"bridge {options.name} is gone")
+        return done(options, client.call("DELETE", at), f"bridge {options.name} is gone: its requests go where all others go")
     if options.action == "renew":
         answer = client.send("POST", at, {"expires": options.expires if options.expires is not None else 3600})
-        return done(options, answer, f"bridge {options.name} lives on")
-    return _check_bridge(options, client, at)
+        return done(options, answer, f"bridge {options.name} lives until {moment(client.call('GET', at)['expires'])}")
+    return _check(options, client, at)
 
 
-def _add_bridge(options: argparse.Namespace, client: Client, at: str) -> int:
-    match: list[Dict] = []
-    for name, value in options.header or ():
-        match.append({"matchHeader": {"name": name, "value": value}})
+def _add(options: argparse.Namespace, client: Client, at: str) -> int:
+    user = options.user or os.environ.get("USER", "")
+    missing = [
+        f"{flag} ({what})"
+        for flag, what, value in (
+            ("--user", "whose it is; $USER is not set", user),
+            ("--port", "the port that is bridged", options.port),
+            ("--to", "HOST:PORT of your container", options.to),
+        )
+        if not value
+    ]
+    if not options.header and not options.path:
+        missing.append("-H 'NAME: VALUE' or --path PREFIX (which requests are yours)")
+    if missing:
+        print(f"carrier bridges add: needs {', and '.join(missing)}", file=sys.stderr)
+        return USAGE
+    match: list[Dict] = [{"matchHeader": {"name": name, "value": value}} for name, value in options.header or ()]
     if options.path:
         match.append({"matchPath": {"path": options.path, "type": "prefix"}})
-    body: Dict = {"user": options.user or os.environ.get("USER", ""), "match": match, "endpoint": options.to}
-    body |= {"port": int(options.port)} if (options.port or "").isdecimal() else {"listener": options.port} if options.port else {}
-    body |= {name: value for name, value in (("expires", options.expires), ("fallback", options.fallback)) if value is not None}
-    return done(options, client.send("PUT", at, body), f"bridge {options.name} is in force")
+    body: Dict = {"user": user, "match": match, "endpoint": options.to}
+    body |= {"port": int(options.port)} if options.port.isdecimal() else {"listener": options.port}
+    if not options.forever:
+        body["expires"] = DAY if options.expires is None else options.expires
+    if options.fallback is not None:
+        body["fallback"] = options.fallback
+    made = client.send("PUT", at, body)
+    if not show(options, made):
+        _tell(options, client, at, made)
+    return OK
 
 
-def _check_bridge(options: argparse.Namespace, client: Client, at: str) -> int:
+def _tell(options: argparse.Namespace, client: Client, at: str, made: Dict) -> None:
+    """Who gets what now, whether the container answers, what to try, and how long it lasts."""
+    wanted = [f"{name}: {value}" for name, value in options.header or ()] + ([f"a path {options.path}..."] if options.path else [])
+    print(f"bridge {options.name} is in force: requests to {made['status']['listener']} with {' and '.join(wanted)} go to {options.to}")
+    probed = client.call("POST", f"{at}/probe")["endpoints"][0]
+    otherwise = "the shadow answers until it does" if made["status"].get("fallback") else "they are answered 503 until it does"
+    print(f"{options.to} answers" if probed["reachable"] else f"{options.to} does not answer yet ({probed['reason']}): {otherwise}")
+    listeners = {listener["name"]: listener for listener in client.call("GET", "status")["listeners"]}
+    address = listeners.get(made["status"]["listener"], {}).get("address", "")
+    port = address.rpartition(":")[2]
+    if port.isdecimal():
+        fields = " ".join(f"-H {shlex.quote(f'{name}: {value}')}" for name, value in options.header or ())
+        print(f"try: curl -i {fields}{' ' if fields else ''}http://127.0.0.1:{port}{options.path or '/'}")
+    print(
+        f"it lives until {moment(made['expires'])}; carrier bridges renew {options.name}"
+        if made.get("expires")
+        else "it lives until it is removed"
+    )
+
+
+def _check(options: argparse.Namespace, client: Client, at: str) -> int:
     """Ask the bridge's endpoint now; 1 when it cannot be reached."""
     found = client.call("POST", f"{at}/probe")
     if not show(options, found):

@@ -1,4 +1,4 @@
-"""`carrier apply`, `dump` and `diff`: the whole configuration of a running carrier."""
+"""`carrier apply`, `dump` and `diff`: the whole configuration of a running carrier. What is different, or was changed, is told in words."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from carrier.cli.client import FAILED, OK, Client, Refused
-from carrier.cli.page import Page, done, show
+from carrier.cli.client import FAILED, OK, Client, Dict, Refused
+from carrier.cli.page import Page, count, done, show
+
+SIGNS = (("added", "+"), ("changed", "~"), ("removed", "-"))
 
 
 def _kind(text: str) -> str:
@@ -19,12 +21,27 @@ def _kind(text: str) -> str:
 
 
 def apply(options: argparse.Namespace, client: Client, page: Page) -> int:
-    text = read(options.file)
-    path = "config?" + "&".join(
-        f"{name}=true" for name, wanted in (("dryRun", options.dry_run), ("allowDangling", options.allow_dangling)) if wanted
-    )
-    answer = client.call("POST", path.rstrip("?"), text.encode(), _kind(text))
-    return done(options, answer, "it would be put in force" if options.dry_run else "it is in force")
+    options.text = text = read(options.file)
+    found = client.call("POST", "validate" + ("?allowDangling=true" if options.allow_dangling else ""), text.encode(), _kind(text))
+    if not found["valid"]:
+        raise Refused(400, found["problems"])
+    changes = summary(found["changes"])
+    if options.dry_run:
+        return done(options, found, f"it would change: {changes}" if changes else "it would change nothing")
+    path = "config" + ("?allowDangling=true" if options.allow_dangling else "")
+    answer = client.call("POST", path, text.encode(), _kind(text))
+    return done(options, answer, f"revision {client.revision}: {changes or 'nothing changed'}")
+
+
+def summary(changes: Mapping[str, Mapping[str, list[str]]]) -> str:
+    """ "+1 listener, 2 rules changed"; "" when nothing is."""
+    words = []
+    for section, change in changes.items():
+        noun = "rule list" if section == "rulelists" else section.removesuffix("s")
+        for what, sign in SIGNS:
+            if names := change.get(what):
+                words.append(f"{count(len(names), noun)} changed" if what == "changed" else f"{sign}{count(len(names), noun)}")
+    return ", ".join(words)
 
 
 def read(file: str) -> str:
@@ -34,11 +51,11 @@ def read(file: str) -> str:
 def dump(options: argparse.Namespace, client: Client, page: Page) -> int:
     document = client.call("GET", "config?document=true")
     if not show(options, document):
-        print(yaml(document), end="")
+        print(_yaml(document), end="")
     return OK
 
 
-def yaml(document: Any) -> str:
+def _yaml(document: Any) -> str:
     import yaml
 
     plain = json.loads(json.dumps(document))  # what is shared is written out each time: YAML would make aliases of it
@@ -46,31 +63,76 @@ def yaml(document: Any) -> str:
 
 
 def diff(options: argparse.Namespace, client: Client, page: Page) -> int:
-    """What `apply FILE` would change; 0 when nothing, 1 otherwise, as diff(1) does."""
-    text = read(options.file)
+    """What `apply FILE` would change, field by field; 0 when nothing, 1 otherwise, as diff(1) does."""
+    options.text = text = read(options.file)
     found = client.call("POST", "validate", text.encode(), _kind(text))
     if not found["valid"]:
         raise Refused(400, found["problems"])
-    if show(options, found["changes"]):
-        return FAILED if found["changes"] else OK
-    for section, change in found["changes"].items():
-        for what, mark, colour in (("removed", "-", "31"), ("changed", "~", "33"), ("added", "+", "32")):
-            for name in change.get(what, ()):
-                print(page.paint(colour, f"{mark} {section}/{name}"))
-    if found["changes"] and options.lines:
-        _show_lines(client, text, page)
-    return FAILED if found["changes"] else OK
-
-
-def _show_lines(client: Client, text: str, page: Page) -> None:
-    """The two configurations line by line, both as `carrier dump` writes them."""
-    import difflib
-
+    changes = found["changes"]
+    if show(options, changes) or not changes:
+        return FAILED if changes else OK
     from carrier.config.document import to_document
     from carrier.config.source import loads
 
-    here = yaml(to_document(loads(text, allow_dangling=True).config) | {"admin": {}})
-    there = yaml(client.call("GET", "config?document=true") | {"admin": {}})
-    lines: Iterator[str] = difflib.unified_diff(there.splitlines(), here.splitlines(), "in force", "file", lineterm="")
-    for line in lines:
+    there, here = client.call("GET", "config?document=true"), to_document(loads(text, allow_dangling=True).config)
+    for section, change in changes.items():
+        for what, sign, colour in (("removed", "-", "31"), ("changed", "~", "33"), ("added", "+", "32")):
+            for name in change.get(what, ()):
+                print(page.paint(colour, f"{sign} {section}/{name}"))
+                for line in differences(_named(there, section, name), _named(here, section, name)) if what == "changed" else ():
+                    print(f"    {line}")
+    if options.lines:
+        _show_lines(there, here, page)
+    return FAILED
+
+
+def _named(document: Any, section: str, name: str) -> Any:
+    """The object of this name, wherever in the document it stands; None: it has no name there."""
+    if isinstance(document, Mapping):
+        for item in document.get(section) or ():
+            if isinstance(item, Mapping) and item.get("name") == name:
+                return item
+    for item in document.values() if isinstance(document, Mapping) else document if isinstance(document, list) else ():
+        if isinstance(item, Mapping) and item.get("name") == name and _is(item, section):
+            return item
+        if isinstance(item, (Mapping, list)) and (found := _named(item, section, name)) is not None:
+            return found
+    return None
+
+
+def _is(item: Mapping[str, Any], section: str) -> bool:
+    """Is this an object of the section, by the field that only such have?"""
+    own = {"listeners": "rules", "clusters": "spec", "rulelists": "rules", "rules": "action", "routes": "destination"}[section]
+    return own in item
+
+
+def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    """Field by field: `spec.port: 8080 -> 8081`. Lists are compared item by item."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in dict.fromkeys((*old, *new)):
+            at = f"{path}.{name}" if path else str(name)
+            if name not in new:
+                yield f"{at}: {_short(old[name])} is gone"
+            elif name not in old:
+                yield f"{at}: {_short(new[name])} is new"
+            else:
+                yield from differences(old[name], new[name], at)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for i, (one, other) in enumerate(zip(old, new, strict=True)):
+            yield from differences(one, other, f"{path}[{i}]")
+    elif old != new:
+        yield f"{path}: {_short(old)} -> {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _show_lines(there: Dict, here: Dict, page: Page) -> None:
+    """The two configurations line by line, both as `carrier dump` writes them."""
+    import difflib
+
+    before, after = _yaml(there | {"admin": {}}), _yaml(here | {"admin": {}})
+    for line in difflib.unified_diff(before.splitlines(), after.splitlines(), "in force", "file", lineterm=""):
         print(page.paint({"+": "32", "-": "31"}.get(line[:1], "0"), line))

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 OK, FAILED, USAGE = 0, 1, 2
 TIMEOUT = 30.0
+LOOKS = ("explain", "validate", "bridges:validate", "probe")
+"""Ends of paths whose POST changes nothing."""
 
 
 class Refused(Exception):
@@ -26,12 +28,21 @@ class Refused(Exception):
 
 
 class Client:
-    """Calls the REST API. where: a path of a unix socket, or HOST:PORT; None: where a carrier of this user would listen, which is the
-    unix socket if somebody answers there, else the TCP address."""
+    """Calls the REST API. where: a path of a unix socket, HOST:PORT or a URL; None: where a carrier of this user would listen.
+
+    Without `where` the unix sockets that a carrier would have are tried (the default one, those beside it, that of Gefyra's daemon), then
+    127.0.0.1:1234. Of several carriers the first is read from; nothing is changed before one is named.
+    """
 
     def __init__(self, where: str | None = None, token: str | None = None) -> None:
         self.where = where or os.environ.get("CARRIER_ADMIN")
+        if self.where:
+            self.where = place(self.where)
         self.token = token or os.environ.get("CARRIER_TOKEN")
+        self.revision = ""
+        """Of the configuration, as the last answer told it."""
+        self.others: list[str] = []
+        """Further unix sockets at which carriers answer, when nobody said which is meant."""
 
     def call(self, method: str, path: str, body: bytes | None = None, kind: str = "application/json") -> Any:
         """The decoded answer. path: after /api/v1, or a whole one. Raises Refused."""
@@ -43,10 +54,14 @@ class Client:
         from http.client import HTTPException
 
         connection = self._connection()
+        if self.others and method != "GET" and path.partition("?")[0].rpartition("/")[2] not in LOOKS:
+            connection.close()
+            raise Refused(0, self._which())
         try:
             connection.request(method, path if path.startswith("/") else f"/api/v1/{path}", body, headers)
             answer = connection.getresponse()
             text = answer.read().decode("utf-8", "replace")
+            self.revision = answer.headers.get("carrier-revision", "")
         except (OSError, HTTPException) as exc:
             raise Refused(0, f"no carrier answers at {self.where}: {reason(exc)}") from None
         finally:
@@ -66,10 +81,40 @@ class Client:
             except OSError as exc:
                 said.append(f"{where}: {reason(exc)}")
             else:
+                if self.where is None:
+                    self.others = [other for other in _defaults()[:-1] if other != where and _answers(other)]
                 self.where = where
                 return connection
-        hint = "" if self.where else f"; {_others()}--admin or CARRIER_ADMIN says where one is"
+        hint = "" if self.where else "; --admin or CARRIER_ADMIN says where one is"
         raise Refused(0, f"no carrier answers at {', nor at '.join(said)}{hint}")
+
+    def _which(self) -> str:
+        """Several carriers run here: which they are, for who has to name one."""
+        lines = []
+        for where in [str(self.where), *self.others]:
+            try:
+                found = Client(where, self.token).call("GET", "status")
+            except Refused as refused:
+                lines.append(f"  {where}  ({refused.content})")
+                continue
+            ports = ", ".join(f"{listener['name']} at {listener['address']}" for listener in found["listeners"]) or "no listeners"
+            lines.append(f"  {where}  pid {found.get('pid')}, {found.get('file') or 'no file'}, {ports}")
+        return "several carriers run here; say with --admin which one is meant:\n" + "\n".join(lines)
+
+
+def place(text: str) -> str:
+    """Where an API is, as it may be written: a path, HOST:PORT, or a URL of one. Raises Refused: it is nothing of these."""
+    if text.startswith("https://"):
+        return f"https://{place(text.removeprefix('https://').rstrip('/'))}"
+    address = text.removeprefix("http://").rstrip("/") if text.startswith("http://") else text
+    if "/" in address:
+        return address
+    host, colon, port = address.rpartition(":")
+    if colon and host and port.isdecimal() and 0 < int(port) < 65_536:
+        return address
+    if os.path.exists(address):
+        return f"./{address}"
+    raise Refused(0, f"--admin takes the path of a unix socket, HOST:PORT or a URL, got {text!r}")
 
 
 def _connected(where: str) -> HTTPConnection:
@@ -77,9 +122,16 @@ def _connected(where: str) -> HTTPConnection:
     import http.client
     import socket
 
-    if "/" not in where:
-        host, _, port = where.rpartition(":")
-        tcp = http.client.HTTPConnection(host.strip("[]") or "127.0.0.1", int(port) if port.isdecimal() else 1234, timeout=TIMEOUT)
+    if where.startswith("https://") or "/" not in where:
+        host, _, port = where.removeprefix("https://").rpartition(":")
+        tcp: http.client.HTTPConnection
+        if where.startswith("https://"):
+            import ssl
+
+            context = ssl.create_default_context(cafile=os.environ.get("CARRIER_CA"))
+            tcp = http.client.HTTPSConnection(host.strip("[]"), int(port), timeout=TIMEOUT, context=context)
+        else:
+            tcp = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=TIMEOUT)
         tcp.connect()
         return tcp
     unix = http.client.HTTPConnection("localhost", timeout=TIMEOUT)
@@ -93,21 +145,23 @@ def _connected(where: str) -> HTTPConnection:
     return unix
 
 
+def _answers(where: str) -> bool:
+    try:
+        _connected(where).close()
+    except OSError:
+        return False
+    return True
+
+
 def _defaults() -> list[str]:
-    """Where a carrier of this user would listen."""
+    """Where a carrier of this user would listen: socket files that are there, each once, and the TCP address."""
     from carrier.admin.where import default_socket
-
-    path = default_socket()
-    return [*([path] if os.path.exists(path) else []), "127.0.0.1:1234"]
-
-
-def _others() -> str:
-    """The sockets of carriers that found the default one taken (carrier/admin/where.py)."""
-    from carrier.admin.where import default_socket
+    from carrier.cli import carrierctl
 
     path = Path(default_socket())
-    found = ", ".join(map(str, sorted(path.parent.glob(f"{path.stem}-*.sock"))))
-    return f"there is also {found}; " if found else ""
+    beside = sorted(map(str, path.parent.glob(f"{path.stem}-*.sock")))
+    files = {os.path.realpath(file): file for file in reversed([str(path), *beside, carrierctl.default_socket()]) if os.path.exists(file)}
+    return [*reversed(files.values()), "127.0.0.1:1234"]
 
 
 def reason(exc: Exception) -> str:

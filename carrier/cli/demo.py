@@ -520,14 +520,14 @@ class Story:
 
     async def john_makes_one(self) -> Claim:
         reply = await self._put("john", "john", {"matchHeader": {"name": "x-user", "value": "john"}}, self.stage.john)
-        return Claim("john: PUT /bridges/john", f"{reply.status}", self.stage.words("bridge/john"), reply.status == 200)
+        return Claim("john: PUT /bridges/john", f"{reply.status}", self.stage.words("bridge/john"), reply.status == 201)
 
     async def john_gets_his(self) -> Claim:
         return await self._get("GET /  x-user: john", "/", {"x-user": "john"}, "john's laptop", "bridge/john")
 
     async def jane_makes_one(self) -> Claim:
         reply = await self._put("jane", "jane", JANES, self.stage.jane)
-        return Claim("jane: PUT /bridges/jane", f"{reply.status}", self.stage.words("bridge/jane"), reply.status == 200)
+        return Claim("jane: PUT /bridges/jane", f"{reply.status}", self.stage.words("bridge/jane"), reply.status == 201)
 
     async def jane_gets_hers(self) -> Claim:
         return await self._get("GET /cart/7  x-user: jane", "/cart/7", {"x-user": "jane"}, "jane's laptop", "bridge/jane")
@@ -573,7 +573,7 @@ class Story:
         while not self.stage.deciders.empty():
             self.stage.deciders.get_nowait()
         shadow, laptop = run.answered["shadow"], run.answered["john's laptop"]
-        held = shadow + laptop == REQUESTS and min(shadow, laptop) > 0 and set(statuses) == {200}
+        held = shadow + laptop == REQUESTS and min(shadow, laptop) > 0 and set(statuses) == {200, 201}
         why = f"{shadow:,} by the shadow, {laptop:,} by the bridge; {len(statuses)} changes"
         return Claim(f"{REQUESTS:,} requests while ida's bridge comes and goes", f"{REQUESTS - shadow - laptop} lost", why, held)
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import zip_longest
 from typing import Any
 
 from carrier.cli.client import OK, Refused
+
+NARROW = 12
+"""Characters that a column is not made narrower than."""
 
 
 class Page:
@@ -28,15 +34,28 @@ class Page:
         return f"\x1b[{code}m{text}\x1b[0m" if self.colours else text
 
     def table(self, heading: Sequence[str], rows: Iterable[Sequence[object]], indent: str = "") -> None:
-        """Rows of fields; None and "" are shown as "-"."""
+        """Rows of fields under their headings; None and "" are shown as "-". What is too wide for the terminal is wrapped in its column."""
         cells = [["-" if cell is None or cell == "" else str(cell) for cell in row] for row in rows]
-        shown = [list(heading), *cells] if self.terminal else cells
-        widths = [max((len(row[i]) for row in shown), default=0) for i in range(len(heading))]
+        if not cells:
+            return
+        shown = [list(heading), *cells]
+        widths = self._fitted([max(len(row[i]) for row in shown) for i in range(len(heading))], len(indent))
         for number, row in enumerate(shown):
-            line = indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            if self.width and len(line) > self.width:
-                line = line[: self.width - 1] + ("…" if self.utf8 else "~")
-            print(self.paint("1", line) if self.terminal and not number else line)
+            for line in _lines(row, widths):
+                print(self.paint("1", indent + line) if not number else indent + line)
+
+    def _fitted(self, widths: list[int], indent: int) -> list[int]:
+        """The widths of columns that the terminal has room for: the widest gives way first, down to NARROW."""
+        while self.width and indent + sum(widths) + 2 * (len(widths) - 1) > self.width and max(widths) > NARROW:
+            widths[widths.index(max(widths))] -= 1
+        return widths
+
+
+def _lines(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
+    """A row of cells as lines: a cell that is wider than its column goes on below."""
+    columns = [textwrap.wrap(cell, width, break_on_hyphens=False) or [""] for cell, width in zip(row, widths, strict=True)]
+    for parts in zip_longest(*columns, fillvalue=""):
+        yield "  ".join(part.ljust(width) for part, width in zip(parts, widths, strict=True)).rstrip()
 
 
 def ago(moment: str | None) -> str:
@@ -48,6 +67,12 @@ def ago(moment: str | None) -> str:
         if seconds >= size:
             return f"{seconds // size} {unit} ago"
     return f"{seconds} s ago"
+
+
+def moment(text: str) -> str:
+    """A moment (RFC 3339) as the clock on the wall here shows it."""
+    at = datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone()
+    return at.strftime("%H:%M" if at.date() == datetime.now().astimezone().date() else "%Y-%m-%d %H:%M")
 
 
 def count(number: int, what: str) -> str:
@@ -62,20 +87,42 @@ def show(options: argparse.Namespace, value: Any) -> bool:
 
 
 def done(options: argparse.Namespace, answer: Any, text: str) -> int:
-    """Say what was done; nothing when nobody watches."""
-    if not show(options, answer) and sys.stdout.isatty():
+    """Say what was done."""
+    if not show(options, answer):
         print(text)
     return OK
 
 
 def complain(options: argparse.Namespace, error: Refused) -> None:
+    """Say why the API refused. What is wrong with a file is shown as `carrier check` shows it, with its lines."""
     problems = error.content if isinstance(error.content, list) else [error.content]
+    placed = [problem for problem in problems if isinstance(problem, Mapping)]
+    if placed and options.command in ("apply", "diff"):
+        import msgspec
+
+        from carrier.config.source import render
+        from carrier.errors import Problem
+
+        found = sorted((msgspec.convert(problem, Problem) for problem in placed), key=lambda problem: (problem.line, problem.column))
+        print(render(found, options.text, options.file), file=sys.stderr)
+        print(f"{options.file}: refused ({count(len(found), 'error')}); nothing has changed", file=sys.stderr)
+        return
     for problem in problems:
         text = problem
-        if isinstance(problem, Mapping):
-            own = options.command in ("apply", "diff")  # else the text is ours, and nobody has seen its lines
-            at = f"{problem['line']}:{problem.get('column', 0)}: " if own and problem.get("line") else ""
-            text = f"{at}{problem.get('path', '')}: {problem.get('message', '')}"
+        if isinstance(problem, Mapping):  # of a body that we made: nobody has seen its fields
+            field = re.sub(r"^\$\.?", "", problem.get("path", ""))
+            text = f"{_FLAGS.get(field, field)}: {problem.get('message', '')}" if field else problem.get("message", "")
             text += f" (allowed: {problem['allowed']})" if problem.get("allowed") else ""
             text += f"; {problem['hint']}" if problem.get("hint") else ""
         print(f"carrier {options.command}: {text}", file=sys.stderr)
+
+
+_FLAGS = {
+    "user": "--user",
+    "port": "--port",
+    "listener": "--listener",
+    "endpoint": "--to",
+    "expires": "--expires",
+    "fallback": "--fallback",
+}
+"""Field of a body -> the flag that it came from."""

@@ -40,6 +40,8 @@ class Env:
         self.api_files: dict[str, tuple[int, int]] = {}
         """Socket files that the REST API listens at, as they were bound -> device and inode: no cluster leads there."""
         self.insecure_admin = False
+        self.file: str | None = None
+        """The configuration file, for who asks which carrier this is."""
         self.clusters: Mapping[str, Cluster] = {}
         """The clusters in force, for a session that looks its route's names up again."""
         self.listeners: Mapping[str, Listener] = {}

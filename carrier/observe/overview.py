@@ -7,6 +7,7 @@ Everything is read from the running parts at the moment of asking; nothing is ke
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -36,6 +37,8 @@ def overview(proxy: Proxy, state: str = "ready", overloaded: str = "") -> Dict:
     config = proxy.config
     return {
         "version": version(),
+        "pid": os.getpid(),
+        "file": proxy.env.file,
         "revision": config.revision,
         "state": state,
         "overloaded": overloaded,

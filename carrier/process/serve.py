@@ -92,6 +92,7 @@ class Server:
         self.env.warn = lambda event, /, **values: log.warn(event, **values)  # its level may change
         self.env.note = lambda event, /, **values: log.notice(event, **values)
         self.env.insecure_admin = settings.insecure_admin
+        self.env.file = settings.file
         self.env.gate = open_gate(settings, log)
         self.proxy = Proxy(self.env, settings.admin, Door(self.env, settings.limits))
         self.bridges = Bridges()

@@ -13,6 +13,7 @@ import pytest
 from carrier.admin.api import Api
 from carrier.admin.calls import Answer
 from carrier.admin.gate import Limits
+from carrier.admin.operations import OPERATIONS
 from carrier.bridges.edits import Bridges
 from carrier.config.draft import Draft
 from carrier.errors import Error
@@ -82,9 +83,9 @@ class Client:
             self.proxy.config = msgspec.structs.replace(self.proxy.config, admin=Admin(strict=True))
         self.api = Api(self.proxy, bridges=bridges)
 
-    async def raw(self, method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
+    async def raw(self, method: str, path: str, body: bytes = b"", own: bool = True, **headers: str) -> Answer:
         path, _, query = path.partition("?")
-        return await self.api.call(method, path, query, {k.replace("_", "-"): v for k, v in headers.items()}, body)
+        return await self.api.call(method, path, query, {k.replace("_", "-"): v for k, v in headers.items()}, body, own=own)
 
     async def __call__(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any, dict[str, str]]:
         encoded = b"" if body is None else json.dumps(body).encode()
@@ -122,23 +123,50 @@ async def test_trailing_and_double_slashes_are_taken(client: Client, path: str) 
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("GET", "/"),
-        ("GET", "/api/v1"),
         ("GET", "/api/v1/bogus"),
         ("GET", "/io.l7mp.api.v1/api/v1/config"),
-        ("HEAD", "/api/v1/config"),
-        ("PATCH", "/api/v1/listeners/x"),
-        ("PUT", "/api/v1/listeners"),
         ("GET", "/api/v1/endpoints"),
         ("GET", "/api/v1/rulelists/x/rules"),
         ("GET", "/api/v1/bridges"),
-        ("get", "/api/v1/config"),
         ("GET", "/api/v1/" + "a/" * 1000),
     ],
 )
-async def test_an_unknown_operation_is_404(client: Client, method: str, path: str) -> None:
+async def test_an_unknown_path_is_404(client: Client, method: str, path: str) -> None:
     answer = await client.raw(method, path)
     assert (answer.status, json.loads(answer.body)["content"]) == (404, "Unknown API operation")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PATCH", "/api/v1/listeners/x", "GET, PUT, DELETE"),
+        ("PUT", "/api/v1/listeners", "GET, POST"),
+        ("HEAD", "/api/v1/config", "GET, POST"),
+        ("get", "/api/v1/config", "GET, POST"),
+        ("GET", "/api/v1/validate", "POST"),
+        ("POST", "/api/v1/status", "GET"),
+    ],
+)
+async def test_a_method_that_a_path_does_not_take_is_405_and_told_those_it_does(
+    client: Client, method: str, path: str, allowed: str
+) -> None:
+    answer = await client.raw(method, path)
+    assert (answer.status, answer.headers["allow"]) == (405, allowed)
+    assert json.loads(answer.body)["content"] == f"{path} takes {allowed.replace(', ', ' and ')}, not {method}"
+
+
+@pytest.mark.parametrize(("method", "path"), [("PATCH", "/api/v1/listeners/x"), ("GET", "/"), ("GET", "/api/v1")])
+async def test_through_a_listener_of_the_configuration_it_is_l7mps_404(client: Client, method: str, path: str) -> None:
+    answer = await client.raw(method, path, own=False)
+    assert (answer.status, json.loads(answer.body)["content"]) == (404, "Unknown API operation")
+
+
+@pytest.mark.parametrize("path", ["/", "/api/v1", "/api/v1/"])
+async def test_the_calls_are_listed_for_who_does_not_know_them(client: Client, path: str) -> None:
+    answer = await client.raw("GET", path)
+    calls = {call["call"]: call for call in json.loads(answer.body)["calls"]}
+    assert answer.status == 200 and calls["PUT /api/v1/bridges/{name}"]["does"].startswith("make or replace a user bridge")
+    assert len(calls) == len(OPERATIONS) and all(call["does"] for call in calls.values())
 
 
 async def test_names_with_slashes_spaces_and_letters_of_all_countries_come_percent_encoded(client: Client) -> None:
@@ -482,7 +510,9 @@ JOHN = {"port": 8080, "user": "john", "match": {"matchHeader": {"name": "x-user"
 async def test_bridges_are_put_read_and_deleted() -> None:
     client = Client(bridges=Bridges())
     await client("POST", "/listeners", {"listener": WEB})
-    assert (await client("PUT", "/bridges/john", JOHN))[0] == 200
+    status, made, headers = await client("PUT", "/bridges/john", JOHN)
+    assert (status, headers["location"], made["name"], made["status"]["state"]) == (201, "/api/v1/bridges/john", "john", "in force")
+    assert (await client("PUT", "/bridges/john", JOHN))[0] == 200, "it is there already"
     assert (await client("GET", "/bridges/john"))[1]["user"] == "john"
     assert [b["name"] for b in (await client("GET", "/bridges"))[1]] == ["john"]
     assert (await client("PUT", "/bridges/jane", {**JOHN, "user": "jane"}))[0] == 409

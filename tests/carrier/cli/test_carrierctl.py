@@ -48,7 +48,7 @@ async def test_a_bridge_is_made_in_one_call_and_the_answer_says_its_revision(soc
     bridge = {"listener": "in", "user": "john", "match": {"matchHeader": {"name": "x", "value": "j"}}, "endpoint": "10.0.0.9:80"}
     status, out, _ = await ctl("-s", socket, "-i", "PUT", "bridges/john", "-", stdin=json.dumps(bridge).encode())
     code, revision = out.splitlines()[0].split()
-    assert (status, code, int(revision) > 1) == (0, "200", True)
+    assert (status, code, int(revision) > 1) == (0, "201", True)
     status, out, _ = await ctl("GET", "/api/v1/bridges/john", CARRIER_SOCKET=socket)
     assert (status, json.loads(out)["user"]) == (0, "john")
     valid = {**bridge, "user": "jane", "name": "jane"}

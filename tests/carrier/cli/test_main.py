@@ -427,7 +427,7 @@ def test_bridges_are_made_over_rest_and_expire_in_the_running_proxy(tmp_path, po
     with running("run", "-c", str(file), "--admin", f"127.0.0.1:{ports[1]}", port=ports[1]) as process:
         match = {"matchHeader": {"name": "x-user", "value": "john"}}
         bridge = {"port": ports[0], "user": "john", "match": match, "endpoint": "127.0.0.1:9", "expires": 0.5}
-        assert ask(ports[1], "/bridges/john", "PUT", bridge)[0] == 200
+        assert ask(ports[1], "/bridges/john", "PUT", bridge)[0] == 201
         assert ask(ports[1], "/bridges/john")[1]["user"] == "john"
         status, answer = ask(ports[1], "/bridges/eve", "PUT", {**bridge, "user": "eve"})
         assert status == 409
