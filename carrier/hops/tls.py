@@ -35,13 +35,14 @@ LINGER = 2.0
 
 
 class Channel:
-    """A TLS endpoint in memory: records go in and come out, no socket. `tls` is the SSLObject."""
+    """A TLS endpoint in memory: records go in and come out, no socket. `tls` is the SSLObject. ended: no more records come."""
 
-    __slots__ = ("incoming", "outgoing", "tls")
+    __slots__ = ("ended", "incoming", "outgoing", "tls")
 
     def __init__(self, context: ssl.SSLContext, server_side: bool, name: str | None = None) -> None:
         self.incoming = ssl.MemoryBIO()
         self.outgoing = ssl.MemoryBIO()
+        self.ended = False
         self.tls = context.wrap_bio(self.incoming, self.outgoing, server_side, name)
 
 
@@ -88,7 +89,7 @@ class Tls(ByteSocket):
     def resume(self) -> None:
         if self.paused and not self.closed and not self.ended_in:
             super().resume()
-            if self.channel.tls.pending() or self.channel.incoming.pending:
+            if self.channel.tls.pending() or self.channel.incoming.pending or self.channel.ended:
                 self.loop.call_soon(self._decrypt)
 
     def _readable(self) -> None:
@@ -98,7 +99,7 @@ class Tls(ByteSocket):
         if data:
             self.channel.incoming.write(data)
         else:
-            self.channel.incoming.write_eof()
+            self.channel.ended = True  # OpenSSL is not told: it would not write any more
         self._decrypt()
 
     def _decrypt(self) -> None:
@@ -109,10 +110,14 @@ class Tls(ByteSocket):
             try:
                 plain = read(READ)
             except ssl.SSLWantReadError:
-                break
+                if not self.channel.ended:
+                    break
+                if self.session is not None:  # RFC 8446 section 6.1; whoever reads may know whether that was all
+                    self.session.event("END", "TLS", "the peer ended without close_notify: what it sent may be cut short")
+                plain = b""
             except ssl.SSLZeroReturnError:
                 plain = b""
-            except ssl.SSLError as exc:  # an end without close_notify (RFC 8446 section 6.1): what came may be cut short
+            except ssl.SSLError as exc:
                 self.broken(Error("reset", f"TLS: {exc.reason or exc}", self.side))
                 return
             if not plain:
@@ -138,7 +143,11 @@ class Tls(ByteSocket):
         if self.closed or self.ended_out:
             return
         if data:
-            self.channel.tls.write(data)
+            try:
+                self.channel.tls.write(data)
+            except ssl.SSLError as exc:  # the peer has said that it failed, and that was read already
+                self.broken(Error("reset", f"TLS: {exc.reason or exc}", self.side))
+                return
             self.gave.bytes += len(data)
             self.gave.messages += 1
             self._send()
@@ -169,8 +178,8 @@ class TlsUpstream(Tls):
         self.channel = channel
 
 
-async def upstream(loop: asyncio.AbstractEventLoop, sock: socket.socket, tls: ClientTls, host: str, where: str) -> TlsUpstream:
-    """TLS on a connected socket, as the client. Raises Error; then the socket is closed."""
+async def connected_channel(loop: asyncio.AbstractEventLoop, sock: socket.socket, tls: ClientTls, host: str, where: str) -> Channel:
+    """Hands shaken over a connected socket, as the client. Raises Error; then the socket is closed."""
     try:
         channel = Channel(tls.context, False, tls.name(host))
         await handshake(loop, sock, channel, "upstream", where)
@@ -180,7 +189,12 @@ async def upstream(loop: asyncio.AbstractEventLoop, sock: socket.socket, tls: Cl
     except BaseException:
         sock.close()
         raise
-    return TlsUpstream(loop, sock, "upstream", channel)
+    return channel
+
+
+async def upstream(loop: asyncio.AbstractEventLoop, sock: socket.socket, tls: ClientTls, host: str, where: str) -> TlsUpstream:
+    """TLS on a connected socket, as the client. Raises Error; then the socket is closed."""
+    return TlsUpstream(loop, sock, "upstream", await connected_channel(loop, sock, tls, host, where))
 
 
 class Inside(ByteSocket):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import ssl
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,8 +13,10 @@ from carrier.core.cluster import Cluster, first_that_connects
 from carrier.core.endpoint import Endpoint
 from carrier.core.pool import Pool
 from carrier.errors import Error, Problem, from_os
+from carrier.hops.bytesocket import connect
 from carrier.hops.certificates import check_client, client_of, renew
-from carrier.hops.tls import HANDSHAKE, tls_error
+from carrier.hops.tls import HANDSHAKE
+from carrier.hops.tlstransport import secure_upstream
 from carrier.options import check_numbers, numbers
 from carrier.wire.h1 import reader as http1
 from carrier.wire.making import request_head
@@ -129,17 +130,16 @@ class HttpCluster(Cluster):
         local = local_address(self.spec)
 
         async def one(address: Address) -> HttpUpstream:
+            if self.tls is not None:
+                sock = await connect(self.env.loop, address[0], address[1], endpoint.address, local)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED)
+                made = HttpUpstream(self, endpoint, pool)
+                return await secure_upstream(self.env.loop, sock, self.tls, endpoint.host, endpoint.address, made)
             try:
                 _, upstream = await self.env.loop.create_connection(
-                    lambda: HttpUpstream(self, endpoint, pool),
-                    *address[1][:2],
-                    family=address[0],
-                    local_addr=local,
-                    **self.secured(endpoint),
+                    lambda: HttpUpstream(self, endpoint, pool), *address[1][:2], family=address[0], local_addr=local
                 )
                 upstream.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED)
-            except ssl.SSLError as exc:
-                raise tls_error(exc, "upstream", endpoint.address) from None
             except OSError as exc:
                 raise from_os(exc, "upstream", endpoint.address, "yes") from None
             return upstream

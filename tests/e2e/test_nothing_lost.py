@@ -1,0 +1,131 @@
+"""Nothing is lost in silence: what a peer has said before it left, however it left, arrives before the end does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import ssl
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.pki import Pki, pki
+from tests.support import Peer, cluster, config, listener, port_of, running, tcp, tcp_server
+
+__all__ = ["pki"]
+MUCH = 2_000_000
+
+
+class Sink:
+    """An upstream that reads, slowly at first, to the end. heard: all of it; ended: in order."""
+
+    def __init__(self, wait: float = 0.3) -> None:
+        self.heard = bytearray()
+        self.ended = asyncio.Event()
+        self.error: OSError | None = None
+        self.wait = wait
+
+    async def __call__(self, peer: Peer) -> None:
+        await asyncio.sleep(self.wait)
+        try:
+            while data := await peer.reader.read(65536):
+                self.heard += data
+        except OSError as exc:
+            self.error = exc
+        self.ended.set()
+
+
+def leave_without_goodbye(port: int, context: ssl.SSLContext, data: bytes, reset: bool = False) -> None:
+    """Send `data` inside TLS, and close TCP without close_notify."""
+    sock = socket.create_connection(("127.0.0.1", port), 10)
+    tls = context.wrap_socket(sock, server_hostname="a.test", suppress_ragged_eofs=False)
+    tls.sendall(data)
+    raw = socket.socket(fileno=tls.detach())
+    raw.shutdown(socket.SHUT_WR)
+    with contextlib.suppress(OSError):
+        while raw.recv(65536):
+            pass
+    raw.close()
+
+
+async def test_what_came_inside_tls_is_delivered_before_an_end_without_goodbye_is_told(pki: Pki) -> None:
+    sink = Sink()
+    data = os.urandom(MUCH)
+    async with tcp_server(sink) as backend:
+        conf = config(clusters=[cluster("up", backend.port)], listeners=[listener("in", "up", spec={"tls": pki("a", "a.test")})])
+        async with running(conf) as proxy:
+            await asyncio.to_thread(leave_without_goodbye, port_of(proxy, "in"), pki.client(), data)
+            await asyncio.wait_for(sink.ended.wait(), 10)
+    assert (len(sink.heard), bytes(sink.heard) == data, sink.error) == (MUCH, True, None)
+
+
+@contextlib.asynccontextmanager
+async def rude(pki: Pki, data: bytes) -> AsyncIterator[int]:
+    """A TLS server that says `data` and closes TCP without close_notify."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made = pki("up", "up.test")
+    context.load_cert_chain(made["certificate"], made["key"])
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sock, _ = listening.accept()
+                with contextlib.suppress(OSError):
+                    tls = context.wrap_socket(sock, server_side=True)
+                    tls.recv(65536)
+                    tls.sendall(data)
+                    raw = socket.socket(fileno=tls.detach())
+                    raw.shutdown(socket.SHUT_WR)
+                    raw.settimeout(5)
+                    while raw.recv(65536):
+                        pass
+                    raw.close()
+
+    task = asyncio.create_task(asyncio.to_thread(serve))
+    try:
+        yield listening.getsockname()[1]
+    finally:
+        listening.shutdown(socket.SHUT_RDWR)
+        listening.close()
+        await task
+
+
+def secured(pki: Pki, port: int, protocol: str = "TCP") -> dict[str, object]:
+    return {**cluster("up", port), "spec": {"protocol": protocol, "port": port, "tls": {"sni": "up.test", "ca": pki.ca}}}
+
+
+async def test_what_an_upstream_said_inside_tls_is_delivered_before_its_end_without_goodbye(pki: Pki) -> None:
+    data = os.urandom(MUCH)
+    async with (
+        rude(pki, data) as port,
+        running(config(clusters=[secured(pki, port)], listeners=[listener("in", "up")])) as proxy,
+        tcp(port_of(proxy, "in")) as client,
+    ):
+        client.send(b"go")
+        await asyncio.sleep(0.3)
+        assert await client.read_all() == data
+
+
+@pytest.mark.parametrize("minor", [0, 1])
+async def test_an_http_answer_that_ends_with_its_connection_is_whole_without_a_goodbye_of_tls(pki: Pki, minor: int) -> None:
+    body = os.urandom(MUCH)
+    async with rude(pki, b"HTTP/1.1 200 OK\r\ncontent-type: x/y\r\n\r\n" + body) as port:
+        conf = config(clusters=[secured(pki, port, "HTTP")], listeners=[listener("in", "up", protocol="HTTP")])
+        async with running(conf) as proxy, tcp(port_of(proxy, "in")) as client:
+            client.send(b"GET / HTTP/1.%d\r\nhost: x\r\nconnection: close\r\n\r\n" % minor)
+            await asyncio.sleep(0.3)
+            answer = await client.read_all()
+            assert answer.startswith(b"HTTP/1.1 200 OK")
+            assert body in answer if not minor else answer.endswith(b"\r\n0\r\n\r\n")
+
+
+async def test_an_http_answer_that_is_shorter_than_it_says_is_still_cut(pki: Pki) -> None:
+    async with rude(pki, b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nshort") as port:
+        conf = config(clusters=[secured(pki, port, "HTTP")], listeners=[listener("in", "up", protocol="HTTP")])
+        async with running(conf) as proxy, tcp(port_of(proxy, "in")) as client:
+            client.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            with pytest.raises(ConnectionResetError):
+                await client.read_all()
