@@ -22,6 +22,7 @@ class PacketCluster(Cluster):
     """`spec: {protocol: AF_PACKET, ethertype}`."""
 
     protocol = "AF_PACKET"
+    privileged = {"protocol": "reads and writes raw frames"}
     kind = "datagram"
     fields = FIELDS
 

@@ -18,6 +18,7 @@ from carrier.errors import Error
 from carrier.wire.making import answer_head, date_field
 
 if TYPE_CHECKING:
+    from carrier.admin.calls import Standing
     from carrier.core.env import Env
     from carrier.core.session import Session
 
@@ -38,7 +39,7 @@ class ControllerCluster(Cluster):
 class ControllerStream(Stream):
     """One REST call. env.api: has `async call(method, path, query, headers, body)`; a gate's caller is handed to it as `peer`."""
 
-    __slots__ = ("api", "body", "done", "gate", "limits", "peer", "proved", "request", "session", "size", "task", "timer")
+    __slots__ = ("api", "body", "done", "gate", "limits", "peer", "request", "session", "size", "standing", "task", "timer")
 
     def __init__(self, session: Session, env: Env) -> None:
         super().__init__()
@@ -47,7 +48,7 @@ class ControllerStream(Stream):
         self.gate = env.gate
         self.limits: Limits = env.gate.limits if env.gate is not None else Limits()
         self.peer = ""
-        self.proved = True
+        self.standing: Standing | None = None
         self.request: Any = None
         self.body: list[bytes] = []
         self.size = 0
@@ -63,7 +64,7 @@ class ControllerStream(Stream):
             try:
                 caller = caller_of(self.session, self.gate.tls)
                 self.peer = self.gate.admit(caller, method, path, headers)
-                self.proved = self.gate.proved(caller, headers)
+                self.standing = self.gate.standing(caller, headers)
             except Error as error:
                 self._refuse(error)
                 return
@@ -128,7 +129,7 @@ class ControllerStream(Stream):
 
     async def _call(self) -> None:
         method, path, query, headers = self._parts()
-        more: dict[str, Any] = {"peer": self.peer, "proved": self.proved} if self.peer else {}
+        more: dict[str, Any] = {"peer": self.peer, "standing": self.standing} if self.peer else {}
         if not self.session.listener.listed:
             more["own"] = True
         answer = await self.api.call(method, path, query, headers, b"".join(self.body), **more)

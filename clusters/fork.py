@@ -31,6 +31,7 @@ class ForkCluster(Cluster):
     """`spec: {protocol: STDIO-fork, command: [...]}`."""
 
     protocol = "STDIO-fork"
+    privileged = {"protocol": "runs commands"}
     default_policy = "None"
     fields = {"command": "a list of words"}
 
@@ -49,10 +50,6 @@ class ForkCluster(Cluster):
         if not is_command(command):
             found.append(Problem("needs 'command'", f"{path}.command", seen=repr(command), allowed=cls.fields["command"]))
         return found
-
-    @classmethod
-    def runs_commands(cls, spec: Mapping[str, Any]) -> bool:
-        return is_command(spec.get("command"))
 
     def choose(self, session: Session, tried: Collection[str] = ()) -> Endpoint:
         return self.place

@@ -26,6 +26,7 @@ class PipeCluster(Cluster):
     """`spec: {protocol: PIPE, reply}`."""
 
     protocol = "PIPE"
+    privileged = {"protocol": "reads and writes files"}
     fields = {"reply": "a named pipe to read answers from"}
 
     def __init__(self, conf: config.Cluster, env: Env) -> None:

@@ -25,6 +25,7 @@ class StdioCluster(Cluster):
     """`spec: {protocol: Stdio}`."""
 
     protocol = "Stdio"
+    privileged = {"protocol": "reads and writes the process's own streams"}
     virtual = True
     default_policy = "None"
     descriptors = (STDIN, STDOUT)

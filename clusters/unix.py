@@ -29,6 +29,7 @@ class UnixCluster(Cluster):
     """`spec: {protocol: UnixDomainSocket, mode}`."""
 
     protocol = "UnixDomainSocket"
+    privileged = {"protocol": "reaches programs of this machine"}
     fields = {"mode": "stream (default), dgram, seqpacket"}
 
     def __init__(self, conf: config.Cluster, env: Env) -> None:

@@ -20,6 +20,7 @@ class PacketListener(Listener):
     """`spec: {protocol: AF_PACKET, interface, ethertype}`."""
 
     protocol = "AF_PACKET"
+    privileged = {"protocol": "reads and writes raw frames"}
     kind = "datagram"
     fields = {"interface": "the name of a network interface", **FIELDS}
 

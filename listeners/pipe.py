@@ -30,6 +30,7 @@ class PipeListener(Listener):
     """`spec: {protocol: PIPE, filename, reply}`, `options`: see OPTIONS."""
 
     protocol = "PIPE"
+    privileged = {"protocol": "reads and writes files"}
     fields = {"filename": "a named pipe to read", "reply": "a named pipe to write answers to"}
 
     def __init__(self, conf: config.Listener, env: Env) -> None:

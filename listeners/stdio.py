@@ -19,6 +19,7 @@ class StdioListener(Listener):
     """`spec: {protocol: Stdio}`."""
 
     protocol = "Stdio"
+    privileged = {"protocol": "reads and writes the process's own streams"}
     descriptors = (STDIN, STDOUT)
 
     def key(self) -> Key:

@@ -40,6 +40,7 @@ class UnixListener(TcpListener):
     """`spec: {protocol: UnixDomainSocket, filename, mode}`, `options`: see OPTIONS."""
 
     protocol = "UnixDomainSocket"
+    privileged = {"protocol": "reaches programs of this machine"}
     fields = {"filename": "path, or @name", "mode": "stream (default), dgram, seqpacket"}
 
     def __init__(self, conf: config.Listener, env: Env) -> None:

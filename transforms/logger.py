@@ -28,6 +28,7 @@ class LoggerCluster(Cluster):
     """`spec: {protocol: Logger, log_file: "-", log_prefix: ""}`."""
 
     protocol = "Logger"
+    privileged = {"protocol": "writes files"}
     virtual = True
     default_policy = "None"
     defaults = {"log_file": "-", "log_prefix": ""}

@@ -28,6 +28,7 @@ class MirrorCluster(Cluster):
     """`spec: {protocol: Mirror, cluster: <name>}`."""
 
     protocol = "Mirror"
+    names_clusters = ("cluster",)
     kind = "datagram"
     virtual = True
     default_policy = "None"

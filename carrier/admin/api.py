@@ -30,6 +30,7 @@ from carrier.admin.calls import (
     Answer,
     Call,
     Operation,
+    Standing,
     _decode,
     _endpoint_names,
     _listed,
@@ -42,11 +43,12 @@ from carrier.admin.calls import (
 from carrier.admin.documents import _changes
 from carrier.admin.gate import HEALTH, Limits
 from carrier.admin.operations import OPERATIONS
-from carrier.config import dump
+from carrier.config import dump, privileges
 from carrier.config import schema as openapi
 from carrier.config.draft import Draft, Protocols, refused
 from carrier.config.findings import Finding, findings
 from carrier.config.inspector import inspect
+from carrier.config.source import Syntax
 from carrier.core import registry
 from carrier.errors import ConfigError, Error, Problem
 from carrier.model import Config
@@ -107,23 +109,25 @@ class Api:
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
         peer: str = "",
-        proved: bool = True,
+        standing: Standing | None = None,
         own: bool = False,
     ) -> Answer:
-        """Serve one call. path: as it came, percent-encoded, without the query; peer: who calls, for the audit; proved: and has
-        shown it; own: it came to the API's own address, not through a listener of the configuration, whose callers know l7mp's API
-        and get its 404 for what it has not. Never raises."""
+        """Serve one call. path: as it came, percent-encoded, without the query; peer: who calls, for the audit; standing: asks why it may
+        not have what is privileged; own: it came to the API's own address, not through a listener of the configuration, whose callers know
+        l7mp's API and get its 404 for what it has not. Never raises."""
         try:
             if own and (found := self._beyond(method, path)) is not None:
                 return found
-            return await self._call(method, path, query, {k.lower(): v for k, v in (headers or {}).items()}, body, peer, proved)
+            return await self._call(method, path, query, {k.lower(): v for k, v in (headers or {}).items()}, body, peer, standing)
         except Error as error:
             return refusal(error)
         except Exception as exc:
             log.exception("%s %s failed", method, path[:200])
             return failure(500, f"internal error: {type(exc).__name__}")
 
-    async def _call(self, method: str, path: str, query: str, headers: dict[str, str], body: bytes, peer: str, proved: bool) -> Answer:
+    async def _call(
+        self, method: str, path: str, query: str, headers: dict[str, str], body: bytes, peer: str, standing: Standing | None
+    ) -> Answer:
         if self.life is not None and path in HEALTH and method in ("GET", "HEAD"):
             status, shown = self.life.answer(path)
             return Answer(status, {"content-type": "application/json", "cache-control": "no-store"}, dump.dumps(shown, "space").encode())
@@ -133,7 +137,7 @@ class Api:
         operation, names = self._resolve(method, path)
         if operation is None:
             return failure(404, "Unknown API operation")
-        call = Call(names, dict(parse_qsl(query, keep_blank_values=True)), headers, peer=peer, proved=proved)
+        call = Call(names, dict(parse_qsl(query, keep_blank_values=True)), headers, peer=peer, standing=standing)
         if not operation.is_write:
             return await self._checked(operation, call, body)
         call.what = f"{method} /{'/'.join([part for part in path.split('/') if part][2:])}"[:200]
@@ -197,12 +201,13 @@ class Api:
                 return failure(415, f"Content-Type must be one of {', '.join(SYNTAXES)}")
             try:
                 if len(body) > BIG:  # sessions are not to wait for it
-                    decoding = asyncio.get_running_loop().run_in_executor(None, _decode, body, syntax, self.limits)
-                    call.decoded = await decoding
+                    decoding = asyncio.get_running_loop().run_in_executor(None, self._read, body, syntax, call)
+                    asked = await decoding
                 else:
-                    call.decoded = _decode(body, syntax, self.limits)
+                    asked = self._read(body, syntax, call)
             except ConfigError as error:
                 return failure(error.status, f"Invalid {syntax.upper()} format in request: {_unreadable(error.problems[0])}")
+            await _check_standing(call, asked)  # before anything in it is looked at: what is found wrong may tell of files
         if self.proxy.strict and not operation.strict:
             faults = self._faults(operation, call)
             if faults:
@@ -211,6 +216,11 @@ class Api:
             return await self._serve(operation, call)
         except ConfigError as error:
             return failure(error.status, _listed(error, call) if operation.strict else error.detail)
+
+    def _read(self, body: bytes, syntax: Syntax, call: Call) -> str:
+        """Decode a body; what of it is privileged, if the caller may be one who may not have it. Raises ConfigError."""
+        call.decoded = _decode(body, syntax, self.limits)
+        return privileges.of_document(call.body, self.protocols) if call.standing is not None else ""
 
     def _resolve(self, method: str, path: str) -> tuple[Operation | None, list[str]]:
         """The operation, and the variable parts of the path: every second one after the prefix."""
@@ -286,8 +296,8 @@ class Api:
             raise Error("drain", "the proxy is ending: nothing is changed any more")
         self._check_tags(operation, call, old)
         new, said = self._edited(operation, call, old) if operation.edit else operation.replace(self, call, old)  # type: ignore[misc]
-        if not call.proved:
-            self._check_commands(old, new)
+        if call.standing is not None and new is not old:
+            await _check_standing(call, privileges.gained(old, new, self.protocols, operation.kind == "bridge"))
         warnings = [*said, *self._news(old, new, operation)]
         if call.flag("dryRun"):
             return self._answer(OK, warnings)
@@ -308,14 +318,6 @@ class Api:
         if operation.kind != "bridge" or call.names[0] not in self.config.bridges:
             return ""
         return dump.dumps(self.bridges.dump(self.config, call.names[0], self.proxy.clusters))
-
-    def _check_commands(self, old: Config, new: Config) -> None:
-        """Whoever may reach 127.0.0.1 must not run commands as us: a cluster that does needs a caller who has shown who it is."""
-        for name, cluster in new.clusters.items():
-            kind = self.protocols.cluster(str(cluster.spec.get("protocol")))
-            if cluster is not old.clusters.get(name) and kind is not None and kind.runs_commands(cluster.spec):
-                detail = f'Cluster "{name}": {kind.protocol} runs commands: call over the unix socket, or with a token'
-                raise Error("forbidden", detail, "downstream")
 
     async def _apply(self, config: Config) -> tuple[str, ...]:
         try:
@@ -390,6 +392,12 @@ class Api:
             ends = shown["source"]["origin"] in listeners or through & clusters
             if ends or (isinstance(endpoint, Mapping) and endpoint.get("name") in endpoints):
                 session.kill()
+
+
+async def _check_standing(call: Call, asked: str) -> None:
+    """asked: what of a call is privileged, and why. Raises Error("forbidden") when the caller may not have it."""
+    if asked and call.standing is not None and (why := await call.standing()):
+        raise Error("forbidden", f"{asked}: {why}", "downstream")
 
 
 AUDITED = 20

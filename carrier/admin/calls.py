@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -52,6 +52,10 @@ class Answer(msgspec.Struct):
     body: bytes
 
 
+Standing = Callable[[], Awaitable[str]]
+"""Why a caller has not shown who it is, or ""; asked only when it matters (carrier/admin/gate.py)."""
+
+
 class Call(msgspec.Struct):
     """A call on its way. names: the path's variable parts, percent-decoded. decoded: the body, if the operation takes one."""
 
@@ -62,8 +66,8 @@ class Call(msgspec.Struct):
     what: str = ""
     """Method and path after the prefix, for the audit line."""
     peer: str = ""
-    proved: bool = True
-    """The caller has shown who it is (carrier/admin/gate.py)."""
+    standing: Standing | None = None
+    """Asks why the caller may not have what is privileged; None: it may."""
 
     @property
     def body(self) -> Any:

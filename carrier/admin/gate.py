@@ -13,6 +13,7 @@ Pure but for the token file, which is looked at when it changes: facts in, an Er
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import ipaddress
@@ -21,12 +22,15 @@ import socket
 import ssl
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import msgspec
 
+from carrier import files
+from carrier.admin import owner
 from carrier.core.address import is_loopback
 from carrier.errors import ConfigError, Error, Problem
 from carrier.hops.unixsocket import credentials
@@ -42,6 +46,8 @@ FORMS = ("text/plain", "multipart/form-data", "application/x-www-form-urlencoded
 FORWARDED = ("x-forwarded-for", "forwarded", "via")
 LEAST = 16
 """Characters of a token: shorter ones can be guessed."""
+LONGEST = 1024 * 1024
+"""Bytes of a file of tokens."""
 PEERS = 1024
 """Remote peers whose rate is remembered."""
 
@@ -60,7 +66,8 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Caller(NamedTuple):
-    """What is known of whoever calls. text: who, for the audit line; local: the address that was called; certificate: verified by the
+    """What is known of whoever calls. text: who, for the audit line; local: the address that was called; peer, at:
+    both ends of a TCP connection; certificate: verified by the
     API's client CA."""
 
     kind: Literal["unix", "loopback", "remote"]
@@ -69,11 +76,14 @@ class Caller(NamedTuple):
     local: str = ""
     uid: int = -1
     pid: int = -1
+    peer: tuple[str, int] = ("", 0)
+    at: tuple[str, int] = ("", 0)
     certificate: bool = False
 
 
 class Tokens:
-    """Bearer tokens of a file: one a line, `NAME TOKEN` or `TOKEN`, `#` begins a comment. Only their hashes are kept.
+    """Bearer tokens of a file: one a line, `NAME TOKEN`, `NAME TOKEN privileged` or `TOKEN`, `#` begins a comment. Only their hashes are
+    kept. Nobody but its owner may read the file.
 
     Raises ConfigError when the file cannot be read, has no token or one that is too short; later, when it has changed and is not
     good any more, the tokens known stay in force, and `say` is told why, once.
@@ -83,42 +93,51 @@ class Tokens:
         self.path = path
         self.say = say
         self.failure = ""
-        self.stamp: tuple[int, int, int] | None = None
+        self.privileged: frozenset[bytes] = frozenset()
+        """Hashes of the tokens that have the right to what is privileged."""
         self.known: list[tuple[str, bytes]] = []
-        self.stamp, self.known = self._read()
+        self.stamp = self._read()
 
-    def _read(self) -> tuple[tuple[int, int, int], list[tuple[str, bytes]]]:
+    def _read(self) -> files.Stamp:
         try:
-            with open(self.path, encoding="utf-8") as file:
-                stamp = _stamp(os.fstat(file.fileno()))
-                lines = file.read(1 << 20).splitlines()
-        except (OSError, UnicodeDecodeError) as exc:
-            raise _bad_file(self.path, getattr(exc, "strerror", None) or "not UTF-8") from None
-        known = []
+            data, stamp = files.read_now(self.path, LONGEST, alone=True)
+            lines = data.decode().splitlines()
+        except (files.Unreadable, UnicodeDecodeError) as exc:
+            raise _bad_file(self.path, str(exc) if isinstance(exc, files.Unreadable) else "not UTF-8") from None
+        known, privileged = [], set()
         for number, line in enumerate(lines, 1):
             words = line.partition("#")[0].split()
             if not words:
                 continue
-            if len(words) > 2 or len(words[-1]) < LEAST:
-                raise _bad_file(self.path, f"line {number}: expected NAME TOKEN, or TOKEN, of {LEAST} characters or more")
-            known.append((words[0] if len(words) == 2 else f"token-{number}", _digest(words[-1])))
+            token = words[0] if len(words) == 1 else words[1]
+            if len(words) > 3 or words[2:] not in ([], ["privileged"]) or len(token) < LEAST:
+                text = f"line {number}: expected NAME TOKEN, NAME TOKEN privileged, or TOKEN, of {LEAST} characters or more"
+                raise _bad_file(self.path, text)
+            known.append((words[0] if len(words) > 1 else f"token-{number}", _digest(token)))
+            if len(words) == 3:
+                privileged.add(known[-1][1])
         if not known:
             raise _bad_file(self.path, "there is no token in it")
-        return stamp, known
+        self.known, self.privileged = known, frozenset(privileged)
+        return stamp
 
     def refresh(self) -> None:
         """Read the file again if it has changed. Never raises."""
         failure = ""
         try:
-            if _stamp(os.stat(self.path)) != self.stamp:
-                self.stamp, self.known = self._read()
+            if files.stamp(self.path) != self.stamp:
+                self.stamp = self._read()
         except ConfigError as error:
             failure = error.detail
-        except OSError as exc:
-            failure = f"{self.path}: {exc.strerror}"
         if failure and failure != self.failure:
             self.say(f"the tokens known stay in force: {failure}")
         self.failure = failure
+
+    def privileged_names(self) -> list[str]:
+        return [name for name, digest in self.known if digest in self.privileged]
+
+    def is_privileged(self, presented: str) -> bool:
+        return _digest(presented) in self.privileged
 
     def find(self, presented: str) -> str | None:
         """The name of a token, or None. Takes the same time whichever it is: all are compared, by their hashes."""
@@ -132,10 +151,6 @@ class Tokens:
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
-
-
-def _stamp(stat: os.stat_result) -> tuple[int, int, int]:
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 def _bad_file(path: str, reason: str) -> ConfigError:
@@ -164,7 +179,7 @@ def server_tls(certificate: str, key: str | None, ca: str | None, optional: bool
 
 class Gate:
     """The checks of one process. tokens, tls: what locks it; insecure: remote callers need nothing; names: host names that it is called
-    by, beside its addresses; clock: monotonic seconds."""
+    by, beside its addresses; trust_loopback: uid or none; clock: monotonic seconds."""
 
     def __init__(
         self,
@@ -173,6 +188,7 @@ class Gate:
         tls: ssl.SSLContext | None = None,
         insecure: bool = False,
         names: tuple[str, ...] = (),
+        trust_loopback: str = "uid",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limits = limits or Limits()
@@ -180,6 +196,8 @@ class Gate:
         self.tls = tls
         self.insecure = insecure
         self.names = frozenset(name.lower() for name in names)
+        self.trust_loopback = trust_loopback
+        """"uid": a caller on loopback whose socket is our own user's or root's has shown who it is; "none": it has not."""
         self.clock = clock
         self.pid = os.getpid()
         """Whose calls are nobody's: what comes from our own process came through one of its clusters."""
@@ -192,6 +210,15 @@ class Gate:
     def locked(self) -> bool:
         """Must TCP callers say who they are?"""
         return self.tokens is not None or self.asks_certificates
+
+    def trusted(self) -> dict[str, Any]:
+        """Who may have what is privileged, for people."""
+        return {
+            "unix socket": "our own user and root",
+            "loopback": "our own user and root" if self.trust_loopback == "uid" else "nobody without a token",
+            "tokens": self.tokens.privileged_names() if self.tokens is not None else [],
+            "certificates": self.asks_certificates,
+        }
 
     @property
     def asks_certificates(self) -> bool:
@@ -238,19 +265,33 @@ class Gate:
 
     # ------------------------------------------------------------------ who
 
-    def proved(self, caller: Caller, headers: Mapping[str, str]) -> bool:
-        """Has the caller shown who it is: our own user on the unix socket, a token or a certificate? Loopback alone shows nothing."""
-        return caller.kind == "unix" or self._known(caller, headers) is not None
+    def standing(self, caller: Caller, headers: Mapping[str, str]) -> Callable[[], Awaitable[str]] | None:
+        """None when the caller may have what is privileged: our own user on the unix socket, a certificate, a token with that right. Else
+        what asks, when it matters, why it may not: the kernel may know it for our own user's. Loopback alone shows nothing."""
+        if caller.kind == "unix" or caller.certificate:
+            return None
+        name = self._known(caller, headers)
+        if name is not None and self.tokens is not None and self.tokens.is_privileged(_bearer(headers)):
+            return None
+        return partial(self._why_not, caller, name)
+
+    async def _why_not(self, caller: Caller, name: str | None) -> str:
+        if caller.kind == "loopback" and self.trust_loopback == "uid":
+            found = await asyncio.get_running_loop().run_in_executor(None, owner.of, caller.peer, caller.at, self.pid == os.getpid())
+            if found is not None and found in (os.geteuid(), 0):
+                return ""
+        shown = f"the token of {name} has not that right" if name is not None else "this caller has not shown who it is"
+        return f'{shown}: call over the unix socket, or with a token that is "privileged"'
 
     def _known(self, caller: Caller, headers: Mapping[str, str]) -> str | None:
         """The name of a caller who has proved it."""
         if caller.certificate:
             return "certificate"
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        if self.tokens is None or scheme.lower() != "bearer":
+        token = _bearer(headers)
+        if self.tokens is None or not token:
             return None
         self.tokens.refresh()
-        return self.tokens.find(token.strip())
+        return self.tokens.find(token)
 
     def _check_anonymous(self, caller: Caller, headers: Mapping[str, str]) -> None:
         if self.locked:
@@ -305,6 +346,11 @@ class Gate:
             self.buckets.popitem(last=False)
 
 
+def _bearer(headers: Mapping[str, str]) -> str:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
 def _name_of(host: str) -> str:
     """The name or address of a Host field, without its port."""
     if host[:1] == "[":
@@ -329,8 +375,10 @@ def caller_of(session: Session, tls: ssl.SSLContext | None = None) -> Caller:
         pid, uid = credentials(sock)
         return Caller("unix", f"unix uid={uid} pid={pid}", uid=uid, pid=pid)
     host, port = getattr(source, "peer", ("", 0))[:2]
-    local = getattr(source, "local", ("", 0))[0]
+    at = getattr(source, "local", ("", 0))[:2]
     secure = tls is not None and cast("Listener", session.listener).tls is tls
     certificate = secure and transport is not None and bool(transport.get_extra_info("peercert"))
     kind: Literal["loopback", "remote"] = "loopback" if is_loopback(host) else "remote"
-    return Caller(kind, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", host, local, certificate=certificate)
+    return Caller(
+        kind, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", host, at[0], peer=(host, port), at=at, certificate=certificate
+    )

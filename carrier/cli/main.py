@@ -145,11 +145,16 @@ def _add_admin(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--admin-socket", metavar="PATH", default="", help="unix socket, or 'off' (default: carrier.sock in a private folder)"
     )
-    group.add_argument("--admin-tokens", metavar="FILE", help="TCP callers need a bearer token: one a line, NAME TOKEN or TOKEN")
+    group.add_argument(
+        "--admin-tokens", metavar="FILE", help="TCP callers need a bearer token: one a line, NAME TOKEN [privileged] or TOKEN"
+    )
     group.add_argument("--admin-ca", metavar="FILE", help="TCP callers need a certificate of this authority (with --admin-cert)")
     group.add_argument("--admin-cert", metavar="FILE", help="serve the API over TLS with this certificate")
     group.add_argument("--admin-key", metavar="FILE", help="and this key (default: in the same file)")
     group.add_argument("--admin-name", metavar="NAME", action="append", default=[], help="a host name that the API may be called by")
+    group.add_argument(
+        "--trust-loopback", metavar="WHOM", choices=("uid", "none"), help="callers on 127.0.0.1 that may have all: our own user's, or none"
+    )
     group.add_argument("--insecure-admin", action="store_true", help="let the REST API be reached from other machines, without any check")
     group.add_argument("--health", metavar="HOST:PORT", type=_address, default=None, help="health and metrics alone, for reading only")
 
@@ -347,6 +352,7 @@ def _settings(options: argparse.Namespace, loaded: Loaded) -> Settings:
         certificate=options.admin_cert,
         key=options.admin_key,
         names=tuple(options.admin_name),
+        trust_loopback=options.trust_loopback,
         limits=msgspec.structs.replace(Limits(), **api),
         bounds=msgspec.structs.replace(own_bounds(), **own),
         state=options.state,

@@ -183,9 +183,9 @@ def _admin(raw: object) -> Admin:
     if not isinstance(raw, Mapping):
         return Admin()
     known = {f: raw[f] for f in ("log_level", "log_file", "access_log_path", "strict", "offload", "offload_ifs") if raw.get(f) is not None}
-    options = {"options": {"access_log": raw["access_log"]}} if raw.get("access_log") is not None else {}
+    options = {name: raw[name] for name in ("access_log", "trust_loopback") if raw.get(name) is not None}
     try:
-        return msgspec.convert(known | options, Admin)
+        return msgspec.convert(known | {"options": options}, Admin)
     except msgspec.ValidationError:
         return Admin()
 

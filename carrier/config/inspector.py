@@ -16,6 +16,8 @@ from carrier.options import check_numbers
 from carrier.rules.notation import compile_match
 
 LOG_LEVELS = ("silly", "verbose", "debug", "info", "notice", "warn", "error", "silent")
+TRUST = ("uid", "none")
+"""`admin.trust_loopback`: a caller on loopback has shown who it is if its socket is our own user's or root's, or never."""
 RETRY_ON = ("never", "connect-failure", "disconnect", "always")
 SECTIONS = {"clusters": "cluster", "listeners": "listener", "rulelists": "rulelist", "rules": "rule", "routes": "route"}
 """Section of a document -> kind of its objects, in the order in which they are built."""
@@ -278,6 +280,7 @@ class Inspector:
             "log_file": self.text,
             "access_log_path": self.text,
             "access_log": self.access_log,
+            "trust_loopback": self.choice(*TRUST),
             "strict": self.boolean,
             "offload": lambda v, p: None if any(v is o or (v == o and isinstance(v, str)) for o in offload) else self.wrong(p, v, allowed),
             "offload_ifs": lambda v, p: (self.each("names", self.text) if isinstance(v, list) else self.text)(v, p),

@@ -81,6 +81,7 @@ ADMIN = (
     Field("log_file", "path", TEXT, "the log goes there instead of to standard error; `-` or `stdout` for standard output", "", "/var/log/carrier.log"),
     Field("access_log", "path or object", {"anyOf": [TEXT, ref("access_log")]}, "a line for each session that has ended", "", {"path": "stdout"}),
     Field("access_log_path", "path", TEXT, "the same, as l7mp's files have it", "", "/var/log/access.json"),
+    Field("trust_loopback", "uid or none", choice("uid", "none"), "callers on loopback that may have what is privileged: those whose socket is our own user's or root's, or none (docs/security.md)", "uid", "none"),
     Field("strict", "true or false", YES_NO, "REST calls are checked against l7mp's schema (its `-s`)", "false", True),
     Field("offload", "text", choice("init", "no_init", "disable", True, False), "kernel offload of l7mp; kept and shown, without effect", "", "disable"),
     Field("offload_ifs", "text or list", {"anyOf": [TEXT, listed(TEXT)]}, "interfaces of l7mp's offload; kept and shown, without effect", "", ["eth0"]),

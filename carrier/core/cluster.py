@@ -16,7 +16,7 @@ from carrier.core.breaker import Breaker
 from carrier.core.endpoint import Endpoint
 from carrier.core.health import Health
 from carrier.core.metadata import get_at
-from carrier.core.spec import Kind, check_fields, check_port, framed
+from carrier.core.spec import TLS_FILES, Kind, check_fields, check_port, framed
 from carrier.errors import ConfigError, Error, Problem, from_os
 
 if TYPE_CHECKING:
@@ -49,6 +49,11 @@ class Cluster:
     """Leads into the REST API: a listener that routes here binds loopback only."""
     fields: ClassVar[Mapping[str, str]] = {}
     """Fields of the spec -> what is allowed, in words; anything else is an unknown field in a strict check."""
+    privileged: ClassVar[Mapping[str, str]] = TLS_FILES
+    """Field of the spec, with dots for one inside another ("protocol": the whole of it) -> what it does that takes a caller who has
+    shown who it is (carrier/config/privileges.py)."""
+    names_clusters: ClassVar[tuple[str, ...]] = ()
+    """Fields of the spec that name other clusters."""
     wrapped: bool = False
     """Its streams carry another protocol's (carrier/hops/joint.py): what comes from a source may not pass as it is."""
     failover: ClassVar[bool] = True
@@ -69,11 +74,6 @@ class Cluster:
         self.endpoints: list[Endpoint] = []
         self.conf = conf
         self.update(conf)
-
-    @classmethod
-    def runs_commands(cls, spec: Mapping[str, Any]) -> bool:
-        """Would this spec run a command? Whoever adds one over REST must have shown who it is."""
-        return False
 
     @classmethod
     def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:

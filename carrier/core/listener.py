@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from carrier.core.address import is_loopback
 from carrier.core.ledger import LARGE
 from carrier.core.resolve import literal
-from carrier.core.spec import Kind, check_fields, check_port, check_text, framed
+from carrier.core.spec import TLS_FILES, Kind, check_fields, check_port, check_text, framed
 from carrier.errors import Problem
 from carrier.options import numbers
 
@@ -43,6 +43,8 @@ class Listener:
     """Of its streams: a datagram cannot wait, so what finds no room is dropped; the others are paused."""
     fields: ClassVar[Mapping[str, str]] = {}
     """Fields of the spec -> what is allowed, in words; anything else is an unknown field in a strict check."""
+    privileged: ClassVar[Mapping[str, str]] = TLS_FILES
+    """As of Cluster: what takes a caller who has shown who it is, and why."""
     transport: ClassVar[str] = "tcp"
     """Of what its `port` is a port."""
     __slots__ = ("__dict__", "__weakref__", "counter", "env", "listed", "now", "track")  # read for each session: faster than the others

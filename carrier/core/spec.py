@@ -8,6 +8,8 @@ from typing import Any, Literal
 from carrier.errors import Problem, did_you_mean
 
 Kind = Literal["byte", "datagram", "message"]
+TLS_FILES: Mapping[str, str] = dict.fromkeys(("tls.certificate", "tls.key", "tls.ca"), "reads a file")
+"""What is privileged of every protocol: fields that name files."""
 FRAMINGS = ("none", "lines", "length32")
 """How a stream of bytes may keep the limits of messages (carrier/hops/framing.py)."""
 

@@ -328,7 +328,7 @@ def settings_from(environment: Mapping[str, str], socket: str | None) -> Setting
         if not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
             raise ConfigError(Problem(f"CARRIER_ADMIN: expected HOST:PORT, got {environment['CARRIER_ADMIN']!r}"))
         admin = host.strip("[]"), int(port)
-    return Settings(admin=admin, socket=socket, drain=25.0, tokens=environment.get("CARRIER_TOKENS") or None)
+    return Settings(admin=admin, socket=socket, drain=25.0, tokens=environment.get("CARRIER_TOKENS") or None, trust_loopback="none")
 
 
 def _name_process() -> None:

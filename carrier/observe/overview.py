@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from carrier.config import privileges
 from carrier.config.dump import version
 from carrier.core.address import authority
 from carrier.errors import Error
@@ -46,6 +47,8 @@ def overview(proxy: Proxy, state: str = "ready", overloaded: str = "") -> Dict:
         "listeners": [_listener(proxy, listener) for listener in proxy.listeners.values()],
         "clusters": [_cluster(cluster) for cluster in proxy.clusters.values()],
         "bridges": [_bridge(proxy, bridge) for bridge in config.bridges.values()],
+        "privileged": [{"kind": kind, "name": name, "why": why} for (kind, name), why in privileges.Reach(config).of.items()],
+        "trusted": proxy.env.gate.trusted() if proxy.env.gate is not None else {},
     }
 
 

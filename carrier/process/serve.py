@@ -52,8 +52,8 @@ class Settings(msgspec.Struct, frozen=True):
 
     admin, health: where the REST API, and health and metrics, listen; None: nowhere. admin_asked: no start without it. socket: the unix
     socket, "" for the default path, None for none. tokens: a file; ca, certificate, key: files of TLS with client certificates; names:
-    host names of the API. drain, delay: seconds. file, text, allow_dangling, adjust: the configuration file, as it was read, for
-    reloads. bounds None: those that fit the machine. metrics: count sessions for /metrics.
+    host names of the API; trust_loopback None: as the file says. drain, delay: seconds. file, text, allow_dangling, adjust: the
+    configuration file, as it was read, for reloads. bounds None: those that fit the machine. metrics: count sessions for /metrics.
     """
 
     admin: tuple[str, int] | None = ("127.0.0.1", 1234)
@@ -68,6 +68,7 @@ class Settings(msgspec.Struct, frozen=True):
     certificate: str | None = None
     key: str | None = None
     names: tuple[str, ...] = ()
+    trust_loopback: str | None = None
     limits: gate.Limits = gate.Limits()
     bounds: Bounds | None = None
     state: str | None = None
@@ -93,7 +94,7 @@ class Server:
         self.env.note = lambda event, /, **values: log.notice(event, **values)
         self.env.insecure_admin = settings.insecure_admin
         self.env.file = settings.file
-        self.env.gate = open_gate(settings, log)
+        self.env.gate = open_gate(settings, log, config)
         self.proxy = Proxy(self.env, settings.admin, Door(self.env, settings.limits))
         self.bridges = Bridges()
         self.life = Life(self.proxy, log, settings.delay, settings.drain)
@@ -186,13 +187,18 @@ class Server:
         return cut
 
 
-def open_gate(settings: Settings, log: Log) -> gate.Gate:
+def open_gate(settings: Settings, log: Log, config: Config) -> gate.Gate:
     """The door of the REST API. Raises ConfigError: a file of tokens or certificates cannot be used."""
     tokens = gate.Tokens(settings.tokens, log.warn) if settings.tokens else None
     tls = None
     if settings.certificate:
         tls = gate.server_tls(settings.certificate, settings.key, settings.ca, optional=tokens is not None)
-    return gate.Gate(settings.limits, tokens, tls, settings.insecure_admin, settings.names)
+    return gate.Gate(settings.limits, tokens, tls, settings.insecure_admin, settings.names, trust_of(settings, config))
+
+
+def trust_of(settings: Settings, config: Config) -> str:
+    """Which callers on loopback have shown who they are: as the command line says, else the file, else our own user's."""
+    return settings.trust_loopback or config.admin.options.get("trust_loopback") or "uid"
 
 
 def _audit(log: Log) -> Callable[..., None]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.soak.process import PATIENCE, carrier, free_port, request
+from tests.soak.process import PATIENCE, Carrier, carrier, exchange, free_port, request
 
 SECRET_CALL = request(
     "POST", "/api/v1/clusters", json.dumps({"cluster": {"name": "sh", "spec": {"protocol": "STDIO-fork", "command": ["cat"]}}}).encode()
@@ -32,15 +34,12 @@ def unix(address: str, mode: str = "stream") -> dict[str, Any]:
 
 def asked(port: int, data: bytes) -> bytes:
     """What comes back from a port, to its end."""
-    with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
+    found = b""
+    with contextlib.suppress(ConnectionResetError, BrokenPipeError), socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
         sock.sendall(data)
-        found = b""
-        try:
-            while chunk := sock.recv(65536):
-                found += chunk
-        except ConnectionResetError:
-            pass
-        return found
+        while chunk := sock.recv(65536):
+            found += chunk
+    return found
 
 
 # -- 1. no cluster leads to the API's own socket, whatever it calls it
@@ -141,3 +140,252 @@ def test_a_call_of_our_own_process_is_nobodys_even_if_it_reaches_the_socket(tmp_
     with pytest.raises(Error, match="from the proxy itself"):
         gate.admit(own, "GET", "/api/v1/config", {})
     assert gate.admit(own._replace(pid=os.getppid()), "GET", "/api/v1/config", {}) == "unix"
+
+
+# -- 2. what is privileged takes a caller who has shown who it is
+
+TOKEN = "correct-horse-battery"
+NOBODY = 4711
+ECHO = {"spec": {"protocol": "Echo"}}
+ASKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "a command": ("clusters", {"cluster": {"name": "x", "spec": {"protocol": "STDIO-fork", "command": ["cat"]}}}),
+    "a command without words": ("clusters", {"cluster": {"name": "x", "spec": {"protocol": "STDIO-fork"}}}),
+    "a unix socket": ("clusters", {"cluster": unix("/run/docker.sock")}),
+    "a named pipe": ("clusters", {"cluster": {"name": "x", "spec": {"protocol": "PIPE"}, "endpoints": [{"spec": {"address": "/p"}}]}}),
+    "frames": ("clusters", {"cluster": {"name": "x", "spec": {"protocol": "AF_PACKET"}, "endpoints": [{"spec": {"address": "lo"}}]}}),
+    "our streams": ("clusters", {"cluster": {"name": "x", "spec": {"protocol": "Stdio"}}}),
+    "a log": ("clusters", {"cluster": {"name": "x", "spec": {"protocol": "Logger", "log_file": "/tmp/l"}}}),
+    "a CA": ("clusters", {"cluster": {"name": "x", "spec": {"protocol": "HTTP", "port": 1, "tls": {"ca": "/etc/shadow"}}}}),
+    "a socket inside": (
+        "clusters",
+        {"cluster": {"name": "x", "spec": {"protocol": "JSONSocket", "transport": {"protocol": "UnixDomainSocket"}}}},
+    ),
+    "a listener's key": (
+        "listeners",
+        {
+            "listener": {
+                "name": "x",
+                "spec": {"protocol": "HTTP", "port": 1, "tls": [{"certificate": "/etc/shadow", "key": "/etc/shadow"}]},
+                "rules": [],
+            }
+        },
+    ),
+    "a listener's socket": (
+        "listeners",
+        {"listener": {"name": "x", "spec": {"protocol": "UnixDomainSocket", "filename": "/tmp/x"}, "rules": []}},
+    ),
+    "a listener's pipe": ("listeners", {"listener": {"name": "x", "spec": {"protocol": "PIPE", "filename": "/tmp/x"}, "rules": []}}),
+    "a command in a route": (
+        "routes",
+        {"route": {"name": "x", "destination": {"name": "y", "spec": {"protocol": "STDIO-fork", "command": ["cat"]}}}},
+    ),
+    "a route to a command": ("routes", {"route": {"name": "x", "destination": "sh"}}),
+    "a route that falls back to a command": ("routes", {"route": {"name": "x", "destination": "echo", "fallback": "sh"}}),
+    "a route through a log": ("routes", {"route": {"name": "x", "destination": "echo", "ingress": ["log"]}}),
+    "a rule to a command": ("rules", {"rule": {"name": "x", "action": {"route": "to-sh"}}}),
+    "a rule in a list": ("rulelists/plain/rules/0", {"rule": "sh-rule"}),
+    "a listener of such a list": (
+        "listeners",
+        {"listener": {"name": "x", "spec": {"protocol": "TCP", "port": 0, "address": "127.0.0.1"}, "rules": "sh-rules"}},
+    ),
+    "a jump to such a list": ("rules", {"rule": {"name": "x", "action": {"apply": "sh-rules"}}}),
+    "a mirror to a command": ("clusters", {"cluster": {"name": "x", "spec": {"protocol": "Mirror", "cluster": "sh"}}}),
+    "an endpoint of a socket": ("clusters/sock/endpoints", {"endpoint": {"spec": {"address": "/run/other"}}}),
+    "a whole configuration": ("config", {"clusters": [{"name": "x", "spec": {"protocol": "Logger"}}]}),
+    "an access log": ("config", {"admin": {"access_log": "/tmp/a"}, "clusters": []}),
+    "trust": ("config", {"admin": {"trust_loopback": "uid"}, "clusters": []}),
+    "only asking": ("validate", {"clusters": [{"name": "x", "spec": {"protocol": "Logger", "log_file": "/root/x"}}]}),
+    "a bridge's key": (
+        "PUT bridges/x",
+        {
+            "listener": "web",
+            "user": "u",
+            "match": {"matchHeader": {"name": "x", "value": "u"}},
+            "endpoint": "127.0.0.1:9",
+            "tls": {"certificate": "/etc/shadow", "key": "/etc/shadow"},
+        },
+    ),
+}
+
+
+def furnished(port: int) -> dict[str, Any]:
+    """A configuration whose operator has made what is privileged."""
+    there = {"protocol": "HTTP", "port": port, "address": "127.0.0.1"}
+    return {
+        "clusters": [
+            {"name": "sh", "spec": {"protocol": "STDIO-fork", "command": ["cat"]}},
+            {"name": "log", "spec": {"protocol": "Logger"}},
+            {"name": "echo", **ECHO},
+            unix("/nonexistent") | {"name": "sock"},
+        ],
+        "routes": [{"name": "to-sh", "destination": "sh"}],
+        "rules": [{"name": "sh-rule", "action": {"route": "to-sh"}}],
+        "rulelists": [{"name": "sh-rules", "rules": ["sh-rule"]}, {"name": "plain", "rules": []}],
+        "listeners": [{"name": "web", "spec": there, "rules": [{"action": {"route": {"destination": "sock"}}}]}],
+    }
+
+
+def ask(port: int, what: str, body: Any, uid: int | None = None, **headers: str) -> tuple[int, Any]:
+    """A call over TCP, from a socket of this user."""
+    method, _, path = what.rpartition(" ")
+    before = os.geteuid()
+    if uid is not None:
+        os.seteuid(uid)
+    try:
+        sock = socket.socket()
+    finally:
+        os.seteuid(before)
+    with sock:
+        sock.settimeout(PATIENCE)
+        sock.connect(("127.0.0.1", port))
+        fields = {"host": f"127.0.0.1:{port}"} | headers
+        return exchange(
+            sock, request(method or "POST", f"/api/v1/{path}", json.dumps(body).encode() if body is not None else b"", **fields)
+        )
+
+
+@pytest.fixture(scope="module")
+def shy() -> Iterator[tuple[int, Carrier]]:
+    """A carrier that trusts nobody on loopback."""
+    port, web = free_port(), free_port()
+    with carrier(furnished(web), "--admin", f"127.0.0.1:{port}", "--trust-loopback", "none") as one:
+        yield port, one
+
+
+@pytest.mark.parametrize("what", ASKS)
+def test_a_caller_who_has_not_shown_who_it_is_gets_nothing_privileged(what: str, shy: tuple[int, Carrier]) -> None:
+    port, one = shy
+    path, body = ASKS[what]
+    before = one.call("GET", "/api/v1/config")[1]
+    for query in ("", "?dryRun=true"):
+        status, said = ask(port, path + query, body)
+        assert status == 403, said
+        assert "has not shown who it is" in said["content"]
+    after = one.call("GET", "/api/v1/config")[1]
+    assert after == before
+
+
+def test_what_is_refused_tells_nothing_of_files(shy: tuple[int, Carrier], tmp_path: Path) -> None:
+    """Not whether they are there, not what they are, and nothing is made."""
+    (tmp_path / "there").write_text("x")
+    said = set()
+    for name in ("there", "gone", "gone/deeper"):
+        body = {"cluster": {"name": "x", "spec": {"protocol": "HTTP", "port": 1, "tls": {"ca": str(tmp_path / name)}}}}
+        said.add(ask(shy[0], "clusters", body)[1]["content"])
+        body = {"clusters": [{"name": "x", "spec": {"protocol": "Logger", "log_file": str(tmp_path / name)}}]}
+        said.add(ask(shy[0], "validate", body)[1]["content"])
+    assert len(said) == 2
+    assert [one.name for one in tmp_path.iterdir()] == ["there"]
+
+
+NETWORK = {
+    "a cluster": ("clusters", {"cluster": {"name": "n1", "spec": {"protocol": "HTTP", "port": 1, "tls": True}}}),
+    "a listener": (
+        "listeners",
+        {"listener": {"name": "n2", "spec": {"protocol": "TCP", "port": 0, "address": "127.0.0.1"}, "rules": "plain"}},
+    ),
+    "a listener with a certificate of its own": (
+        "listeners",
+        {
+            "listener": {
+                "name": "n3",
+                "spec": {"protocol": "HTTP", "port": 0, "address": "127.0.0.1", "tls": {"self_signed": True}},
+                "rules": [],
+            }
+        },
+    ),
+    "a bridge beside a socket that the operator made": (
+        "PUT bridges/n4",
+        {"listener": "web", "user": "u", "match": {"matchHeader": {"name": "x", "value": "u"}}, "endpoint": "127.0.0.1:9"},
+    ),
+    "a rule that takes nothing": ("rulelists/sh-rules/rules/0", {"rule": {"name": "n5", "action": {"route": {"destination": "echo"}}}}),
+    "a cluster deleted": ("DELETE clusters/n1", None),
+}
+
+
+def test_network_protocols_and_bridges_are_everybodys(shy: tuple[int, Carrier]) -> None:
+    for what, (path, body) in NETWORK.items():
+        status, said = ask(shy[0], path, body)
+        assert status in (200, 201), (what, said)
+
+
+def test_the_unix_socket_gets_all(shy: tuple[int, Carrier]) -> None:
+    body = {"cluster": {"name": "u1", "spec": {"protocol": "STDIO-fork", "command": ["cat"]}}}
+    assert shy[1].call("POST", "/api/v1/clusters", body)[0] == 200
+
+
+def test_a_token_has_the_right_if_its_line_says_so(tmp_path: Path) -> None:
+    port, file = free_port(), tmp_path / "tokens"
+    file.write_text(f"ci {TOKEN}\nboss {TOKEN}-of-the-boss privileged\n")
+    file.chmod(0o600)
+    path, body = ASKS["a command"]
+    with carrier({"listeners": []}, "--admin", f"127.0.0.1:{port}", "--admin-tokens", str(file), "--trust-loopback", "none") as one:
+        status, said = ask(port, path, body, authorization=f"Bearer {TOKEN}")
+        assert status == 403 and "the token of ci has not that right" in said["content"]
+        assert ask(port, path, body, authorization=f"Bearer {TOKEN}-of-the-boss")[0] == 200
+        assert one.call("GET", "/api/v1/status")[1]["trusted"]["tokens"] == ["boss"]
+
+
+root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be another user")
+
+
+def test_loopback_callers_of_our_own_user_are_known_by_the_kernel(tmp_path: Path) -> None:
+    """An l7mp user's curl calls go on working unchanged."""
+    port = free_port()
+    with carrier({"listeners": []}, "--admin", f"127.0.0.1:{port}"):
+        assert ask(port, *ASKS["a command"])[0] == 200
+        assert ask(port, *ASKS["a log"], x_forwarded_for="10.0.0.1")[0] == 403
+
+
+@root
+def test_loopback_callers_of_another_user_are_not(tmp_path: Path) -> None:
+    port = free_port()
+    with carrier({"listeners": []}, "--admin", f"127.0.0.1:{port}") as one:
+        status, said = ask(port, *ASKS["a command"], uid=NOBODY)
+        assert status == 403 and "runs commands" in said["content"]
+        assert ask(port, *NETWORK["a cluster"], uid=NOBODY)[0] == 200
+        assert one.call("GET", "/api/v1/clusters/x")[0] == 400
+
+
+@root
+def test_a_caller_that_has_closed_its_socket_is_not_taken_for_root(tmp_path: Path) -> None:
+    """The kernel lists a socket that nobody holds any more as root's."""
+    port = free_port()
+    with carrier({"listeners": []}, "--admin", f"127.0.0.1:{port}") as one:
+        for _ in range(20):
+            os.seteuid(NOBODY)
+            sock = socket.socket()
+            os.seteuid(0)
+            sock.connect(("127.0.0.1", port))
+            sock.sendall(SECRET_CALL)
+            sock.close()
+        assert one.call("GET", "/api/v1/clusters/sh")[0] == 400
+
+
+def test_the_file_may_say_that_loopback_shows_nothing(tmp_path: Path) -> None:
+    port = free_port()
+    with carrier({"admin": {"trust_loopback": "none"}, "listeners": []}, "--admin", f"127.0.0.1:{port}") as one:
+        assert ask(port, *ASKS["a command"])[0] == 403
+        assert one.call("GET", "/api/v1/status")[1]["trusted"]["loopback"] == "nobody without a token"
+
+
+def test_status_says_which_objects_are_privileged_and_why(shy: tuple[int, Carrier]) -> None:
+    shown = {(one["kind"], one["name"]): one["why"] for one in shy[1].call("GET", "/api/v1/status")[1]["privileged"]}
+    assert shown["cluster", "sh"] == "STDIO-fork runs commands"
+    assert shown["route", "to-sh"] == 'leads to cluster "sh": STDIO-fork runs commands'
+    assert ("rulelist", "sh-rules") in shown and ("listener", "web") in shown
+    assert ("cluster", "echo") not in shown
+
+
+# -- 3. files of tokens
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
+def test_a_token_file_that_others_may_read_is_refused(mode: int, tmp_path: Path) -> None:
+    file, conf = tmp_path / "tokens", tmp_path / "c.json"
+    file.write_text(f"ci {TOKEN}\n")
+    file.chmod(mode)
+    conf.write_text('{"listeners": []}')
+    command = [sys.executable, "-m", "carrier", "run", "-c", str(conf), "--admin-socket", "off", "--admin-tokens", str(file)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert found.returncode == 2 and "others may read it" in found.stderr and TOKEN not in found.stderr

@@ -231,17 +231,3 @@ def test_the_guide_tells_the_defaults() -> None:
     assert f"`api.writes` {limits.writes:g} a second after `api.burst` {limits.burst}" in GUIDE
     for name, default in defaults.items():
         assert re.search(rf"`options\.{name}`.*\| {default} \|", GUIDE)
-
-
-def test_a_command_comes_from_a_caller_who_has_shown_who_it_is_and_from_nobody_else_on_loopback() -> None:
-    port = free_port()
-    cluster = {"cluster": {"name": "sh", "spec": {"protocol": "STDIO-fork", "command": ["cat"]}}}
-    with carrier(echo(free_port()), "--admin", f"127.0.0.1:{port}") as server:
-        head = f"POST /api/v1/clusters HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\n"
-        body = json.dumps(cluster)
-        with socket.create_connection(("127.0.0.1", port), PATIENCE) as anybody:
-            anybody.sendall(f"{head}content-length: {len(body)}\r\nconnection: close\r\n\r\n{body}".encode())
-            answer = b"".join(iter(lambda: anybody.recv(65536), b""))
-        assert answer.startswith(b"HTTP/1.1 403 ") and b"runs commands" in answer
-        assert server.call("GET", "/api/v1/clusters/sh")[0] == 400
-        assert server.call("POST", "/api/v1/clusters", cluster)[0] == 200

@@ -22,6 +22,7 @@ BEARER = {"authorization": f"Bearer {TOKEN}"}
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "tokens"
     path.write_text(f"# who may\nci {TOKEN}\n\nanother-token-0123  # without a name\n")
+    path.chmod(0o600)
     return path
 
 
@@ -148,6 +149,7 @@ def test_a_changed_file_is_read_again_and_a_bad_one_leaves_the_tokens_in_force(f
 def test_a_file_without_good_tokens_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "tokens"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    path.chmod(0o600)
     with pytest.raises(ConfigError):
         Tokens(str(path))
     with pytest.raises(ConfigError, match="No such file"):

@@ -16,6 +16,7 @@ from tests.support import free_port
 async def proxy(tmp_path):
     """(port, token) of a proxy whose API is open to those who have the token."""
     (tmp_path / "tokens").write_text("operator: s3cret-s3cret-s3cret-s3cret\n")
+    (tmp_path / "tokens").chmod(0o600)
     port = free_port()
     environment = {"CARRIER_ADMIN": f"127.0.0.1:{port}", "CARRIER_TOKENS": str(tmp_path / "tokens")}
     server = await serve.start(Config(), Log("error"), settings_from(environment, None))

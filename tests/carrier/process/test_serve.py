@@ -85,6 +85,7 @@ async def serving(conf: Config | None = None, **settings: Any) -> AsyncIterator[
 def tokens(tmp_path: Path) -> str:
     path = tmp_path / "tokens"
     path.write_text(f"ci {TOKEN}\n")
+    path.chmod(0o600)
     return str(path)
 
 

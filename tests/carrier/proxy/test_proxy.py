@@ -513,6 +513,7 @@ async def test_a_listener_that_leads_into_the_api_may_not_name_an_address_that_o
 @pytest.mark.parametrize("tokens", [True, False])
 async def test_a_lock_or_a_word_of_the_user_opens_the_api_to_others(tmp_path: Path, tokens: bool) -> None:
     (tmp_path / "tokens").write_text("a-token-of-some-length\n")
+    (tmp_path / "tokens").chmod(0o600)
     async with running() as proxy:
         proxy.env.gate = Gate(tokens=Tokens(str(tmp_path / "tokens")) if tokens else None, insecure=not tokens)
         await proxy.apply(config(clusters=[API], listeners=[to_api("api", address="0.0.0.0")]))
