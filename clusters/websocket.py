@@ -184,12 +184,12 @@ def handshake(session: Session, endpoint: Endpoint, raw: bool) -> tuple[Head, by
     head = upgrade_of(session)
     if head is None:
         head = _made(session, endpoint)
-        return head, head.wire[:-2] + session.fields
+        return head, head.stem + session.fields
     if not valid_key(head.get(b"sec-websocket-key")):
         raise Error("protocol-error", "Sec-WebSocket-Key is not 16 bytes in base64", "downstream")
     if not raw and head.get(EXTENSIONS) is not None:
         head = rewrite(head, fields={EXTENSIONS: None})
-    return head, head.wire[:-2] + session.fields
+    return head, head.stem + session.fields
 
 
 def _made(session: Session, endpoint: Endpoint) -> Head:

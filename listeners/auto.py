@@ -29,8 +29,9 @@ from carrier.hops.peek import fresh, peek
 from carrier.hops.tls import HANDSHAKE
 from carrier.options import check_numbers, numbers
 from carrier.wire.hello import MOST, Hello, parse_hello
-from listeners.http.h1 import HttpConnection
+from listeners.http.h1 import Connection1
 from listeners.http.listener import HttpListener
+from listeners.http.request import Request
 
 if TYPE_CHECKING:
     from carrier import model as config
@@ -168,7 +169,7 @@ class AutoListener(HttpListener):
     async def _serve_as(self, connection: socket.socket, seen: Seen | None) -> None:
         hello = await self._hello(connection) if seen == "tls" else None
         if self.certificates is None and seen == "http":
-            await self.env.loop.connect_accepted_socket(lambda: HttpConnection(self), fresh(connection))
+            await self.env.loop.connect_accepted_socket(lambda: Connection1(self), fresh(connection))
         elif self.certificates is not None and hello is not None and self.certificates.speaks(hello):
             await self.secure(connection, lambda: Decrypted(self))
         else:
@@ -207,13 +208,13 @@ class AutoListener(HttpListener):
                 self.start()
 
     def session_name(self, session: Session) -> str:
-        if isinstance(session.source, HttpConnection):
+        if isinstance(session.source, Request):
             return super().session_name(session)
         source = cast(TcpSource, session.source)
         return self.env.names.give(session, f"TCP:{source.peer[0]}:{source.peer[1]}-{source.local[0]}:{source.local[1]}")
 
     def metadata(self, session: Session) -> dict[str, Any]:
-        if isinstance(session.source, HttpConnection):
+        if isinstance(session.source, Request):
             return super().metadata(session)
         source = cast(TcpSource, session.source)
         return {
@@ -293,7 +294,7 @@ class Decrypted(asyncio.Protocol):
         self._stop()
         listener, transport = self.listener, self.transport
         if seen == "http":
-            connection = HttpConnection(listener)
+            connection = Connection1(listener)
             transport.set_protocol(connection)
             connection.connection_made(transport)
             connection.data_received(self.first)

@@ -29,6 +29,7 @@ from carrier.options import check_numbers, numbers
 from carrier.wire.forwarding import Forwarding, make_id
 from carrier.wire.frames import Closing, accept_key, valid_key
 from carrier.wire.h1.head import ILL, Limits, check_sizes, parse_request, refuse
+from carrier.wire.h1.text import text_of, without_chunked
 from carrier.wire.http import CHUNKED, Head
 from carrier.wire.making import canned
 from listeners.http.answers import misdirected
@@ -140,8 +141,8 @@ class WebSocketListener(TcpListener):
 
 def check_upgrade(head: Head) -> tuple[int, str]:
     """Is this request an opening handshake (section 4.2.1)? The HTTP status to refuse it with, and why; or (0, "")."""
-    if head.method != b"GET" or head.minor < 1:
-        return 405 if head.minor else 426, "a WebSocket begins with a GET of HTTP/1.1"
+    if head.method != b"GET" or head.version == "1.0":
+        return 426 if head.version == "1.0" else 405, "a WebSocket begins with a GET of HTTP/1.1"
     if b"websocket" not in [name.strip() for name in (head.upgrade or b"").split(b",")]:
         return 426, "this port speaks WebSocket: Upgrade: websocket and Connection: Upgrade are needed"
     if head.get(b"sec-websocket-version") != b"13":
@@ -204,8 +205,8 @@ class WebSocketSource(WebSocketEnd):
             refused(self.listener, self, head.raw, Error("protocol-error", why, "downstream"), self.since, status)
             return
         tls = self.listener.certificates
-        if tls is not None and tls.misdirected(self.secured, head.host.decode("latin-1")):
-            self.refuse(misdirected(head.host))
+        if tls is not None and tls.misdirected(self.secured, head.authority.decode("latin-1")):
+            self.refuse(misdirected(head.authority))
             return
         self.early = data[end:]
         self._begin(head)
@@ -266,13 +267,13 @@ class WebSocketSource(WebSocketEnd):
                 self.end()
             return
         if head.status == 101:
-            self._write(head.wire)
+            self._write(text_of(head))
             self.upgraded = True
             self.begin_raw(head, session.destination)
             self.resume()
         elif head.status >= 200:
             self.refused = True
-            wire = head.wire_without_chunked if head.body == CHUNKED else head.wire
+            wire = without_chunked(text_of(head)) if head.body == CHUNKED else text_of(head)
             self._write(wire[:-2] + b"connection: close\r\n\r\n")
             if last:
                 self.end()
@@ -308,7 +309,7 @@ class WebSocketSource(WebSocketEnd):
         refused(self.listener, self, begun, error, self.since)
 
     def _say(self, head: Head, body: bytes) -> None:
-        self._write(head.wire[:-2] + b"connection: close\r\n\r\n" + body)
+        self._write(head.text[:-2] + b"connection: close\r\n\r\n" + body)
         self._hang_up()
 
     def _hang_up(self) -> None:

@@ -145,7 +145,7 @@ class Lines:
                 sizes = told[7] if same else SIZES % (got, sent, status)
             else:
                 known = targets.get(request.target)
-                same = known is not None and known[0] is request.method and known[1] is request.host
+                same = known is not None and known[0] is request.method and known[1] is request.authority
                 asked = known[2] if same else self._asked(request)  # type: ignore[index]
                 end = fixed.get((decision, decision.cluster, endpoint)) or self._end(recorded(cast("Record", entry)))
                 sizes = SIZES % (got, sent, status)
@@ -177,7 +177,7 @@ class Lines:
 
     def _asked(self, request: Any) -> bytes:
         """What a line says of a request, from the quote that ends its id."""
-        method, target, host = request.method, request.target, request.host
+        method, target, host = request.method, request.target, request.authority
         known = self.asked.get(target)
         if known is not None and known[0] == method and known[1] == host:
             return known[2]
@@ -274,13 +274,13 @@ class Lines:
         got, sent = session.bytes_in, session.bytes_out
         what, agent, host, passed, own = "- - -", "-", "-", "-", None
         if request is not None:
-            got = max(0, got - len(request.raw or request.wire))
+            got = max(0, got - len(request.raw or request.text))
             what = f"{_plain(request.method)} {_plain(self._path(request.target))} HTTP/{request.version}"
-            agent, host = _plain(request.get(b"user-agent")), _plain(request.host)
+            agent, host = _plain(request.get(b"user-agent")), _plain(request.authority)
             passed = _plain(request.get(b"x-forwarded-for"))
             own = request_id(request, session.fields)
         if answer is not None:
-            sent = max(0, sent - len(answer.wire))
+            sent = max(0, sent - len(answer.text))
         service = answer.get(b"x-envoy-upstream-service-time") if answer is not None else None
         milliseconds = round((session.ended_at - session.started) * 1000)
         return (

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from carrier.wire.http import HOP, Head
+from carrier.wire.http import HOP, Fields, Head
 
 _CLAIMS = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port", b"forwarded")
 ALIASES = frozenset(b"x%bforwarded%b%b" % (a, b, name[12:]) for name in _CLAIMS[:4] for a in (b"-", b"_") for b in (b"-", b"_")) - {
@@ -51,16 +51,16 @@ class Forwarding:
             return names | ALIASES | {b"x-forwarded-for"} if self.x_forwarded else names
         return names | CLAIMS if self.x_forwarded or self.forwarded else names
 
-    def standing(self, host: bytes, seen: Mapping[bytes, object]) -> bytes:
-        """Lines that are the same for every request with this Host; `seen` has the lower-case names that came."""
-        lines = b"host: " + self.host + b"\r\n" if self.host else b""
+    def standing(self, host: bytes, seen: Mapping[bytes, object], version: bytes = b"1.1") -> Fields:
+        """Fields that are the same for every request with this Host; `seen` has the lower-case names that came. version: it came with."""
+        found: list[tuple[bytes, bytes]] = [(b"host", self.host)] if self.host else []
         if self.x_forwarded and not (self.trusted and b"x-forwarded-proto" in seen):
-            lines += b"x-forwarded-proto: " + self.scheme + b"\r\n"
+            found.append((b"x-forwarded-proto", self.scheme))
         if self.x_forwarded and host and not (self.trusted and b"x-forwarded-host" in seen):
-            lines += b"x-forwarded-host: " + host + b"\r\n"
+            found.append((b"x-forwarded-host", host))
         if self.via:
-            lines += b"via: 1.1 " + self.via + b"\r\n"
-        return lines
+            found.append((b"via", version + b" " + self.via))
+        return tuple(found)
 
     def extra(self, head: Head, peer: bytes, made: bytes = b"") -> bytes:
         """Lines that differ per connection or request, to be put behind `Head.stem`. `peer`: the client's address without port;
@@ -72,7 +72,7 @@ class Forwarding:
         if self.forwarded:
             node = b'"[%b]"' % peer if b":" in peer else peer
             lines += b"forwarded: for=%b;proto=%b" % (node, self.scheme)
-            lines += b';host="%b"\r\n' % head.host if head.host else b"\r\n"
+            lines += b';host="%b"\r\n' % head.authority if head.authority else b"\r\n"
         if made and self.request_id and not head.named:
             lines += self.request_id + b": " + made + b"\r\n"
         return lines

@@ -1,11 +1,11 @@
 """What is true of every HTTP version: the head of a message, and what a proxy may send on of it (RFC 9110).
 
 A `Head` is made once, by a codec or by `request_head` and `answer_head`, and then only read: it can be kept in a memo and shared by
-sessions. It says how the message is framed and carries `wire`, the bytes of the head as HTTP/1.1 must see them on the other side:
-hop-by-hop fields cut, framing field in its one canonical form. Fields are split out of the head block only when somebody asks.
-`Forwarding` says what the wire form does with Host, `x-forwarded-*`, `forwarded`, `via` and the request id; `extra()` gives the lines that
-differ per connection or request, to be put behind `Head.stem`: one concat. This file knows no socket, and the clock
-only for the Date of our own answers.
+sessions. It says what was asked or answered, what fields came, and how the message is framed. What is sent on is an *encoding* of it, made
+by the codec of one version and kept with the head: `text` by HTTP/1.1, `block` by HTTP/2. Whichever codec read the head makes its own
+first, the other from what that one has (`sent_on`), when somebody asks. Fields are split out of a text only when somebody asks, too.
+`Forwarding` says what an encoding does with Host, `x-forwarded-*`, `forwarded`, `via` and the request id; `extra()` gives the lines that
+differ per connection or request, to be put behind `Head.stem`: one concat. This file knows no socket and no clock.
 """
 
 from __future__ import annotations
@@ -62,53 +62,57 @@ class Head:
     to remember, which is not to refer to the head (that would be a cycle, and a memo's worth of heads would wait for the collector); and
     `told`, the same for the access log.
 
-    A request has `method`, `target` (as it came) and `host`; an answer has `status` and `reason`. `minor` is the version it came with
-    (1 for HTTP/1.1; 1 as well for requests we make). `body` is NONE, LENGTH, CHUNKED or CLOSE, `length` the bytes of a LENGTH body.
-    `keep_alive`: the connection it came on may be used again (after a CLOSE body never). `expect`: the client waits for 100 (Continue).
-    `upgrade`: the protocols asked for or switched to, lower case, if Connection names the upgrade. `named`: the request came with a
-    request id, `explain`: with x-carrier-explain. `key`: equal keys have equal values in every field that rules look at
-    (Forwarding.interesting), whatever the target; None if that is not known.
-    `simple`: a request of HTTP/1.1 without body, Upgrade, HEAD, CONNECT and x-carrier-explain, after which the connection stays: its reader
+    A request has `method`, `target` (as it came) and `authority`; an answer has `status` and `reason`. `version` is the one it came with
+    ("1.1" also for those that we make). `body` is NONE, LENGTH, CHUNKED (of no known length) or CLOSE (the same, to the connection's end),
+    `length` the bytes of a LENGTH body. `keep_alive`: the connection it came on may be used again (after a CLOSE body never). `expect`: the
+    client waits for 100 (Continue). `upgrade`: the protocols asked for or switched to, lower case. `tunnel`: an answer behind which both
+    sides speak another protocol. `named`: the request came with a request id, `explain`: with x-carrier-explain. `key`: equal keys have
+    equal values in every field that rules look at (Forwarding.interesting), whatever the target; None if that is not known.
+    `simple`: a request without body, Upgrade, HEAD, CONNECT and x-carrier-explain, behind which an HTTP/1.1 connection stays: its reader
     need not know of it, and any whole answer may follow as it is. `family`: of its status, 2 for 2xx. `whole`: a final answer of known
-    length, after which the connection stays. `stem`: `wire` without its last CRLF.
+    length, after which the connection stays. `text`: the encoding of HTTP/1.1, b"" until it is made; `stem`: that without its last CRLF.
+    `raw`: the bytes that HTTP/1.1 read. `onward`: the fields to be sent on without those that frame or route, None until they are split.
     """
 
     __slots__ = (
         "_fields",
+        "authority",
+        "block",
         "body",
         "decision",
         "expect",
         "explain",
         "family",
-        "host",
         "keep_alive",
         "key",
         "length",
         "method",
-        "minor",
         "named",
+        "onward",
         "raw",
         "reason",
         "simple",
         "status",
         "stem",
         "target",
+        "text",
         "told",
+        "tunnel",
         "upgrade",
+        "version",
         "whole",
-        "wire",
     )
 
     def __init__(
         self,
-        wire: bytes,
+        text: bytes,
         raw: bytes = b"",
         method: bytes = b"",
         target: bytes = b"",
-        host: bytes = b"",
+        authority: bytes = b"",
         status: int = 0,
         reason: bytes = b"",
-        minor: int = 1,
+        version: str = "1.1",
         body: int = NONE,
         length: int = 0,
         keep_alive: bool = True,
@@ -118,17 +122,19 @@ class Head:
         key: object = None,
         fields: Fields | None = None,
         explain: bool = False,
+        tunnel: bool = False,
+        onward: Fields | None = None,
     ) -> None:
-        self.wire = wire
-        self.stem = wire[:-2]
+        self.text = text
+        self.stem = text[:-2]
         self.raw = raw
         self.method = method
         self.target = target
-        self.host = host
+        self.authority = authority
         self.status = status
         self.family = status // 100
         self.reason = reason
-        self.minor = minor
+        self.version = version
         self.body = body
         self.length = length
         self.keep_alive = keep_alive
@@ -138,7 +144,12 @@ class Head:
         self.explain = explain
         self.key = key
         self._fields = fields
-        self.simple = body == NONE and keep_alive and upgrade is None and minor == 1 and method not in (b"HEAD", b"CONNECT") and not explain
+        self.tunnel = tunnel
+        self.onward = onward
+        self.block: Any = None
+        self.simple = (
+            body == NONE and keep_alive and upgrade is None and version == "1.1" and method not in (b"HEAD", b"CONNECT") and not explain
+        )
         self.whole = status >= 200 and keep_alive and body <= LENGTH
         self.decision: Any = None
         self.told: Any = None
@@ -154,10 +165,6 @@ class Head:
         """The value of field `name` (lower case); several lines joined by ", " (RFC 9110 5.3); None if there is none."""
         values = [v for n, v in self.fields if n.lower() == name]
         return b", ".join(values) if values else None
-
-    @property
-    def version(self) -> str:
-        return f"1.{self.minor}"
 
     @property
     def location(self) -> bytes:
@@ -178,11 +185,6 @@ class Head:
     def query(self) -> bytes:
         return self.location.partition(b"?")[2]
 
-    @property
-    def wire_without_chunked(self) -> bytes:
-        """`wire` for an HTTP/1.0 peer, who must not see a transfer coding (RFC 9112 6.1): the body then ends with the connection."""
-        return self.wire.replace(b"\r\ntransfer-encoding: chunked\r\n", b"\r\n", 1)
-
     def without_body(self) -> Head:
         """The same head where no body follows it: an answer to HEAD."""
         return self._like(body=NONE, length=0)
@@ -191,8 +193,23 @@ class Head:
         """The same head for a body whose length is not known any more: a transform may change it."""
         if self.body != LENGTH:
             return self
-        wire = re.sub(rb"\r\ncontent-length:[^\r]*", b"", self.wire, count=1, flags=re.IGNORECASE)
-        return self._like(wire=wire[:-2] + framing_field(CHUNKED, 0) + b"\r\n", body=CHUNKED, length=0)
+        text = re.sub(rb"\r\ncontent-length:[^\r]*", b"", self.text, count=1, flags=re.IGNORECASE)
+        text = text and text[:-2] + framing_field(CHUNKED, 0) + b"\r\n"
+        onward = self.onward and tuple(pair for pair in self.onward if pair[0] != b"content-length")
+        return self._like(text=text, onward=onward, body=CHUNKED, length=0)
+
+    def as_tunnel(self) -> Head:
+        """The same head where another protocol follows it."""
+        return self._like(tunnel=True)
+
+    def sent_on(self) -> Fields:
+        """The fields to be sent on, names in lower case, without those that frame the message, route it or are for one hop: Host,
+        Content-Length, Transfer-Encoding, Connection, Upgrade. What an encoding is made of that was not made by the codec that read it."""
+        found = self.onward
+        if found is None:
+            lower = ((name.lower(), value) for name, value in split_fields(self.text))
+            found = self.onward = tuple(pair for pair in lower if pair[0] not in ENDURING and pair[0] not in HOP)
+        return found
 
     def metadata(self) -> dict[str, Any]:
         """The "HTTP" part of a session's metadata, as l7mp lays it out; a new tree at each call.
@@ -223,22 +240,22 @@ class Head:
             "query": self.query.decode("latin-1"),
         }
 
-    def again(self, wire: bytes, raw: bytes, target: bytes, length: int) -> Head:
+    def again(self, text: bytes, raw: bytes, target: bytes, length: int) -> Head:
         """The same head with another target, other values in fields that decide nothing, and another length, if its body has one.
 
         Half the price of a new one: nothing is decided again. No length becomes 0 or ceases to be it: that changes what the rest means.
         """
         head = _new(Head)
-        head.wire = wire
-        head.stem = wire[:-2]
+        head.text = text
+        head.stem = text[:-2]
         head.raw = raw
         head.method = self.method
         head.target = target
-        head.host = self.host
+        head.authority = self.authority
         head.status = self.status
         head.family = self.family
         head.reason = self.reason
-        head.minor = self.minor
+        head.version = self.version
         head.body = self.body
         head.length = length
         head.keep_alive = self.keep_alive
@@ -247,14 +264,15 @@ class Head:
         head.named = self.named
         head.explain = self.explain
         head.key = self.key
-        head._fields = None
+        head._fields = head.onward = head.block = None
+        head.tunnel = False
         head.simple = self.simple
         head.whole = self.whole
         head.decision = head.told = None
         return head
 
     def _like(self, **changed: Any) -> Head:
-        made = ("_fields", "decision", "family", "simple", "stem", "told", "whole")
+        made = ("_fields", "block", "decision", "family", "simple", "stem", "told", "whole")
         values = {name: getattr(self, name) for name in self.__slots__ if name not in made}
         return Head(**{**values, "fields": self._fields, **changed})
 

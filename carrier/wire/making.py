@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from carrier.errors import Error, Side, shown
+from carrier.wire.h1.text import answer_text, request_text, text_of
 from carrier.wire.http import (
     EXPLAIN,
     FIELD_BYTES,
@@ -21,7 +22,6 @@ from carrier.wire.http import (
     Head,
     _bad,
     check_field,
-    framing_field,
     join_fields,
 )
 
@@ -68,16 +68,13 @@ def request_head(
     if b"host" not in names:
         raise _bad(side, "no Host")
     cut = profile.cut() if profile else HOP
-    lines = join_fields((n, v) for n, v in own if n.lower() not in cut)
-    lines += profile.standing(host, names) if profile else b""
-    lines += framing_field(body, length)
+    sent = tuple((n, v) for n, v in own if n.lower() not in cut) + (profile.standing(host, names) if profile else ())
     if upgrade:
         check_field(b"upgrade", upgrade, side)
-        lines += b"connection: upgrade\r\nupgrade: " + upgrade + b"\r\n"
-    wire = method + b" " + target + b" HTTP/1.1\r\n" + lines + b"\r\n"
+    text = request_text(method, target, sent, body, length, upgrade)
     named = bool(profile and profile.request_id in names)
     explain = EXPLAIN in names
-    return Head(wire, b"", method, target, host, body=body, length=length, upgrade=upgrade, named=named, fields=own, explain=explain)
+    return Head(text, b"", method, target, host, body=body, length=length, upgrade=upgrade, named=named, fields=own, explain=explain)
 
 
 def answer_head(
@@ -102,9 +99,7 @@ def answer_head(
     kind, size = (LENGTH, len(body)) if framing is None else (framing, length)
     if status < 200 or status in (204, 304):
         kind, size = NONE, 0
-    start = b"HTTP/1.1 %d %b\r\n" % (status, reason)
-    wire = start + join_fields(own) + framing_field(kind, size) + b"\r\n"
-    return Head(wire, b"", status=status, reason=reason, body=kind, length=size, fields=own)
+    return Head(answer_text(status, reason, own, kind, size), b"", status=status, reason=reason, body=kind, length=size, fields=own)
 
 
 def date_field() -> tuple[bytes, bytes]:
@@ -150,12 +145,12 @@ def rewrite(
     added = [(n, v) for n, v in changes.items() if v is not None]
     for name, value in added:
         check_field(name, value)
-    start, _, block = head.wire.partition(b"\r\n")
+    start, _, block = text_of(head).partition(b"\r\n")
     if not head.status:
         sent = start.split(b" ")[1] if target == head.target else target
         start = method + b" " + sent + b" HTTP/1.1"
     lines = [line for line in block.split(b"\r\n")[:-2] if line.partition(b":")[0].lower() not in changes]
-    wire = b"\r\n".join([start, *lines]) + b"\r\n" + join_fields(added) + b"\r\n"
+    text = b"\r\n".join([start, *lines]) + b"\r\n" + join_fields(added) + b"\r\n"
     seen = tuple((n, v) for n, v in head.fields if n.lower() not in changes) + tuple(added)
-    host = changes.get(b"host") or head.host
-    return head._like(wire=wire, raw=b"", method=method, target=target, host=host, fields=seen, key=None)
+    host = changes.get(b"host") or head.authority
+    return head._like(text=text, raw=b"", method=method, target=target, authority=host, fields=seen, key=None, onward=None)

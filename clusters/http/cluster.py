@@ -18,9 +18,9 @@ from carrier.hops.certificates import check_client, client_of, renew
 from carrier.hops.tls import HANDSHAKE
 from carrier.hops.tlstransport import secure_upstream
 from carrier.options import check_numbers, numbers
-from carrier.wire.h1 import reader as http1
 from carrier.wire.making import request_head
-from clusters.http.h1 import HttpUpstream
+from clusters.http.exchange import Shared
+from clusters.http.h1 import Upstream1
 from clusters.http.probe import Probe
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from carrier.core.resolve import Address
     from carrier.core.session import Session
     from carrier.core.stream import Socket, Stream
-    from carrier.wire.http import Head
 
 UNACKNOWLEDGED = 10_000
 """Milliseconds after which a connection is lost when the other host acknowledges nothing that was sent (RFC 5482, tcp(7)): a laptop that
@@ -66,18 +65,12 @@ class HttpCluster(Cluster):
         return check_client(spec.get("tls"), f"{path}.tls") if "tls" in cls.fields else []
 
     def __init__(self, conf: config.Cluster, env: Env) -> None:
-        self.memo = http1.AnswerMemo()
-        self.known: tuple[bytes, Head | None, bytes] = (b"", None, b"")
-        """The last whole short answer, and what it is: the next one is often the same."""
-        self.limits = http1.Limits()
-        self.busy: set[HttpUpstream] = set()
-        self.now = env.loop.time()
-
         self.tls = client_of(conf.spec)
         self.pools: dict[Endpoint, Pool] = {}
         limits = numbers(conf.options, OPTIONS)
         self.max_idle, self.max_per_endpoint, self.max_waiting = (int(limits[n]) for n in ("max_idle", "max_per_endpoint", "max_waiting"))
-        self.idle_timeout, self.answer_timeout = limits["idle_timeout"], limits["answer_timeout"]
+        self.idle_timeout = limits["idle_timeout"]
+        self.shared = Shared(env.loop.time(), limits["answer_timeout"])
         super().__init__(conf, env)
 
     @classmethod
@@ -107,7 +100,7 @@ class HttpCluster(Cluster):
         assert endpoint is not None
         if session.retries or not endpoint.idle:  # what broke one kept-alive connection may have broken them all
             return None
-        found: HttpUpstream = endpoint.idle.pop()
+        found: Upstream1 = endpoint.idle.pop()
         found.session = session
         return found
 
@@ -121,23 +114,23 @@ class HttpCluster(Cluster):
                 free = await self._connect(endpoint, pool)
             finally:
                 pool.entered()
-        upstream = cast(HttpUpstream, free)
+        upstream = cast(Upstream1, free)
         upstream.session = session
         return upstream
 
-    async def _connect(self, endpoint: Endpoint, pool: Pool) -> HttpUpstream:
+    async def _connect(self, endpoint: Endpoint, pool: Pool) -> Upstream1:
         addresses = await self.env.resolver.resolve(endpoint.host, endpoint.port)
         local = local_address(self.spec)
 
-        async def one(address: Address) -> HttpUpstream:
+        async def one(address: Address) -> Upstream1:
             if self.tls is not None:
                 sock = await connect(self.env.loop, address[0], address[1], endpoint.address, local)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED)
-                made = HttpUpstream(self, endpoint, pool)
+                made = Upstream1(self.shared, endpoint, pool)
                 return await secure_upstream(self.env.loop, sock, self.tls, endpoint.host, endpoint.address, made)
             try:
                 _, upstream = await self.env.loop.create_connection(
-                    lambda: HttpUpstream(self, endpoint, pool), *address[1][:2], family=address[0], local_addr=local
+                    lambda: Upstream1(self.shared, endpoint, pool), *address[1][:2], family=address[0], local_addr=local
                 )
                 upstream.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED)
             except OSError as exc:
@@ -145,7 +138,7 @@ class HttpCluster(Cluster):
             return upstream
 
         try:
-            return cast(HttpUpstream, await first_that_connects(addresses, one))
+            return cast(Upstream1, await first_that_connects(addresses, one))
         except Error:
             self.env.resolver.forget(endpoint.host)
             raise
@@ -166,7 +159,7 @@ class HttpCluster(Cluster):
         request = request_head(b"GET", health.path.encode("latin-1", "replace"), [(b"host", host), (b"user-agent", b"carrier2-health")])
         try:
             transport, probe = await self.env.loop.create_connection(
-                lambda: Probe(self.limits, request), *addresses[0][1][:2], **self.secured(endpoint)
+                lambda: Probe(self.shared.limits, request), *addresses[0][1][:2], **self.secured(endpoint)
             )
         except OSError as exc:
             raise from_os(exc, "upstream", endpoint.address) from None
@@ -179,11 +172,11 @@ class HttpCluster(Cluster):
 
     def tick(self, now: float) -> None:
         super().tick(now)
-        self.now = now
+        self.shared.now = now
         if self.tls is not None:
             renew(self.tls, self.env, f"cluster/{self.name}")
         if self.idle_timeout:
             for pool in list(self.pools.values()):
                 pool.expire(now - self.idle_timeout)
-        for upstream in list(self.busy):
+        for upstream in list(self.shared.busy):
             upstream.tick(now)

@@ -1,8 +1,7 @@
 """One upstream connection of HTTP/1.1: idle in its endpoint's pool, or the destination of a session, one request at a time.
 
-Its answer is read strictly (wire/h1/reader.py): what is wrong before the first byte went on becomes a 502, later a visible cut, and
-the connection is never used again. A kept-alive connection that dies before it answered breaks with retry "if_reused": the session
-repeats a safe request once. Sources that know no HTTP (TCP, UDP) become the body of a request made for them.
+Its answer is read strictly (wire/h1/reader.py); after one that is wrong the connection is never used again. A kept-alive connection that
+dies before it answered breaks with retry "if_reused": the session repeats a request once, if that may be done.
 """
 
 from __future__ import annotations
@@ -10,17 +9,17 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
-from carrier.core.stream import DESTROYED, HIGH, NOWHERE, Socket
-from carrier.errors import Error, Retry, from_os
-from carrier.wire.h1 import reader as http1
-from carrier.wire.http import CHUNKED, LENGTH, NONE, Fields, Head
-from carrier.wire.making import request_head
+from carrier.core.stream import HIGH, NOWHERE
+from carrier.errors import Error, from_os
+from carrier.wire.h1.chunked import chunk, last_chunk
+from carrier.wire.h1.reader import AnswerReader
+from carrier.wire.h1.text import text_of
+from carrier.wire.http import CHUNKED, LENGTH, Fields, Head
+from clusters.http.exchange import Exchange, Shared, named
 
 if TYPE_CHECKING:
     from carrier.core.endpoint import Endpoint
     from carrier.core.pool import Pool
-    from carrier.core.session import Session
-    from clusters.http.cluster import HttpCluster
 
 SHORT = 4096
 """Bytes of an answer that is worth remembering whole."""
@@ -38,7 +37,7 @@ class Bulk(asyncio.BufferedProtocol):
     buffer = memoryview(bytearray(PIECE))
     """One for all: what was read is copied out before the loop reads again."""
 
-    def __init__(self, upstream: HttpUpstream) -> None:
+    def __init__(self, upstream: Upstream1) -> None:
         self.upstream = upstream
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -60,106 +59,60 @@ class Bulk(asyncio.BufferedProtocol):
         self.upstream.resume_writing()
 
 
-class HttpUpstream(Socket, asyncio.Protocol):
-    """One upstream connection: idle in its endpoint's pool, or the destination of a session. It counts no bytes: the source does.
+class Upstream1(Exchange, asyncio.Protocol):
+    """One upstream connection, and the exchange on it.
 
-    half: one direction of a tunnel has ended. full: the transport holds enough of what the upstream does not read.
-    used: it has carried a request before. usable: nothing has happened to it while idle. begun, request_done, waiting: how far
-    the present exchange is: its head was sent, all of it was, the answer's head has not come. plain: the source knows no HTTP.
+    full: the transport holds enough of what the upstream does not read. bulk: large reads are taken in pieces. misses: heads in a row that
+    the memo did not know.
     """
 
-    __slots__ = (
-        "bulk",
-        "chunked",
-        "cluster",
-        "endpoint",
-        "full",
-        "half",
-        "misses",
-        "out",
-        "paused",
-        "plain",
-        "pool",
-        "reader",
-        "request",
-        "request_done",
-        "since",
-        "transport",
-        "tunnel",
-        "usable",
-        "used",
-        "waiting",
-        "write",
-    )
+    __slots__ = ("bulk", "chunked", "full", "misses", "out", "paused", "pool", "reader", "transport", "write")
 
-    session: Session | None
     transport: asyncio.Transport
 
-    def __init__(self, cluster: HttpCluster, endpoint: Endpoint, pool: Pool) -> None:
-        super().__init__()
-        self.cluster = cluster
-        self.endpoint = endpoint
+    def __init__(self, shared: Shared, endpoint: Endpoint, pool: Pool) -> None:
+        super().__init__(shared, endpoint)
         self.pool = pool
-        self.waits = False
         self.misses = 0
-        self.request: Head | None = None
         self.out: list[bytes] = []
-        self.used = self.chunked = self.paused = self.tunnel = self.plain = self.half = self.full = self.bulk = False
-        self.request_done = True
-        self.usable = True
-        self.waiting = False
-        self.since = cluster.now
+        self.chunked = self.paused = self.full = self.bulk = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self.reader = http1.AnswerReader(self.cluster.memo, self.cluster.limits, self)
+        self.reader = AnswerReader(self.shared.memo, self.shared.limits, self)
         self.write = self.transport.write
         self.transport.set_write_buffer_limits(HIGH)
-        self.cluster.busy.add(self)
+        self.shared.busy.add(self)
         self.pool.came()
 
     # ------------------------------------------------------------------ the request
 
     def head(self, head: Head, last: bool = False) -> None:
         session = self.session
-        if session is None or not self.usable:  # it died between being chosen and being used
-            to = self.to
-            self.close()
-            retry: Retry = "if_reused" if self.used else "yes"
-            to.reset(Error("closed", f"{self.endpoint.address}: the connection was closed", "upstream", retry))
+        if session is None or not self.usable:
+            self.gone()
             return
-        if not session.usual and session.hops:  # a transform may change the length
-            head = head if head.body == NONE else head.as_chunked()
+        if not session.usual:
+            head = self.sent(head)
         self.request = head
-        wire = head.stem + session.fields
+        wire = (head.stem or text_of(head)[:-2]) + session.fields
         if last:
             write = self.write  # a slot is faster to read than to call
             write(wire)
             return
-        self.since = self.cluster.now
+        self.since = self.shared.now
         self.request_done = False
         self.chunked = head.body == CHUNKED
         self.out.append(wire)
-
-    def _makes_head(self) -> bool:
-        """If the source knows no HTTP, its bytes become the body of a request of our own."""
-        session = self.session
-        if session is None or session.request is not None or self.plain:
-            return False
-        self.plain = True
-        where = self.endpoint.address.encode("latin-1", "replace")
-        fields = [(b"host", where), (b"content-type", b"application/octet-stream")]
-        self.head(request_head(b"POST", b"/", fields, body=CHUNKED))
-        return True
 
     def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
         if self.tunnel:
             self._write(data)
             return
-        if self.request_done and not self._makes_head():
+        if self.request_done and not self.makes_head():
             return
         if data:
-            self.out.append(http1.chunk(data) if self.chunked else data)
+            self.out.append(chunk(data) if self.chunked else data)
         if last:
             self.end()
 
@@ -172,12 +125,12 @@ class HttpUpstream(Socket, asyncio.Protocol):
                 self.half = True
                 self.transport.write_eof()
             return
-        if self.request_done and not self._makes_head():
+        if self.request_done and not self.makes_head():
             return
         self.request_done = True
-        self.since = self.cluster.now
+        self.since = self.shared.now
         if self.chunked:
-            self.out.append(http1.last_chunk(trailer or ()))
+            self.out.append(last_chunk(trailer or ()))
         self.flush()
 
     def flush(self) -> None:
@@ -196,8 +149,8 @@ class HttpUpstream(Socket, asyncio.Protocol):
         if request is not None:
             if (request.simple or (self.request_done and request.method != b"HEAD")) and not self.plain:
                 # most often one read is one whole answer with a known head
-                cluster = self.cluster
-                same, head, body = cluster.known
+                shared = self.shared
+                same, head, body = shared.known
                 if data != same:
                     head, body = self._read_whole(data)
                 session = self.session
@@ -206,7 +159,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
                     self.request = self.session = None
                     self.to = self.back = NOWHERE
                     self.used = True
-                    self.since = cluster.now
+                    self.since = shared.now
                     pool = self.pool
                     if pool.roomy:  # free before the answer is passed on: a next request may take it
                         pool.idle.append(self)
@@ -226,8 +179,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
         try:
             self.reader.feed(data)
         except Error as error:
-            error.detail = f"{self.endpoint.address}: {error.detail}"
-            self._broken(error)
+            self.broken(named(self.endpoint, error))
             return
         if self.session is session:
             self.to.flush()
@@ -240,7 +192,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
             return None, b""
         body = data[i:]
         if len(data) <= SHORT:
-            self.cluster.known = data, head, body
+            self.shared.known = data, head, body
         return head, body
 
     def _known(self, raw: bytes) -> Head | None:
@@ -249,13 +201,13 @@ class HttpUpstream(Socket, asyncio.Protocol):
             self.misses += 1
             if self.misses > REST:
                 self.misses = 0
-            return self.cluster.memo.like(raw)
-        head = self.cluster.memo.heads.get(raw)
+            return self.shared.memo.like(raw)
+        head = self.shared.memo.heads.get(raw)
         if head is not None:
             self.misses = 0
             return head
         self.misses += 1
-        return self.cluster.memo.like(raw, True)
+        return self.shared.memo.like(raw, True)
 
     def _expect(self, request: Head) -> None:
         """The codec takes over: tell it what was asked."""
@@ -264,21 +216,9 @@ class HttpUpstream(Socket, asyncio.Protocol):
         self.reader.expect(request.method, request.upgrade)
 
     def on_head(self, head: Head) -> None:
-        if head.status < 200:
-            if head.status == 101:
-                self.waiting = False
-                self.tunnel = True
-                self.cluster.busy.discard(self)
-            self.to.head(head)
-            return
-        self.waiting = False
-        if self.plain:
-            return
-        if self.reader.tunnel:
-            self.tunnel = True
-        if (head.body > LENGTH or head.length > PIECE) and not self.bulk:
+        if head.status >= 200 and not head.tunnel and not self.plain and (head.body > LENGTH or head.length > PIECE) and not self.bulk:
             self._read_pieces()
-        self.to.head(head)
+        self.answered(head)
 
     def _read_pieces(self) -> None:
         self.bulk = True
@@ -309,7 +249,7 @@ class HttpUpstream(Socket, asyncio.Protocol):
         if not done or not self.reader.reusable or self.transport.is_closing() or not self.pool.put(self):
             self.close()
         else:
-            self.since = self.cluster.now
+            self.since = self.shared.now
             if self.paused:
                 self.resume()
         to.end(trailers or None)
@@ -332,14 +272,13 @@ class HttpUpstream(Socket, asyncio.Protocol):
         try:
             self.reader.finish()
         except Error as error:
-            error.detail = f"{self.endpoint.address}: {error.detail}"
-            self._broken(error)
+            self.broken(named(self.endpoint, error))
             return False
         return self.tunnel and self.session is not None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.usable = False
-        self.cluster.busy.discard(self)
+        self.shared.busy.discard(self)
         self.pool.left(self)
         if self.session is None:
             self.reader.detach()
@@ -350,57 +289,17 @@ class HttpUpstream(Socket, asyncio.Protocol):
             error = Error("closed", f"{self.endpoint.address}: the connection was closed", "upstream")
         if self.used and (self.waiting or self.request is not None):
             error.retry = "if_reused"
-        self._broken(error)
+        self.broken(error)
         self.reader.detach()
-
-    def _broken(self, error: Error) -> None:
-        """The exchange failed: both neighbours hear of it, and the connection is gone."""
-        if not self.used and error.retry == "if_reused":
-            error.retry = "no"
-        session = self.session
-        to, back = self.to, self.back
-        self.close()
-        if session is not None:
-            to.reset(error)
-            if back.to is self:  # else the session has replaced this end: the hop behind has another one to write to
-                back.stop(error)
 
     # ------------------------------------------------------------------ ends
 
-    def reset(self, error: Error) -> None:
-        """The source is gone."""
-        self.close()
-
-    def stop(self, error: Error | None = None) -> None:
-        if error is not None:
-            self.close()
-
     def close(self) -> None:
-        """Never to be used again. Idempotent."""
-        self.usable = False
-        self.session = None
-        self.to = self.back = NOWHERE
-        self.request = None
-        self.waiting = False
-        self.request_done = True  # what may still come of the request is dropped
+        super().close()
         self.out.clear()
         self.reader.stop()
-        self.cluster.busy.discard(self)
         if not self.transport.is_closing():
             self.transport.abort()
-
-    def tick(self, now: float) -> None:
-        """Deadlines, once a second: the answer's head."""
-        timeout = self.cluster.answer_timeout
-        session = self.session
-        if session is not None and session.status == DESTROYED:  # cancelled in the very moment that it was connected
-            self.close()
-        elif (self.waiting or self.request is not None) and self.request_done and 0 < timeout < now - self._waits_since():
-            self._broken(Error("timeout", f"{self.endpoint.address}: no answer within {timeout:g} s (options.answer_timeout)", "upstream"))
-
-    def _waits_since(self) -> float:
-        """When the request was sent: monotonic seconds. `since` is only set at the end of a body, and when a connection becomes idle."""
-        return max(self.since, self.session.connected_at) if self.session is not None else self.since
 
     # ------------------------------------------------------------------ flow
 

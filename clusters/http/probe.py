@@ -22,7 +22,7 @@ class Probe(asyncio.Protocol):
         self.status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast(asyncio.Transport, transport).write(self.request.wire)
+        cast(asyncio.Transport, transport).write(self.request.text)
 
     def data_received(self, data: bytes) -> None:
         try:

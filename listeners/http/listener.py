@@ -10,24 +10,23 @@ from typing import TYPE_CHECKING, Any, cast
 
 from carrier.core.accepting import ACCEPT_PAUSE, ACCEPTS
 from carrier.core.address import bind_stream
-from carrier.core.listener import Key, Listener
+from carrier.core.listener import Key
 from carrier.core.room import Room
 from carrier.errors import Error, Problem
 from carrier.hops.certificates import check_server, renew, server_of
 from carrier.hops.peek import fresh
 from carrier.hops.tls import HANDSHAKE, entry_for
 from carrier.options import check_numbers, numbers, port_of
-from carrier.wire.forwarding import Forwarding
-from carrier.wire.h1 import reader as http1
-from listeners.http.h1 import HttpConnection
-from listeners.http.routing import DECISIONS, _networks, rewritten
+from carrier.wire.h1.head import Limits
+from listeners.http.h1 import Connection1
+from listeners.http.request import Request
+from listeners.http.routing import Port, Routing, networks
 
 if TYPE_CHECKING:
     from carrier import model as config
-    from carrier.core.decision import Decision, Table
+    from carrier.core.decision import Table
     from carrier.core.env import Env
     from carrier.core.session import Session
-    from carrier.wire.http import Head
 
 OPTIONS: Mapping[str, float] = {
     "track": 0,
@@ -45,13 +44,14 @@ OPTIONS: Mapping[str, float] = {
 }
 """Limits (bytes, seconds, bytes per second, numbers) and their defaults (DESIGN section 7); 0 means none. strict_target 0: targets may hold
 what RFC 3986 forbids and browsers nevertheless send, as in /find?q={a|b}."""
-TEXTS = ("trusted", "via", "forwarded", "insecure", "explain")
+TEXTS = ("trusted", "via", "forwarded", "insecure", "explain", "half_close")
 """The other options."""
 
 
-class HttpListener(Listener):
+class HttpListener(Port):
     """`spec: {protocol: HTTP, port, address}`. `options`: see OPTIONS, and `trusted`: CIDRs whose x-forwarded-* are believed,
-    `via`: our pseudonym, `forwarded`: send RFC 7239 Forwarded, `explain`: CIDRs of peers whose `x-carrier-explain` is heeded too."""
+    `via`: our pseudonym, `forwarded`: send RFC 7239 Forwarded, `explain`: CIDRs of peers whose `x-carrier-explain` is heeded too,
+    `half_close: keep`: a client that has sent its end is answered however late (else if the answer begins within a second)."""
 
     protocol = "HTTP"
     kind = "message"
@@ -69,19 +69,20 @@ class HttpListener(Listener):
         super().__init__(conf, env)
         given, limits = conf.options, numbers(conf.options, OPTIONS)
         head, fields, line, body = (int(limits[name]) for name in ("max_head", "max_fields", "max_line", "max_body"))
-        self.limits = http1.Limits(head=head, fields=fields, line=line, body=body, strict_target=limits["strict_target"] != 0)
+        self.limits = Limits(head=head, fields=fields, line=line, body=body, strict_target=limits["strict_target"] != 0)
         self.header_timeout, self.keepalive_timeout = limits["header_timeout"], limits["keepalive_timeout"]
         self.idle_timeout = limits["idle_timeout"]
         self.body_min_rate, self.body_grace = limits["body_min_rate"], limits["body_grace"]
         self.max_connections = limits["max_connections"]
-        self.networks = _networks(given.get("trusted"))
-        self.explained = _networks(given.get("explain"))
+        self.networks = networks(given.get("trusted"))
+        self.explained = networks(given.get("explain"))
         self.forwarded = bool(given.get("forwarded"))
+        self.keeps_half_closed = given.get("half_close") == "keep"
         self.certificates = server_of(conf.spec, ("http/1.1",))
         if self.certificates is not None:
             self.tls = self.certificates.entries[0]
-        self.connections: set[HttpConnection] = set()
-        self.room: Room[HttpConnection] = Room()
+        self.connections: set[Connection1] = set()
+        self.room: Room[Connection1] = Room()
         self.server: asyncio.Server | None = None
         self.greeting: set[asyncio.Task[None]] = set()
         """Connections that have not said their TLS hello, or shaken hands, yet."""
@@ -101,9 +102,12 @@ class HttpListener(Listener):
             found.append(
                 Problem("not a name", f"{path}.via", seen=repr(options["via"]), allowed="a host or pseudonym (RFC 9110 section 7.6.3)")
             )
+        if options.get("half_close", "end") not in ("end", "keep"):
+            seen = repr(options["half_close"])
+            found.append(Problem(f"expected end or keep, got {seen}", f"{path}.half_close", seen=seen, allowed="end, keep"))
         for name in ("trusted", "explain"):
             try:
-                _networks(options.get(name))
+                networks(options.get(name))
             except (ValueError, TypeError) as exc:
                 found.append(Problem(str(exc), f"{path}.{name}", seen=repr(options.get(name)), allowed="a list of CIDRs"))
         return found
@@ -126,21 +130,7 @@ class HttpListener(Listener):
     def use(self, table: Table) -> None:
         """A new routing table: what was memoised under the old one is not asked any more, also on connections that are there."""
         super().use(table)
-        needs = table.needs
-        names = None if needs.headers is None else frozenset(name.encode("latin-1") for name in needs.headers)
-        common: dict[str, Any] = {
-            "interesting": names,
-            "via": str(self.options.get("via") or "").encode("latin-1", "replace"),
-            "forwarded": self.forwarded,
-            "scheme": b"https" if self.tls is not None else b"http",
-        }
-        self.profile = Forwarding(**common)
-        self.memo = http1.RequestMemo(self.limits, self.profile)
-        self.trusting = Forwarding(**common, trusted=True)
-        self.trusted_memo = http1.RequestMemo(self.limits, self.trusting)
-        self.by_peer = needs.peer or needs.other
-        self.by_url = needs.url
-        self.decisions: dict[tuple[bytes, bytes, object], Decision] = {}
+        self.routing = Routing(table, self.limits, self.options, b"https" if self.tls is not None else b"http")
         for connection in self.connections:
             connection.learn()
 
@@ -181,7 +171,7 @@ class HttpListener(Listener):
     async def _greet(self, connection: socket.socket) -> None:
         """Nobody hears of a handshake that fails: nobody is there to be told."""
         try:
-            await self.secure(connection, lambda: HttpConnection(self))
+            await self.secure(connection, lambda: Connection1(self))
         except (Error, OSError):
             self.hit("handshake")
             connection.close()
@@ -200,7 +190,7 @@ class HttpListener(Listener):
         if self.stopped:  # before it began
             return
         more: dict[str, Any] = {"ssl": self.tls, "ssl_handshake_timeout": HANDSHAKE} if self.tls is not None else {}
-        self.server = await self.env.loop.create_server(lambda: HttpConnection(self), sock=self.bound[0], backlog=4096, **more)
+        self.server = await self.env.loop.create_server(lambda: Connection1(self), sock=self.bound[0], backlog=4096, **more)
         if self.stopped:
             self.server.close()
 
@@ -208,7 +198,7 @@ class HttpListener(Listener):
         """Every answer from now on is the last of its connection; `tick` closes those on which nothing comes any more."""
         self.leaving = True
         for connection in self.connections:
-            connection.closing = connection.closing or not connection.tunnel
+            connection.farewell()
 
     def stop(self) -> None:
         """Accept no more; idle connections close, the others after the answer that they are owed."""
@@ -249,31 +239,12 @@ class HttpListener(Listener):
         """A limit refused something: count it by its name."""
         self.limited[limit] = self.limited.get(limit, 0) + 1
 
-    # ------------------------------------------------------------------ routing
-
-    def route(self, connection: HttpConnection, head: Head) -> tuple[Decision, Head | None]:
-        """The decision for a request, and the head to send on if the rule rewrites it; remembered with the head where it may be."""
-        if self.by_peer:
-            decision = self.table.decide(connection.metadata(head))
-            return decision, rewritten(head, decision)
-        decided: Decision | None = None
-        key = None
-        if head.key is not None:
-            key = (head.method, head.target if self.by_url else b"", head.key)
-            decided = self.decisions.get(key)
-        if decided is None:
-            decided = self.table.decide(connection.metadata(head))
-            if key is not None:
-                if len(self.decisions) >= DECISIONS:
-                    self.decisions.clear()
-                self.decisions[key] = decided
-        onward = rewritten(head, decided)
-        found = head.decision = decided, None if onward is head else onward
-        return found
+    # ------------------------------------------------------------------ sessions
 
     def session_name(self, session: Session) -> str:
-        source = cast(HttpConnection, session.source)
-        return f"HTTP:{source.peer[0]}:{source.peer[1]}-{source.local[0]}:{source.local[1]}-{session.number}"
+        source = cast(Request, session.source)
+        local = source.origin.local
+        return f"HTTP:{source.peer[0]}:{source.peer[1]}-{local[0]}:{local[1]}-{session.number}"
 
     def metadata(self, session: Session) -> dict[str, Any]:
-        return cast(HttpConnection, session.source).metadata(session.request)
+        return cast(Request, session.source).metadata(session.request)

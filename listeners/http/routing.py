@@ -1,29 +1,145 @@
-"""How the requests of one listener are decided: memos of heads and of decisions, bounded."""
+"""How the requests of one listener are decided at one revision: memos of heads and of decisions, bounded in bytes.
+
+`Routing` is made anew with each routing table: what was remembered under the old one is asked no more. `Port` is a listener as its
+connections and requests know it: its options, what they count, where they are kept.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from carrier.core.listener import Listener
 from carrier.core.metadata import set_at
 from carrier.errors import Error
+from carrier.wire.forwarding import Forwarding
+from carrier.wire.h1.memo import RequestMemo
 from carrier.wire.making import rewrite
 
 if TYPE_CHECKING:
-    from carrier.core.decision import Decision
+    from carrier.core.decision import Decision, Table
+    from carrier.hops.certificates import ServerTls
+    from carrier.wire.h1.head import Limits
     from carrier.wire.http import Head
 
-DECISIONS = 8192
-"""Decisions remembered per listener for heads that are not."""
+Networks = Sequence[IPv4Network | IPv6Network]
+REMEMBERED = 2 * 1024 * 1024
+"""Bytes of decisions that are remembered for heads that are not, by one listener."""
+EACH = 300
+"""Bytes of one of them, beside those of its key."""
+LONG = 2048
+"""Bytes of a key that is remembered at most."""
 
 
-def _networks(value: object) -> list[IPv4Network | IPv6Network]:
+def networks(value: object) -> list[IPv4Network | IPv6Network]:
+    """CIDRs as they are configured. Raises TypeError or ValueError with what is wrong."""
     if value is None:
         return []
     if not isinstance(value, list):
         raise TypeError(f"expected a list of CIDRs, got {value!r}")
     return [ip_network(str(item), strict=False) for item in value]
+
+
+class Asked(Protocol):
+    """What a decision needs of who asks."""
+
+    def metadata(self, head: Head | None, /) -> dict[str, Any]: ...
+
+
+class Routing:
+    """See the module. profile: what is done with the fields of untrusted clients, trusting: of trusted ones; each has a memo of its own."""
+
+    def __init__(self, table: Table, limits: Limits, options: Mapping[str, Any], scheme: bytes) -> None:
+        needs = table.needs
+        names = None if needs.headers is None else frozenset(name.encode("latin-1") for name in needs.headers)
+        common: dict[str, Any] = {
+            "interesting": names,
+            "via": str(options.get("via") or "").encode("latin-1", "replace"),
+            "forwarded": bool(options.get("forwarded")),
+            "scheme": scheme,
+        }
+        self.table = table
+        self.profile, self.trusting = Forwarding(**common), Forwarding(**common, trusted=True)
+        self.memo, self.trusted_memo = RequestMemo(limits, self.profile), RequestMemo(limits, self.trusting)
+        self.by_peer = needs.peer or needs.other
+        self.by_url = needs.url
+        self.decisions: dict[tuple[bytes, bytes, object], Decision] = {}
+        self.size = 0
+        """Bytes of `decisions`."""
+
+    def forwarding(self, trusted: bool) -> Forwarding:
+        return self.trusting if trusted else self.profile
+
+    def route(self, request: Asked, head: Head) -> tuple[Decision, Head | None]:
+        """The decision for a request, and the head to send on if the rule rewrites it; remembered with the head where it may be."""
+        if self.by_peer:
+            decision = self.table.decide(request.metadata(head))
+            return decision, rewritten(head, decision)
+        decided: Decision | None = None
+        key = None
+        if head.key is not None:
+            key = (head.method, head.target if self.by_url else b"", head.key)
+            decided = self.decisions.get(key)
+        if decided is None:
+            decided = self.table.decide(request.metadata(head))
+            if key is not None:
+                self._remember(key, decided)
+        onward = rewritten(head, decided)
+        found = head.decision = decided, None if onward is head else onward
+        return found
+
+    def _remember(self, key: tuple[bytes, bytes, object], decision: Decision) -> None:
+        size = len(key[0]) + len(key[1]) + weight(key[2])
+        if size > LONG:
+            return
+        self.size += size + EACH
+        if self.size > REMEMBERED:
+            self.decisions.clear()
+            self.size = size + EACH
+        self.decisions[key] = decision
+
+
+def weight(key: object) -> int:
+    """Bytes of a `Head.key`, about: numbers of lines, or the fields that rules look at."""
+    if not isinstance(key, tuple):
+        return 0
+    return sum(8 if not isinstance(part, tuple) else 200 + sum(map(len, part)) for part in key)
+
+
+class Port(Listener):
+    """A listener as its connections and requests know it."""
+
+    routing: Routing
+    networks: Networks
+    """Whose claims are believed (`options.trusted`)."""
+    explained: Networks
+    """Whose `x-carrier-explain` is heeded, beside those of this machine (`options.explain`)."""
+    forwarded: bool
+    limits: Limits
+    header_timeout: float
+    keepalive_timeout: float
+    idle_timeout: float
+    body_min_rate: float
+    body_grace: float
+    max_connections: float
+    keeps_half_closed: bool
+    """A client that has sent its end is still answered, however late (`options.half_close: keep`)."""
+    now: float
+    """The monotonic time of the last tick: good enough for deadlines, free to read."""
+    leaving: bool
+    """The process is about to end: connections are closed after their answer."""
+    connections: set[Any]
+    certificates: ServerTls | None
+
+    def hit(self, limit: str) -> None:
+        """A limit refused something: count it by its name."""
+        raise NotImplementedError
+
+    def make_room(self) -> bool:
+        """There are too many connections: close the one that is of least use; False: all are being used."""
+        raise NotImplementedError
 
 
 def rewritten(head: Head, decision: Decision) -> Head:

@@ -43,7 +43,7 @@ class Server:
     def on_end(self, trailers: Fields) -> None:
         assert self.head is not None
         framed = (chunk(self.body) if self.body else b"") + last_chunk(trailers) if self.head.body == CHUNKED else self.body
-        self.sent.append(self.head.wire + framed)
+        self.sent.append(self.head.text + framed)
         self.bodies.append(self.body)
         self.targets.append(self.head.target)
 

@@ -216,7 +216,7 @@ async def test_ended_http_connections_leave_no_garbage(kind: str, fallback: bool
 async def test_heads_that_are_forgotten_leave_no_garbage() -> None:
     """The memo of whole heads is emptied when it is full: heads that hold each other would stay."""
     async with web() as proxy:
-        memo = proxy.listeners["in"].memo  # type: ignore[attr-defined]
+        memo = proxy.listeners["in"].routing.memo  # type: ignore[attr-defined]
         with no_garbage():
             head = b"GET /%d HTTP/1.1\r\nhost: h\r\nx-long: " + b"x" * 3000 + b"\r\n\r\n"
             most = 0

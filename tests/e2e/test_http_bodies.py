@@ -424,7 +424,7 @@ async def test_a_slow_reader_stops_the_server_not_the_memory() -> None:
         server = await stage.server()
         await server.head()
         server.writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 30000000\r\n\r\n" + b"x" * 30_000_000)
-        upstream = next(iter(stage.cluster.busy))
+        upstream = next(iter(stage.cluster.shared.busy))
         await stage.becomes(lambda: upstream.paused)
         await asyncio.sleep(0.2)
         connection = next(iter(stage.listener.connections))  # type: ignore[attr-defined]
@@ -443,7 +443,7 @@ async def test_a_slow_server_stops_the_client_not_the_memory() -> None:
         connection = next(iter(stage.listener.connections))  # type: ignore[attr-defined]
         await stage.becomes(lambda: connection.paused)
         await asyncio.sleep(0.2)
-        upstream = next(iter(stage.cluster.busy))
+        upstream = next(iter(stage.cluster.shared.busy))
         assert upstream.transport.get_write_buffer_size() < 600_000
         stage.tick(100)  # it may not send: its body is not too slow
         assert connection.session is not None

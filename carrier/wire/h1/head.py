@@ -99,6 +99,8 @@ class Plan:
         self.cut_ids: tuple[int, ...] = ()
 
 
+VERSIONS = ("1.0", "1.1")
+"""By minor version."""
 Pairs = Sequence[tuple[bytes, bytes]]
 """(lower-case name, value)"""
 
@@ -176,7 +178,7 @@ def plan_request(pairs: Pairs, minor: int, authority: bytes | None, profile: For
     plan.upgrade = protocols.lower() if protocols else None
     plan.named = bool(profile.request_id) and profile.request_id in seen
     plan.explain = EXPLAIN in seen
-    plan.tail = profile.standing(plan.host, seen) + again
+    plan.tail = join_fields(profile.standing(plan.host, seen)) + again
     if not plan.host and not profile.host:
         plan.tail += b"host: " + profile.default_host + b"\r\n"
     elif b"host" not in seen and not profile.host:
@@ -328,16 +330,16 @@ def parse_request(raw: bytes, limits: Limits | None = None, profile: Forwarding 
     if method == b"CONNECT" and plan.body != NONE:
         raise refuse("downstream", "CONNECT with content")
     _ask_h11(h11.SERVER, raw, limits, "downstream")
-    wire = method + b" " + sent + b" HTTP/1.1\r\n" + _kept(fields, plan) + plan.tail
+    text = method + b" " + sent + b" HTTP/1.1\r\n" + _kept(fields, plan) + plan.tail
     return Head(
-        wire,
+        text,
         raw,
         method,
         target,
         plan.host,
         0,
         b"",
-        minor,
+        VERSIONS[minor],
         plan.body if plan.length or plan.body != LENGTH else NONE,
         plan.length,
         plan.keep_alive,
@@ -373,16 +375,16 @@ def parse_answer(raw: bytes, method: bytes = b"GET", limits: Limits | None = Non
     fields = split_pairs(lines[1:], "upstream")
     plan = plan_answer([(name.lower(), value) for name, value in fields], status, minor, profile)
     _ask_h11(h11.CLIENT, raw, limits, "upstream")
-    wire = b"HTTP/1.1 %d %b\r\n" % (status, reason) + _kept(fields, plan) + plan.tail
+    text = b"HTTP/1.1 %d %b\r\n" % (status, reason) + _kept(fields, plan) + plan.tail
     head = Head(
-        wire,
+        text,
         raw,
         b"",
         b"",
         b"",
         status,
         reason,
-        minor,
+        VERSIONS[minor],
         plan.body if plan.length or plan.body != LENGTH else NONE,
         plan.length,
         plan.keep_alive,

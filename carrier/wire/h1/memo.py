@@ -2,7 +2,7 @@
 
 1. The whole-head memo, `heads`: a dict from the raw bytes of a head to a finished `Head`. 0.2 µs.
 2. The shapes, `like`: a head is known but for its start line and for the values of fields whose values always change (a trace id, a
-   length). Those values are taken out; what is left is the key of everything else, wire form included. 2 µs for 700 bytes.
+   length). Those values are taken out; what is left is the key of everything else, the text to be sent on included. 2 µs for 700 bytes.
 3. The plan parser, `parse`: each line is known by a small number (0: valid and without consequence); the tuple of the other numbers leads
    to a ready plan: framing, what to cut, what to add. Only lines never seen are looked at, and only their canonical form is known here.
    5 µs. Only what went through it gets a shape.
@@ -59,7 +59,7 @@ _numbers = count(1)
 class _Shape:
     """What all heads have in common that differ only in their start line and in the values of volatile names.
 
-    head: one of them. start: the start line of an answer; those of requests differ. parts: their wire form. The start line goes to
+    head: one of them. start: the start line of an answer; those of requests differ. parts: their text. The start line goes to
     parts[0], the value of the n-th needle found to parts[places[n]]; a value whose line is not sent on has place 0 as well. counted: which
     of the values is the length, -1 if they have all the same.
     """
@@ -86,8 +86,8 @@ class _Shape:
                 text = b""
         self.parts.append(text + b"\r\n" + plan.tail)
 
-    def wire(self, start: bytes, values: list[bytes]) -> bytes:
-        """The wire form of one of the heads."""
+    def text(self, start: bytes, values: list[bytes]) -> bytes:
+        """The text of one of the heads."""
         parts = self.parts
         if len(parts) == 4 and len(values) == 1:  # the most frequent case, and twice as fast
             return b"".join((start, parts[1], values[0], parts[3]))
@@ -259,14 +259,14 @@ class _Memo:
         raise NotImplementedError
 
     def _cut(self, raw: bytes, lines: list[bytes], ids: list[int | None], plan: Plan) -> bytes:
-        """The wire form: whole lines cut out of the bytes that came, the plan's lines added."""
+        """The text to be sent on: whole lines cut out of the bytes that came, the plan's lines added."""
         for number in plan.cut_ids:
             raw = raw.replace(b"\r\n" + lines[ids.index(number)] + b"\r\n", b"\r\n", 1)
         return raw[:-2] + plan.tail
 
     def _keep(self, raw: bytes, head: Head) -> Head:
         if len(raw) <= _HEAD_MAX:
-            size = len(raw) + 2 * len(head.wire)
+            size = len(raw) + 2 * len(head.text)
             self._bytes += size
             if len(self.heads) >= _TABLE or self._bytes > _MEMO_BYTES:
                 self.heads.clear()
@@ -275,16 +275,16 @@ class _Memo:
         return head
 
 
-def _request(wire: bytes, raw: bytes, start: tuple[bytes, bytes], plan: Plan, length: int, key: object) -> Head:
+def _request(text: bytes, raw: bytes, start: tuple[bytes, bytes], plan: Plan, length: int, key: object) -> Head:
     return Head(
-        wire,
+        text,
         raw,
         start[0],
         start[1],
         plan.host,
         0,
         b"",
-        1,
+        "1.1",
         plan.body if length or not plan.length_id else NONE,
         length,
         plan.keep_alive,
@@ -297,9 +297,9 @@ def _request(wire: bytes, raw: bytes, start: tuple[bytes, bytes], plan: Plan, le
     )
 
 
-def _answer(wire: bytes, raw: bytes, start: tuple[int, bytes], plan: Plan, length: int) -> Head:
+def _answer(text: bytes, raw: bytes, start: tuple[int, bytes], plan: Plan, length: int) -> Head:
     body = plan.body if length or not plan.length_id else NONE
-    return Head(wire, raw, b"", b"", b"", start[0], start[1], 1, body, length, plan.keep_alive, False, plan.upgrade)
+    return Head(text, raw, b"", b"", b"", start[0], start[1], "1.1", body, length, plan.keep_alive, False, plan.upgrade)
 
 
 class RequestMemo(_Memo):
@@ -340,11 +340,11 @@ class RequestMemo(_Memo):
         if length < 0:
             return None
         known = shape.head
-        wire = shape.wire(first, values)
+        text = shape.text(first, values)
         if start[0] == known.method and (length > 0) == (known.length > 0):
-            head = known.again(wire, raw, start[1], length)
+            head = known.again(text, raw, start[1], length)
         else:
-            head = _request(wire, raw, start, shape.plan, length, known.key)
+            head = _request(text, raw, start, shape.plan, length, known.key)
         return self._keep(raw, head) if keep else head
 
     def parse(self, raw: bytes, keep: bool = True) -> Head:
@@ -408,11 +408,11 @@ class AnswerMemo(_Memo):
         if length < 0:
             return None
         known = shape.head
-        wire = shape.wire(shape.start, values)
+        text = shape.text(shape.start, values)
         if (length > 0) == (known.length > 0):
-            head = known.again(wire, raw, b"", length)
+            head = known.again(text, raw, b"", length)
         else:
-            head = _answer(wire, raw, (known.status, known.reason), shape.plan, length)
+            head = _answer(text, raw, (known.status, known.reason), shape.plan, length)
         return self._keep(raw, head) if keep else head
 
     def parse(self, raw: bytes, keep: bool = True) -> Head:

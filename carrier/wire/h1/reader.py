@@ -365,6 +365,7 @@ class AnswerReader(_Reader):
             if not self._upgrade or not head.upgrade or any(token not in asked for token in tokens([head.upgrade])):
                 raise refuse("upstream", f"switched to {shown(head.upgrade)}, asked for {shown(self._upgrade)}")
             self._state, self._keep = _TUNNEL, False
+            head = head.as_tunnel()
         self.target.on_head(head)
         return end
 
@@ -375,7 +376,7 @@ class AnswerReader(_Reader):
             if head.body in (LENGTH, CHUNKED):
                 raise refuse("upstream", "an answer to CONNECT with content")
             self._state, self._keep = _TUNNEL, False
-            self.target.on_head(head.without_body())
+            self.target.on_head(head.without_body().as_tunnel())
             return end
         self._keep = head.keep_alive and head.body != CLOSE
         n = len(data)

@@ -8,7 +8,8 @@ import pytest
 
 from carrier.errors import Error
 from carrier.wire.forwarding import Forwarding, make_id, trusts
-from carrier.wire.http import CHUNKED, CLOSE, LENGTH, NONE, Head
+from carrier.wire.h1.text import without_chunked
+from carrier.wire.http import CHUNKED, CLOSE, LENGTH, NONE, Head, join_fields
 from carrier.wire.making import answer_head, canned, date_field, request_head, rewrite
 
 RAW = b"GET /a/b?x=1&y HTTP/1.1\r\nHost: a.example:8080\r\nX-User: alice\r\nCookie: a=1\r\nx-user:  bob \r\nCookie: b=2\r\n\r\n"
@@ -74,30 +75,30 @@ def test_path_and_query_are_those_that_came(target: bytes, path: bytes, query: b
 def test_the_stem_is_what_more_lines_are_put_behind() -> None:
     head = answer_head(204)
     assert head.stem + b"a: 1\r\n\r\n" == b"HTTP/1.1 204 No Content\r\na: 1\r\n\r\n"
-    assert head.stem + b"\r\n" == head.wire
+    assert head.stem + b"\r\n" == head.text
 
 
 def test_a_peer_of_http_1_0_never_sees_a_transfer_coding() -> None:
     streamed = answer_head(200, framing=CHUNKED)
-    assert b"transfer-encoding: chunked\r\n" in streamed.wire
-    assert streamed.wire_without_chunked == b"HTTP/1.1 200 OK\r\n\r\n"
+    assert b"transfer-encoding: chunked\r\n" in streamed.text
+    assert without_chunked(streamed.text) == b"HTTP/1.1 200 OK\r\n\r\n"
 
 
 def test_without_body_keeps_the_length_that_the_answer_to_head_declares() -> None:
     bare = answer_head(200, body=b"hello").without_body()
     assert (bare.body, bare.length) == (NONE, 0)
-    assert b"content-length: 5\r\n" in bare.wire
+    assert b"content-length: 5\r\n" in bare.text
 
 
 def test_a_request_of_ours_is_written_with_one_host_and_its_framing() -> None:
     made = request_head(b"POST", b"/x", [(b"host", b"a"), (b"x", b"1")], LENGTH, 5)
-    assert made.wire == b"POST /x HTTP/1.1\r\nhost: a\r\nx: 1\r\ncontent-length: 5\r\n\r\n"
-    assert (made.host, made.body, made.length) == (b"a", LENGTH, 5)
+    assert made.text == b"POST /x HTTP/1.1\r\nhost: a\r\nx: 1\r\ncontent-length: 5\r\n\r\n"
+    assert (made.authority, made.body, made.length) == (b"a", LENGTH, 5)
 
 
 def test_framing_and_hop_by_hop_fields_of_another_version_are_dropped() -> None:
     fields = [(b"host", b"a"), (b"te", b"trailers"), (b"Transfer-Encoding", b"gzip"), (b"Content-Length", b"7"), (b"connection", b"x")]
-    assert request_head(b"GET", b"/", fields).wire == b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+    assert request_head(b"GET", b"/", fields).text == b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 
 
 @pytest.mark.parametrize(
@@ -123,12 +124,12 @@ def test_nothing_that_would_be_another_message_can_be_written(method: bytes, tar
 
 def test_an_upgrade_of_ours_names_itself_in_connection() -> None:
     made = request_head(b"GET", b"/", [(b"host", b"a")], upgrade=b"websocket")
-    assert made.wire.endswith(b"\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
+    assert made.text.endswith(b"\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
 
 
 def test_answers_without_content_carry_no_length() -> None:
-    assert answer_head(304, body=b"x").wire == b"HTTP/1.1 304 Not Modified\r\n\r\n"
-    assert answer_head(200, framing=CLOSE).wire == b"HTTP/1.1 200 OK\r\n\r\n"
+    assert answer_head(304, body=b"x").text == b"HTTP/1.1 304 Not Modified\r\n\r\n"
+    assert answer_head(200, framing=CLOSE).text == b"HTTP/1.1 200 OK\r\n\r\n"
 
 
 def test_an_answer_from_upstream_that_cannot_be_written_is_a_bad_answer() -> None:
@@ -155,23 +156,23 @@ def test_reason_phrases_are_those_of_rfc_9110() -> None:
 def test_a_canned_answer_says_what_is_wrong() -> None:
     made, body = canned(503, "no endpoint in cluster shop", [(b"retry-after", b"1")])
     assert body == b"503 Service Unavailable: no endpoint in cluster shop\n"
-    assert made.wire.startswith(b"HTTP/1.1 503 Service Unavailable\r\ndate: ") and b"\r\nretry-after: 1\r\n" in made.wire
-    assert b"content-length: %d\r\n" % len(body) in made.wire
+    assert made.text.startswith(b"HTTP/1.1 503 Service Unavailable\r\ndate: ") and b"\r\nretry-after: 1\r\n" in made.text
+    assert b"content-length: %d\r\n" % len(body) in made.text
 
 
 def test_a_rewrite_sets_and_cuts_fields_and_leaves_the_first_head_alone() -> None:
     one = head()
     two = rewrite(one, target=b"/new", fields={b"x-user": b"carol", b"cookie": None})
-    assert two.wire == b"GET /new HTTP/1.1\r\nHost: a.example:8080\r\nx-user: carol\r\n\r\n"
+    assert two.text == b"GET /new HTTP/1.1\r\nHost: a.example:8080\r\nx-user: carol\r\n\r\n"
     assert (two.get(b"x-user"), two.get(b"cookie"), two.path) == (b"carol", None, b"/new")
-    assert one.wire == RAW
+    assert one.text == RAW
 
 
 def test_a_rewrite_of_host_and_method_is_seen_in_the_head() -> None:
     two = rewrite(head(), method=b"PUT", fields={b"host": b"b.example"})
-    assert two.wire.startswith(b"PUT /a/b?x=1&y HTTP/1.1\r\n")
-    assert two.wire.count(b"b.example") == 1 and b"a.example" not in two.wire
-    assert (two.host, two.method) == (b"b.example", b"PUT")
+    assert two.text.startswith(b"PUT /a/b?x=1&y HTTP/1.1\r\n")
+    assert two.text.count(b"b.example") == 1 and b"a.example" not in two.text
+    assert (two.authority, two.method) == (b"b.example", b"PUT")
 
 
 @pytest.mark.parametrize("name", [b"transfer-encoding", b"content-length", b"connection", b"upgrade"])
@@ -188,12 +189,12 @@ def test_rules_cannot_write_a_head_that_is_none(change: dict[str, bytes]) -> Non
 
 
 def test_an_answer_can_be_rewritten_too() -> None:
-    assert rewrite(answer_head(200, [(b"server", b"x")]), fields={b"server": None}).wire == b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+    assert rewrite(answer_head(200, [(b"server", b"x")]), fields={b"server": None}).text == b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 
 
 def test_the_way_is_told_by_default_and_claims_of_strangers_are_cut() -> None:
     way = Forwarding()
-    assert way.standing(b"a", {}) == b"x-forwarded-proto: http\r\nx-forwarded-host: a\r\n"
+    assert join_fields(way.standing(b"a", {})) == b"x-forwarded-proto: http\r\nx-forwarded-host: a\r\n"
     assert way.extra(head(), b"10.0.0.1") == b"x-forwarded-for: 10.0.0.1\r\n"
     assert {b"x-forwarded-for", b"forwarded", b"x-forwarded-port"} <= way.cut()
 
@@ -203,7 +204,7 @@ def test_claims_of_trusted_peers_are_kept_and_added_to() -> None:
     raw = b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.1.1.1\r\nX-Forwarded-For: 2.2.2.2\r\n\r\n"
     assert way.extra(Head(raw, raw, b"GET", b"/"), b"10.0.0.1") == b"x-forwarded-for: 1.1.1.1, 2.2.2.2, 10.0.0.1\r\n"
     assert way.extra(head(), b"10.0.0.1") == b"x-forwarded-for: 10.0.0.1\r\n"
-    assert way.standing(b"a", {b"x-forwarded-proto": b"http"}) == b"x-forwarded-host: a\r\n"
+    assert join_fields(way.standing(b"a", {b"x-forwarded-proto": b"http"})) == b"x-forwarded-host: a\r\n"
     assert b"x-forwarded-host" not in way.cut()
 
 
@@ -214,7 +215,7 @@ def test_forwarded_quotes_what_the_grammar_of_rfc_7239_wants_quoted() -> None:
 
 def test_via_and_a_replaced_host_are_standing_lines() -> None:
     way = Forwarding(x_forwarded=False, via=b"carrier", host=b"b")
-    assert way.standing(b"a", {}) == b"host: b\r\nvia: 1.1 carrier\r\n"
+    assert join_fields(way.standing(b"a", {})) == b"host: b\r\nvia: 1.1 carrier\r\n"
     assert b"host" in way.cut()
 
 

@@ -33,9 +33,9 @@ async def test_requests_beyond_the_bound_wait_for_a_connection_to_come_free() ->
 async def test_a_host_that_acknowledges_nothing_is_not_waited_for_until_the_answers_time_is_over() -> None:
     async with Stage() as stage:
         await stage.both(GET)
-        (upstream,) = stage.cluster.busy
+        (upstream,) = stage.cluster.shared.busy
         sock = upstream.transport.get_extra_info("socket")
-        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == UNACKNOWLEDGED < upstream.cluster.answer_timeout * 1000
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == UNACKNOWLEDGED < upstream.shared.answer_timeout * 1000
 
 
 async def test_a_full_queue_is_503_at_once() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from carrier.core.session import Session
 from carrier.errors import Error
-from clusters.http.h1 import HttpUpstream
+from clusters.http.h1 import Upstream1
 from tests.listeners.http.test_h1 import GET, OK, Pair
 
 HEAD = b"HEAD / HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -65,10 +65,10 @@ def test_answers_that_are_the_same_are_looked_at_once(monkeypatch: pytest.Monkey
     pair.exchange()
     pair.exchange()
 
-    def never(upstream: HttpUpstream, data: bytes) -> None:
+    def never(upstream: Upstream1, data: bytes) -> None:
         raise AssertionError("it was looked at again")
 
-    monkeypatch.setattr(HttpUpstream, "_read_whole", never)
+    monkeypatch.setattr(Upstream1, "_read_whole", never)
     pair.exchange()
     assert len(pair.down.writes) == 3 and len(set(pair.down.writes)) == 1
 
@@ -80,7 +80,7 @@ def test_an_answer_that_is_late_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -
     assert session is not None
     failed: list[Error] = []
     monkeypatch.setattr(Session, "reset", lambda session, error: failed.append(error))
-    pair.upstream.tick(session.connected_at + pair.cluster.answer_timeout - 1)
+    pair.upstream.tick(session.connected_at + pair.cluster.shared.answer_timeout - 1)
     assert not failed
-    pair.upstream.tick(session.connected_at + pair.cluster.answer_timeout + 1)
+    pair.upstream.tick(session.connected_at + pair.cluster.shared.answer_timeout + 1)
     assert [error.kind for error in failed] == ["timeout"]

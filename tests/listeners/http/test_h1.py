@@ -17,8 +17,8 @@ from carrier.core.env import Env
 from carrier.observe.meter import Meter
 from carrier.rules.table import Matchers, Table
 from clusters.http.cluster import HttpCluster
-from clusters.http.h1 import HttpUpstream
-from listeners.http.h1 import HttpConnection
+from clusters.http.h1 import Upstream1
+from listeners.http.h1 import Connection1
 from listeners.http.listener import HttpListener
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -75,10 +75,10 @@ class Pair:
         self.listener = HttpListener(c.Listener("front", {"protocol": "HTTP", "port": 1}, "rl"), env)
         self.listener.use(Table(config, "rl", {"up": self.cluster}, Matchers(), {}))
         endpoint = self.cluster.endpoints[0]
-        self.upstream, self.up = HttpUpstream(self.cluster, endpoint, self.cluster.pool(endpoint)), Wire()
+        self.upstream, self.up = Upstream1(self.cluster.shared, endpoint, self.cluster.pool(endpoint)), Wire()
         self.upstream.connection_made(self.up)  # type: ignore[arg-type]
         endpoint.idle.append(self.upstream)
-        self.downstream, self.down = HttpConnection(self.listener), Wire()
+        self.downstream, self.down = Connection1(self.listener), Wire()
         self.downstream.connection_made(self.down)  # type: ignore[arg-type]
 
     def exchange(self, request: bytes = GET, answer: bytes = OK) -> None:
@@ -182,7 +182,7 @@ def test_heads_that_always_differ_are_served_and_not_kept() -> None:
             b"HTTP/1.1 200 OK\r\ndate: %d\r\ncontent-length: 2\r\n\r\nok" % i,
         )
         assert b"traceparent: %032x\r\n" % i in pair.up.writes[-1] and b"date: %d\r\n" % i in pair.down.writes[-1]
-    assert len(pair.listener.memo.heads) < 20 and len(pair.cluster.memo.heads) < 20
+    assert len(pair.listener.routing.memo.heads) < 20 and len(pair.cluster.shared.memo.heads) < 20
 
 
 # ------------------------------------------------------------------ the kernel's view

@@ -39,19 +39,19 @@ def test_without_rewrites_of_http_the_head_goes_on_as_it_is() -> None:
     ],
 )
 def test_a_rewrite_changes_what_is_sent_on_and_nothing_else(path: str, value: object, line: bytes) -> None:
-    wire = rewritten(head(), decision(Rewrite(path, value))).wire
+    wire = rewritten(head(), decision(Rewrite(path, value))).text
     assert line in wire.split(b"\r\n") and b"host: h" in wire
 
 
 def test_headers_that_a_rewrite_leaves_out_are_not_sent_on() -> None:
-    wire = rewritten(head(), decision(Rewrite("/HTTP/headers", {"host": "h"}))).wire
+    wire = rewritten(head(), decision(Rewrite("/HTTP/headers", {"host": "h"}))).text
     assert b"x-user" not in wire and b"host: h" in wire
 
 
 @pytest.mark.parametrize("rewrite", [Rewrite("/HTTP", 7), Rewrite("/HTTP/url/path", "a b\r\nx: y"), Rewrite("/HTTP/method", "G ET")])
 def test_what_cannot_be_written_is_not_sent_on(rewrite: Rewrite) -> None:
     came = head()
-    assert rewritten(came, decision(rewrite)).wire == came.wire
+    assert rewritten(came, decision(rewrite)).text == came.text
 
 
 def test_the_number_of_rules_does_not_change_what_is_done() -> None:

@@ -402,7 +402,7 @@ def test_a_switch_of_protocols_must_be_one_that_was_asked_for() -> None:
     reader.feed(switch % b"WebSocket")
     reader.feed(b"more")
     assert heard.says == [101, b"raw", b"more"] and reader.tunnel
-    assert heard.heads[0].wire.endswith(b"\r\nconnection: upgrade\r\nupgrade: WebSocket\r\n\r\n")
+    assert heard.heads[0].text.endswith(b"\r\nconnection: upgrade\r\nupgrade: WebSocket\r\n\r\n")
     reader.finish()
     assert heard.says[-1] == END and not reader.reusable
     for asked, given in ((None, b"websocket"), (b"websocket", b"foo"), (b"websocket", b"")):

@@ -1,0 +1,50 @@
+"""The HTTP/1.1 text of a head: made by the codec that read it, or here from what another version's codec read (RFC 9112).
+
+A text is a start line, the fields to be sent on, the one line that frames the body, and the empty line. It is kept with its head.
+"""
+
+from __future__ import annotations
+
+from carrier.wire.http import CHUNKED, REASONS, Fields, Head, framing_field, join_fields
+
+
+def request_text(method: bytes, target: bytes, fields: Fields, body: int, length: int, upgrade: bytes | None, host: bytes = b"") -> bytes:
+    """The text of a request. fields: those to be sent on, checked; host: a Host that is not among them. upgrade: as it is to be written."""
+    lines = join_fields(fields) + framing_field(body, length)
+    if host:
+        lines = b"host: " + host + b"\r\n" + lines
+    if upgrade:
+        lines += b"connection: upgrade\r\nupgrade: " + upgrade + b"\r\n"
+    return method + b" " + target + b" HTTP/1.1\r\n" + lines + b"\r\n"
+
+
+def answer_text(status: int, reason: bytes, fields: Fields, body: int, length: int, upgrade: bytes | None = None) -> bytes:
+    """The text of an answer."""
+    lines = join_fields(fields) + framing_field(body, length)
+    if upgrade:
+        lines += b"connection: upgrade\r\nupgrade: " + upgrade + b"\r\n"
+    return b"HTTP/1.1 %d %b\r\n%b\r\n" % (status, reason, lines)
+
+
+def text_of(head: Head) -> bytes:
+    """The text of a head, which keeps it."""
+    if not head.text:
+        if head.status:
+            reason = head.reason or REASONS.get(head.status, b"")
+            head.text = answer_text(head.status, reason, head.sent_on(), head.body, head.length, head.upgrade)
+        else:
+            head.text = request_text(
+                head.method, head.location or head.target, head.sent_on(), head.body, head.length, head.upgrade, head.authority
+            )
+        head.stem = head.text[:-2]
+    return head.text
+
+
+def without_chunked(text: bytes) -> bytes:
+    """A text for an HTTP/1.0 peer, who must not see a transfer coding (RFC 9112 6.1): the body then ends with the connection."""
+    return text.replace(b"\r\ntransfer-encoding: chunked\r\n", b"\r\n", 1)
+
+
+def as_chunked(text: bytes) -> bytes:
+    """The text of a body that ends with the connection, for one whose length is told in chunks."""
+    return text[:-2] + framing_field(CHUNKED, 0) + b"\r\n"
