@@ -73,7 +73,7 @@ async def test_requests_are_mirrored_whole_and_answered_by_the_destination_only(
                 assert (status, body) == (200, b"ok")
             found: Any = proxy.clusters["copy"]
             await wait_until(lambda: found.sessions_total == 3 and found.endpoints[0].idle, "for the mirrored requests to end")
-            assert all(up.session is None for up in found.busy)
+            assert all(up.session is None for up in found.shared.busy)
 
 
 async def test_a_mirror_that_is_not_there_harms_nobody() -> None:
