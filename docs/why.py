@@ -93,7 +93,7 @@ QUESTIONS = (
     ),
     Question("What does my laptop say when it is asked now?", "carrier bridges check john", "is not reachable"),
     Question(
-        "How long does my bridge live, and how do I keep it?", "carrier bridges renew john --expires 7200 --json", "OK", _john_wakes_up
+        "How long does my bridge live, and how do I keep it?", "carrier bridges renew john --expires 2h", "lives until", _john_wakes_up
     ),
     Question("Who else has a bridge here?", "carrier bridges", "jane"),
     Question("What is being carried at this moment, and how do I end it?", "carrier sessions", "CONNECTED", _somebody_connects),
@@ -157,7 +157,8 @@ def _lasting(text: str, stage: Stage) -> str:
     text = re.sub(r"TCP:127\.0\.0\.1:\d+", "TCP:127.0.0.1:50000", text)
     text = re.sub(r"\d+(\.\d+)? ms", "1 ms", text)
     text = re.sub(r"\b\d+ (s|min) ago", "1 s ago", text)
-    text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "2026-11-21T12:00:00Z", text)
+    text = re.sub(r"(?:\d{4}-\d\d-\d\d )?\b\d\d:\d\d$", "18:00", text, flags=re.MULTILINE)
+    text = re.sub(r"^pid \d+, no file", "pid 41, no file", text, flags=re.MULTILINE)
     return re.sub(r"carrier \d[\w.]*, ready, revision \d+, \d+ sessions?", "carrier 0.1.0, ready, revision 3, 0 sessions", text)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Any
 
 from carrier.core import registry
@@ -25,11 +25,14 @@ ASSUMED = ("127.0.0.1", 0)
 """Where an imagined session comes from when nobody says so."""
 
 
-def imagine(body: object, listeners: Mapping[str, cfg.Listener]) -> tuple[str, dict[str, Any], list[str]]:
+def imagine(
+    body: object, listeners: Mapping[str, cfg.Listener], likely: Container[str] | None = None
+) -> tuple[str, dict[str, Any], list[str]]:
     """The listener's name, the metadata, and what was assumed, of a session that is described in `body` (see FIELDS).
 
     headers: an object, or a list of [name, value] pairs where one comes several times. source, destination: "host:port".
-    metadata: laid over what was made of the rest. Raises ConfigError with what is wrong.
+    metadata: laid over what was made of the rest. likely: names of the listeners that are meant when nobody names one and several fit.
+    Raises ConfigError with what is wrong.
     """
     if not isinstance(body, Mapping):
         raise ConfigError(Problem("expected an object", "$", allowed=", ".join(FIELDS)))
@@ -44,7 +47,7 @@ def imagine(body: object, listeners: Mapping[str, cfg.Listener]) -> tuple[str, d
     headers, wrong = _pairs(body.get("headers"))
     if problems + wrong:
         raise ConfigError(*problems, *wrong)
-    conf = _listener(body, listeners)
+    conf = _listener(body, listeners, likely)
     assumed: list[str] = []
     metadata = _metadata(body, conf, headers, assumed)
     return conf.name, {**metadata, **(body.get("metadata") or {})}, assumed
@@ -65,7 +68,7 @@ def _pairs(headers: object) -> tuple[list[tuple[str, str]], list[Problem]]:
     return pairs, []
 
 
-def _listener(body: Mapping[str, Any], listeners: Mapping[str, cfg.Listener]) -> cfg.Listener:
+def _listener(body: Mapping[str, Any], listeners: Mapping[str, cfg.Listener], likely: Container[str] | None) -> cfg.Listener:
     """The listener that is meant: named, by its port, by that of a whole URL, or the only one that fits. Raises ConfigError."""
     named = body.get("listener")
     if isinstance(named, str) and named in listeners:
@@ -75,12 +78,17 @@ def _listener(body: Mapping[str, Any], listeners: Mapping[str, cfg.Listener]) ->
         fits = [conf for conf in fits if str(conf.spec.get("port")) == named]
     elif "method" in body or "path" in body or "headers" in body:
         fits = [conf for conf in fits if _kind(conf) == "message"]
-        port = _port_of(body.get("path") or "")
-        fits = [conf for conf in fits if conf.spec.get("port") == port] or fits
+        port, said = _port_of(body.get("path") or "")
+        of_port = [conf for conf in fits if conf.spec.get("port") == port]
+        fits = of_port or ([] if said else fits)
+    if len(fits) > 1 and likely is not None:
+        fits = [conf for conf in fits if conf.name in likely] or fits
     if len(fits) == 1:
         return fits[0]
     names = ", ".join(f"{conf.name} ({conf.spec.get('protocol')} {conf.spec.get('port', '')})" for conf in listeners.values()) or "none"
     text = f"there is no listener {named!r}" if named is not None else "which listener is meant?"
+    if named is None and not fits and (port := _port_of(body.get("path") or "")[0]) is not None:
+        text = f"no listener for requests has port {port}"
     hint = "name one: --listener, or 'listener' over REST" if named is None and listeners else ""
     raise ConfigError(Problem(text, "$.listener", seen="" if named is None else named, allowed=names, hint=hint))
 
@@ -89,10 +97,10 @@ _URL = re.compile(r"(https?)://([^/?#]*?(?::([0-9]{1,5}))?)(?:[/?#]|$)", re.IGNO
 """A target in absolute form (RFC 9112 section 3.2.2): scheme, authority, port."""
 
 
-def _port_of(target: str) -> int | None:
-    """The port of a target in absolute form, its scheme's if it names none; None in another form."""
+def _port_of(target: str) -> tuple[int | None, bool]:
+    """The port of a target in absolute form, its scheme's if it names none, and whether it names one; None in another form."""
     found = _URL.match(target)
-    return None if found is None else int(found[3] or (443 if found[1].lower() == "https" else 80))
+    return (None, False) if found is None else (int(found[3] or (443 if found[1].lower() == "https" else 80)), found[3] is not None)
 
 
 def _kind(conf: cfg.Listener) -> str:
@@ -192,7 +200,9 @@ def offline(config: cfg.Config, env: Env) -> dict[str, Table]:
 
 def ask(body: object, config: cfg.Config, tables: Mapping[str, Table]) -> Explanation:
     """Explain what `body` describes (see `imagine`), by these tables. Raises ConfigError."""
-    name, metadata, assumed = imagine(body, config.listeners)
+    # Listeners that lead nowhere but to an answer of our own are for probes: nobody asks why.
+    likely = {name for name, table in tables.items() if any(not cluster.virtual for cluster in table.reaches)}
+    name, metadata, assumed = imagine(body, config.listeners, likely)
     if name not in tables:
         raise Error("not-found", f"listener {name!r} is not running")
     return explain(name, tables[name], metadata, assumed)

@@ -64,6 +64,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "-H", "--header", metavar="'NAME: VALUE'", type=field, action="append", help="a field of the request; again for more"
     )
     explain.add_argument("--listener", metavar="NAME", help="name or port of the listener, where there are several")
+    explain.add_argument("--rule", metavar="NAME", help="show only this rule, and the one that takes the request")
+    explain.add_argument("--user", metavar="USER", help="show only the rules of this user's bridges, and the one that takes the request")
     explain.add_argument("--source", metavar="HOST:PORT", help="where the session comes from")
     explain.add_argument("--sni", metavar="NAME", help="the server name that TLS asks for")
     explain.add_argument("-c", "--config", metavar="FILE", help="by a file instead of what runs")

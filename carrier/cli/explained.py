@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
 from carrier.core.metadata import readable
@@ -13,9 +16,14 @@ if TYPE_CHECKING:
     from carrier.rules.near import ConditionReport
 
 
-def render(found: Explanation, utf8: bool = True) -> str:
-    """The answer for a person."""
-    return "\n".join([*_heading(found), *_shown_steps(found, _MARKS[utf8]), *_outcome(found)]) + "\n"
+NEAREST = 3
+"""Rules that do not match and are shown one by one; of the others is told what they look at."""
+
+
+def render(found: Explanation, utf8: bool = True, wanted: Callable[[str], bool] | None = None) -> str:
+    """The answer for a person. wanted: which rules are asked about, by name: those are all shown, and of the others only the one that takes
+    the session. None: all are, the nearest misses first, equal ones together."""
+    return "\n".join([*_heading(found), *_shown_steps(found, _MARKS[utf8], wanted), *_outcome(found)]) + "\n"
 
 
 _MARKS = {True: ("✓", "✗", "→"), False: ("+", "-", ">")}
@@ -37,14 +45,57 @@ def _heading(found: Explanation) -> Iterator[str]:
         yield f"(assumed: {'; '.join(found.assumed)})"
 
 
-def _shown_steps(found: Explanation, marks: tuple[str, str, str]) -> Iterator[str]:
+def _shown_steps(found: Explanation, marks: tuple[str, str, str], wanted: Callable[[str], bool] | None) -> Iterator[str]:
     for step in found.steps:
         yield ""
         yield f"rule list {step.rulelist}" + ("" if step.rules else ": no rules")
-        decided = False
-        for report in step.rules:
-            decided = decided or report.chosen
-            yield from _shown_rule(report, decided, marks)
+        if wanted is None:
+            misses = [report for report in step.rules if not report.matched and not report.note]
+            near = sorted(misses, key=_distance)[:NEAREST] if len(misses) > NEAREST + 1 else misses
+            yield from _shown_rules(near if len(near) < len(misses) else (), marks)
+            yield from _shown_rules([report for report in step.rules if report not in misses or near == misses], marks)
+            yield from _rest([report for report in misses if report not in near])
+        else:
+            yield from _shown_rules([report for report in step.rules if report.chosen or wanted(report.rule)], marks)
+
+
+def _shown_rules(reports: Iterable[RuleReport], marks: tuple[str, str, str]) -> Iterator[str]:
+    decided = False
+    for report in reports:
+        decided = decided or report.chosen
+        yield from _shown_rule(report, decided, marks)
+
+
+def _distance(report: RuleReport) -> float:
+    """How far a rule is from taking the session: the conditions that do not hold, each by how little what was seen is like what was
+    wanted."""
+    return sum(_missed(condition) for condition in report.conditions)
+
+
+def _missed(condition: ConditionReport) -> float:
+    if condition.held:
+        return 0.0
+    if condition.parts:
+        return min(map(_missed, condition.parts))
+    return 2.0 if condition.seen is None else 1.0 - SequenceMatcher(None, condition.seen, condition.wanted).ratio() / 2
+
+
+def _rest(reports: Sequence[RuleReport]) -> Iterator[str]:
+    """What the rules look at that are not shown, and how many they are."""
+    kinds = Counter(_looks_at(report) for report in reports)
+    for what, number in kinds.most_common():
+        yield f"    {number} more rule{'s look' if number > 1 else ' looks'} at {what}, and match no better (--rule NAME shows one)"
+
+
+def _looks_at(report: RuleReport) -> str:
+    """`header x-user` of `header x-user is "john"`: what the first condition asks, without the value it wants."""
+    missed = next((condition for condition in report.conditions if not condition.held), None)
+    while missed is not None and missed.parts:
+        missed = missed.parts[0]
+    if missed is None or not missed.wanted:
+        return missed.text if missed is not None else "nothing"
+    text = missed.text.partition(f" {missed.wanted}")[0]
+    return re.sub(r" (is|is one of|starts with|ends with|matches|contains|is within|within)$", "", text)
 
 
 def _shown_rule(report: RuleReport, decided: bool, marks: tuple[str, str, str]) -> Iterator[str]:

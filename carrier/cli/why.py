@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 
 from carrier.cli.client import OK, USAGE, Client, Dict
 from carrier.cli.page import Page, show
@@ -24,7 +25,12 @@ def _asked(options: argparse.Namespace) -> Dict:
 
 
 def explain(options: argparse.Namespace, client: Client, page: Page) -> int:
-    return _show_explanation(options, page, client.send("POST", "explain", _asked(options)))
+    said = client.send("POST", "explain", _asked(options))
+    users = {}
+    if options.user is not None:
+        status = client.call("GET", "status")
+        users = {rule["rule"]: rule["user"] for listener in status["listeners"] for rule in listener["rules"]}
+    return _show_explanation(options, page, said, users)
 
 
 def explain_file(options: argparse.Namespace, page: Page) -> int:
@@ -51,15 +57,21 @@ def explain_file(options: argparse.Namespace, page: Page) -> int:
         return USAGE
     finally:
         loop.close()
-    return _show_explanation(options, page, msgspec.to_builtins(said))
+    users = {name: config.bridges[rule.bridge].user for name, rule in config.rules.items() if rule.bridge in config.bridges}
+    return _show_explanation(options, page, msgspec.to_builtins(said), users)
 
 
-def _show_explanation(options: argparse.Namespace, page: Page, said: Dict) -> int:
+def _show_explanation(options: argparse.Namespace, page: Page, said: Dict, users: Mapping[str, str]) -> int:
+    """users: rule -> the user whose bridge it is."""
     if not show(options, said):
         import msgspec
 
         from carrier.cli.explained import render
         from carrier.rules.explain import Explanation
 
-        print(render(msgspec.convert(said, Explanation), page.utf8), end="")
+        def wanted(rule: str) -> bool:
+            return options.rule == rule or (options.user is not None and users.get(rule) == options.user)
+
+        chosen = None if options.rule is None and options.user is None else wanted
+        print(render(msgspec.convert(said, Explanation), page.utf8, chosen), end="")
     return OK

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -436,16 +438,20 @@ def test_bridges_are_made_over_rest_and_expire_in_the_running_proxy(tmp_path, po
         assert ask(ports[1], "/bridges/john")[1]["status"]["state"] == "expired"
 
 
-def test_it_starts_within_600_milliseconds_and_stays_small(good, ports):
-    """The first accept, measured from before the interpreter starts; the best of three, other work shares this machine."""
-    times = []
+def test_it_starts_about_as_fast_as_its_libraries_are_imported_and_stays_small(good, ports):
+    """Processor seconds until it listens, beside an interpreter that imports what it needs: on a quiet machine 1.6 times as many."""
+    times, imports = [], []
     for _ in range(3):
-        began = time.monotonic()
         with running("run", "-c", str(good), "--admin", "off", "-l", "error", port=ports[0]) as process:
-            times.append(time.monotonic() - began)
+            used = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+            times.append((int(used[11]) + int(used[12])) / os.sysconf("SC_CLK_TCK"))
             with open(f"/proc/{process.pid}/status") as status:
                 resident = next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
-    assert min(times) < 0.6, times
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-c", "import asyncio, uvloop, h11, msgspec, yaml, argparse, logging, ssl"], check=True, timeout=60)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        imports.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(times) < 4 * min(imports), (times, imports)
     assert resident < 45 * 1024
 
 
