@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from carrier.admin.gate import Limits
@@ -29,6 +30,17 @@ from carrier.proxy.proxy import Proxy
 PATIENCE = 5.0
 """Seconds after which a test that waits for something has failed."""
 Object = Mapping[str, Any]
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """No file takes a byte more, as on a disk without room (setrlimit(2): EFBIG)."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 # --- configuration ----------------------------------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ METRICS = (
     Metric("carrier_limits_hit", "counter", ("object", "limit"), "How often a limit refused or held something"),
     Metric("carrier_config_changes", "counter", ("result",), "Configurations put in force, or refused"),
     Metric("carrier_config_revision", "gauge", (), "The revision in force"),
+    Metric("carrier_state_writes", "counter", ("outcome",), "Revisions written to the folder of --state, or failed to be"),
     Metric("carrier_bridges", "gauge", (), "User bridges in force"),
     Metric("carrier_loop_lag_seconds", "gauge", (), "How late the event loop was at the last look"),
     Metric("carrier_overloaded", "gauge", (), "1 while new sessions are refused because there is too much"),

@@ -47,6 +47,8 @@ class Metrics:
         self.ledger: Ledger | None = None
         self.revision = -1
         self.left_out = 0
+        self.state_writes: Mapping[str, int] = {}
+        """Outcome -> revisions written to the state folder; nothing: there is none."""
 
     def settle(self) -> None:
         """Count what has ended until now."""
@@ -251,6 +253,10 @@ class Metrics:
         if self.access is not None:
             yield "_total", {"outcome": "written"}, self.access.written
             yield "_total", {"outcome": "dropped"}, self.access.dropped
+
+    def _state_writes(self) -> Iterator[Sample]:
+        for outcome, count in self.state_writes.items():
+            yield "_total", {"outcome": outcome}, count
 
     def _label_sets(self) -> Iterator[Sample]:
         yield "", {}, len(self.meter.known)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 TICK = 1.0
-"""Seconds between two looks at the leases."""
+"""Seconds between two looks at the leases, and before one that could not be ended is tried again."""
+SOONEST = 0.02
 DRAIN = 30.0
 """Seconds that sessions of a bridge that is over may go on."""
 
@@ -31,15 +32,20 @@ class Leases:
         self.log = log
         self.timer: asyncio.TimerHandle | None = None
         self.task: asyncio.Task[None] | None = None
+        self.said = ""
+        """Why a bridge could not be taken away at the last look."""
 
     def start(self) -> None:
         """Begin to look, once a second, or sooner when a bridge is due sooner."""
+        if self.timer is not None:
+            self.timer.cancel()
         loop = self.proxy.env.loop
         now = self.bridges.clock()
         soonest = min((b.expires for b in self.proxy.config.bridges.values() if b.expires is not None), default=math.inf)
-        if soonest <= now and self.task is None:
+        due = soonest <= now
+        if due and self.task is None:
             self.task = loop.create_task(self._expire())
-        self.timer = loop.call_later(min(TICK, max(0.02, soonest - now)), self.start)
+        self.timer = loop.call_later(TICK if due else min(TICK, max(SOONEST, soonest - now)), self.start)
 
     def stop(self) -> None:
         """Look no more."""
@@ -55,16 +61,20 @@ class Leases:
                 before = self.proxy.config
                 after = self.bridges.expire(before, self.bridges.clock())
                 if after is not before:
-                    await self.proxy.apply(after)
+                    await self.proxy.apply(after, unsaved=True)
         except Error as error:  # a bridge whose going breaks the configuration stays, and is tried again
-            self.log.error("a bridge that is over cannot be taken away", reason=error.detail)
-        else:
-            for name in before.bridges.keys() - after.bridges.keys():
-                self.bridges.remember(before, name)
-                running = self._drain(before.bridges[name])
-                self.log.notice("bridge is over", bridge=name, user=before.bridges[name].user, sessions=running)
+            if error.detail != self.said:
+                self.said = error.detail
+                self.log.error("a bridge that is over cannot be taken away", reason=error.detail)
+            return
         finally:
             self.task = None
+        self.said = ""
+        for name in before.bridges.keys() - after.bridges.keys():
+            self.bridges.remember(before, name)
+            running = self._drain(before.bridges[name])
+            self.log.notice("bridge is over", bridge=name, user=before.bridges[name].user, sessions=running)
+        self.start()  # the next may be due before the next look
 
     def _drain(self, bridge: Bridge) -> int:
         """Let the sessions of a bridge that is over come to their end, for so long; returns how many there are."""

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 LOOK = 1.0
 """Seconds between two looks at the file."""
+MIND = 5.0
+"""Seconds between two looks at the state folder: is it ours, and is what is in force on disk?"""
 Stamp = tuple[int, int, int] | None
 
 
@@ -59,6 +61,11 @@ class Base:
         self.adjust = adjust
         self.folder: Folder | None = None
         self.kept: Saved | None = None
+        self.saving = asyncio.Lock()
+        """One writer to the folder at a time."""
+        self.writes = {"written": 0, "failed": 0}
+        self.minder: asyncio.TimerHandle | None = None
+        self.minding: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.task: asyncio.Task[bool] | None = None
         self.again = ""
@@ -82,19 +89,54 @@ class Base:
             self.proxy.config = Config(revision=config.revision - 1)
             self.log.notice("state", folder=str(folder.path), revision=config.revision, changes=len(touched(self.config, config)))
         self.proxy.persist = self._keep
+        self._mind_later()
         return config
 
     async def _keep(self, config: Config) -> None:
         """Put a configuration on disk; called before it is in force. Raises Error("internal")."""
+        try:
+            await self._save(config)
+        except Error as error:
+            self.log.error(error.detail, revision=config.revision)  # the caller hears it too, but is not who can mend it
+            raise
+
+    async def _save(self, config: Config) -> None:
+        async with self.saving:
+            folder, loop = self.folder, asyncio.get_running_loop()
+            assert folder is not None
+            saved = Saved(config, self.mark, touched(self.config, config))
+            if saved != self.kept or not await loop.run_in_executor(None, folder.stands):
+                try:
+                    await loop.run_in_executor(None, folder.save, saved)
+                except Error:
+                    self.writes["failed"] += 1
+                    raise
+                self.writes["written"] += 1
+                self.kept = saved
+            self.proxy.unsaved = ""
+
+    def _mind_later(self) -> None:
+        self.minder = asyncio.get_running_loop().call_later(MIND, self._mind)
+
+    def _mind(self) -> None:
+        self.minding = asyncio.get_running_loop().create_task(self._mind_the_folder())
+        self._mind_later()
+
+    async def _mind_the_folder(self) -> None:
+        """Save what is in force if it could not be saved before, or if the folder has been moved away under us."""
         assert self.folder is not None
-        saved = Saved(config, self.mark, touched(self.config, config))
-        if saved != self.kept:
+        before = self.proxy.unsaved
+        if await asyncio.get_running_loop().run_in_executor(None, self.folder.stands) and not before:
+            return
+        async with self.proxy.lock:
             try:
-                await asyncio.get_running_loop().run_in_executor(None, self.folder.save, saved)
+                await self._save(self.proxy.config)
             except Error as error:
-                self.log.error(error.detail, revision=config.revision)  # the caller hears it too, but is not who can mend it
-                raise
-            self.kept = saved
+                self.proxy.unsaved = error.detail
+                if error.detail != before:
+                    self.log.error(error.detail, revision=self.proxy.config.revision)
+            else:
+                self.log.notice("the state is on disk again", folder=str(self.folder.path), revision=self.proxy.config.revision)
 
     # ------------------------------------------------------------------ reload
 
@@ -146,7 +188,7 @@ class Base:
         config, lost = rebridged(old, base, self.bridges)
         self.config, self.mark = base, mark
         try:
-            warnings = await self.proxy.apply(config)
+            warnings = await self.proxy.apply(config, unsaved=True)
         except BaseException:
             self.config, self.mark = before
             raise
@@ -189,11 +231,10 @@ class Base:
 
     def stop(self) -> None:
         """Look no more, keep no more."""
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-        if self.task is not None:
-            self.task.cancel()
+        for pending in (self.timer, self.minder, self.task, self.minding):
+            if pending is not None:
+                pending.cancel()
+        self.timer = self.minder = None
         if self.folder is not None:
             self.folder.close()
 

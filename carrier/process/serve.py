@@ -107,6 +107,8 @@ class Server:
         self.watch = Watch(settings.bounds or own_bounds(), self.proxy.connections, self.proxy.shed, log, self.proxy.make_room)
         self.unix: UnixSocket | None = None
         self.metrics = Metrics(self.proxy, self.watch)
+        if settings.state is not None:
+            self.metrics.state_writes = self.base.writes
         self.api.metrics = self.metrics
         if settings.metrics:
             self.env.meter = self.metrics.meter
@@ -129,7 +131,7 @@ class Server:
                 self.log.warn(warning)
         async with self.proxy.lock:
             self.proxy.admin_asked = settings.admin_asked
-            warnings = await self.proxy.apply(config)
+            warnings = await self.proxy.apply(config, unsaved=True)
             self.proxy.admin_asked = False  # a later change does not fail because the address is somebody's by then
         if self.unix is not None:
             self.unix.listener.start()

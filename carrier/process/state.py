@@ -8,15 +8,20 @@ the newest file that is whole; a damaged one is renamed to `*.damaged`, reported
 The file of `-c` is the base, the state is what was changed since. While the base is what it was, the state is in force; a base that has
 changed wins, and `dropped` says which objects were changed by REST and are gone with it. User bridges are nobody's file: they are
 put into the new base again as far as they fit. A lease that ran out meanwhile is not revived.
+
+A disk that is full or read-only keeps nobody from starting: then the folder has no lock, perhaps, and is taken when a `save` finds it
+usable. So it is when somebody has moved it away and made it anew: the lock's inode tells. What is no regular file is never waited for.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +37,10 @@ if TYPE_CHECKING:
 FORMAT = 1
 KEPT = 2
 """Revisions on disk: the newest and the one before it."""
+LARGEST = 1 << 28
+"""Bytes of a file that could be one of ours."""
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
+"""What a disk says that takes nothing at the moment: no fault of who named the folder."""
 _NAME = re.compile(r"revision-(\d{1,18})\.json")
 _SECTIONS = ("listeners", "clusters", "rulelists", "rules", "routes")
 
@@ -53,22 +62,46 @@ class Saved(msgspec.Struct, frozen=True):
 class Folder:
     """The folder of one process. say: called with a sentence about everything that is odd.
 
-    Raises ConfigError when it cannot be made, written or locked: another carrier uses it.
+    Raises ConfigError when it cannot be made, written or locked: another carrier uses it. A disk without room is said, and no reason.
     """
 
     def __init__(self, path: str | Path, say: Callable[[str], object]) -> None:
         self.path = Path(path)
         self.say = say
+        self.lock = -1
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._take()
         except OSError as exc:
-            raise _unusable(self.path, exc.strerror or str(exc)) from None
+            if exc.errno not in NO_ROOM:
+                raise _unusable(self.path, exc.strerror or str(exc)) from None
+            self.say(f"the state cannot be kept in {self.path}: {exc.strerror}; changes made over REST are refused meanwhile")
+
+    def _take(self) -> None:
+        """Make the folder, if it is not there, and lock it. Raises OSError, and ConfigError: another carrier has it."""
+        self.close()
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        name = self.path / "lock"
+        flags = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
         try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = os.open(name, os.O_RDWR | os.O_CREAT | flags, 0o600)
+        except OSError as exc:
+            if exc.errno not in NO_ROOM:
+                raise
+            lock = os.open(name, os.O_RDONLY | flags)  # one that is there can be locked all the same
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            os.close(self.lock)
+            os.close(lock)
             raise _unusable(self.path, "another carrier keeps its state there") from None
+        self.lock = lock
+
+    def stands(self) -> bool:
+        """Is the folder still the one that we have locked?"""
+        try:
+            found = os.stat(self.path / "lock", follow_symlinks=False)
+        except OSError:
+            return False
+        return self.lock >= 0 and os.path.samestat(found, os.fstat(self.lock))
 
     def close(self) -> None:
         """Let another process use the folder."""
@@ -80,7 +113,7 @@ class Folder:
         """The newest revision that is whole. Damaged ones are set aside, and said."""
         for number, path in sorted(self._files(), reverse=True):
             try:
-                saved = decode(path.read_bytes())
+                saved = decode(_read(path))
                 if saved.revision != number:
                     raise ValueError(f"it holds revision {saved.revision}")
                 return saved
@@ -94,13 +127,22 @@ class Folder:
         target = self.path / f"revision-{saved.revision}.json"
         temporary = self.path / "revision.new"
         try:
-            _write(temporary, encode(saved))
-            os.rename(temporary, target)
-            self._sync()
+            if not self.stands():
+                self._take()
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()  # whatever it is: a fifo would be waited for
+            try:
+                _write(temporary, encode(saved))
+                os.rename(temporary, target)
+                self._sync()
+            except OSError:
+                with contextlib.suppress(OSError):
+                    temporary.unlink()  # where there is no room, what is half there takes some
+                raise
         except OSError as exc:
-            with contextlib.suppress(OSError):
-                temporary.unlink()  # where there is no room, what is half there takes some
             raise Error("internal", f"the change cannot be kept in {self.path}: {exc.strerror or exc}") from None
+        except ConfigError as error:
+            raise Error("internal", error.detail) from None
         self._forget(saved.revision)
 
     def _forget(self, newest: int) -> None:
@@ -116,6 +158,8 @@ class Folder:
     def _files(self) -> list[tuple[int, Path]]:
         try:
             names = os.listdir(self.path)
+        except FileNotFoundError:  # there is no room to make it
+            return []
         except OSError as exc:
             raise _unusable(self.path, exc.strerror or str(exc)) from None
         return [(int(found[1]), self.path / name) for name in names if (found := _NAME.fullmatch(name))]
@@ -134,8 +178,20 @@ class Folder:
             os.close(folder)
 
 
+def _read(path: Path) -> bytes:
+    """A file of ours. Raises OSError; ValueError: it is none."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is no regular file")
+        if found.st_size > LARGEST:
+            raise ValueError(f"it has {found.st_size} bytes, more than {LARGEST}")
+        return file.read(LARGEST)
+
+
 def _write(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         view = memoryview(data)
         while view:

@@ -69,7 +69,10 @@ class Life:
         if path == "/healthz":
             return 200, {"status": "ok", "state": self.state}
         reasons = self.reasons() if path == "/readyz" else [] if self.started else self.reasons()
-        return (503 if reasons else 200), {"status": "not ready" if reasons else "ok", "state": self.state, "reasons": reasons}
+        found = {"status": "not ready" if reasons else "ok", "state": self.state, "reasons": reasons}
+        if path == "/readyz" and self.proxy.unsaved:  # it serves, and would not know all of it after a restart
+            found["reasons"] = [*reasons, f"state: {self.proxy.unsaved}"]
+        return (503 if reasons else 200), found
 
     def progress(self) -> Mapping[str, Any]:
         """How far a drain is."""

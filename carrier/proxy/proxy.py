@@ -119,8 +119,10 @@ class Proxy:
 
     # ------------------------------------------------------------------ change
 
-    async def apply(self, config: model.Config) -> tuple[str, ...]:
-        """Put `config` in force as the next revision; returns warnings. Raises ConfigError or Error: then nothing has changed."""
+    async def apply(self, config: model.Config, unsaved: bool = False) -> tuple[str, ...]:
+        """Put `config` in force as the next revision; returns warnings. Raises ConfigError or Error: then nothing has changed.
+
+        unsaved: also when it cannot be put on disk (`self.unsaved` tells): what nobody waits for, the start, a reload, a lease's end."""
         async with self.applying:
             config = msgspec.structs.replace(config, revision=self.config.revision + 1)
             build = Build()
@@ -129,14 +131,23 @@ class Proxy:
                 self._build_tables(config, build)
                 self._check_endpoints(config, build)
                 await self._build_listeners(config, build)
-                if self.persist is not None:
-                    await self.persist(config)
+                await self._keep(config, unsaved)
             except BaseException:
                 self.refused += 1
                 build.undo(self.env.guard)
                 raise
             self._commit(config, build)
             return tuple(build.warnings)
+
+    async def _keep(self, config: model.Config, unsaved: bool) -> None:
+        if self.persist is None:
+            return
+        try:
+            await self.persist(config)
+        except Error as error:
+            if not unsaved:
+                raise
+            self.unsaved = error.detail
 
     def _build_clusters(self, config: model.Config, build: Build) -> None:
         problems: list[Problem] = []

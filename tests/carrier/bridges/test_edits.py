@@ -460,7 +460,7 @@ class FakeProxy:
     def sessions(self):
         return ()
 
-    async def apply(self, config):
+    async def apply(self, config, unsaved=False):
         assert self.lock.locked()
         self.applied.set()
         if self.refuse:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from typing import Any
 import pytest
 
 from carrier.config import source
+from carrier.errors import Error
 from carrier.log import Log
 from carrier.process import reload
 from carrier.process.reload import stamp_of, with_admin
 from carrier.process.serve import Server, Settings, start
-from tests.support import cluster, config, port_of, tcp, wait_until
+from carrier.process.state import Folder
+from tests.support import cluster, config, full_disk, port_of, tcp, wait_until
 
 FILE = """
 listeners:
@@ -142,8 +145,8 @@ async def test_a_change_that_the_disk_does_not_take_is_an_error_in_the_log_too(
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr("carrier.process.state._write", full)
-        file.write_text(FILE.format(name="two"))
-        assert not await server.base.read_again("a test")
+        with pytest.raises(Error, match="No space left"):
+            await server.proxy.apply(config(clusters=[cluster("more", 9)], base=server.proxy.config))
         assert clusters(server) == ["echo", "one"]
         assert [
             line for line in lines if " error " in line and "cannot be kept" in line and "No space left" in line and "revision=2" in line
@@ -230,3 +233,54 @@ def test_the_stamp_changes_with_the_content_and_is_none_for_nothing(tmp_path: Pa
     first = stamp_of(str(path))
     path.write_text("ab")
     assert stamp_of(str(path)) not in (None, first)
+
+
+# -- a disk without room
+
+
+async def test_a_process_starts_and_reloads_with_a_full_disk_whatever_its_folder_holds(
+    file: Path, lines: list[str], tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    with full_disk():
+        async with running(file, lines, state=str(state)) as server:
+            assert clusters(server) == ["echo", "one"] and server.life.state == "ready"
+            assert "File too large" in server.proxy.unsaved
+    async with running(file, lines, state=str(state)) as server:
+        body = {"listener": "web", "user": "john", "endpoint": "127.0.0.1:9", "expires": 0.1, "type": "stream"}
+        await server.proxy.apply(server.bridges.put(server.proxy.config, "john", body))
+    await asyncio.sleep(0.15)
+    with full_disk():
+        async with running(file, lines, state=str(state)) as server:
+            assert not server.proxy.config.bridges, "the lease has lapsed"
+    text = FILE.format(name="two")
+    file.write_text(text)
+    with full_disk():
+        async with running(file, lines, state=str(state)) as server:
+            assert clusters(server) == ["echo", "two"]
+    file.write_text(FILE.format(name="three"))
+    async with running(file, lines, state=str(state)) as server:
+        file.write_text(FILE.format(name="four"))
+        with full_disk():
+            assert await server.base.read_again("a test")
+            with pytest.raises(Error, match="cannot be kept"):
+                await server.proxy.apply(config(clusters=[cluster("more", 9)], base=server.proxy.config))
+        assert clusters(server) == ["echo", "four"]
+
+
+async def test_a_folder_that_is_removed_under_us_is_made_again_with_what_is_in_force(
+    file: Path, lines: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reload, "MIND", 0.05)
+    state = tmp_path / "state"
+    async with running(file, lines, state=str(state)) as server:
+        await server.proxy.apply(config(clusters=[cluster("more", 9)], base=server.proxy.config))
+        shutil.rmtree(state)
+        await wait_until(lambda: (state / "revision-2.json").exists())
+        await wait_until(lambda: any("on disk again" in line for line in lines))
+        shutil.rmtree(state)
+        other = Folder(state, print)
+        await wait_until(lambda: "another carrier" in server.proxy.unsaved)
+        other.close()
+        await wait_until(lambda: not server.proxy.unsaved)
+    assert len([line for line in lines if "another carrier" in line]) == 1

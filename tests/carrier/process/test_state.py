@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -97,6 +99,76 @@ def test_a_damaged_file_falls_back_to_the_one_before_it_loudly(folder: Folder, s
     assert "revision-2.json.damaged" in files(folder.path)
     folder.save(Saved(at(2)))
     assert folder.newest() == Saved(at(2))
+
+
+def test_a_fifo_or_a_folder_in_the_place_of_a_file_hangs_nothing(folder: Folder, said: list[str]) -> None:
+    folder.save(Saved(at(1)))
+    os.mkfifo(folder.path / "revision-3.json")
+    os.mkfifo(folder.path / "revision.new")
+    (folder.path / "revision-2.json").mkdir()
+    assert folder.newest() == Saved(at(1))
+    assert "no regular file" in said[0] and len(said) == 2
+    folder.save(Saved(at(4)))
+    assert folder.newest() == Saved(at(4))
+
+
+def test_a_folder_that_was_made_anew_is_noticed_and_taken_again(folder: Folder, tmp_path: Path) -> None:
+    folder.save(Saved(at(1)))
+    assert folder.stands()
+    folder.path.rename(tmp_path / "away")
+    assert not folder.stands()
+    folder.save(Saved(at(2)))
+    assert folder.stands() and files(folder.path) == ["revision-2.json"]
+    with pytest.raises(ConfigError, match="another carrier"):
+        Folder(folder.path, print)
+
+
+def test_a_folder_that_another_carrier_has_taken_meanwhile_is_not_written_to(folder: Folder, tmp_path: Path) -> None:
+    folder.path.rename(tmp_path / "away")
+    other = Folder(folder.path, print)
+    with pytest.raises(Error, match="another carrier keeps its state there"):
+        folder.save(Saved(at(2)))
+    assert files(folder.path) == []
+    other.close()
+    folder.save(Saved(at(2)))
+    assert folder.stands()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_read_only_disk_keeps_nobody_from_starting(tmp_path: Path, there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "state"
+    if there:
+        first = Folder(path, print)
+        first.save(Saved(at(1)))
+        first.close()
+    with monkeypatch.context() as disk:
+        read_only(disk)
+        said: list[str] = []
+        found = Folder(path, said.append)
+        assert found.newest() == (Saved(at(1)) if there else None)
+        assert bool(said) != there and found.stands() == there
+        with pytest.raises(Error, match="Read-only file system"):
+            found.save(Saved(at(2)))
+    found.save(Saved(at(2)))
+    assert found.stands() and found.newest() == Saved(at(2))
+
+
+def read_only(disk: pytest.MonkeyPatch) -> None:
+    """Nothing can be made or opened for writing any more."""
+    real = os.open
+
+    def opened(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return real(path, flags, *more, **named)
+
+    def made(path: Any, *more: Any) -> None:
+        if os.path.exists(path):
+            raise FileExistsError
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    disk.setattr(os, "open", opened)
+    disk.setattr(os, "mkdir", made)
 
 
 def test_a_write_that_was_cut_short_is_not_mistaken_for_a_revision(folder: Folder, said: list[str]) -> None:

@@ -28,7 +28,7 @@ class FakeProxy:
         self.listeners = {str(i): one for i, one in enumerate(listeners)}
         self.drained: set[str] = set()
         self.told: list[str] = []
-        self.shedding = ""
+        self.shedding = self.unsaved = ""
         self.env: Any = self
         self.on_close: list[Any] = []
 
@@ -80,6 +80,12 @@ def test_while_new_sessions_are_refused_readiness_says_why() -> None:
     assert found.answer("/healthz")[0] == found.answer("/startupz")[0] == 200
     proxy.shedding = ""
     assert found.answer("/readyz")[0] == 200
+
+
+def test_what_is_not_on_disk_is_said_by_readiness_and_is_no_reason_against_it() -> None:
+    found, proxy = life(FakeListener())
+    proxy.unsaved = "the change cannot be kept in /state: No space left on device"
+    assert found.answer("/readyz") == (200, {"status": "ok", "state": "ready", "reasons": [f"state: {proxy.unsaved}"]})
 
 
 async def test_a_drain_says_goodbye_waits_the_delay_then_stops_and_ends_with_the_last_session() -> None:
