@@ -25,22 +25,12 @@ _LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
 _OTHER = bytes(byte not in FIELD_BYTES for byte in range(256))
 """Makes every byte that no field value holds (RFC 9110 5.5) 1, and all others 0."""
 _BLANK = b" \t"
-_PLAIN, _CONNECTION, _TE, _CONTENT_LENGTH, _COOKIE, _HOST_FIELD, _PSEUDO, _BAD = range(8)
-_KNOWN: dict[bytes, int] = {
-    b"connection": _CONNECTION,
-    b"proxy-connection": _CONNECTION,
-    b"keep-alive": _CONNECTION,
-    b"transfer-encoding": _CONNECTION,
-    b"upgrade": _CONNECTION,
-    b"te": _TE,
-    b"content-length": _CONTENT_LENGTH,
-    b"cookie": _COOKIE,
-    b"host": _HOST_FIELD,
-}
-_KINDS = dict(_KNOWN)  # and names that were met and are plain
-_REQUEST = (b":method", b":scheme", b":authority", b":path", b":protocol")
-_NAMES = 2048  # that are remembered
-_NAME_MAX = 64
+_PLAIN, _PSEUDO, _TE, _CONTENT_LENGTH, _COOKIE, _HOST = range(6)
+_KINDS = {b"te": _TE, b"content-length": _CONTENT_LENGTH, b"cookie": _COOKIE, b"host": _HOST}
+_CONNECTION = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
+_fine: dict[Pair, int] = {}
+"""Fields that were looked at and are valid, whatever stands beside them, and what they are. Full, it is emptied."""
+_FINE, _FINE_MAX = 1024, 160  # fields that are remembered, and their bytes
 
 
 class Section:
@@ -114,51 +104,38 @@ def read(pairs: Sequence[Pair], size: int, never: Sequence[bytes], limits: Limit
 
 
 def _read(section: Section, pairs: Sequence[Pair], limits: Limits, client: bool) -> None:
-    kinds, other = _KINDS, _OTHER
+    fine = _fine
     pseudo: dict[bytes, bytes] = {}
     fields: list[Pair] = []
     crumbs: list[bytes] = []
     crumb_at = 0
     host: bytes | None = None
     for pair in pairs:
-        name, value = pair
-        kind = kinds.get(name, -1)
-        if kind < 0:
-            kind = _kind(name)
-        if kind == _BAD:
-            raise _Malformed(f"field name {shown(name)} is not a token in lower case")
-        if b"\x01" in value.translate(other):
-            raise _Malformed(f"field {shown(name)} has a control byte in its value")
-        if value and (value[0] in _BLANK or value[-1] in _BLANK):
-            raise _Malformed(f"field {shown(name)} has a blank at an end of its value")
+        kind = fine.get(pair)
+        if kind is None:
+            kind = _look_at(pair, limits.strict_target)
         if kind == _PLAIN:
             fields.append(pair)
         elif kind == _PSEUDO:
-            if fields or crumbs or host is not None or section.length >= 0:
-                raise _Malformed(f"pseudo-field {shown(name)} behind a regular field")
-            if name in pseudo:
-                raise _Malformed(f"pseudo-field {shown(name)} twice")
-            pseudo[name] = value
-        elif kind == _CONNECTION:
-            raise _Malformed(f"field {shown(name)} belongs to a connection of HTTP/1.1")
-        elif kind == _TE:
-            if value.lower() != b"trailers":
-                raise _Malformed(f"te {shown(value)}, allowed is only trailers")
-            fields.append(pair)
-        elif kind == _CONTENT_LENGTH:
-            if section.length >= 0 or not _LENGTH.fullmatch(value):
-                raise _Malformed(f"content-length {shown(value)} is not the one decimal number")
-            section.length = int(value)
-            fields.append(pair)
+            if fields or host is not None:
+                raise _Malformed(f"pseudo-field {shown(pair[0])} behind a regular field")
+            if pair[0] in pseudo:
+                raise _Malformed(f"pseudo-field {shown(pair[0])} twice")
+            pseudo[pair[0]] = pair[1]
         elif kind == _COOKIE:
             if not crumbs:
                 crumb_at = len(fields)
                 fields.append(pair)
-            crumbs.append(value)
+            crumbs.append(pair[1])
+        elif kind == _CONTENT_LENGTH:
+            if section.length >= 0:
+                raise _Malformed(f"content-length {shown(pair[1])} is not the one decimal number")
+            section.length = int(pair[1])
+            fields.append(pair)
+        elif host is not None:
+            raise _Malformed("several Host fields")
         else:
-            if host is not None:
-                raise _Malformed("several Host fields")
-            host = value
+            host = pair[1]
     if len(crumbs) > 1:  # RFC 9113 8.2.3
         cookie = b"; ".join(crumbs)
         if not crumbs[-1]:  # no value ends with a blank
@@ -173,18 +150,60 @@ def _read(section: Section, pairs: Sequence[Pair], limits: Limits, client: bool)
         section.fields = (*fields, (b"host", host))
 
 
-def _kind(name: bytes) -> int:
-    """What a name not met before is; plain ones are remembered."""
+def _look_at(pair: Pair, strict_target: bool) -> int:
+    """What a field is that was not met before; it is remembered. Raises _Malformed if it cannot be valid."""
+    name, value = pair
+    strict = True
     if name[:1] == b":":
-        return _PSEUDO
-    if not _NAME.fullmatch(name):
-        return _BAD
-    if len(name) <= _NAME_MAX:
-        if len(_KINDS) >= _NAMES:
-            _KINDS.clear()
-            _KINDS.update(_KNOWN)
-        _KINDS[name] = _PLAIN
-    return _PLAIN
+        strict = _check_pseudo(name, value, strict_target)
+        kind = _PSEUDO
+    else:
+        if not _NAME.fullmatch(name):
+            raise _Malformed(f"field name {shown(name)} is not a token in lower case")
+        if name in _CONNECTION:
+            raise _Malformed(f"field {shown(name)} belongs to a connection of HTTP/1.1")
+        kind = _KINDS.get(name, _PLAIN)
+    if b"\x01" in value.translate(_OTHER):
+        raise _Malformed(f"field {shown(name)} has a control byte in its value")
+    if value and (value[0] in _BLANK or value[-1] in _BLANK):
+        raise _Malformed(f"field {shown(name)} has a blank at an end of its value")
+    if kind == _TE:
+        if value.lower() != b"trailers":
+            raise _Malformed(f"te {shown(value)}, allowed is only trailers")
+        kind = _PLAIN
+    elif kind == _CONTENT_LENGTH and not _LENGTH.fullmatch(value):
+        raise _Malformed(f"content-length {shown(value)} is not the one decimal number")
+    if strict and len(name) + len(value) <= _FINE_MAX:
+        if len(_fine) >= _FINE:
+            _fine.clear()
+        _fine[pair] = kind
+    return kind
+
+
+def _check_pseudo(name: bytes, value: bytes, strict_target: bool) -> bool:
+    """Raise _Malformed unless a pseudo-field may have this value. False: it may only where targets are not strict."""
+    if name == b":path":
+        if LOCATION[True].fullmatch(value) or value == b"*":
+            return True
+        if strict_target or not LOCATION[False].fullmatch(value):
+            raise _Malformed(f":path {shown(value)} is not a path with an optional query")
+        return False
+    if name == b":authority":
+        try:
+            check_host(value)
+        except Error:
+            raise _Malformed(f":authority {shown(value)} is no host name or address with an optional port") from None
+    elif name == b":status":
+        if not _STATUS.fullmatch(value) or value == b"101":  # RFC 9113 8.6
+            raise _Malformed(f":status {shown(value)}, allowed are 100 to 599 without 101")
+    elif name == b":scheme":
+        if not _SCHEME.fullmatch(value):
+            raise _Malformed(f":scheme {shown(value)} is none")
+    elif name not in (b":method", b":protocol"):
+        raise _Malformed(f"pseudo-field {shown(name)} is unknown")
+    elif not TOKEN.fullmatch(value):
+        raise _Malformed(f"{name.decode()} {shown(value)} is not a token")
+    return True
 
 
 def _answer(section: Section, pseudo: dict[bytes, bytes], host: bytes | None) -> None:
@@ -192,52 +211,39 @@ def _answer(section: Section, pseudo: dict[bytes, bytes], host: bytes | None) ->
         section.fields = (*section.fields, (b"host", host))
     if not pseudo:
         return
-    if unknown := [name for name in pseudo if name != b":status"]:
-        raise _Malformed(f"pseudo-field {shown(unknown[0])} in an answer")
-    status = pseudo[b":status"]
-    if not _STATUS.fullmatch(status) or status == b"101":  # RFC 9113 8.6
-        raise _Malformed(f":status {shown(status)}, allowed are 100 to 599 without 101")
-    section.status = int(status)
+    if wrong := [name for name in pseudo if name != b":status"]:
+        raise _Malformed(f"pseudo-field {shown(wrong[0])} in an answer")
+    section.status = int(pseudo[b":status"])
 
 
 def _request(section: Section, pseudo: dict[bytes, bytes], host: bytes | None, limits: Limits) -> None:
-    if unknown := [name for name in pseudo if name not in _REQUEST]:
-        raise _Malformed(f"pseudo-field {shown(unknown[0])} in a request")
-    method = pseudo.get(b":method", b"")
-    if not TOKEN.fullmatch(method):
-        raise _Malformed(f":method {shown(method)} is not a token" if b":method" in pseudo else "no :method")
+    if b":status" in pseudo:
+        raise _Malformed("pseudo-field :status in a request")
+    get = pseudo.get
+    method, protocol, authority, path, scheme = get(b":method"), get(b":protocol"), get(b":authority"), get(b":path"), get(b":scheme")
+    if method is None:
+        raise _Malformed("no :method")
     section.method = method
-    protocol = pseudo.get(b":protocol")
-    authority = pseudo.get(b":authority", host)
     if authority is None:
-        raise _Malformed("neither :authority nor Host")
-    if host is not None and host != authority:  # RFC 9113 8.3.1
+        if host is None:
+            raise _Malformed("neither :authority nor Host")
+        _check_pseudo(b":authority", host, True)
+        authority = host
+    elif host is not None and host != authority:  # RFC 9113 8.3.1
         raise _Malformed(f":authority {shown(authority)} and Host {shown(host)}")
     section.authority = authority
-    if protocol is not None and method != b"CONNECT":
+    if method == b"CONNECT":
+        if protocol is None:
+            if scheme is not None or path is not None:
+                raise _Malformed("CONNECT with :scheme or :path")
+            return
+        if not limits.connect:
+            raise _Malformed(":protocol, but extended CONNECT was not offered")
+        section.protocol = protocol
+    elif protocol is not None:
         raise _Malformed(f":protocol with {shown(method)}, it belongs to CONNECT")
-    if protocol is not None and not limits.connect:
-        raise _Malformed(":protocol, but extended CONNECT was not offered")
-    if method == b"CONNECT" and protocol is None:
-        if b":scheme" in pseudo or b":path" in pseudo:
-            raise _Malformed("CONNECT with :scheme or :path")
-        _check_authority(authority)
-        return
-    path, scheme = pseudo.get(b":path"), pseudo.get(b":scheme")
     if path is None or scheme is None:
         raise _Malformed("no :path" if path is None else "no :scheme")
-    if not _SCHEME.fullmatch(scheme):
-        raise _Malformed(f":scheme {shown(scheme)} is none")
-    if not (LOCATION[limits.strict_target].fullmatch(path) or (path == b"*" and method == b"OPTIONS")):
-        raise _Malformed(f":path {shown(path)} is not a path with an optional query")
-    if protocol is not None and not TOKEN.fullmatch(protocol):
-        raise _Malformed(f":protocol {shown(protocol)} is not a token")
-    _check_authority(authority)
-    section.scheme, section.path, section.protocol = scheme, path, protocol or b""
-
-
-def _check_authority(authority: bytes) -> None:
-    try:
-        check_host(authority)
-    except Error:
-        raise _Malformed(f":authority {shown(authority)} is no host name or address with an optional port") from None
+    if path == b"*" and method != b"OPTIONS":
+        raise _Malformed(f":path {shown(path)} with {shown(method)}, it belongs to OPTIONS")
+    section.scheme, section.path = scheme, path

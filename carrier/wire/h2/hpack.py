@@ -149,7 +149,12 @@ def decode(state: State, block: bytes, most: int) -> tuple[list[Pair], int, list
                 due, changed = False, True
                 continue
             else:  # literals (6.2)
-                index, i = integer(block, i, 6 if byte & 64 else 4)
+                full = 63 if byte & 64 else 15
+                index = byte & full
+                if index < full:
+                    i += 1
+                else:
+                    index, i = integer(block, i, 6 if byte & 64 else 4)
                 if index:
                     name = (_STATIC[index] if index < _FIRST else entries[index - _FIRST])[0]
                 else:
