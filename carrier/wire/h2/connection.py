@@ -79,6 +79,22 @@ class Target(Protocol):
         """The peer's settings have come or changed: `room`, `peer_connect` and others."""
 
 
+class _Nobody:
+    """Whom the engine of a connection that is gone has to tell."""
+
+    def on_head(self, stream: Stream, section: Section, last: bool) -> None: ...
+    def on_data(self, stream: Stream, data: bytes, last: bool) -> None: ...
+    def on_trailers(self, stream: Stream, section: Section) -> None: ...
+    def on_drained(self, stream: Stream) -> None: ...
+    def on_reset(self, stream: Stream, code: int, detail: str) -> None: ...
+    def on_refused(self, stream: Stream, section: Section, kind: str, detail: str) -> None: ...
+    def on_goaway(self, last: int, code: int, detail: str) -> None: ...
+    def on_settings(self) -> None: ...
+
+
+_NOBODY = _Nobody()
+
+
 class Connection:
     """One connection; made as an `Engine`.
 
@@ -138,7 +154,10 @@ class Connection:
     )
 
     def __init__(self, target: Target, memo: Memo, limits: Limits = DEFAULT, *, client: bool = False, now: float = 0.0) -> None:
-        self.target, self.memo, self.limits, self.client, self.now = target, memo, limits, client, now
+        if memo.client != client or memo.limits != limits:
+            raise ValueError("the memo reads for the other side, or with other limits")
+        self.target: Target = target
+        self.memo, self.limits, self.client, self.now = memo, limits, client, now
         self.streams: dict[int, Stream] = {}
         self.waiting: dict[int, Stream] = {}
         self.out: list[bytes] = []
@@ -260,11 +279,12 @@ class Connection:
             self._fail(Fault(code, detail, reason))
 
     def lost(self, detail: str) -> None:
-        """The transport is gone: open streams are told by on_reset."""
+        """The transport is gone: open streams are told by on_reset, and the target is let go."""
         if self.failure is None:
             self.failure = Fault(NO_ERROR, detail, "lost")
             self._reset_all(CANCEL, detail)
         self.out.clear()
+        self.target = _NOBODY
 
     # -- for streams --------------------------------------------------------------------------------------------------------------------
 

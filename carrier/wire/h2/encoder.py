@@ -31,32 +31,43 @@ class Encoder:
         self._lines: dict[bytes, bytes] = {}
         self._size = self._lines_size = 0
 
-    def answer(self, status: int, wire: bytes) -> bytes:
-        """The block of an answer, from the bytes of its HTTP/1.1 head."""
+    def answer(self, status: int, wire: bytes, never: frozenset[bytes] = frozenset()) -> bytes:
+        """The block of an answer, from the bytes of its HTTP/1.1 head. never: see `Section.never`."""
         known = self._heads.get(wire)
-        return known if known is not None else self._keep(wire, line(b":status", b"%d" % status) + self.fields(wire))
+        if known is not None and not never:
+            return known
+        block = line(b":status", b"%d" % status) + self.fields(wire, never)
+        return block if never else self._keep(wire, block)
 
     def request(
-        self, method: bytes, scheme: bytes, authority: bytes, path: bytes, wire: bytes, protocol: bytes = b"", te: bool = False
+        self,
+        method: bytes,
+        scheme: bytes,
+        authority: bytes,
+        path: bytes,
+        wire: bytes,
+        protocol: bytes = b"",
+        te: bool = False,
+        never: frozenset[bytes] = frozenset(),
     ) -> bytes:
         """The block of a request, from the bytes of its HTTP/1.1 head; what its start line and Host say is given. protocol: makes it an
-        extended CONNECT (RFC 8441). te: trailers are welcome, which gRPC asks for."""
+        extended CONNECT (RFC 8441). te: trailers are welcome, which gRPC asks for. never: see `Section.never`."""
         pseudo: list[Pair] = [(b":method", method), (b":scheme", scheme), (b":path", path), (b":authority", authority)]
         if method == b"CONNECT" and not protocol:
             pseudo = [pseudo[0], pseudo[3]]
         elif protocol:
             pseudo.insert(1, (b":protocol", protocol))
-        return encode(pseudo) + self.fields(wire) + (_TE if te else b"")
+        return encode(pseudo) + self.fields(wire, never) + (_TE if te else b"")
 
-    def fields(self, wire: bytes) -> bytes:
+    def fields(self, wire: bytes, never: frozenset[bytes] = frozenset()) -> bytes:
         """The regular fields of an HTTP/1.1 head, without its start line."""
+        if never:
+            return b"".join([_made(text, never) for text in wire.split(b"\r\n")[1:-2]])
         lines = self._lines
         return b"".join([lines[text] if text in lines else self._line(text) for text in wire.split(b"\r\n")[1:-2]])
 
     def _line(self, text: bytes) -> bytes:
-        name, _, value = text.partition(b":")
-        name = name.lower()
-        made = b"" if name in _DROPPED else line(name, value.strip(b" \t"))
+        made = _made(text)
         if len(text) <= _LINE_MAX:
             cost = 2 * len(text) + _COST
             if self._lines_size + cost > _LINES_BYTES:
@@ -75,6 +86,12 @@ class Encoder:
             self._size += cost
             self._heads[wire] = block
         return block
+
+
+def _made(text: bytes, never: frozenset[bytes] = frozenset()) -> bytes:
+    name, _, value = text.partition(b":")
+    name = name.lower()
+    return b"" if name in _DROPPED else line(name, value.strip(b" \t"), name in never)
 
 
 _TE = line(b"te", b"trailers")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from carrier.errors import Error
-from carrier.wire.h2 import PREFACE, Limits, encode
+from carrier.wire.h2 import PREFACE, Limits, Memo, encode
 from carrier.wire.h2.frames import (
     ACK,
     GOAWAY,
@@ -214,3 +214,30 @@ def test_a_refused_stream_may_be_sent_again_and_says_so():
     assert told.says == [("reset", second.id, 7)]
     assert heard.says[1][:3] == ("refused", 3, "overload")
     assert sorted(asks.streams) == [first.id]
+
+
+def test_what_is_gone_is_gone_at_once():
+    """No ring of an engine and its target waits for the collector."""
+    import gc
+    import weakref
+
+    engine, heard = server()
+    heard.engine = engine
+    engine.feed(head(1, GET), 0.0)
+    heard.streams[1].owner = heard
+    there = weakref.ref(heard)
+    gc.disable()
+    try:
+        engine.close(2, "over")
+        engine.lost("closed")
+        del engine, heard
+        assert there() is None
+    finally:
+        gc.enable()
+
+
+def test_a_memo_of_the_other_side_is_refused():
+    with pytest.raises(ValueError, match="other side"):
+        server(memo=Memo(Limits(), client=True))
+    with pytest.raises(ValueError, match="other limits"):
+        server(Limits(streams=1), Memo(Limits()))

@@ -62,3 +62,13 @@ def test_what_is_remembered_is_bounded_in_bytes():
         wire = b"HTTP/1.1 200 OK\r\nx-n: %d\r\n\r\n" % n
         assert said(encoder.answer(200, wire))[1] == (b"x-n", b"%d" % n)
     assert len(encoder._heads) < 20 and len(encoder._lines) < 2000
+
+
+def test_what_came_as_never_indexed_goes_on_as_such():
+    encoder = Encoder()
+    wire = b"GET / HTTP/1.1\r\nX-Key: secret\r\na: b\r\n\r\n"
+    for never in (frozenset(), frozenset((b"x-key",)), frozenset()):
+        block = encoder.request(b"GET", b"http", b"a", b"/", wire, never=never)
+        found = {bytes(pair[0]): pair.indexable for pair in Decoder().decode(block, raw=True)}
+        assert found[b"x-key"] is not bool(never) and found[b"a"]
+    assert encoder.answer(200, WIRE, frozenset((b"x-user",))) != encoder.answer(200, WIRE)
