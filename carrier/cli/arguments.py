@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from typing import Any
 
 
 def field(text: str) -> tuple[str, str]:
@@ -51,7 +52,7 @@ def _pause(text: str) -> float:
     return seconds
 
 
-def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
     """Give the parser these commands."""
     explain = _command(commands, "explain", "why would a request go where it would?", "Show every rule with each condition, met or not.")
     explain.add_argument(
@@ -106,10 +107,8 @@ def _add_bridges(bridges: argparse.ArgumentParser) -> None:
     bridges.add_argument("--fallback", choices=("shadow", "error"), help="when that cannot be reached (default: shadow)")
 
 
-def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, short: str, description: str
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=short, description=description)
+def _command(commands: argparse._SubParsersAction[Any], name: str, short: str, description: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=short, description=description)
     parser.add_argument(
         "--admin", metavar="WHERE", help="unix socket, HOST:PORT or URL of the REST API (default: $CARRIER_ADMIN, or found)"
     )

@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from carrier.cli.arguments import add_commands
 from carrier.cli.commands import run as ask
+from carrier.cli.manual import commands as commands_of
+from carrier.cli.usage import Parser, misplaced
 
 if TYPE_CHECKING:
     from carrier.config.accesslog import Settings as AccessLog
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 OK, FAILED, USAGE, IN_USE = 0, 1, 2, 3
 LEVELS = ("silly", "verbose", "debug", "info", "notice", "warn", "error", "silent")
 DEFAULT_ADMIN = ("127.0.0.1", 1234)
+DEFAULT_FILES = ("carrier.yaml", "carrier.yml", "carrier.json", "/etc/carrier/carrier.yaml")
+"""Where the configuration is looked for when nobody says where it is."""
 API_LIMITS = ("body", "depth", "objects", "request_timeout", "connections", "writes", "burst")
 LIMITS = ("memory", "lag", "connections", *(f"api.{name}" for name in API_LIMITS))
 """What --limit takes; a test holds that these are the fields of carrier.admin.gate.Limits and carrier.proxy.overload.Bounds."""
@@ -46,9 +50,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     _open_standard_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "-V", "--version"):
+    top = parser()
+    if not arguments or arguments == ["help"]:
+        top.print_help()
+        return OK if arguments else USAGE
+    if arguments[0] == "help":
+        arguments = [arguments[1], "--help"]
+    if arguments == ["version"]:
+        arguments = ["--version"]
+    if arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "-V", "--version"):
+        if wrong := misplaced(arguments, commands_of(top)):
+            print(f"carrier: {wrong}", file=sys.stderr)
+            return USAGE
         arguments.insert(0, "run")  # as l7mp-proxy.js is called
-    options = parser().parse_args(arguments)
+    options, left = top.parse_known_args(arguments)
+    if left:  # the command's own parser knows what they look like
+        commands_of(top)[options.command].error(f"unrecognized arguments: {' '.join(left)}")
     try:
         if options.command == "run":
             return _run(options, began)
@@ -81,7 +98,7 @@ def _open_standard_streams() -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line; also what a man page and completion are made from."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="carrier",
         description="Carrier2, a Layer-7 multiprotocol proxy.",
         epilog="Exit status: 0 fine, 1 failed, 2 bad usage or configuration, 3 an address is in use, 5 ended with work cut.",
@@ -90,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_run(commands.add_parser("run", help="run the proxy", description="Run the proxy until SIGTERM or SIGINT."))
     check = commands.add_parser("check", help="check a configuration file", description="Tell everything that is wrong with a file.")
-    check.add_argument("file", metavar="FILE", help="YAML or JSON")
+    check.add_argument("files", metavar="FILE", nargs="+", help="YAML or JSON; - for standard input")
     check.add_argument("--print", action="store_true", help="show the configuration in our own format, whichever the file has")
     _add_dangling(check)
     demo = commands.add_parser(
@@ -111,7 +128,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_run(run: argparse.ArgumentParser) -> None:
-    run.add_argument("-c", "--config", metavar="FILE", required=True, help="configuration, YAML or JSON")
+    run.add_argument(
+        "-c", "--config", metavar="FILE", help=f"configuration, YAML or JSON; - for standard input (default: {', '.join(DEFAULT_FILES)})"
+    )
     run.add_argument("-l", "--log-level", metavar="LEVEL", choices=LEVELS, help=f"one of {', '.join(LEVELS)}; else as the file says")
     run.add_argument("-s", "--strict", action="store_true", help="check REST calls against the schema (l7mp's strict mode)")
     _add_dangling(run)
@@ -231,16 +250,20 @@ def _write(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    """Every error and every warning of a file."""
+    """Every error and every warning of each file."""
+    return max([_check_one(options, file) for file in options.files])
+
+
+def _check_one(options: argparse.Namespace, file: str) -> int:
     from carrier.config.source import render
     from carrier.errors import ConfigError
 
     try:
-        loaded = _load(options.file, options.allow_dangling)
+        loaded = _load(file, options.allow_dangling, files=True)
     except ConfigError as error:
-        return _refuse(error, options.file)
+        return _refuse(error, file)
     if loaded.warnings:
-        print(render(loaded.warnings, loaded.text, options.file, "warning"), file=sys.stderr if options.print else sys.stdout)
+        print(render(loaded.warnings, loaded.text, file, "warning"), file=sys.stderr if options.print else sys.stdout)
     config = loaded.config
     if options.print:
         import json
@@ -253,14 +276,14 @@ def _check(options: argparse.Namespace) -> int:
         print(yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120), end="")
         return OK
     counts = ", ".join(_number(len(getattr(config, f"{kind}s")), kind) for kind in ("listener", "cluster", "rule"))
-    print(f"{options.file}: fine ({counts}; {_number(len(loaded.warnings), 'warning')})")
+    print(f"{file}: fine ({counts}; {_number(len(loaded.warnings), 'warning')})")
     return OK
 
 
-def _load(file: str, allow_dangling: bool) -> Loaded:
+def _load(file: str, allow_dangling: bool, files: bool = False) -> Loaded:
     from carrier.config.source import load
 
-    return load("/dev/stdin" if file == "-" else file, allow_dangling=allow_dangling)
+    return load("/dev/stdin" if file == "-" else file, allow_dangling=allow_dangling, files=files)
 
 
 def _refuse(error: ConfigError, file: str) -> int:
@@ -290,6 +313,11 @@ def _run(options: argparse.Namespace, began: float) -> int:
     from carrier.process.reload import with_admin
 
     problem = _open_door(options)
+    if options.config is None:
+        options.config = next(filter(os.path.exists, DEFAULT_FILES), None)
+        problem = problem or (
+            "" if options.config else f"there is no {', '.join(DEFAULT_FILES[:-1])} here and no {DEFAULT_FILES[-1]}: say -c FILE"
+        )
     if problem:
         print(f"carrier run: {problem}", file=sys.stderr)
         return USAGE
@@ -357,7 +385,7 @@ def _settings(options: argparse.Namespace, loaded: Loaded) -> Settings:
         bounds=msgspec.structs.replace(own_bounds(), **own),
         state=options.state,
         watch=options.watch,
-        file=options.config,
+        file=None if options.config == "-" else options.config,
         text=loaded.text,
         allow_dangling=options.allow_dangling,
         adjust=lambda config: with_admin(config, options.log_level, options.strict),

@@ -9,7 +9,7 @@ read again: owned objects stand in their owner, with their names.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -26,12 +26,18 @@ from carrier.rules.table import Matchers
 
 
 def from_document(
-    document: object, *, base: Config | None = None, allow_dangling: bool = False, protocols: Protocols = registry
+    document: object,
+    *,
+    base: Config | None = None,
+    allow_dangling: bool = False,
+    protocols: Protocols = registry,
+    files: bool = False,
 ) -> tuple[Config, tuple[Problem, ...]]:
     """Build a whole configuration. Returns it and warnings; raises ConfigError with every problem.
 
     base: the configuration it is to replace: what is equal keeps its identity, so that the proxy keeps what runs, and a document
-    that changes nothing gives `base` itself. Implicit names count from 0, so the same document always gives the same names.
+    that changes nothing gives `base` itself. Implicit names count from 0, so the same document always gives the same names. files: read
+    the certificates that it names; what cannot be used is a problem.
     """
     if not isinstance(document, Mapping):
         raise ConfigError(
@@ -42,6 +48,8 @@ def from_document(
     dangling = list(builder.dangling())
     found = [f for f in findings(builder.config, Matchers(), protocols) if f.code != "dangling"]
     builder.problems += [builder.problem(f) for f in found if f.code == "loop"] + ([] if allow_dangling else dangling)
+    if files:
+        builder.problems += builder.certificates()
     if builder.problems:
         raise ConfigError(*builder.problems)
     return _rebased(builder.config, base), (*dangling, *map(builder.problem, found))
@@ -80,6 +88,18 @@ class _Builder:
             if name not in table and (kind, name) not in self.declared:
                 noun = "rule list" if kind == "rulelist" else kind
                 yield Problem(f"{noun} {name!r} is not defined", path, seen=shown(name), hint=did_you_mean(name, table))
+
+    def certificates(self) -> Iterator[Problem]:
+        """What is wrong with the files of `tls` blocks. It reads them, and blocks while it does."""
+        from carrier.hops.certificates import client_of, server_of  # only who checks files needs TLS
+
+        for kind, objects, made in (("listener", self.draft.listeners, server_of), ("cluster", self.draft.clusters, client_of)):
+            for name, obj in objects.items():
+                try:
+                    made(obj.spec)
+                except ConfigError as error:
+                    place = self.places.get((kind, name), "$")
+                    yield from [Problem(problem.message, f"{place}.spec.tls", seen=problem.seen) for problem in error.problems]
 
     def build(self) -> None:
         checks: dict[str, Check] = dict.fromkeys(_KNOWN, self.inspector.anything)

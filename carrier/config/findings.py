@@ -4,6 +4,7 @@
     loop         a rule list that applies itself: sessions that go round fail
     invalid      a match that cannot be compiled: it never matches
     duplicate, never-fires    a rule that can never decide, because an earlier one takes all its sessions
+    ignored      weights of endpoints that the cluster's policy does not look at
     datagram     a datagram stream that is routed into a byte stream: the limits between messages get lost
 
 l7mp's own calls take all of them with a warning. A whole configuration (file, POST /config) is refused for the first two and for
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
     from carrier.config.draft import Protocols
     from carrier.model import Config, Route
 
-Code = Literal["dangling", "loop", "invalid", "duplicate", "never-fires", "datagram"]
+Code = Literal["dangling", "loop", "invalid", "duplicate", "never-fires", "datagram", "ignored"]
+
+UNWEIGHTED = ("Trivial", "None")
+"""Policies that look at no weight (carrier/core/balance.py)."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -48,6 +52,7 @@ def findings(config: Config, matchers: Matchers, protocols: Protocols = registry
         *_loops(config),
         *_useless(config, matchers),
         *_datagrams(config, protocols),
+        *_ignored(config),
     )
 
 
@@ -190,3 +195,16 @@ def _routes_of(config: Config, rulelist: str) -> Iterable[Route]:
         lists += [r.action.apply for r in rules if r.action.apply is not None and r.action.apply not in lists]
         routes.update({r.action.route: None for r in rules if r.action.apply is None and r.action.route in config.routes})
     return [config.routes[name] for name in routes if name is not None]
+
+
+# -- weights ----------------------------------------------------------------------------------------------------------------------------
+
+
+def _ignored(config: Config) -> Iterator[Finding]:
+    for name, cluster in config.clusters.items():
+        if cluster.loadbalancer.policy in UNWEIGHTED and len({endpoint.weight for endpoint in cluster.endpoints}) > 1:
+            policy = cluster.loadbalancer.policy
+            text = f"cluster {name!r} has endpoints of different weight, and its policy {policy} takes the first that is up"
+            yield Finding(
+                "ignored", "cluster", name, ".endpoints", text, "say loadbalancer: {policy: round_robin}, or random or least_sessions"
+            )

@@ -168,6 +168,7 @@ SERVER_TLS = (
     Field("client_auth", "text", choice("required", "optional", True, False, None), "ask clients for a certificate", "false", "required"),
     Field("ca", "path", FILE, "a PEM file: authorities whose client certificates are good", "", "/tls/ca.crt"),
     Field("self_signed", "true or false", YES_NO, "make a certificate at the start, for probes that do not look at it", "false", True),
+    Field("alpn", "list of names", listed(TEXT), "protocols that are offered inside (RFC 7301), such as `h2` for gRPC through a TCP listener", "the listener's own", ["h2"]),
     Field("passthrough", "true or false", YES_NO, "TCP: do not decrypt; rules match the name that the client asks for (`matchSni`)", "false", True),
 )
 CLIENT_TLS = (
@@ -176,6 +177,7 @@ CLIENT_TLS = (
     Field("ca", "path", FILE, "a PEM file: authorities that are good", "the system's", "/tls/ca.crt"),
     Field("certificate", "path", FILE, "a PEM file: our own certificate", "", "/tls/client.crt"),
     Field("key", "path", FILE, "a PEM file: its key", "", "/tls/client.key"),
+    Field("alpn", "list of names", listed(TEXT), "protocols that are asked for inside (RFC 7301)", "none", ["h2"]),
 )
 ACCESS_LOG = (
     Field("path", "path", TEXT, "a file, `stdout` or `stderr`", "", "/var/log/access.json", required=True),
@@ -268,6 +270,7 @@ OPTIONS: Mapping[str, Field] = {field.name: field for field in (
     Field("max_line", "size", AMOUNTS["bytes"], "of the request line (then 414) and of each field (then 431)", "", "16Ki", "bytes"),
     Field("max_body", "size", AMOUNTS["bytes"], "of a request body; then 413", "", "10Mi", "bytes"),
     Field("strict_target", "number", AMOUNTS["0 or 1"], "0: targets may hold what RFC 3986 forbids and browsers send all the same, as in `/find?q={a|b}`", "", 0),
+    Field("half_close", "text", choice("keep"), "keep: a client that has sent its end gets its answer however late; else one that begins within a second", "", "keep"),
     Field("trusted", "list of networks", listed(TEXT), "peers whose forwarding fields (`x-forwarded-for` and its like) are believed", "nobody", ["10.0.0.0/8"]),
     Field("explain", "list of networks", listed(TEXT), "peers whose `x-carrier-explain` is heeded", "this machine", ["10.0.0.0/8"]),
     Field("via", "name", TEXT, "our pseudonym in `via` (RFC 9110 section 7.6.3)", "no `via` is sent", "carrier"),

@@ -87,9 +87,14 @@ def load(
     base: Config | None = None,
     allow_dangling: bool = False,
     protocols: Protocols = registry,
+    files: bool = False,
 ) -> Loaded:
-    """Read a configuration file. Raises ConfigError with every problem, each with line and column where they are known."""
-    return loads(_read(Path(path)), _syntax(Path(path)), base=base, allow_dangling=allow_dangling, protocols=protocols)
+    """Read a configuration file. Raises ConfigError with every problem, each with line and column where they are known.
+
+    files: look at the certificates and keys that it names, too.
+    """
+    text = _read(Path(path))
+    return loads(text, _syntax(Path(path)), base=base, allow_dangling=allow_dangling, protocols=protocols, files=files)
 
 
 def loads(
@@ -99,13 +104,15 @@ def loads(
     base: Config | None = None,
     allow_dangling: bool = False,
     protocols: Protocols = registry,
+    files: bool = False,
 ) -> Loaded:
     """Read a configuration from text. syntax None: JSON if it begins with a brace, else YAML."""
     decoded = decode(data, syntax, MAX_FILE)
     if decoded.value is None:
         raise ConfigError(Problem("the configuration is empty", "$", 1, 1))
     try:
-        config, found = from_document(native(decoded.value), base=base, allow_dangling=allow_dangling, protocols=protocols)
+        document = native(decoded.value)
+        config, found = from_document(document, base=base, allow_dangling=allow_dangling, protocols=protocols, files=files)
     except ConfigError as error:
         raise ConfigError(*sorted([*decoded.problems, *map(decoded.placed, error.problems)], key=_order)) from None
     if decoded.problems:

@@ -21,6 +21,7 @@ from carrier import log
 from carrier.admin.gate import Limits
 from carrier.cli import main as cli
 from carrier.cli.demo import free_ports
+from carrier.cli.manual import commands
 from carrier.errors import ConfigError, Error
 from carrier.proxy.overload import Bounds
 
@@ -180,9 +181,7 @@ def test_output_into_a_closed_pipe_is_no_stack_trace(bad):
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
         ["fly"],
-        ["run"],
         ["run", "-c"],
         ["check"],
         ["run", "-c", "x", "-l", "loud"],
@@ -196,7 +195,95 @@ def test_bad_usage_exits_2(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
     assert caught.value.code == 2
-    assert "usage: carrier" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("carrier") and said.endswith(" --help has examples\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["rum"], "did you mean 'run'?"),
+        (["brigdes"], "did you mean 'bridges'?"),
+        (["status", "--jsn"], "unrecognized arguments: --jsn; did you mean '--json'?"),
+        (["run", "-c", "x", "--limt", "3"], "did you mean '--limit'?"),
+        (["bridges", "lst"], "did you mean 'list'?"),
+    ],
+)
+def test_what_was_probably_meant_is_said(arguments, hint, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(arguments)
+    assert hint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--admin", "/x.sock", "status"], "put --admin /x.sock after the command: carrier status --admin /x.sock"),
+        (["-l", "info", "status"], "carrier status has no option -l"),
+    ],
+)
+def test_an_option_before_the_command_is_told_its_place(arguments, said, capsys):
+    assert cli.main(arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_who_says_nothing_is_helped(capsys):
+    assert cli.main([]) == 2
+    text = capsys.readouterr().out
+    assert "examples:" in text and text.count("\n  carrier ") == 5
+    assert cli.main(["help"]) == 0
+
+
+def test_every_command_has_examples_that_can_be_typed(capsys):
+    from carrier.cli.usage import EXAMPLES
+
+    top = cli.parser()
+    assert set(EXAMPLES) >= {"", *commands(top)}
+    for name in commands(top):
+        with pytest.raises(SystemExit):
+            cli.main(["help", name])
+        assert "examples:\n  " in capsys.readouterr().out
+
+
+def test_without_a_file_the_usual_ones_are_looked_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["run"]) == 2
+    assert "there is no carrier.yaml, carrier.yml, carrier.json here" in capsys.readouterr().err
+    (tmp_path / "carrier.yaml").write_text("listeners: 7\n")
+    assert cli.main(["run"]) == 2
+    assert "carrier.yaml:1:12: error: $.listeners: cannot be 7" in capsys.readouterr().err
+
+
+def test_several_files_are_checked_each_with_its_answer(good, tmp_path, capsys):
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("listeners: 7\n")
+    assert cli.main(["check", str(good), str(bad)]) == 2
+    said = capsys.readouterr()
+    assert f"{good}: fine (" in said.out and f"{bad}: refused (1 error)" in said.err
+
+
+def test_certificates_that_cannot_be_read_are_errors_of_the_file(tmp_path, capsys):
+    file = tmp_path / "tls.yaml"
+    file.write_text(
+        "listeners:\n  - name: web\n    spec: {protocol: HTTP, port: 1, tls: {certificate: /nope/c.pem, key: /nope/k.pem}}\n"
+        "    rules: [{action: {route: {destination: {spec: {protocol: HTTP, port: 2, tls: {ca: /nope/ca.pem}}}}}}]\n"
+    )
+    assert cli.main(["check", str(file)]) == 2
+    said = capsys.readouterr().err
+    assert f"{file}:3:42: error: $.listeners[0].spec.tls: cannot read /nope/c.pem: No such file or directory" in said
+    assert "cannot read /nope/ca.pem" in said and "4:" in said
+
+
+def test_weights_that_no_policy_looks_at_are_a_warning(tmp_path, capsys):
+    file = tmp_path / "w.yaml"
+    endpoints = "[{spec: {address: 10.0.0.1}}, {spec: {address: 10.0.0.2}, weight: 9}]"
+    text = f"clusters:\n  - name: c\n    spec: {{protocol: TCP, port: 1}}\n    endpoints: {endpoints}\n"
+    file.write_text(text)
+    assert cli.main(["check", str(file)]) == 0
+    assert "warning: $.clusters[0].endpoints: cluster 'c' has endpoints of different weight" in capsys.readouterr().out
+    file.write_text(text + "    loadbalancer: {policy: round_robin}\n")
+    assert cli.main(["check", str(file)]) == 0
+    assert "0 warnings" in capsys.readouterr().out
 
 
 def test_help_and_version_exit_0(capsys):
