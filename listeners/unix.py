@@ -45,7 +45,7 @@ class UnixListener(TcpListener):
 
     def __init__(self, conf: config.Listener, env: Env) -> None:
         super().__init__(conf, env)
-        self.filename = str(conf.spec.get("filename") or "")
+        self.filename = str(conf.spec.get("filename") or conf.spec.get("address") or "")
         self.mode = mode_of(conf.spec)
         self.kind = "datagram" if self.mode == "dgram" else "byte"
         limits = numbers(conf.options, {**OPTIONS, "idle_timeout": DGRAM_IDLE if self.mode == "dgram" else 0})
@@ -62,6 +62,8 @@ class UnixListener(TcpListener):
 
     @classmethod
     def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
+        if "filename" not in spec and "address" in spec:  # as endpoints of a cluster say it
+            spec = {"filename" if name == "address" else name: value for name, value in spec.items()}
         found = super().check(spec, path) + check_mode(spec, path)
         name = spec.get("filename")
         if not isinstance(name, str) or not name or len(os.fsencode(name)) > 107:

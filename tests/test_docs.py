@@ -30,8 +30,10 @@ def blocks(language, text):
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.name)
 def test_an_example_is_fine(file, capsys):
-    assert main(["check", str(file)]) == 0
-    assert "0 warnings" in capsys.readouterr().out
+    assert load(file).warnings == ()
+    if "/tls/" not in file.read_text():  # these files are the reader's own
+        assert main(["check", str(file)]) == 0
+        assert "0 warnings" in capsys.readouterr().out
 
 
 def test_the_readme_shows_the_example_that_it_names():

@@ -11,6 +11,7 @@ from carrier.config.draft import POLICIES, Protocols
 from carrier.core import registry
 from carrier.core.breaker import BREAKER
 from carrier.core.resolve import literal
+from carrier.core.spec import NEEDS_PORT
 from carrier.errors import ConfigError, Problem, did_you_mean, shown
 from carrier.options import check_numbers
 from carrier.rules.notation import compile_match
@@ -174,7 +175,11 @@ class Inspector:
             "loadbalancer": self._loadbalancer,
             "options": self._cluster_options(cls),
         }
+        before = len(self.problems)
         self.members(value, path, "a cluster", checks, ("spec",))
+        if isinstance(value, Mapping) and _have_ports(value.get("endpoints")):
+            found = self.problems[before:]
+            self.problems[before:] = [p for p in found if (p.message, p.path) != (NEEDS_PORT, f"{path}.spec")]
 
     def _cluster_options(self, cls: Any) -> Check:
         """The circuit breaker's, which every cluster has, and those of the protocol."""
@@ -199,13 +204,14 @@ class Inspector:
         return check
 
     def endpoint(self, value: Any, path: str) -> None:
-        spec: dict[str, Check] = {"address": self._address, "port": self.number(1, 65_535)}
+        spec: dict[str, Check] = {"address": self._address, "port": self.number(1, 65_535), "filename": self._address}
+        file = isinstance(value, Mapping) and isinstance(value.get("spec"), Mapping) and "filename" in value["spec"]
         checks: dict[str, Check] = {
             "name": self.name,
             "spec": self.an(
                 "an endpoint's spec",
                 spec,
-                "address",
+                *(() if file else ("address",)),
             ),
             "weight": self.number(0, 1_000_000, whole=False),
         }
@@ -318,6 +324,14 @@ class Inspector:
                 )
 
         return check
+
+
+def _have_ports(endpoints: object) -> bool:
+    """Has every endpoint a port of its own? Then the cluster needs none."""
+    if not isinstance(endpoints, list) or not endpoints:
+        return False
+    specs = [endpoint.get("spec") if isinstance(endpoint, Mapping) else None for endpoint in endpoints]
+    return all(isinstance(spec, Mapping) and "port" in spec for spec in specs)
 
 
 def _is_address(text: str) -> bool:

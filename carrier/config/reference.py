@@ -143,7 +143,8 @@ ENDPOINT = (
     Field("weight", "number", {"type": "number", "minimum": 0, "maximum": 1_000_000}, "its share of new sessions; 0: none", "1", 10),
 )
 ENDPOINT_SPEC = (
-    Field("address", "text", TEXT, "an IP address, a host name that is looked up again, or the file of a UNIX socket", "", "10.0.0.9", required=True),
+    Field("address", "text", TEXT, "needed: an IP address, a host name that is looked up again, or the file of a UNIX socket", "", "10.0.0.9"),
+    Field("filename", "path", TEXT, "instead of `address`: the file of a UNIX socket, as listeners have it", "", "/run/app.sock"),
     Field("port", "number", {"type": "integer", "minimum": 1, "maximum": 65535}, "instead of the cluster's", "the cluster's", 8000),
 )
 LOADBALANCER = (

@@ -115,7 +115,7 @@ class Cluster:
                 path = f"clusters[{conf.name}].endpoints[{i}].weight"
                 problems.append(Problem(f"expected a number, got {e.weight!r}", path, seen=repr(e.weight), allowed="0 or more"))
             own = e.spec.get("port", port)
-            new = Endpoint(e.name, str(e.spec.get("address", "")), own if isinstance(own, int) else 0, e.weight)
+            new = Endpoint(e.name, str(e.spec.get("address") or e.spec.get("filename", "")), own if isinstance(own, int) else 0, e.weight)
             endpoints.append((known.pop((new.name, new.address), new), e.weight))
         if problems:
             raise ConfigError(*problems)

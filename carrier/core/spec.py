@@ -56,11 +56,14 @@ def check_text(spec: Mapping[str, Any], path: str, *names: str) -> list[Problem]
     ]
 
 
+NEEDS_PORT = "needs 'port'"
+
+
 def check_port(spec: Mapping[str, Any], path: str, required: bool, least: int = 1) -> list[Problem]:
     """Is `spec.port` a port?"""
     port = spec.get("port")
     if port is None:
-        return [Problem("needs 'port'", path, seen="nothing", allowed=f"a number {least}..65535")] if required else []
+        return [Problem(NEEDS_PORT, path, seen="nothing", allowed=f"a number {least}..65535")] if required else []
     if not isinstance(port, int) or isinstance(port, bool) or not least <= port <= 65535:
         return [Problem(f"expected a port {least}..65535, got {port!r}", f"{path}.port", seen=repr(port), allowed=f"{least}..65535")]
     return []
