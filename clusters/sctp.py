@@ -38,14 +38,12 @@ class SctpCluster(Cluster):
         return super().check(spec, path) + check_bind(spec, path)
 
     async def open(self, session: Session, endpoint: Endpoint) -> Socket:
-        if not 0 < endpoint.port < 65536:
-            raise Error("no-endpoint", f"{endpoint.name}: {self.spec.get('port')!r} is not a port", "upstream", "yes")
-        addresses = await self.env.resolver.resolve(endpoint.host, endpoint.port)
+        addresses = await self.addresses(endpoint)
 
         async def one(address: Address) -> SctpSocket:
             return await self._connect(session, endpoint, address)
 
-        found: SctpSocket = await first_that_connects(addresses, one)
+        found: SctpSocket = await first_that_connects(addresses, one, self.env.resolver.failed)
         return found
 
     async def _connect(self, session: Session, endpoint: Endpoint, address: Address) -> SctpSocket:

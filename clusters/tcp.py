@@ -56,16 +56,14 @@ class TcpCluster(Cluster):
 
     async def connect(self, endpoint: Endpoint) -> socket.socket:
         """A connected socket to the endpoint. Raises Error."""
-        if not 0 < endpoint.port < 65536:
-            raise Error("no-endpoint", f"{endpoint.name}: {self.spec.get('port')!r} is not a port", "upstream", "yes")
-        addresses = await self.env.resolver.resolve(endpoint.host, endpoint.port)
+        addresses = await self.addresses(endpoint)
         local = local_address(self.spec)
 
         async def one(address: Address) -> socket.socket:
             return await connect(self.env.loop, address[0], address[1], endpoint.address, local)
 
         try:
-            found: socket.socket = await first_that_connects(addresses, one)
+            found: socket.socket = await first_that_connects(addresses, one, self.env.resolver.failed)
         except Error:
             self.env.resolver.forget(endpoint.host)
             raise

@@ -47,6 +47,7 @@ class UdpCluster(Cluster):
         super().__init__(conf, env)
         self.dropped: dict[str, int] = {}
         """Datagrams dropped, by reason; those that an upstream's receive buffer had no room for when its session has ended."""
+        self.upstreams: set[UdpUpstream] = set()
 
     @classmethod
     def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
@@ -59,7 +60,7 @@ class UdpCluster(Cluster):
         return None if address is None else self._connect(session, endpoint, address)
 
     async def open(self, session: Session, endpoint: Endpoint) -> Socket:
-        addresses = await self.env.resolver.resolve(endpoint.host, endpoint.port, socket.SOCK_DGRAM)
+        addresses = await self.addresses(endpoint, socket.SOCK_DGRAM)
 
         async def one(address: Address) -> Socket:
             return self._connect(session, endpoint, address)
@@ -84,9 +85,13 @@ class UdpCluster(Cluster):
             if sock is not None:
                 sock.close()
             raise from_os(exc, "upstream", endpoint.address, "yes") from None
-        upstream = UdpUpstream(self, sock, endpoint.address)
+        upstream = UdpUpstream(self, sock, endpoint, address)
         upstream.session = session
         return upstream
+
+    def follow(self, endpoint: Endpoint, places: frozenset[str]) -> None:
+        for upstream in [upstream for upstream in self.upstreams if upstream.endpoint is endpoint and upstream.place not in places]:
+            upstream.leave(f"{endpoint.host} has moved")
 
     def drop(self, reason: str, count: int = 1) -> None:
         """Count datagrams that go nowhere."""
@@ -94,15 +99,17 @@ class UdpCluster(Cluster):
 
 
 class UdpUpstream(DatagramSocket):
-    """The connected end of a UDP session. where: the endpoint's address, for errors."""
+    """The connected end of a UDP session. place: the address that it is connected to."""
 
-    __slots__ = ("adaptive", "batch", "cluster", "loop", "paused", "where")
+    __slots__ = ("adaptive", "batch", "cluster", "endpoint", "loop", "paused", "place")
 
-    def __init__(self, cluster: UdpCluster, sock: socket.socket, where: str) -> None:
+    def __init__(self, cluster: UdpCluster, sock: socket.socket, endpoint: Endpoint, address: Address) -> None:
         super().__init__(sock, None)
         self.cluster = cluster
         self.loop: asyncio.AbstractEventLoop = cluster.env.loop
-        self.where = where
+        self.endpoint = endpoint
+        self.place = str(address[1][0])
+        cluster.upstreams.add(self)
         self.paused = True
         self.adaptive: Adaptive | None = None
         """Made, as `batch`, when a wake-up first finds a second datagram: most sessions are short."""
@@ -216,12 +223,18 @@ class UdpUpstream(DatagramSocket):
 
     def failed(self, exc: OSError) -> None:
         """An ICMP error, or worse: tell both neighbours."""
-        error = from_os(exc, "upstream", self.where)
+        error = from_os(exc, "upstream", self.endpoint.address)
         to, back = self.to, self.back
         self.close()
         to.reset(error)
         if back.to is self:  # else the session has replaced this end: the hop behind has another one to write to
             back.stop(error)
+
+    def leave(self, why: str) -> None:
+        """It leads to where nothing is sent any more: the session ends, and the next datagram of its peer is routed anew."""
+        session = self.session
+        if session is not None and not self.closed:
+            session.kill(why, "drain")
 
     def end(self, trailer: Any = None) -> None:
         """Datagrams have no end to send. A byte-stream source that has only half-closed may still want what is on its way back."""
@@ -250,6 +263,7 @@ class UdpUpstream(DatagramSocket):
         """Release the descriptor. Idempotent."""
         if not self.closed:
             self.closed = True
+            self.cluster.upstreams.discard(self)
             lost = kernel_drops(self.sock)
             if lost:
                 self.drop("receive-buffer-full", lost)

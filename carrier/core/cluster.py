@@ -7,14 +7,16 @@ on while its spec is unchanged; `update()` takes new endpoints and policy, and k
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from carrier.core.balance import KEYED, Balancer
 from carrier.core.breaker import Breaker
 from carrier.core.endpoint import Endpoint
 from carrier.core.health import Health
+from carrier.core.lookup import is_service
 from carrier.core.metadata import get_at
 from carrier.core.spec import TLS_FILES, Kind, check_fields, check_port, framed
 from carrier.errors import ConfigError, Error, Problem, from_os
@@ -22,10 +24,14 @@ from carrier.errors import ConfigError, Error, Problem, from_os
 if TYPE_CHECKING:
     from carrier import model as config
     from carrier.core.env import Env
+    from carrier.core.resolve import Address
     from carrier.core.session import Session
     from carrier.core.stream import Socket, Stream
 
 MAX_WEIGHT = 1e9
+STAGGER = 0.25
+"""Seconds that one address has to answer before the next one is tried as well (RFC 8305 section 8)."""
+Connected = TypeVar("Connected")
 
 
 class Plan(NamedTuple):
@@ -190,36 +196,96 @@ class Cluster:
         """Connect; the socket starts paused. Raises Error (retry "yes": nothing was sent on)."""
         raise NotImplementedError
 
-    async def reach(self, session: Session, endpoint: Endpoint) -> Socket:
-        """`open`, as far as the breaker lets it. Raises Error."""
+    async def reach(self, session: Session, endpoint: Endpoint, timeout: float) -> Socket:
+        """`open` within `timeout` seconds, as far as the breaker lets it; to look its name up takes its own time. Raises Error."""
         self.breaker.connect(self)
         try:
-            return await self.open(session, endpoint)
+            if endpoint.named and "port" in self.fields:
+                await self.env.resolver.resolve(endpoint.host, endpoint.port, socket.SOCK_DGRAM)
+            async with asyncio.timeout(timeout):
+                return await self.open(session, endpoint)
+        except TimeoutError:
+            raise Error("timeout", f"{endpoint.address}: no connection within {timeout:g} s", "upstream", "yes") from None
         finally:
             self.breaker.connected()
 
     def tick(self, now: float) -> None:
-        """Once a second: health; idle connections and upstream deadlines."""
+        """Once a second: health; idle connections and upstream deadlines; names that have moved."""
         self.health.tick(now)
+        for endpoint in self.endpoints:
+            if endpoint.named and (endpoint.idle or endpoint.active):
+                places = self.env.resolver.places(endpoint.host)
+                if places is not None:
+                    self.follow(endpoint, places)
+
+    def follow(self, endpoint: Endpoint, places: frozenset[str]) -> None:
+        """The name of an endpoint leads to these addresses: keep nothing idle at others, and no peers of datagrams."""
 
     async def probe(self, endpoint: Endpoint, health: Health) -> None:
         """Is there somebody at the endpoint? Raises Error. By default: can one connect to it?"""
-        for family, address in await self.env.resolver.resolve(endpoint.host, endpoint.port):
-            with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
-                try:
-                    await self.env.loop.sock_connect(sock, address)
-                    return
-                except (OSError, OverflowError) as exc:
-                    failure = from_os(exc, "upstream", endpoint.address) if isinstance(exc, OSError) else Error("no-endpoint", str(exc))
+
+        async def one(address: Address) -> socket.socket:
+            sock = socket.socket(address[0], socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            try:
+                await self.env.loop.sock_connect(sock, address[1])
+            except (OSError, OverflowError) as exc:
+                sock.close()
+                raise from_os(exc, "upstream", endpoint.address) if isinstance(exc, OSError) else Error("no-endpoint", str(exc)) from None
+            except BaseException:
+                sock.close()
+                raise
+            return sock
+
+        (await first_that_connects(await self.addresses(endpoint), one)).close()
+
+    async def addresses(self, endpoint: Endpoint, kind: socket.SocketKind = socket.SOCK_STREAM) -> list[Address]:
+        """Where an endpoint is. Raises Error: it has no port, its name is not known."""
+        self.check_port_of(endpoint)
+        return await self.env.resolver.resolve(endpoint.host, endpoint.port, kind)
+
+    def check_port_of(self, endpoint: Endpoint) -> None:
+        """Raises Error: it has none, and is no service, which has one of its own."""
+        if not 0 < endpoint.port < 65536 and not (endpoint.named and is_service(endpoint.host)):
+            raise Error("no-endpoint", f"{endpoint.name}: {self.spec.get('port')!r} is not a port", "upstream", "yes")
+
+
+async def first_that_connects(
+    addresses: list[Any], connect: Callable[[Any], Coroutine[Any, Any, Connected]], slower: Callable[[Any], object] = lambda address: None
+) -> Connected:
+    """Connect to the first of the addresses where that works (RFC 8305 section 5): the next one is tried when one has failed, or has not
+    answered after `STAGGER` seconds. `slower` is told of those before it that did not. Raises the last Error."""
+    if len(addresses) == 1:
+        return await connect(addresses[0])
+    loop = asyncio.get_running_loop()
+    left = list(addresses)
+    tried: dict[asyncio.Task[Connected], Any] = {}
+    failed: list[Any] = []
+    failure = Error("dns", "the name has no address", "upstream", "yes")
+    try:
+        while left or tried:
+            if left:
+                address = left.pop(0)
+                tried[loop.create_task(connect(address))] = address
+            done, _ = await asyncio.wait(tried, timeout=STAGGER if left else None, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                address = tried.pop(task)
+                exc = task.exception()
+                if exc is None:
+                    for other in (*failed, *tried.values()):
+                        slower(other)
+                    return task.result()
+                if not isinstance(exc, Error):
+                    raise exc
+                failed.append(address)
+                failure = exc
         raise failure
+    finally:
+        for task in tried:
+            task.cancel()
+            task.add_done_callback(_too_late)
 
 
-async def first_that_connects(addresses: list[Any], connect: Callable[[Any], Any]) -> Any:
-    """Try the resolved addresses in order; the last failure is raised."""
-    failure: Error | None = None
-    for address in addresses:
-        try:
-            return await connect(address)
-        except Error as exc:
-            failure = exc
-    raise failure or Error("dns", "the name has no address", "upstream", "yes")
+def _too_late(task: asyncio.Task[Any]) -> None:
+    """Another address was faster."""
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()

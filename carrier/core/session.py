@@ -494,12 +494,9 @@ class Session(Stream):
                 ready = cluster.ready(self, endpoint)
                 if ready is not None:
                     return ready, endpoint
-                async with asyncio.timeout(timeout):
-                    opened = await cluster.reach(self, endpoint)
+                opened = await cluster.reach(self, endpoint, timeout)
                 cluster.health.connected(endpoint)
                 return opened, endpoint
-            except TimeoutError:
-                error = Error("timeout", f"{endpoint.address}: no connection within {timeout:g} s", "upstream", "yes")
             except Error as exc:
                 if exc.kind == "overload":  # ours, not the endpoint's: another one would not help
                     raise

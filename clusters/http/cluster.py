@@ -105,8 +105,7 @@ class HttpCluster(Cluster):
         return found
 
     async def open(self, session: Session, endpoint: Endpoint) -> Socket:
-        if not 0 < endpoint.port < 65536:
-            raise Error("no-endpoint", f"{endpoint.name}: {self.spec.get('port')!r} is not a port", "upstream", "yes")
+        self.check_port_of(endpoint)
         pool = self.pool(endpoint)
         free = await pool.enter(endpoint.address)
         if free is None:
@@ -119,7 +118,7 @@ class HttpCluster(Cluster):
         return upstream
 
     async def _connect(self, endpoint: Endpoint, pool: Pool) -> Upstream1:
-        addresses = await self.env.resolver.resolve(endpoint.host, endpoint.port)
+        addresses = await self.addresses(endpoint)
         local = local_address(self.spec)
 
         async def one(address: Address) -> Upstream1:
@@ -138,7 +137,7 @@ class HttpCluster(Cluster):
             return upstream
 
         try:
-            return cast(Upstream1, await first_that_connects(addresses, one))
+            return cast(Upstream1, await first_that_connects(addresses, one, self.env.resolver.failed))
         except Error:
             self.env.resolver.forget(endpoint.host)
             raise
@@ -154,14 +153,20 @@ class HttpCluster(Cluster):
         if health.active != "HTTP":
             await super().probe(endpoint, health)
             return
-        addresses = await self.env.resolver.resolve(endpoint.host, endpoint.port)
+        addresses = await self.addresses(endpoint)
         host = (health.host or endpoint.address).encode("latin-1", "replace")
         request = request_head(b"GET", health.path.encode("latin-1", "replace"), [(b"host", host), (b"user-agent", b"carrier2-health")])
+
+        async def one(address: Address) -> socket.socket:
+            return await connect(self.env.loop, address[0], address[1], endpoint.address)
+
+        sock = await first_that_connects(addresses, one)
         try:
             transport, probe = await self.env.loop.create_connection(
-                lambda: Probe(self.shared.limits, request), *addresses[0][1][:2], **self.secured(endpoint)
+                lambda: Probe(self.shared.limits, request), sock=sock, **self.secured(endpoint)
             )
         except OSError as exc:
+            sock.close()
             raise from_os(exc, "upstream", endpoint.address) from None
         try:
             status = await probe.status
@@ -169,6 +174,10 @@ class HttpCluster(Cluster):
             transport.abort()
         if not 200 <= status < 400:
             raise Error("bad-answer", f"{endpoint.address}{health.path} answered {status}", "upstream")
+
+    def follow(self, endpoint: Endpoint, places: frozenset[str]) -> None:
+        for connection in [connection for connection in endpoint.idle if connection.place not in places]:
+            connection.close()
 
     def tick(self, now: float) -> None:
         super().tick(now)

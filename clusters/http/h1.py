@@ -66,7 +66,7 @@ class Upstream1(Exchange, asyncio.Protocol):
     the memo did not know.
     """
 
-    __slots__ = ("bulk", "chunked", "full", "misses", "out", "paused", "pool", "reader", "transport", "write")
+    __slots__ = ("bulk", "chunked", "full", "misses", "out", "paused", "place", "pool", "reader", "transport", "write")
 
     transport: asyncio.Transport
 
@@ -81,6 +81,8 @@ class Upstream1(Exchange, asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self.reader = AnswerReader(self.shared.memo, self.shared.limits, self)
         self.write = self.transport.write
+        peer = transport.get_extra_info("peername")
+        self.place: str = peer[0] if isinstance(peer, tuple) else ""
         self.transport.set_write_buffer_limits(HIGH)
         self.shared.busy.add(self)
         self.pool.came()

@@ -135,6 +135,10 @@ async def test_the_first_address_that_connects_is_taken_and_the_last_failure_tol
 
     assert await first_that_connects(["bad", "good", "never"], connect) == "good"
     assert tried == ["bad", "good"]
+
+    slow: list[str] = []
+    assert await first_that_connects(["bad", "good"], connect, slow.append) == "good"
+    assert slow == ["bad"]
     with pytest.raises(Error, match="worse"):
         await first_that_connects(["bad", "worse"], connect)
     with pytest.raises(Error, match="no address"):

@@ -9,39 +9,50 @@ from typing import Any
 import pytest
 
 from carrier.core import resolve
+from carrier.core.lookup import Found, Place
 from carrier.core.resolve import Resolver, literal
 from carrier.errors import Error
+from tests.support import wait_until
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 
 
 class Names:
-    """A name server that is played, and a clock: stands in for the running loop."""
+    """What is known of names, and a clock that is set: stands in for the look-up. asked: the names, each time."""
 
     def __init__(self) -> None:
-        self.now = 0.0
+        self.now = 1000.0
+        self.ttl = 5.0
         self.asked: list[str] = []
-        self.answers: dict[str, list[str] | Exception] = {}
+        self.answers: dict[str, list[str] | Error] = {}
         self.gate = asyncio.Event()
         self.gate.set()
 
-    def time(self) -> float:
-        return self.now
-
-    async def getaddrinfo(self, host: str, port: Any, *, type: int) -> list[Any]:
+    async def find(self, host: str) -> Found:
         self.asked.append(host)
         await self.gate.wait()
         answer = self.answers[host]
-        if isinstance(answer, Exception):
+        if isinstance(answer, Error):
             raise answer
-        return [(V6 if ":" in ip else V4, type, 0, "", (ip, 0)) for ip in answer]
+        return Found([Place(V6 if ":" in ip else V4, ip) for ip in answer], self.ttl)
+
+    def resolver(self, **more: float) -> Resolver:
+        found = Resolver(lookup=self, **more)  # type: ignore[arg-type]
+        found._now = lambda: self.now  # type: ignore[method-assign]
+        return found
+
+
+UNKNOWN = Error("dns", "a: Temporary failure in name resolution", "upstream", "yes")
+
+
+async def settled(resolver: Resolver) -> None:
+    """Until nothing is being asked."""
+    await wait_until(lambda: not resolver.asking)
 
 
 @pytest.fixture
-def names(monkeypatch: pytest.MonkeyPatch) -> Names:
-    found = Names()
-    monkeypatch.setattr("carrier.core.resolve.asyncio.get_running_loop", lambda: found)
-    return found
+def names() -> Names:
+    return Names()
 
 
 @pytest.mark.parametrize(
@@ -67,37 +78,63 @@ def test_a_zone_becomes_the_scope_of_the_address() -> None:
 
 
 async def test_a_literal_asks_nobody(names: Names) -> None:
-    assert await Resolver().resolve("127.0.0.1", 80) == [(V4, ("127.0.0.1", 80))]
+    assert await names.resolver().resolve("127.0.0.1", 80) == [(V4, ("127.0.0.1", 80))]
     assert names.asked == []
 
 
-async def test_an_answer_serves_for_its_time_and_is_asked_for_again_after_that(names: Names) -> None:
-    resolver = Resolver(ttl=5)
+async def test_an_answer_serves_for_its_time_and_on_while_a_new_one_is_asked_for(names: Names) -> None:
+    resolver = names.resolver()
     names.answers["a"] = ["1.1.1.1", "::2"]
     assert await resolver.resolve("a", 80) == [(V4, ("1.1.1.1", 80)), (V6, ("::2", 80, 0, 0))]
     names.answers["a"] = ["3.3.3.3"]
-    names.now = 4.9
+    names.now += 4.9
     assert (await resolver.resolve("a", 81))[0] == (V4, ("1.1.1.1", 81))
-    names.now = 5.1
+    assert names.asked == ["a"]
+    names.now += 0.2
+    names.gate.clear()  # the name server takes its time
+    assert (await resolver.resolve("a", 80))[0] == (V4, ("1.1.1.1", 80))
+    names.gate.set()
+    await settled(resolver)
     assert await resolver.resolve("a", 80) == [(V4, ("3.3.3.3", 80))]
     assert names.asked == ["a", "a"]
 
 
+@pytest.mark.parametrize(("ttl", "kept"), [(0.0, 1.0), (30.0, 30.0), (86400.0, 300.0)])
+async def test_an_answer_is_kept_for_as_long_as_it_says_within_bounds(names: Names, ttl: float, kept: float) -> None:
+    resolver = names.resolver()
+    names.ttl, names.answers["a"] = ttl, ["1.1.1.1"]
+    await resolver.resolve("a", 80)
+    assert resolver.known["a"].fresh == names.now + kept
+
+
 async def test_the_last_answer_serves_on_while_asking_fails_and_not_for_ever(names: Names) -> None:
-    resolver = Resolver(ttl=5, stale=300)
+    resolver = names.resolver(stale=300)
     names.answers["a"] = ["1.1.1.1"]
     await resolver.resolve("a", 80)
-    names.answers["a"] = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-    names.now = 304
+    names.answers["a"] = UNKNOWN
+    names.now += 304
     assert await resolver.resolve("a", 80) == [(V4, ("1.1.1.1", 80))]
-    names.now = 306
+    await settled(resolver)
+    names.now += 2
     with pytest.raises(Error, match="a: Temporary failure") as error:
         await resolver.resolve("a", 80)
     assert (error.value.kind, error.value.retry, error.value.status) == ("dns", "yes", 503)
 
 
-async def test_a_forgotten_answer_is_asked_for_again_at_once_and_still_serves_as_a_stale_one(names: Names) -> None:
-    resolver = Resolver()
+async def test_a_name_that_nobody_knows_is_not_asked_for_by_everybody(names: Names) -> None:
+    resolver = names.resolver()
+    names.answers["a"] = UNKNOWN
+    for _ in range(5):
+        with pytest.raises(Error, match="Temporary"):
+            await resolver.resolve("a", 80)
+    assert names.asked == ["a"]
+    names.now += 1.1
+    names.answers["a"] = ["1.1.1.1"]
+    assert await resolver.resolve("a", 80) == [(V4, ("1.1.1.1", 80))]
+
+
+async def test_after_a_failure_a_new_answer_is_waited_for_and_the_old_one_serves_where_none_comes(names: Names) -> None:
+    resolver = names.resolver()
     names.answers["a"] = ["1.1.1.1"]
     await resolver.resolve("a", 80)
     resolver.forget("a")
@@ -105,12 +142,24 @@ async def test_a_forgotten_answer_is_asked_for_again_at_once_and_still_serves_as
     names.answers["a"] = ["2.2.2.2"]
     assert await resolver.resolve("a", 80) == [(V4, ("2.2.2.2", 80))]
     resolver.forget("a")
-    names.answers["a"] = socket.gaierror(socket.EAI_NONAME, "no")
+    names.answers["a"] = UNKNOWN
     assert await resolver.resolve("a", 80) == [(V4, ("2.2.2.2", 80))]
 
 
+async def test_a_silent_server_is_waited_for_a_moment_only_where_an_answer_is_known(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolve, "DOUBT", 0.02)
+    resolver = names.resolver()
+    names.answers["a"] = ["1.1.1.1"]
+    await resolver.resolve("a", 80)
+    resolver.forget("a")
+    names.gate.clear()
+    assert await asyncio.wait_for(resolver.resolve("a", 80), 1) == [(V4, ("1.1.1.1", 80))]
+    names.gate.set()
+    await settled(resolver)
+
+
 async def test_questions_at_one_time_share_one_look_up_and_one_that_is_cancelled_spoils_nothing(names: Names) -> None:
-    resolver = Resolver()
+    resolver = names.resolver()
     names.answers["a"] = ["1.1.1.1"]
     names.gate.clear()
     tasks = [asyncio.ensure_future(resolver.resolve("a", 80)) for _ in range(5)]
@@ -121,32 +170,57 @@ async def test_questions_at_one_time_share_one_look_up_and_one_that_is_cancelled
     found = await asyncio.gather(*tasks, return_exceptions=True)
     assert isinstance(found[0], asyncio.CancelledError)
     assert found[1:] == [[(V4, ("1.1.1.1", 80))]] * 4
-    assert names.asked == ["a"] and not resolver.asking
+    assert names.asked == ["a"]
+    await settled(resolver)
 
 
-async def test_an_answer_names_each_address_once_in_the_order_that_it_came(names: Names) -> None:
-    names.answers["a"] = ["2.2.2.2", "1.1.1.1", "2.2.2.2"]
-    assert [address[0] for _, address in await Resolver().resolve("a", 1)] == ["2.2.2.2", "1.1.1.1"]
+async def test_an_address_that_failed_comes_last_for_a_while(names: Names) -> None:
+    resolver = names.resolver()
+    names.ttl = 300
+    names.answers["a"] = ["1.1.1.1", "2.2.2.2", "3.3.3.3"]
+    first = (await resolver.resolve("a", 80))[0]
+    resolver.failed(first)
+    assert [address[0] for _, address in await resolver.resolve("a", 80)] == ["2.2.2.2", "3.3.3.3", "1.1.1.1"]
+    names.now += 31
+    assert [address[0] for _, address in await resolver.resolve("a", 80)] == ["1.1.1.1", "2.2.2.2", "3.3.3.3"]
 
 
-@pytest.mark.parametrize("failure", [UnicodeError("label empty or too long"), ValueError("embedded null byte"), OSError(5, "I/O error")])
-async def test_a_name_that_is_none_is_a_dns_error(names: Names, failure: Exception) -> None:
-    names.answers["a"] = failure
-    with pytest.raises(Error) as error:
-        await Resolver().resolve("a", 80)
-    assert error.value.kind == "dns"
+async def test_where_a_name_leads_by_now_is_known_without_waiting(names: Names) -> None:
+    resolver = names.resolver()
+    assert resolver.places("a") is None
+    names.answers["a"] = ["1.1.1.1"]
+    await resolver.resolve("a", 80)
+    names.answers["a"] = ["2.2.2.2"]
+    names.now += 6
+    assert resolver.places("a") == {"1.1.1.1"}
+    await settled(resolver)
+    assert resolver.places("a") == {"2.2.2.2"}
+
+
+async def test_a_service_has_its_own_ports_and_the_api_is_not_one(names: Names) -> None:
+    resolver = names.resolver()
+
+    async def find(host: str) -> Found:
+        return Found([Place(V4, "1.1.1.1", 8080), Place(V4, "127.0.0.1", 1234)], 5)
+
+    resolver.lookup.find = find  # type: ignore[method-assign]
+    assert [address for _, address in await resolver.resolve("_x._tcp.a", 0)] == [("1.1.1.1", 8080), ("127.0.0.1", 1234)]
+    resolver.closed = frozenset([1234])
+    assert [address for _, address in await resolver.resolve("_x._tcp.a", 0)] == [("1.1.1.1", 8080)]
 
 
 async def test_no_name_at_all_is_a_dns_error_and_asks_nobody(names: Names) -> None:
     with pytest.raises(Error, match="no address"):
-        await Resolver().resolve("", 80)
+        await names.resolver().resolve("", 80)
     assert names.asked == []
 
 
 async def test_what_is_remembered_is_bounded(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolve, "CAP", 10)
-    resolver = Resolver()
+    resolver = names.resolver()
     for n in range(25):
         names.answers[f"h{n}"] = ["1.1.1.1"]
         await resolver.resolve(f"h{n}", 80)
+        resolver.failed((V4, (f"1.1.1.{n}", 80)))
     assert len(resolver.known) <= 10
+    assert len(resolver.last) <= 10

@@ -20,6 +20,7 @@ from websockets.exceptions import ConnectionClosed
 
 from carrier.admin.gate import Limits
 from carrier.config.document import from_document
+from carrier.core.lookup import Found, Place
 from carrier.errors import ConfigError, Error
 from carrier.log import Log
 from carrier.model import Config
@@ -154,10 +155,10 @@ async def test_a_name_that_turns_out_to_be_the_apis_own_address_is_not_connected
     conf = config(clusters=made, listeners=[listener("in", "sly", protocol=protocol)])
     async with serving(conf, admin=("127.0.0.1", port)) as up:
 
-        async def rebound(host: str, kind: socket.SocketKind) -> Any:
-            return [(socket.AF_INET, "127.0.0.1")]
+        async def rebound(host: str) -> Any:
+            return Found([Place(socket.AF_INET, "127.0.0.1")], 5)
 
-        monkeypatch.setattr(up.server.env.resolver, "_ask", rebound)
+        monkeypatch.setattr(up.server.env.resolver.lookup, "find", rebound)
         async with tcp(port_of(up.proxy, "in")) as client:
             client.send(b"GET /api/v1/config HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             try:
