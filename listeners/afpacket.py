@@ -7,13 +7,15 @@ not seen, so that an echo does not hear itself. Needs CAP_NET_RAW.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from carrier.core.listener import Key, Listener
-from carrier.core.session import Session
 from carrier.errors import Error, Problem
 from carrier.hops.afpacket import FIELDS, check_ethertype, ethertype_of, packet_socket
 from carrier.hops.packetsocket import PacketSocket
+
+if TYPE_CHECKING:
+    from carrier.core.session import Session
 
 
 class PacketListener(Listener):
@@ -44,17 +46,20 @@ class PacketListener(Listener):
     def start(self) -> None:
         self.env.loop.add_reader(self.bound[0], self._came)
 
-    def stop(self) -> None:
+    def inherit(self, old: Listener) -> None:
+        super().inherit(old)
+        if self.live:  # it takes the frames, and `tick` waits for its end
+            self.env.loop.remove_reader(self.bound[0])
+
+    def release(self) -> None:
         for sock in self.bound:
             self.env.loop.remove_reader(sock)
-        super().stop()
+        super().release()
 
     def _came(self) -> None:
         self.env.loop.remove_reader(self.bound[0])
         source = PacketSocket(self.env.loop, self.bound[0].dup(), "downstream", ends=False, half=False)
-        session = Session(self, source)
-        self.live.add(session)
-        session.begin(self.table.decide(session.metadata))
+        self.begin(source)
 
     def tick(self, now: float) -> None:
         """The next session begins at a tick, so that a destination that fails is not tried for each frame."""

@@ -22,7 +22,7 @@ from carrier.wire.jsonheader import LONGEST, Refused, answer, end_of, refusal, r
 if TYPE_CHECKING:
     from carrier import model as config
     from carrier.core.env import Env
-    from carrier.core.listener import Key
+    from carrier.core.listener import Key, Listener
     from carrier.core.session import Session
     from carrier.core.spec import Kind
 
@@ -77,6 +77,19 @@ class JsonSocketListener(Over):
         self.waiting[joint] = self.env.loop.time()
         return joint
 
+    def adopt(self, joint: Joint) -> None:
+        super().adopt(joint)
+        assert isinstance(joint, Server)
+        joint.listener = self
+
+    def inherit(self, old: Listener) -> None:
+        super().inherit(old)
+        if isinstance(old, JsonSocketListener) and self.continues(old):
+            self.waiting |= old.waiting
+            old.waiting.clear()
+            for joint in self.waiting:
+                self.adopt(joint)
+
     def greet(self, joint: Joint) -> None:
         """The client speaks first."""
 
@@ -124,7 +137,7 @@ class Server(Joint):
             self._close(answer(refused.status, refused.reason))
             return
         self.listener.waiting.pop(self, None)
-        self.listener.begin(self)
+        self.listener.admit(self)
         if end is not None and len(data) > end:
             self.deliver(data[end:])
 

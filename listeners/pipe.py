@@ -11,16 +11,16 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from carrier.core.idle import Idle
 from carrier.core.listener import Key, Listener
-from carrier.core.session import Session
 from carrier.errors import Error, Problem
-from carrier.hops.packetsocket import Idle
 from carrier.hops.pipe import PipeStream, make_pipe, open_pipe
 from carrier.options import check_numbers, numbers
 
 if TYPE_CHECKING:
     from carrier import model as config
     from carrier.core.env import Env
+    from carrier.core.session import Session
 
 OPTIONS: Mapping[str, float] = {"track": 0, "idle_timeout": 0}
 """Seconds; 0 means none."""
@@ -37,8 +37,7 @@ class PipeListener(Listener):
         super().__init__(conf, env)
         self.filename = str(conf.spec.get("filename") or "")
         self.reply = str(conf.spec.get("reply") or "")
-        self.idle_timeout = numbers(conf.options, OPTIONS)["idle_timeout"]
-        self.idle = Idle()
+        self.idle = Idle(numbers(conf.options, OPTIONS)["idle_timeout"])
         self.fd: int | None = None
         """Held open while the listener lives, so that what is written between two sessions stays in the pipe."""
         self.made: list[str] = []
@@ -91,12 +90,16 @@ class PipeListener(Listener):
         self.before = old
         return True
 
-    before: PipeListener | None = None
+    def inherit(self, old: Listener) -> None:
+        super().inherit(old)
+        assert isinstance(old, PipeListener)
+        self.made, old.made = old.made, []
+        self.idle.inherit(old.idle)
+        if self.live and self.fd is not None:  # its end starts the next one
+            self.env.loop.remove_reader(self.fd)
 
     def start(self) -> None:
         self.started = True
-        if self.before is not None:  # it was stopped a moment ago
-            self.made, self.before.made, self.before = self.before.made, [], None
         assert self.fd is not None
         self.env.loop.add_reader(self.fd, self._came)
 
@@ -129,14 +132,11 @@ class PipeListener(Listener):
             writer = open_pipe(self.reply, os.O_RDWR) if self.reply else None
         except (OSError, ValueError):  # the file is gone, or descriptors are short: look again at the next tick
             return
-        source = PipeStream(self.env.loop, reader, writer, "downstream")
-        session = Session(self, source)
-        self.live.add(session)
-        session.begin(self.table.decide(session.metadata))
+        self.begin(PipeStream(self.env.loop, reader, writer, "downstream"))
 
     def ended(self, session: Session) -> None:
         """After a failure the next session begins at a tick: what was not read is still in the pipe, and is tried again then."""
-        self.idle.forget(session)
+        self.idle.forget(session.source)
         super().ended(session)
         if session.error is None:
             self._watch()
@@ -157,9 +157,9 @@ class PipeListener(Listener):
     def tick(self, now: float) -> None:
         super().tick(now)
         for session in list(self.live):
-            if self.idle_timeout and now - self.idle.since(session, now) > self.idle_timeout:
-                text = f"nothing moved for more than {self.idle_timeout:g} s (options.idle_timeout)"
-                session.fail(Error("timeout", text, "downstream"))
+            error = self.idle.overdue(session.source, now)
+            if error is not None:
+                session.fail(error)
         self._watch()
 
     def session_name(self, session: Session) -> str:

@@ -6,11 +6,13 @@ descriptors stay in the mode that they are in (carrier/hops/filestream.py), beca
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from carrier.core.listener import Key, Listener
-from carrier.core.session import Session
 from carrier.hops.filestream import FileStream
+
+if TYPE_CHECKING:
+    from carrier.core.session import Session
 
 STDIN, STDOUT = 0, 1
 
@@ -42,9 +44,7 @@ class StdioListener(Listener):
     def start(self) -> None:
         reader, writer = self.descriptors
         source = FileStream(self.env.loop, reader, writer, "downstream", owned=False)
-        session = Session(self, source)
-        self.live.add(session)
-        session.begin(self.table.decide(session.metadata))
+        self.begin(source)
 
     def session_name(self, session: Session) -> str:
         return self.env.names.give(session, f"STDIO:{self.name}-{session.number}")

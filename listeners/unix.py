@@ -14,10 +14,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from carrier.core.address import BACKLOG
-from carrier.core.session import Session
+from carrier.core.idle import Idle
 from carrier.errors import Error, Problem, from_os
 from carrier.hops.bytesocket import ByteSocket
-from carrier.hops.packetsocket import LONGEST, READS, Idle, PacketSocket
+from carrier.hops.bytesource import Accepted
+from carrier.hops.packetsocket import LONGEST, READS, PacketSocket
 from carrier.hops.unixsocket import MODES, address_of, check_mode, mode_of, remove_stale
 from carrier.options import check_numbers, numbers
 from listeners.tcp import TcpListener
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from carrier import model as config
     from carrier.core.env import Env
     from carrier.core.listener import Key, Listener
+    from carrier.core.session import Session
     from carrier.core.spec import Kind
+    from carrier.core.stream import Socket
 
 OPTIONS: Mapping[str, float] = {"track": 0, "max_connections": 4096, "half_close_timeout": 300, "idle_timeout": 0}
 """Limits (connections or dgram peers, seconds); 0 means none."""
@@ -49,16 +52,13 @@ class UnixListener(TcpListener):
         self.mode = mode_of(conf.spec)
         self.kind = "datagram" if self.mode == "dgram" else "byte"
         limits = numbers(conf.options, {**OPTIONS, "idle_timeout": DGRAM_IDLE if self.mode == "dgram" else 0})
-        self.idle_timeout = limits["idle_timeout"]
-        self.idle = Idle()
+        self.idle = Idle(limits["idle_timeout"], limits["half_close_timeout"])
         self.peers: dict[str | None, UnixPeer] = {}
         """dgram: by address; None: all who have none."""
         self.dropped: dict[str, int] = {}
         """dgram: messages dropped, by reason."""
         self.owner = False
         """The file is this listener's to remove."""
-        self.before: UnixListener | None = None
-        self.draining = False
 
     @classmethod
     def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
@@ -103,32 +103,32 @@ class UnixListener(TcpListener):
         self.bound = [sock]
 
     def take_over(self, old: Listener) -> bool:
-        if not isinstance(old, UnixListener) or not super().take_over(old):
-            return False
-        self.before = old
-        return True
+        return isinstance(old, UnixListener) and super().take_over(old)
 
-    def start(self) -> None:
-        before, self.before = self.before, None
-        if before is not None:  # it was stopped a moment ago, and removes the file unless that is ours now
-            before.owner, self.owner = False, True
-            for sock in before.bound:
-                self.env.loop.remove_reader(sock)
-            self.peers, before.peers = before.peers, {}
-            for peer in self.peers.values():
-                peer.listener, peer.sock = self, self.bound[0]
-        if self.mode == "dgram":
+    def continues(self, old: Listener) -> bool:
+        return super().continues(old) and isinstance(old, UnixListener) and old.mode == self.mode
+
+    def inherit(self, old: Listener) -> None:
+        super().inherit(old)
+        assert isinstance(old, UnixListener)
+        old.owner, self.owner = False, True
+        self.peers |= old.peers
+        old.peers.clear()
+        for peer in self.peers.values():
+            peer.listener, peer.sock = self, self.bound[0]
+
+    def _go(self) -> None:
+        if self.mode != "dgram":
+            super()._go()
+        elif self.opened and not self.stopped and not self.accepting:
             self.accepting = True
-            self.env.loop.add_reader(self.bound[0], self._take)
-        else:
-            super().start()
+            self.env.loop.add_reader(self.bound[0], self._datagrams)
 
-    def stop(self) -> None:
-        """Accept no more. A dgram socket lives until its last session has ended."""
+    def release(self) -> None:
+        """A dgram socket lives until its last session has ended."""
         self.env.loop.call_soon(self._unlink)
-        self.draining = True
         if self.mode != "dgram" or not self.live:
-            super().stop()
+            super().release()
 
     def _unlink(self) -> None:
         if self.owner and self.filename[:1] != "@":
@@ -140,17 +140,8 @@ class UnixListener(TcpListener):
 
     # ------------------------------------------------------------------ connections
 
-    def accepted(self, connection: socket.socket) -> None:
-        connection.setblocking(False)
-        loop = self.env.loop
-        stream = self.mode == "stream"
-        self.begin(ByteSocket(loop, connection, "downstream") if stream else PacketSocket(loop, connection, "downstream"))
-
-    def begin(self, source: ByteSocket | PacketSocket) -> None:
-        """Make the session of a new source."""
-        session = Session(self, source)
-        self.live.add(session)
-        session.begin(self.table.decide(session.metadata))
+    def accepted(self, connection: socket.socket) -> Socket:
+        return UnixStream(self, connection) if self.mode == "stream" else UnixMessages(self, connection)
 
     def session_name(self, session: Session) -> str:
         return self.env.names.give(session, f"UNIX:{self.name}-{session.number}")
@@ -159,27 +150,13 @@ class UnixListener(TcpListener):
         return {"UNIX": {"filename": self.filename}}
 
     def ended(self, session: Session) -> None:
-        self.idle.forget(session)
         super().ended(session)
-        if self.draining and self.mode == "dgram" and not self.live and self.bound:
-            super().stop()
-
-    def tick(self, now: float) -> None:
-        super(TcpListener, self).tick(now)
-        for session in list(self.live):
-            source: Any = session.source
-            half = self.mode != "dgram" and (source.ended_in or source.ended_out)
-            limit = self.half_close_timeout if half else self.idle_timeout
-            if limit and now - self.idle.since(session, now) > limit:
-                if self.mode == "dgram":
-                    source.finish()
-                else:
-                    what = "half_close_timeout" if half else "idle_timeout"
-                    source.reset(Error("timeout", f"nothing moved for more than {limit:g} s (options.{what})", "downstream"))
+        if self.stopped and self.mode == "dgram" and not self.live:
+            self.release()
 
     # ------------------------------------------------------------------ datagrams
 
-    def _take(self) -> None:
+    def _datagrams(self) -> None:
         for _ in range(READS):
             if not self.bound:
                 return
@@ -198,11 +175,11 @@ class UnixListener(TcpListener):
                 peer.to.flush()
 
     def _peer(self, address: str | None) -> UnixPeer | None:
-        if self.draining or len(self.live) >= self.max_connections:
-            self.drop("stopped" if self.draining else "full")
+        if self.stopped or len(self.connections) >= self.max_connections:
+            self.drop("stopped" if self.stopped else "full")
             return None
         peer = self.peers[address] = UnixPeer(self, address)
-        self.begin(peer)
+        self.enter(peer)
         return None if peer.closed else peer
 
     def drop(self, reason: str) -> None:
@@ -210,16 +187,41 @@ class UnixListener(TcpListener):
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
 
 
-class UnixPeer(PacketSocket):
+class UnixStream(Accepted, ByteSocket):
+    """An accepted connection of bytes."""
+
+    __slots__ = ("listener",)
+
+    def __init__(self, listener: UnixListener, sock: socket.socket) -> None:
+        self.listener = listener
+        super().__init__(listener.env.loop, sock, "downstream")
+
+
+class UnixMessages(Accepted, PacketSocket):
+    """An accepted connection of messages."""
+
+    __slots__ = ("listener",)
+
+    def __init__(self, listener: UnixListener, sock: socket.socket) -> None:
+        self.listener = listener
+        super().__init__(listener.env.loop, sock, "downstream")
+
+
+class UnixPeer(Accepted, PacketSocket):
     """One peer of a dgram listener, which owns the socket."""
 
     __slots__ = ("address", "held", "listener")
 
     def __init__(self, listener: UnixListener, address: str | None) -> None:
         self.held = False
-        super().__init__(listener.env.loop, listener.bound[0], "downstream", ends=False, half=False)
         self.listener = listener
+        super().__init__(listener.env.loop, listener.bound[0], "downstream", ends=False, half=False)
         self.address = address
+
+    def tick(self, now: float) -> None:
+        """See `Connection`: an idle peer is forgotten, without an error, because it has no other end."""
+        if self.listener.idle.overdue(self, now) is not None:
+            self.finish()
 
     def transmit(self, data: bytes) -> None:
         if self.address is None:

@@ -15,14 +15,15 @@ import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from carrier.core.address import plain
+from carrier.core.accepting import UNSPOKEN, Arrival
+from carrier.core.address import described, places
 from carrier.core.ledger import refused
+from carrier.core.room import IDLE, PATIENCE, UNFINISHED, YOUNG
 from carrier.core.session import Session
 from carrier.core.stream import CONNECTED
 from carrier.errors import Error, Problem
-from carrier.hops.bytesource import TcpSource, TlsSource
-from carrier.hops.certificates import renew
-from carrier.hops.tls import decrypted
+from carrier.hops.bytesource import TlsSource
+from carrier.hops.tls import decrypted, welcome
 from carrier.hops.websocket import OPTIONS as END_OPTIONS
 from carrier.hops.websocket import WebSocketEnd
 from carrier.options import check_numbers, numbers
@@ -38,8 +39,10 @@ from listeners.tcp import TcpListener
 
 if TYPE_CHECKING:
     from carrier import model as config
+    from carrier.core.address import Place
     from carrier.core.decision import Table
     from carrier.core.env import Env
+    from carrier.core.stream import Socket
 
 OPTIONS: Mapping[str, float] = {"track": 0, "max_connections": 4096, "header_timeout": 10, **END_OPTIONS}
 """Limits (connections, seconds, bytes) and their defaults (DESIGN section 7); 0 means none."""
@@ -59,9 +62,6 @@ class WebSocketListener(TcpListener):
         if self.by_name:
             raise Error("config", "a WebSocket listener must read what comes: pass TLS through a TCP listener")
         self.limits = numbers(conf.options, OPTIONS)
-        self.max_connections = self.limits["max_connections"] or float("inf")
-        self.ends: set[WebSocketEnd] = set()
-        """Every connection: before, in and after its session."""
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any], path: str = "") -> list[Problem]:
@@ -76,50 +76,27 @@ class WebSocketListener(TcpListener):
 
     # ------------------------------------------------------------------ connections
 
-    def accepted(self, connection: socket.socket) -> None:
+    def accepted(self, connection: socket.socket) -> Socket | None:
         """Read the handshake of a connection."""
-        try:
-            if len(self.ends) + len(self.greeting) >= self.max_connections:  # those without a session yet count too
-                self.limited["max_connections"] = self.limited.get("max_connections", 0) + 1
-                connection.close()
-                return
-            if self.certificates is not None:
-                super().accepted(connection)
-                return
-            connection.setblocking(False)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            WebSocketSource(self, connection, connection.getpeername(), connection.getsockname())
-        except OSError:  # it was reset before it was looked at
-            connection.close()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.certificates is None:
+            return WebSocketSource(self, connection, *places(connection))
+        self.arrive(connection, self._greet)
+        return None
 
-    def begin(self, source: TcpSource) -> None:
-        """TLS hands are shaken: read the handshake of WebSocket inside."""
-        assert isinstance(source, TlsSource)
-        try:
-            end = WebSocketSource(self, decrypted(source), source.peer, source.local)
-        except OSError:  # out of descriptors
-            return
-        end.tls, end.secured = source.tls, source.channel.tls
+    async def _greet(self, arrival: Arrival) -> None:
+        """Shake hands of TLS; the handshake of WebSocket is inside."""
+        assert self.certificates is not None
+        outer = TlsSource(arrival.listener, arrival.sock, await welcome(self.env.loop, arrival.sock, self.certificates))
+        end = WebSocketSource(arrival.listener, decrypted(outer), outer.peer, outer.local)
+        end.tls, end.secured = outer.tls, outer.channel.tls
+        arrival.became(end)
 
-    def stop(self) -> None:
-        super().stop()
-        for end in list(self.ends):
-            assert isinstance(end, WebSocketSource)
-            if end.request is None and not end.gone:
-                end.close()
-
-    def tick(self, now: float) -> None:
-        super(TcpListener, self).tick(now)
-        if self.certificates is not None:
-            renew(self.certificates, self.env, f"listener/{self.name}")
-        timeout = self.limits["header_timeout"]
-        for end in list(self.ends):
-            assert isinstance(end, WebSocketSource)
-            if end.upgraded:
-                end.tick(now)
-            elif end.request is None and timeout and now - end.since >= timeout:
-                self.limited["header_timeout"] = self.limited.get("header_timeout", 0) + 1
-                end.refuse(Error("request-timeout", f"no whole head within {timeout:g} s", "downstream"))
+    def enter(self, source: Socket) -> None:
+        """It becomes a session when its handshake is read."""
+        self.connections.add(source)
+        assert isinstance(source, WebSocketSource)
+        WebSocketEnd.resume(source)
 
     # ------------------------------------------------------------------ sessions
 
@@ -131,12 +108,9 @@ class WebSocketListener(TcpListener):
     def metadata(self, session: Session) -> dict[str, Any]:
         source = session.source
         assert isinstance(source, WebSocketSource)
-        return {
-            "IP": {"src_addr": source.peer[0], "dst_addr": source.local[0]},
-            "TCP": {"src_port": source.peer[1], "dst_port": source.local[1]},
-            "HTTP": source.request.metadata() if source.request is not None else {},
-            **({"TLS": source.tls} if source.tls is not None else {}),
-        }
+        found = described(source.peer, source.local, source.tls)
+        found["HTTP"] = source.request.metadata() if source.request is not None else {}
+        return found
 
 
 def check_upgrade(head: Head) -> tuple[int, str]:
@@ -160,16 +134,51 @@ class WebSocketSource(WebSocketEnd):
     __slots__ = ("listener", "local", "peer", "refused", "request", "secured", "tls", "upgraded")
     session: Session | None
 
-    def __init__(self, listener: WebSocketListener, sock: socket.socket, peer: tuple[Any, ...], local: tuple[Any, ...]) -> None:
-        self.peer = plain(peer[0]), peer[1]
-        self.local = plain(local[0]), local[1]
+    def __init__(self, listener: WebSocketListener, sock: socket.socket, peer: Place, local: Place) -> None:
+        self.peer, self.local = peer, local
         self.listener = listener
         self.request: Head | None = None
         self.tls: dict[str, Any] | None = None
         self.secured: Any = None
         self.upgraded = self.refused = False
-        super().__init__(listener.env.loop, sock, "downstream", listener.limits, listener.ends)
-        WebSocketEnd.resume(self)
+        super().__init__(listener.env.loop, sock, "downstream", listener.limits, listener.connections)
+
+    # ------------------------------------------------------------------ as a connection (carrier/core/accepting.py)
+
+    def detach(self) -> None:
+        super().detach()
+        self.listener.gone(self)
+
+    def moved(self, listener: WebSocketListener) -> None:
+        self.listener, self.limits, self.ends = listener, listener.limits, listener.connections
+
+    def standing(self, now: float) -> tuple[int, float] | None:
+        if self.gone:
+            return IDLE, self.since
+        if self.request is not None:
+            return None
+        return (UNFINISHED if now - self.since >= PATIENCE else YOUNG), self.since
+
+    def give_way(self) -> None:
+        self.listener.hit("max_connections_unfinished" if self.request is None else "max_connections_idle")
+        self.close()
+
+    def leave(self) -> None:
+        if self.request is None and not self.early:
+            self.since = self.loop.time()
+
+    def tick(self, now: float) -> None:
+        listener = self.listener
+        timeout = listener.limits["header_timeout"]
+        if self.upgraded:
+            super().tick(now)
+        elif self.request is not None or self.gone:
+            return
+        elif listener.stopped and not self.early and now - self.since >= UNSPOKEN:
+            self.close()
+        elif timeout and now - self.since >= timeout:
+            listener.hit("header_timeout")
+            self.refuse(Error("request-timeout", f"no whole head within {timeout:g} s", "downstream"))
 
     def depart(self) -> None:
         """The process ends: close with code 1001 (RFC 6455 section 7.4.1)."""
@@ -216,7 +225,7 @@ class WebSocketSource(WebSocketEnd):
         self.request = head
         self.pause()
         session = Session(listener, self)
-        listener.live.add(session)
+        listener.live.add(session)  # not `listener.begin`: the request goes with it
         # Not session.metadata: that would be kept for as long as the session is there.
         decision = listener.table.decide({"name": session.name, **listener.metadata(session)})
         named = b"" if head.named else make_id()

@@ -1,8 +1,307 @@
-"""How connections are accepted from listening sockets."""
+"""How connections are accepted: one loop for all protocols whose clients connect, and what is common to what they have accepted.
+
+A *connection* is an object of the listener's `connections` from its accept on, whatever it has said: an `Arrival` while it shakes hands
+or is looked at, then the source of its session. There it is counted, limited, ticked, asked to make room, moved to a listener that takes
+this one's place, and drained. Whoever closes calls `gone`.
+
+When `max_connections` are there, one that is of no use to anybody gives its place (carrier/core/room.py). If all are being used, what
+comes waits in the kernel's queue, unless the protocol can say that there are too many (`waits` False: it is accepted and told so). When
+descriptors run short, accepting pauses for a moment. Before a listening socket is closed, what waits in its queue is accepted.
+"""
 
 from __future__ import annotations
+
+import asyncio
+import ctypes
+import socket
+import struct
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from carrier.core.idle import Idle
+from carrier.core.listener import Listener
+from carrier.core.room import PATIENCE, UNFINISHED, YOUNG, Room
+from carrier.errors import Error
+
+if TYPE_CHECKING:
+    from carrier import model as config
+    from carrier.core.env import Env
+    from carrier.core.stream import Socket
 
 ACCEPTS = 64
 """Connections taken in one wake-up, so that a flood of them does not starve those that are there."""
 ACCEPT_PAUSE = 0.05
 """Seconds without accepting when file descriptors run short."""
+UNSPOKEN = 1.0
+"""Seconds that who has not said a word yet gets when the listener stops."""
+SO_ATTACH_FILTER = 26
+NO_SYN = ((0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
+"""Classic BPF on a listening TCP socket: drop what has the SYN bit in byte 13 of its header, pass the rest."""
+TCP_BYTES_RECEIVED = 128
+"""Offset of tcpi_bytes_received in struct tcp_info (linux/tcp.h)."""
+
+
+class Connection(Protocol):
+    """What a listener has accepted."""
+
+    def tick(self, now: float) -> None:
+        """Once a second (monotonic seconds): deadlines."""
+
+    def standing(self, now: float) -> tuple[int, float] | None:
+        """See `Occupant` of carrier/core/room.py."""
+
+    def give_way(self) -> None:
+        """Its place is needed by another: end."""
+
+    def leave(self) -> None:
+        """The listener is gone, or about to be: end as soon as nothing is in flight."""
+
+    def moved(self, listener: Any) -> None:
+        """This listener has taken the place of its own."""
+
+
+class Acceptor(Listener):
+    """A listener of connections. `accepted` makes something of each; see the module."""
+
+    waits: ClassVar[bool] = True
+
+    def __init__(self, conf: config.Listener, env: Env) -> None:
+        super().__init__(conf, env)
+        self._connections: set[Any] = set()
+        self.max_connections = float("inf")
+        self.idle = Idle(0)
+        self.room: Room[Any] = Room(not self.waits)
+        self.accepting = False
+        self.held = False
+        """There is too much in the whole process: accept nothing."""
+        self.opened = self.stopped = False
+
+    def accepted(self, connection: socket.socket) -> Socket | None:
+        """The source that a connection is, which is non-blocking; None: it arrives (`arrive`). Raises OSError: it is broken already."""
+        raise NotImplementedError
+
+    def enter(self, source: Socket) -> None:
+        """A source is there: it is a connection from now on, and by default a session."""
+        self._connections.add(source)
+        self.begin(source)
+
+    # ------------------------------------------------------------------ the loop
+
+    def start(self) -> None:
+        self.opened = True
+        self._go()
+
+    def _go(self) -> None:
+        """Accept, unless something stands against it. Idempotent."""
+        if not self.accepting and self.opened and not self.held and not self.stopped:
+            self.accepting = True
+            for sock in self.bound:
+                self.env.loop.add_reader(sock, self._accept, sock)
+
+    def _pause(self, limit: str = "") -> None:
+        """Accept no more for now; `limit` says why."""
+        if limit:
+            self.hit(limit)
+        if self.accepting:
+            self.accepting = False
+            for sock in self.bound:
+                self.env.loop.remove_reader(sock)
+
+    def hold(self) -> None:
+        if not self.held:
+            self.held = True
+            self._pause("overload")
+
+    def go_on(self) -> None:
+        self.held = False
+        self._go()
+
+    def _accept(self, sock: socket.socket) -> None:
+        for _ in range(ACCEPTS):
+            if not self._has_room() and self.waits:
+                self._pause("max_connections")
+                return
+            if not self._take(sock):
+                return
+
+    def _has_room(self) -> bool:
+        return len(self.connections) < self.max_connections or self.make_room()
+
+    def _take(self, sock: socket.socket) -> bool:
+        """Accept one connection; False: there is none, or no descriptor for it."""
+        try:
+            connection, _ = sock.accept()
+        except (BlockingIOError, InterruptedError):
+            return False
+        except ConnectionAbortedError:  # gone before we looked at it
+            return True
+        except OSError:  # out of file descriptors or memory: let what is there finish
+            if not self.stopped:
+                self._pause("descriptors")
+                self.env.loop.call_later(ACCEPT_PAUSE, self._go)
+            return False
+        connection.setblocking(False)
+        try:
+            source = self.accepted(connection)
+        except OSError:  # it was reset before it was looked at
+            connection.close()
+            return True
+        if source is not None:
+            self.enter(source)
+        return True
+
+    # ------------------------------------------------------------------ connections
+
+    @property
+    def connections(self) -> set[Any]:
+        """Everything that was accepted and is not gone (`Connection`)."""
+        return self._connections
+
+    def gone(self, connection: Any) -> None:
+        """A connection has ended: somebody else may have its place. Idempotent."""
+        self.connections.discard(connection)
+        if not self.accepting and len(self._connections) < self.max_connections:
+            self._go()
+
+    def make_room(self) -> bool:
+        leaver = self.room.choose(self.connections, self.env.loop.time())
+        if leaver is None:
+            return False
+        self.connections.discard(leaver)
+        leaver.give_way()
+        return True
+
+    def arrive(self, connection: socket.socket, work: Callable[[Arrival], Coroutine[Any, Any, None]]) -> None:
+        """Find out, in a task, what becomes of a connection."""
+        self.connections.add(Arrival(self, connection, work))
+
+    # ------------------------------------------------------------------ life
+
+    def stop(self) -> None:
+        """Accept what waits in the queue, then no more, and give the address back; what is there goes on."""
+        if self.stopped:
+            return
+        self.stopped = True
+        self._pause()
+        if self.opened and self.heir is None:
+            self._empty()
+        super().stop()
+        for connection in list(self.connections):
+            connection.leave()
+
+    def _empty(self) -> None:
+        """Whoever has connected is in the queue, and closing would reset her: take her in first. Who would come while we do is not
+        answered by the kernel, tries again a second later, and finds nobody or our successor."""
+        for sock in self.bound:
+            if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.proto != socket.IPPROTO_SCTP:
+                _close_door(sock)
+            while self._take(sock):
+                pass
+
+    def successor(self) -> Any:
+        """Who has this listener's connections by now: itself, or the last one that took its place and goes on with them."""
+        heir = self.heir
+        return heir.successor() if isinstance(heir, Acceptor) and heir.continues(self) else self
+
+    def inherit(self, old: Listener) -> None:
+        super().inherit(old)
+        if isinstance(old, Acceptor) and self.continues(old):
+            connections, old._connections = old._connections, set()
+            self._connections |= connections
+            self.idle.inherit(old.idle)
+            for connection in connections:
+                self.env.guard("a connection that moves", connection.moved, self)
+
+    def tick(self, now: float) -> None:
+        super().tick(now)
+        for connection in list(self.connections):
+            connection.tick(now)
+        self._go()  # somebody who was of use may be of none by now
+
+
+class Arrival:
+    """A connection of which nobody knows yet what it will be: `work`, a task, waits for its hello, its handshake, its first bytes.
+
+    `work` ends with `became`, or without: then the connection is closed, and counted as "handshake".
+    """
+
+    __slots__ = ("inner", "listener", "since", "sock", "task")
+    session = None
+
+    def __init__(self, listener: Acceptor, sock: socket.socket, work: Callable[[Arrival], Coroutine[Any, Any, None]]) -> None:
+        self.listener: Any = listener
+        self.inner: Any = None
+        """What it will be, if that is made beforehand; it has a `listener`, too."""
+        self.sock = sock
+        loop = listener.env.loop
+        self.since = loop.time()
+        self.task = loop.create_task(work(self))
+        self.task.add_done_callback(self._done)
+
+    def became(self, source: Socket) -> None:
+        """It is the source of a session, and no arrival any more."""
+        self.listener.connections.discard(self)
+        self.listener.enter(source)
+
+    def done(self) -> Arrival:
+        """`inner` takes its place."""
+        self.inner = None
+        return self
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        listener = self.listener
+        exc = task.exception() if not task.cancelled() else None
+        quiet = False
+        if self in listener.connections:
+            listener.hit("handshake")
+            self.sock.close()
+            listener.gone(self)
+            quiet = isinstance(exc, (OSError, Error))  # nobody is there to tell
+        if exc is not None and not quiet:
+            listener.env.loop.call_exception_handler({"message": f"a connection to {listener.name} failed: {exc}", "exception": exc})
+
+    def moved(self, listener: Acceptor) -> None:
+        self.listener = listener
+        if self.inner is not None:
+            self.inner.listener = listener
+
+    def standing(self, now: float) -> tuple[int, float] | None:
+        return (UNFINISHED if now - self.since >= PATIENCE else YOUNG), self.since
+
+    def give_way(self) -> None:
+        self.listener.hit("max_connections_unfinished")
+        self.close()
+
+    def close(self) -> None:
+        """Idempotent."""
+        self.listener.connections.discard(self)
+        self.task.cancel()
+        self.sock.close()
+
+    def leave(self) -> None:
+        self.since = max(self.since, self.listener.env.loop.time())
+
+    def tick(self, now: float) -> None:
+        """Its own work knows its limits; but who has said nothing is not waited for when the listener is gone."""
+        if self.listener.stopped and now - self.since >= UNSPOKEN and not has_spoken(self.sock):
+            self.close()
+
+
+def has_spoken(sock: socket.socket) -> bool:
+    """Has the peer sent a byte yet, read or not? True where the kernel cannot tell."""
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_BYTES_RECEIVED + 8)
+    except OSError:
+        return True
+    return len(info) < TCP_BYTES_RECEIVED + 8 or struct.unpack_from("=Q", info, TCP_BYTES_RECEIVED)[0] > 0
+
+
+def _close_door(sock: socket.socket) -> None:
+    """Let no further handshake of TCP begin, while those that are under way end and wait to be accepted (socket(7), SO_ATTACH_FILTER).
+    Where the kernel refuses, who connects in the very moment of closing is reset."""
+    code = b"".join(struct.pack("=HBBI", *step) for step in NO_SYN)
+    program = ctypes.create_string_buffer(code, len(code))
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", len(NO_SYN), ctypes.addressof(program)))
+    except OSError:
+        pass

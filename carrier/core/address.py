@@ -73,6 +73,32 @@ def _bind(family: int, address: Any, dual: bool, transport: int) -> socket.socke
     return sock
 
 
+Place = tuple[str, int]
+"""Host, as people write it, and port."""
+
+
+def places(sock: socket.socket) -> tuple[Place, Place]:
+    """Where an accepted connection comes from, and where it arrived. Raises OSError: it is gone already."""
+    peer, local = sock.getpeername(), sock.getsockname()
+    return (plain(peer[0]), peer[1]), (plain(local[0]), local[1])
+
+
+def described(peer: Place, local: Place, tls: Mapping[str, Any] | None = None, transport: str = "TCP") -> dict[str, Any]:
+    """What a session's metadata says of its connection, as l7mp lays it out."""
+    found: dict[str, Any] = {
+        "IP": {"src_addr": peer[0], "dst_addr": local[0]},
+        transport: {"src_port": peer[1], "dst_port": local[1]},
+    }
+    if tls is not None:
+        found["TLS"] = tls
+    return found
+
+
+def named(peer: Place, local: Place, transport: str = "TCP") -> str:
+    """How l7mp names a session of such a connection."""
+    return f"{transport}:{peer[0]}:{peer[1]}-{local[0]}:{local[1]}"
+
+
 def wall(monotonic: float) -> float:
     """Seconds since 1970 of a moment of the monotonic clock."""
     return monotonic + time.time() - time.monotonic()

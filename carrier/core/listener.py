@@ -1,8 +1,10 @@
 """What every protocol's listener shares: a bound address, the routing table in force, its sessions, those it still remembers.
 
 A protocol file subclasses `Listener`, binds in `bind()` (which must fail cleanly: nothing is accepted before `start()`), makes a
-`Session` for each stream and calls `session.begin(self.table.decide(metadata))`. The table is swapped at every change; a session
-keeps the decision it began with.
+`begin(source)` for each stream. The table is swapped at every change; a session keeps the decision it began with.
+
+A listener that takes another's place (`take_over`) goes on with what that one had (`inherit`): its numbers and, if both are of one kind,
+its sessions and connections, so that nobody notices that an option has changed.
 """
 
 from __future__ import annotations
@@ -10,12 +12,13 @@ from __future__ import annotations
 import socket
 import ssl
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from carrier.core.address import is_loopback
 from carrier.core.ledger import LARGE
 from carrier.core.resolve import literal
+from carrier.core.session import Session
 from carrier.core.spec import TLS_FILES, Kind, check_fields, check_port, check_text, framed
 from carrier.errors import Problem
 from carrier.options import numbers
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from carrier import model as config
     from carrier.core.decision import Table
     from carrier.core.env import Env
-    from carrier.core.session import Session
+    from carrier.core.stream import Socket
 
 WANTED = ("killed", "drain")
 """Errors that somebody here wanted: a session that ends so has not failed."""
@@ -47,6 +50,8 @@ class Listener:
     """As of Cluster: what takes a caller who has shown who it is, and why."""
     transport: ClassVar[str] = "tcp"
     """Of what its `port` is a port."""
+    waits: ClassVar[bool] = False
+    """What finds no room waits in the kernel's queue (`hold`); False: it is told so, or dropped."""
     __slots__ = ("__dict__", "__weakref__", "counter", "env", "listed", "now", "track")  # read for each session: faster than the others
 
     def __init__(self, conf: config.Listener, env: Env) -> None:
@@ -69,6 +74,12 @@ class Listener:
         """TLS with what connects, or None."""
         self.listed = True
         """Its sessions are shown; those of the API's own listener are not."""
+        self.limited: dict[str, int] = {}
+        """How often a limit refused something or held it back, by its name."""
+        self.before: Listener | None = None
+        """The listener whose place this one takes, until it has."""
+        self.heir: Listener | None = None
+        """The listener that has taken this one's place."""
 
     # ------------------------------------------------------------------ configuration
 
@@ -138,7 +149,26 @@ class Listener:
         if old.key() is None or old.key() != self.key():
             return False
         self.bound = [sock.dup() for sock in old.bound]
+        self.before = old
         return True
+
+    def continues(self, old: Listener) -> bool:
+        """May what `old` has accepted go on here, as if nothing had changed?"""
+        return type(self) is type(old) and self.name == old.name and self.spec.get("tls") == old.spec.get("tls")
+
+    def inherit(self, old: Listener) -> None:
+        """Go on with what the listener has whose place this one takes; called when this one has started and `old` has not been stopped."""
+        self.before, old.heir = None, self
+        if self.name == old.name:
+            self.counter, self.failed = old.counter, old.failed  # no two sessions of one name, and no counter that falls
+            self.limited = old.limited | self.limited
+            self.tracked.extend(old.tracked)
+            old.tracked.clear()
+        if self.continues(old):
+            live, old._live = old._live, set()
+            self._live |= live
+            for session in live:
+                session.listener = self
 
     def farewell(self) -> None:
         """The end is near: from now on answers ask their clients to leave; everything is still accepted."""
@@ -151,6 +181,10 @@ class Listener:
 
     def stop(self) -> None:
         """Accept no more and give the address back; live sessions go on."""
+        self.release()
+
+    def release(self) -> None:
+        """Give the address back. Idempotent."""
         for sock in self.bound:
             sock.close()
         self.bound = []
@@ -160,7 +194,29 @@ class Listener:
         while self.tracked and self.tracked[0].ended_at + self.track <= now:
             self.tracked.popleft()
 
+    # ------------------------------------------------------------------ connections
+
+    @property
+    def connections(self) -> Collection[Any]:
+        """What is accepted and not gone; where nothing is accepted, the sources of its sessions."""
+        return [session.source for session in self.live]
+
+    def make_room(self) -> bool:
+        """Close a connection that is of no use to anybody; False: there is none."""
+        return False
+
+    def hit(self, limit: str) -> None:
+        """A limit refused something, or held it back: count it by its name."""
+        self.limited[limit] = self.limited.get(limit, 0) + 1
+
     # ------------------------------------------------------------------ sessions
+
+    def begin(self, source: Socket) -> Session:
+        """The session of a source, routed by the table in force."""
+        session = Session(self, source)
+        self._live.add(session)
+        session.begin(self.table.decide(session.metadata))
+        return session
 
     @property
     def live(self) -> set[Session]:

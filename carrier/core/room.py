@@ -35,7 +35,9 @@ T = TypeVar("T", bound=Occupant)
 class Room(Generic[T]):
     """The connections of one listener that are to leave next."""
 
-    def __init__(self) -> None:
+    def __init__(self, young: bool = True) -> None:
+        """young: also those may leave that have had no time to be of use."""
+        self.young = young
         self.leavers: deque[tuple[T, float]] = deque()
         self.rested = 0.0
         """When it is worth looking again."""
@@ -52,6 +54,8 @@ class Room(Generic[T]):
 
     def _look(self, occupants: Collection[T], now: float) -> None:
         standings = ((*at, number, one) for number, one in enumerate(occupants) if (at := one.standing(now)) is not None)
+        if not self.young:
+            standings = (standing for standing in standings if standing[0] != YOUNG)
         oldest = nsmallest(max(1, len(occupants) // PART), standings, key=lambda found: found[:3])
         self.leavers.extend((one, since) for _, since, _, one in oldest)
 

@@ -11,7 +11,7 @@ listed. The session that people see has the joint's far side as source.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -252,6 +252,7 @@ class Over(Listener):
         options = {name: value for name, value in conf.options.items() if name != "track"}
         self.inner = inner(config.Listener(conf.name, dict(spec), conf.rules, options), own)
         self.kind = self.inner.kind
+        self.waits = self.inner.waits  # type: ignore[misc]  # of the class, for all but these
         self.entrance = _Entrance(self)
 
     def make(self, session: Session) -> Joint:
@@ -260,15 +261,13 @@ class Over(Listener):
 
     def greet(self, joint: Joint) -> None:
         """The transport's session is linked; by default the session on top begins now. Idempotent."""
-        self.begin(joint)
+        self.admit(joint)
 
-    def begin(self, joint: Joint) -> None:
+    def admit(self, joint: Joint) -> None:
         """Make the session on top, and route it. Idempotent."""
         if joint.far.session is not None or joint.over or joint.inner is None or joint.inner.status == DESTROYED:
             return
-        session = Session(self, joint.far)
-        self.live.add(session)
-        session.begin(self.table.decide(session.metadata))
+        self.begin(joint.far)
 
     def _inner_closed(self, inner: Session) -> None:
         destination = inner.destination
@@ -310,18 +309,57 @@ class Over(Listener):
 
     def take_over(self, old: Listener) -> bool:
         self.inner.loopback = self.loopback
-        return self.inner.take_over(old.inner if isinstance(old, Over) else old)
+        if not self.inner.take_over(old.inner if isinstance(old, Over) else old):
+            return False
+        self.before = old
+        return True
+
+    def continues(self, old: Listener) -> bool:
+        """Bytes of one framing are none of another, and who has begun with one header has no other."""
+        same = isinstance(old, Over) and type(self) is type(old) and self.conf.spec.get("framing") == old.conf.spec.get("framing")
+        return same and isinstance(old, Over) and self.inner.continues(old.inner)
+
+    def inherit(self, old: Listener) -> None:
+        super().inherit(old)
+        goes_on = isinstance(old, Over) and self.continues(old)
+        for session in self.live if goes_on else ():
+            self.adopt(_joint(session))
+        inner, self.inner.before = self.inner.before, None
+        if inner is not None and goes_on:
+            self.inner.inherit(inner)
+
+    def adopt(self, joint: Joint) -> None:
+        """A joint of the listener whose place this one has taken."""
+        joint.wrapper = self
 
     def start(self) -> None:
         self.inner.use(_one_way(self.entrance))
         self.inner.start()
 
     def stop(self) -> None:
+        self.inner.heir = self.inner.heir or self.heir  # who has taken the address need not be wrapped itself
         self.inner.stop()
 
     def tick(self, now: float) -> None:
         super().tick(now)
         self.inner.tick(now)
+
+    @property
+    def connections(self) -> Collection[Any]:
+        """The transport's."""
+        return self.inner.connections
+
+    def make_room(self) -> bool:
+        return self.inner.make_room()
+
+    def hold(self) -> None:
+        self.inner.hold()
+
+    def go_on(self) -> None:
+        self.inner.go_on()
+
+    def farewell(self) -> None:
+        self.inner.farewell()
 
     def session_name(self, session: Session) -> str:
         inner = _joint(session).inner

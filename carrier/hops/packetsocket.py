@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-import time
 from collections import deque
 from typing import Any
 
@@ -206,25 +205,3 @@ class PacketSocket(Descriptor):
         self.loop.remove_reader(self.sock)
         self.loop.remove_writer(self.sock)
         self.sock.close()
-
-
-class Idle:
-    """Since when nothing has moved in each of a listener's sessions. `since(session, now)`: monotonic seconds."""
-
-    __slots__ = ("seen",)
-
-    def __init__(self) -> None:
-        self.seen: dict[Any, tuple[int, float]] = {}
-
-    def since(self, session: Any, now: float) -> float:
-        """When the session was last seen moving; call it once a tick."""
-        source = session.source
-        moved = source.bytes_in + source.bytes_out + source.messages_in + source.messages_out
-        known = self.seen.get(session)
-        if known is None or known[0] != moved:
-            known = self.seen[session] = (moved, now if known is not None else max(session.started, time.monotonic() - 1))
-        return known[1]
-
-    def forget(self, session: Any) -> None:
-        """The session has ended."""
-        self.seen.pop(session, None)

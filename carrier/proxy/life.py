@@ -1,9 +1,9 @@
 """The life of the process as others see it: starting, ready, draining, ended; and the drain itself.
 
 A drain goes in this order, so that nobody is cut who could be served: readiness says 503 while everything is still accepted, for
-`delay` seconds, time for those who route to us to hear of it, and every answer asks its client to leave; then nothing new is taken,
-and what is in flight has the rest of `timeout` seconds; what is left then is cut and counted. The addresses that lead into the API
-serve to the end: whoever drains us wants to see it.
+`delay` seconds, time for those who route to us to hear of it, and every answer asks its client to leave; then what waits in the kernel's
+queues is taken, and nothing new after that; who has said nothing yet gets a second, and what is in flight has the rest of `timeout`
+seconds; what is left then is cut and counted. The addresses that lead into the API serve to the end: whoever drains us wants to see it.
 
 A datagram session has no end that it could reach: it may stay to its idle time, and when the time is over it counts as cut only
 if something still moved in it.
@@ -110,7 +110,7 @@ class Life:
         observer = self._observer(done)
         observers.append(observer)
         try:
-            while self.live() and not self.hurry.is_set() and time.monotonic() - self.began < max(self.timeout, delay):
+            while self._unfinished() and not self.hurry.is_set() and time.monotonic() - self.began < max(self.timeout, delay):
                 self._note_datagrams()
                 done.clear()
                 await self._wait(LOOK, done)
@@ -122,7 +122,11 @@ class Life:
         return self.cut
 
     def _observer(self, done: asyncio.Event) -> Any:
-        return lambda _session: done.set() if not self.live() else None
+        return lambda _session: done.set() if not self._unfinished() else None
+
+    def _unfinished(self) -> int:
+        """Connections that are not gone: also those whose last bytes are being sent, and those that may still ask for something."""
+        return self.proxy.connections()
 
     async def _wait(self, seconds: float, done: asyncio.Event | None = None) -> None:
         """Until then, or `done`, or somebody is in a hurry."""

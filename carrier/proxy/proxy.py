@@ -328,14 +328,16 @@ class Proxy:
         gone = [old for name, old in old_listeners.items() if self.listeners.get(name) is not old]
         if old_admin is not None and old_admin is not self.admin:
             gone.append(old_admin)
+        for listener in build.fresh:
+            guard(f"starting listener {listener.name}", listener.start)
+            if listener.before is not None:
+                guard(f"handing over to listener {listener.name}", listener.inherit, listener.before)
         for listener in gone:
             guard(f"stopping listener {listener.name}", listener.stop)
             self.draining.append(listener)
         for name, cluster in old_clusters.items():
             if self.clusters.get(name) is not cluster:
                 guard(f"closing cluster {name}", cluster.close)
-        for listener in build.fresh:
-            guard(f"starting listener {listener.name}", listener.start)
         self.drained = {name for name in self.drained if old_listeners.get(name) is self.listeners.get(name) is not None}
         for cluster in self.clusters.values():
             if self.drained_endpoints or cluster.drained:
@@ -405,20 +407,19 @@ class Proxy:
         for name, listener in self.listeners.items():
             if leads_to_api(self.tables[name]):
                 continue
-            if type(listener).hold is not Listener.hold:
+            if listener.waits:
                 self.env.guard(f"holding listener {name}", listener.hold if reason else listener.go_on)
             else:
                 self.env.guard(f"shedding of listener {name}", listener.use, shed(reason) if reason else self.tables[name])
 
     def connections(self) -> int:
         """How many there are, of all listeners but the API's own."""
-        return sum(len(getattr(listener, "connections", listener.live)) for listener in self.working())
+        return sum(len(listener.connections) for listener in self.working())
 
     def make_room(self, number: int) -> None:
         """Close so many connections that are of no use to anybody (carrier/core/room.py), as far as there are such."""
         for listener in self.working():
-            make_room = getattr(listener, "make_room", None)
-            while make_room is not None and number > 0 and make_room():
+            while number > 0 and listener.make_room():
                 number -= 1
 
     # ------------------------------------------------------------------ time
@@ -431,7 +432,7 @@ class Proxy:
             self.env.guard(f"the tick of listener {listener.name}", listener.tick, now)
         for cluster in list(self.clusters.values()):
             self.env.guard(f"the tick of cluster {cluster.name}", cluster.tick, now)
-        self.draining = [listener for listener in self.draining if any(True for _ in listener.sessions())]
+        self.draining = [listener for listener in self.draining if listener.connections or any(True for _ in listener.sessions())]
 
     def _all_listeners(self) -> Iterator[Listener]:
         yield from list(self.listeners.values())

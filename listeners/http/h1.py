@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
+from carrier.core.accepting import UNSPOKEN
 from carrier.core.address import plain
 from carrier.core.ledger import refused
 from carrier.core.room import IDLE, PATIENCE, UNFINISHED, YOUNG
@@ -24,6 +25,7 @@ from listeners.http.answers import error_answer
 from listeners.http.request import Origin
 
 if TYPE_CHECKING:
+    from carrier.core.accepting import Arrival
     from listeners.http.routing import Port
 
 MISSES = 8
@@ -45,15 +47,17 @@ class Connection1(Answering1, asyncio.Protocol):
 
     full: the transport holds enough of what the downstream does not read; no further request is begun then. discard: bytes of a body that
     are read and dropped. ended: the client sends no more; what came whole before is served. refusal: what is said behind the present
-    answer. ask: what knows heads, misses: how often in a row it did not, missed: the `number` of the last time.
+    answer. arrival: what it is counted as before it speaks HTTP. ask: what knows heads, misses: how often in a row it did not, missed: the
+    `number` of the last time.
     """
 
-    __slots__ = ("ask", "discard", "ended", "full", "missed", "misses", "refusal")
+    __slots__ = ("arrival", "ask", "discard", "ended", "full", "missed", "misses", "refusal")
 
     ask: Callable[[bytes], Head | None]
 
     def __init__(self, listener: Port) -> None:
         super().__init__(listener)
+        self.arrival: Arrival | None = None
         self.full = self.ended = False
         self.discard = 0
         self.missed = 0
@@ -61,7 +65,7 @@ class Connection1(Answering1, asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        listener = self.listener
+        listener = self.listener = self.listener.successor()
         peer, local = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
         self.asked_by(
             Origin(
@@ -76,11 +80,18 @@ class Connection1(Answering1, asyncio.Protocol):
         self.write = self.transport.write
         self.transport.set_write_buffer_limits(HIGH)
         self.closing = listener.leaving
-        full = 0 < listener.max_connections <= len(listener.connections) and not listener.make_room()
-        listener.connections.add(self)
-        if full:
+        if not listener.came(self):
             listener.hit("max_connections")
             self.refuse(Error("overload", f"more than {listener.max_connections:g} connections (options.max_connections)"))
+
+    def moved(self, listener: Port) -> None:
+        """Another listener has taken the place of its own, with other options: they hold from now on, for a request from the next one."""
+        self.listener = listener
+        self.reader.limits = listener.limits
+        self.origin.believed_by(listener)
+        if self.session is not None:
+            self.session.listener = listener
+        self.learn()
 
     def learn(self) -> None:
         """The listener's routing has changed: from the next request on, ask the new memo."""
@@ -248,7 +259,7 @@ class Connection1(Answering1, asyncio.Protocol):
                 self._close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.listener.connections.discard(self)
+        self.listener.gone(self)
         self.reader.detach()
         self.spare = None
         self.give_up(Error("reset", "the downstream closed the connection", "downstream"))
@@ -374,10 +385,13 @@ class Connection1(Answering1, asyncio.Protocol):
         self.closing = self.closing or not self.tunnel
 
     def leave(self) -> None:
-        """The listener is gone: close now if idle, else after the present answer."""
+        """The listener is gone: close now if idle, else after the present answer. Who has not said a word yet may still ask."""
         self.closing = True
-        if self.session is None and not self.reader.pending:
-            self._close()
+        if self.session is None and self.reader.idle:
+            if self.asked is not None:
+                self.over()  # what comes in this very moment is not answered, and not reset either
+            else:
+                self.since = self.listener.env.loop.time()
 
     def over(self) -> None:
         """Close without losing the answer: a client that is still sending would see a reset before it reads it (RFC 9112 section 9.6)."""
@@ -406,8 +420,13 @@ class Connection1(Answering1, asyncio.Protocol):
         if self.transport.is_closing():
             if waited >= FLUSH:
                 self.transport.abort()
-        elif self.closing or self.discard:
-            if waited >= LINGER:
+        elif self.asked is None and listener.stopped and not self.reader.pending:
+            if waited >= UNSPOKEN:
+                self._close()
+        elif self.discard or (self.closing and not self.reader.pending):
+            if waited >= LINGER and self.reader.idle:  # it was idle when it was told
+                self.over()
+            elif waited >= LINGER:
                 self._close()
         elif self.reader.pending and not self.full:
             if waited >= listener.header_timeout > 0:

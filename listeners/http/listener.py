@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import Callable, Mapping
+import ssl
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from carrier.core.accepting import ACCEPT_PAUSE, ACCEPTS
-from carrier.core.address import bind_stream
+from carrier.core.address import BACKLOG, bind_stream
 from carrier.core.listener import Key
-from carrier.core.room import Room
-from carrier.errors import Error, Problem
+from carrier.core.stream import DESTROYED
+from carrier.errors import Problem
 from carrier.hops.certificates import check_server, renew, server_of
 from carrier.hops.peek import fresh
 from carrier.hops.tls import HANDSHAKE, entry_for
@@ -24,9 +24,11 @@ from listeners.http.routing import Port, Routing, networks
 
 if TYPE_CHECKING:
     from carrier import model as config
+    from carrier.core.accepting import Arrival
     from carrier.core.decision import Table
     from carrier.core.env import Env
     from carrier.core.session import Session
+    from carrier.core.stream import Socket
 
 OPTIONS: Mapping[str, float] = {
     "track": 0,
@@ -55,6 +57,7 @@ class HttpListener(Port):
 
     protocol = "HTTP"
     kind = "message"
+    waits = False
     fields = {"port": "0..65535", "address": "IP address to bind to", "path": "ignored (l7mp)", "tls": "{certificate, key, ...}"}
 
     @classmethod
@@ -73,7 +76,7 @@ class HttpListener(Port):
         self.header_timeout, self.keepalive_timeout = limits["header_timeout"], limits["keepalive_timeout"]
         self.idle_timeout = limits["idle_timeout"]
         self.body_min_rate, self.body_grace = limits["body_min_rate"], limits["body_grace"]
-        self.max_connections = limits["max_connections"]
+        self.max_connections = limits["max_connections"] or float("inf")
         self.networks = networks(given.get("trusted"))
         self.explained = networks(given.get("explain"))
         self.forwarded = bool(given.get("forwarded"))
@@ -81,18 +84,11 @@ class HttpListener(Port):
         self.certificates = server_of(conf.spec, ("http/1.1",))
         if self.certificates is not None:
             self.tls = self.certificates.entries[0]
-        self.connections: set[Connection1] = set()
-        self.room: Room[Connection1] = Room()
         self.server: asyncio.Server | None = None
-        self.greeting: set[asyncio.Task[None]] = set()
-        """Connections that have not said their TLS hello, or shaken hands, yet."""
-        self.stopped = False
         self.leaving = False
         """The process is about to end: connections are closed after their answer."""
         self.now = env.loop.time()
         """The monotonic time of the last tick: good enough for deadlines, free to read."""
-        self.limited: dict[str, int] = {}
-        """Requests and connections refused, by the limit that did it."""
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any], path: str = "") -> list[Problem]:
@@ -131,113 +127,106 @@ class HttpListener(Port):
         """A new routing table: what was memoised under the old one is not asked any more, also on connections that are there."""
         super().use(table)
         self.routing = Routing(table, self.limits, self.options, b"https" if self.tls is not None else b"http")
-        for connection in self.connections:
-            connection.learn()
+        for connection in self._connections:
+            if isinstance(connection, Connection1):
+                connection.learn()
 
-    def start(self) -> None:
-        if self.certificates is not None:
-            for sock in self.bound:
-                self.env.loop.add_reader(sock, self._accept_secure, sock)
-        else:
-            self.serving = self.env.loop.create_task(self._serve())
+    @property
+    def loop_accepts(self) -> bool:
+        """Does the event loop accept, or we?"""
+        return self.tls is None and self.certificates is None
 
-    def _accept_secure(self, sock: socket.socket) -> None:
-        """Connections whose hello is to be looked at before anybody shakes hands."""
-        for _ in range(ACCEPTS):
-            try:
-                connection, _address = sock.accept()
-            except (BlockingIOError, InterruptedError):
-                return
-            except ConnectionAbortedError:  # gone before we looked at it
-                continue
-            except OSError:  # out of file descriptors or memory: let what is there finish
-                self.hit("descriptors")
-                self.env.loop.remove_reader(sock)
-                self.env.loop.call_later(ACCEPT_PAUSE, self._accept_again, sock)
-                return
-            if 0 < self.max_connections <= len(self.greeting):
-                self.hit("max_connections")
-                connection.close()
-                continue
-            connection.setblocking(False)
-            task = self.env.loop.create_task(self._greet(connection))
-            self.greeting.add(task)
-            task.add_done_callback(self.greeting.discard)
-
-    def _accept_again(self, sock: socket.socket) -> None:
-        if not self.stopped:
-            self.env.loop.add_reader(sock, self._accept_secure, sock)
-
-    async def _greet(self, connection: socket.socket) -> None:
-        """Nobody hears of a handshake that fails: nobody is there to be told."""
-        try:
-            await self.secure(connection, lambda: Connection1(self))
-        except (Error, OSError):
-            self.hit("handshake")
-            connection.close()
-        except BaseException:
-            connection.close()
-            raise
-
-    async def secure(self, connection: socket.socket, protocol: Callable[[], asyncio.BaseProtocol]) -> None:
-        """Shake hands with an accepted connection by the entry that it asks for, and hand what is inside to `protocol`. Raises Error,
-        OSError."""
-        assert self.certificates is not None
-        entry = await entry_for(self.env.loop, connection, self.certificates)
-        await self.env.loop.connect_accepted_socket(protocol, fresh(connection), ssl=entry, ssl_handshake_timeout=HANDSHAKE)
+    def _go(self) -> None:
+        """Without TLS the event loop accepts: one connection a wake-up, and nevertheless for 23 us where a loop of ours that takes many
+        needs 31, because no socket of Python's is made for each."""
+        if not self.loop_accepts:
+            super()._go()
+        elif self.opened and not self.stopped and not self.accepting:
+            self.accepting = True
+            serving = self.env.loop.create_task(self._serve())
+            serving.add_done_callback(self._served)
 
     async def _serve(self) -> None:
         if self.stopped:  # before it began
             return
-        more: dict[str, Any] = {"ssl": self.tls, "ssl_handshake_timeout": HANDSHAKE} if self.tls is not None else {}
-        self.server = await self.env.loop.create_server(lambda: Connection1(self), sock=self.bound[0], backlog=4096, **more)
+        server = await self.env.loop.create_server(lambda: Connection1(self), sock=self.bound[0], backlog=BACKLOG)
         if self.stopped:
-            self.server.close()
+            server.close()
+        else:
+            self.server = server
+
+    def _served(self, serving: asyncio.Task[None]) -> None:
+        """The loop would not serve: say so, and be seen not to listen."""
+        exc = serving.exception() if not serving.cancelled() else None
+        if exc is not None:
+            self.env.loop.call_exception_handler({"message": f"listener {self.name} cannot accept: {exc}", "exception": exc})
+            self.stop()
+
+    def accepted(self, connection: socket.socket) -> Socket | None:
+        self.arrive(connection, self._become_http)
+        return None
+
+    async def _become_http(self, arrival: Arrival) -> None:
+        await self.hand_over(arrival, Connection1(arrival.listener), secure=True)
+
+    async def hand_over(self, arrival: Arrival, protocol: Any, secure: bool = False) -> None:
+        """Give a connection to a transport of the event loop. secure: that shakes hands first, by the entry that the client asks for.
+        It is an arrival until then: `protocol` has one, and a listener. Raises Error, OSError."""
+        arrival.inner = protocol
+        protocol.arrival = arrival
+        more: dict[str, Any] = {}
+        if secure:
+            tls: ssl.SSLContext | None = self.tls
+            if self.certificates is not None:
+                tls = await entry_for(self.env.loop, arrival.sock, self.certificates)
+                arrival.sock = fresh(arrival.sock)
+            more = {"ssl": tls, "ssl_handshake_timeout": HANDSHAKE}
+        await self.env.loop.connect_accepted_socket(lambda: protocol, arrival.sock, **more)
+
+    def came(self, connection: Connection1) -> bool:
+        """A connection may speak HTTP; False: there are too many, and all are being used."""
+        arrival, connection.arrival = connection.arrival, None
+        if arrival is not None:
+            self._connections.discard(arrival.done())
+        allowed = self._has_room()
+        self._connections.add(connection)
+        return allowed
 
     def farewell(self) -> None:
         """Every answer from now on is the last of its connection; `tick` closes those on which nothing comes any more."""
         self.leaving = True
-        for connection in self.connections:
-            connection.farewell()
+        for connection in self._connections:
+            if isinstance(connection, Connection1):
+                connection.farewell()
 
     def stop(self) -> None:
         """Accept no more; idle connections close, the others after the answer that they are owed."""
-        self.stopped = True
-        for sock in self.bound if self.certificates is not None else ():
-            self.env.loop.remove_reader(sock)
-        if self.server is not None:
-            self.server.close()
-        else:
-            super().stop()
-        self.bound = []
-        for connection in list(self.connections):
-            connection.leave()
+        self.leaving = True
+        super().stop()
+
+    def release(self) -> None:
+        server, self.server = self.server, None
+        if server is None:
+            super().release()
+        else:  # it has the socket
+            self.bound = []
+            server.close()
+
+    def _pause(self, limit: str = "") -> None:
+        if not self.loop_accepts:
+            super()._pause(limit)
 
     def tick(self, now: float) -> None:
-        super().tick(now)
         self.now = now
+        super().tick(now)
         if self.certificates is not None:
             renew(self.certificates, self.env, f"listener/{self.name}")
-        for connection in list(self.connections):
-            connection.tick(now)
-
-    def make_room(self) -> bool:
-        """There are too many connections: close the one that is of least use; False: all are being used."""
-        leaver = self.room.choose(self.connections, self.env.loop.time())
-        if leaver is None:
-            return False
-        self.connections.discard(leaver)
-        leaver.give_way()
-        return True
 
     @property
     def live(self) -> set[Session]:
         """Found when somebody asks: connections know their sessions."""
-        return {connection.session for connection in self.connections if connection.session is not None}
-
-    def hit(self, limit: str) -> None:
-        """A limit refused something: count it by its name."""
-        self.limited[limit] = self.limited.get(limit, 0) + 1
+        sessions = {connection.session for connection in self._connections if connection.session is not None}
+        return {session for session in sessions if session.status != DESTROYED}
 
     # ------------------------------------------------------------------ sessions
 

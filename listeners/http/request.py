@@ -42,10 +42,14 @@ class Origin:
 
     def __init__(self, port: Port, peer: tuple[str, int], local: tuple[str, int], tls: Any) -> None:
         self.peer, self.local, self.tls = peer, local, tls
-        self.trusted = bool(port.networks) and trusts(port.networks, peer[0])
-        self.special = self.trusted or port.forwarded or (port.certificates is not None and port.certificates.guarded)
+        self.believed_by(port)
         self.fields = b"x-forwarded-for: " + peer[0].encode() + b"\r\n" if peer[0] else b""
         self.number = self.new_ids()
+
+    def believed_by(self, port: Port) -> None:
+        """How far the options of a port trust who asks."""
+        self.trusted = bool(port.networks) and trusts(port.networks, self.peer[0])
+        self.special = self.trusted or port.forwarded or (port.certificates is not None and port.certificates.guarded)
 
     def new_ids(self) -> int:
         """The first part of the ids of the next IDS requests; returns the first number."""

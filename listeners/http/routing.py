@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING, Any, Protocol
 
-from carrier.core.listener import Listener
+from carrier.core.accepting import Acceptor
 from carrier.core.metadata import set_at
 from carrier.errors import Error
 from carrier.wire.forwarding import Forwarding
@@ -108,7 +108,7 @@ def weight(key: object) -> int:
     return sum(8 if not isinstance(part, tuple) else 200 + sum(map(len, part)) for part in key)
 
 
-class Port(Listener):
+class Port(Acceptor):
     """A listener as its connections and requests know it."""
 
     routing: Routing
@@ -123,22 +123,16 @@ class Port(Listener):
     idle_timeout: float
     body_min_rate: float
     body_grace: float
-    max_connections: float
     keeps_half_closed: bool
     """A client that has sent its end is still answered, however late (`options.half_close: keep`)."""
     now: float
     """The monotonic time of the last tick: good enough for deadlines, free to read."""
     leaving: bool
     """The process is about to end: connections are closed after their answer."""
-    connections: set[Any]
     certificates: ServerTls | None
 
-    def hit(self, limit: str) -> None:
-        """A limit refused something: count it by its name."""
-        raise NotImplementedError
-
-    def make_room(self) -> bool:
-        """There are too many connections: close the one that is of least use; False: all are being used."""
+    def came(self, connection: Any) -> bool:
+        """A connection may speak HTTP; False: there are too many, and all are being used."""
         raise NotImplementedError
 
 

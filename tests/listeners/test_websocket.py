@@ -85,7 +85,7 @@ async def test_what_is_no_opening_handshake_is_refused_in_http(sent: bytes, stat
         assert words in heard
         assert b"connection: close" in heard
         assert sessions(proxy) == []
-        await wait_until(lambda: not proxy.listeners["in"].ends, "for the connection to go")  # type: ignore[attr-defined]
+        await wait_until(lambda: not proxy.listeners["in"].connections, "for the connection to go")  # type: ignore[attr-defined]
 
 
 async def test_a_handshake_in_small_pieces_with_the_first_message_behind_it() -> None:
@@ -143,7 +143,7 @@ async def test_a_handshake_that_does_not_come_is_timed_out() -> None:
     async with running(config(clusters=[echo()], listeners=[ws()])) as proxy, tcp(port_of(proxy, "in")) as peer:
         peer.send(b"GET / HTTP/1.1\r\n")
         found = proxy.listeners["in"]
-        await wait_until(lambda: found.ends, "for the connection")  # type: ignore[attr-defined]
+        await wait_until(lambda: found.connections, "for the connection")  # type: ignore[attr-defined]
         found.tick(time.monotonic() + 9)
         found.tick(time.monotonic() + 11)
         assert (await peer.read_all()).startswith(b"HTTP/1.1 408 ")
@@ -395,7 +395,7 @@ async def test_a_silent_peer_is_pinged_and_given_up_when_it_does_not_answer() ->
         ticks(found, 31)
         assert await client.hears() == (PING, b"")
         client.says(PONG)
-        await wait_until(lambda: session.source.bytes_in > 0 and len(found.ends) == 1)  # type: ignore[attr-defined]
+        await wait_until(lambda: session.source.bytes_in > 0 and len(found.connections) == 1)  # type: ignore[attr-defined]
         before = session.source.bytes_in
         client.says(PONG)
         await wait_until(lambda: session.source.bytes_in > before)

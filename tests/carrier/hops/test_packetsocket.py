@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from carrier.core.stream import link
-from carrier.hops.packetsocket import Idle, PacketSocket
+from carrier.hops.packetsocket import PacketSocket
 from tests.support import Neighbour, wait_until
 
 
@@ -95,19 +95,3 @@ async def test_without_half_ends_answers_may_come_for_a_moment(monkeypatch: pyte
     theirs.send(b"late")
     await wait_until(lambda: "end" in ear.heard)
     assert ear.heard == [b"late", "end"] and hop.closed
-
-
-def test_idleness_is_measured_from_the_last_move() -> None:
-    class Source:
-        bytes_in = bytes_out = messages_in = messages_out = 0
-
-    class Session:
-        started, source = 0.0, Source()
-
-    idle, session = Idle(), Session()
-    idle.since(session, 100.0)
-    session.source.messages_in = 1  # an empty message is a move, too
-    assert idle.since(session, 101.0) == 101.0
-    assert idle.since(session, 105.0) == 101.0
-    idle.forget(session)
-    assert not idle.seen

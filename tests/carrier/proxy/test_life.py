@@ -35,6 +35,9 @@ class FakeProxy:
     def working(self) -> list[FakeListener]:
         return list(self.listeners.values())
 
+    def connections(self) -> int:
+        return sum(len(listener.live) for listener in self.working())
+
     def say_goodbye(self) -> None:
         self.told.append("goodbye")
 
