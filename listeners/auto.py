@@ -24,8 +24,7 @@ from carrier.hops.peek import peek
 from carrier.hops.tls import HANDSHAKE
 from carrier.options import check_numbers, numbers
 from carrier.wire.hello import MOST, Hello, parse_hello
-from listeners.auto_ends import AutoSource, LateConnection, SecuredSource
-from listeners.http.listener import HttpListener
+from listeners.auto_ends import AutoPort, AutoSource, LateConnection, SecuredSource
 
 if TYPE_CHECKING:
     from carrier import model as config
@@ -38,7 +37,7 @@ OPTIONS: Mapping[str, float] = {"detect_timeout": 0.3, "half_close_timeout": 300
 """Seconds: see the module, and the TCP listener. 0 for the latter two means none."""
 
 
-class AutoListener(HttpListener):
+class AutoListener(AutoPort):
     """`spec: {protocol: auto, port, address, tls}`. `options`: those of HTTP, and OPTIONS."""
 
     protocol = "auto"
@@ -76,7 +75,6 @@ class AutoListener(HttpListener):
             self.begin_raw(source)
 
     def begin_raw(self, source: AutoSource | SecuredSource) -> bool:
-        """A session of bytes, if there is a place for it; False: it is over already, or there is none."""
         if len(self.connections) > self.max_connections and not self.make_room():
             self.hit("max_connections")
             source.give_up(Error("overload", f"more than {self.max_connections:g} connections (options.max_connections)"))
@@ -85,7 +83,6 @@ class AutoListener(HttpListener):
         return source.session is not None
 
     def serve_http(self, connection: socket.socket, first: bytes, since: float) -> None:
-        """A connection is HTTP; `first` was read of it."""
         self.arrive(connection, partial(self._become_late, first=first, since=since))
 
     async def _become_late(self, arrival: Arrival, first: bytes, since: float) -> None:
@@ -93,7 +90,6 @@ class AutoListener(HttpListener):
         await self.hand_over(arrival, connection)
 
     def look_at_hello(self, connection: socket.socket) -> None:
-        """A connection begins as TLS does."""
         self.arrive(connection, self._hello)
 
     async def _hello(self, arrival: Arrival) -> None:

@@ -25,13 +25,13 @@ from carrier.hops.peek import fresh
 from carrier.wire.first import FirstLine
 from carrier.wire.making import canned
 from listeners.http.h1 import FLUSH, LINGER, Connection1
+from listeners.http.listener import HttpListener
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from carrier.core.session import Session
     from carrier.core.stream import Stream
-    from listeners.auto import AutoListener
 
 NOT_KEPT = ("killed", "drain", "overload")
 """Errors after which a client that has not said what it is goes, too."""
@@ -39,12 +39,30 @@ LATE = "its first line came late, and is HTTP"
 HEARD = "a request of HTTP after bytes of a server that speaks something else"
 
 
+class AutoPort(HttpListener):
+    """The listener as its ends know it."""
+
+    detect_timeout: float
+
+    def begin_raw(self, source: AutoSource | SecuredSource) -> bool:
+        """A session of bytes, if there is a place for it; False: it is over already, or there is none."""
+        raise NotImplementedError
+
+    def serve_http(self, connection: socket.socket, first: bytes, since: float) -> None:
+        """A connection is HTTP; `first` was read of it."""
+        raise NotImplementedError
+
+    def look_at_hello(self, connection: socket.socket) -> None:
+        """A connection begins as TLS does."""
+        raise NotImplementedError
+
+
 class Look:
     """See the module. since: monotonic seconds of the accept. passed: bytes of what came that the session has."""
 
     __slots__ = ("failed", "first", "listener", "passed", "since", "source", "timer")
 
-    def __init__(self, listener: AutoListener, source: AutoSource | SecuredSource) -> None:
+    def __init__(self, listener: AutoPort, source: AutoSource | SecuredSource) -> None:
         self.listener, self.source = listener, source
         self.first = FirstLine()
         self.passed = 0
@@ -168,9 +186,9 @@ class AutoSource(TcpSource):
     """An accepted connection: read from the start. undecided: who finds out what it is; None: it is known, and a session of bytes."""
 
     __slots__ = ("undecided",)
-    listener: AutoListener
+    listener: AutoPort
 
-    def __init__(self, listener: AutoListener, sock: socket.socket, looks: bool = True) -> None:
+    def __init__(self, listener: AutoPort, sock: socket.socket, looks: bool = True) -> None:
         super().__init__(listener, sock)
         self.undecided: Look | None = Look(listener, self) if looks else None
 
@@ -269,7 +287,7 @@ class LateConnection(Connection1):
 
     __slots__ = ("first",)
 
-    def __init__(self, listener: AutoListener, first: bytes, began: float) -> None:
+    def __init__(self, listener: AutoPort, first: bytes, began: float) -> None:
         super().__init__(listener)
         self.first, self.since = first, began
 
@@ -292,7 +310,7 @@ class SecuredSource(Socket, asyncio.Protocol):
     session: Session | None
     transport: asyncio.Transport
 
-    def __init__(self, listener: AutoListener, arrival: Arrival) -> None:
+    def __init__(self, listener: AutoPort, arrival: Arrival) -> None:
         super().__init__()
         self.listener, self.arrival = listener, arrival
         self.undecided: Look | None = None

@@ -97,6 +97,8 @@ class Proxy:
         """Somebody asked for that address: without it there is no start. Else the process serves without, and warns."""
         self.admin: Listener | None = None
         self.timer: asyncio.TimerHandle | None = None
+        self.unsaved = ""
+        """Why what is in force is not on disk; empty: it is."""
         self.check: Callable[[model.Config], Iterable[str]] | None = None
         """Gives the warnings of a configuration."""
         self.persist: Callable[[model.Config], Awaitable[None]] | None = None
