@@ -174,7 +174,7 @@ class Connection:
         self.table_update = b""  # what the next block has to begin with: the peer's table may have become smaller
         self._shrunk = False  # our encoder has told the peer's table to have no entries
         self.credit = limits.budget
-        self.begun_since = self.settings_since = now
+        self.begun_since = self.settings_since = now or NEVER
         self.pinged_since = 0.0
         self._topped = now  # when time last gave credit
         self._unread = 0  # bytes of replies since the transport takes no more
@@ -316,20 +316,23 @@ class Connection:
             self._forgotten = max(self._forgotten, first)
         resets[number] = by
 
+    def _lose(self, stream: Stream, by: int, code: int, detail: str) -> None:
+        """The stream is over before its end, and its owner is told; of one that was refused nobody has heard."""
+        self._forget(stream, by)
+        if not stream.refused:
+            self.target.on_reset(stream, code, detail)
+        stream.owner = None
+
     def _break(self, stream: Stream, code: int, detail: str) -> None:
         """The peer broke the rules of this stream."""
-        self._forget(stream, OURS)
-        self.target.on_reset(stream, code, detail)
-        stream.owner = None
+        self._lose(stream, OURS, code, detail)
         self._reply(rst_frame(stream.id, code))
         self._charge(BAD_STREAM)
 
     def _reset_all(self, code: int, detail: str) -> None:
         for stream in list(self.streams.values()):
             if self.streams.get(stream.id) is stream:
-                self._forget(stream, OURS)
-                self.target.on_reset(stream, code, detail)
-                stream.owner = None
+                self._lose(stream, OURS, code, detail)
 
     def _fail(self, fault: Fault) -> None:
         """GOAWAY, and nothing more is read."""
@@ -363,7 +366,8 @@ class Connection:
     def _drained(self, stream: Stream) -> None:
         """Tell, if the stream holds nothing any more."""
         if stream.held is None and self.streams.get(stream.id) is stream:
-            self.target.on_drained(stream)
+            if not stream.refused:
+                self.target.on_drained(stream)
             if stream.tail is not None:
                 stream.end_now()
 

@@ -62,8 +62,9 @@ class Control(Connection):
 
     __slots__ = ()
 
-    def _late(self, number: int, kind: int) -> None:
-        """A frame on a stream that is not open. Returns if it is to be dropped (RFC 9113 5.1)."""
+    def _late(self, number: int, kind: int, content: bool = False) -> None:
+        """A frame on a stream that is not open. Returns if it is to be dropped (RFC 9113 5.1). content: some that may have been on its way
+        when we reset the stream; a window of it is nobody's fault."""
         mine = bool(number & 1) == self.client
         if number > self.last or mine != self.client:
             raise Fault(PROTOCOL_ERROR, f"{frame_name(kind)} on stream {number}, which nobody has opened")
@@ -73,8 +74,8 @@ class Control(Connection):
                 raise Fault(PROTOCOL_ERROR, f"{frame_name(kind)} on stream {number}, though stream {self.last} was opened")
             if kind in (DATA, HEADERS):
                 raise Fault(STREAM_CLOSED, f"{frame_name(kind)} on stream {number}, which has ended")
-            return
-        self._charge(LATE_FRAME)
+        if by == THEIRS or not content:
+            self._charge(LATE_FRAME)
         if by == THEIRS and kind in (DATA, HEADERS):
             raise StreamFault(STREAM_CLOSED, f"{frame_name(kind)} on stream {number}, which its peer has reset")
 
@@ -94,9 +95,7 @@ class Control(Connection):
             self._late(number, RST_STREAM)
             return
         code = int.from_bytes(payload, "big")
-        self._forget(stream, THEIRS)
-        self.target.on_reset(stream, code, f"RST_STREAM {code_name(code)}")
-        stream.owner = None
+        self._lose(stream, THEIRS, code, f"RST_STREAM {code_name(code)}")
         young = self.now - stream.since < self.limits.young
         self._charge(RAPID_RESET if young and not self.client else RESET)
 
@@ -180,9 +179,7 @@ class Control(Connection):
         if self.client:
             for stream in [stream for stream in self.streams.values() if stream.id > last]:
                 if self.streams.get(stream.id) is stream:
-                    self._forget(stream, THEIRS)
-                    self.target.on_reset(stream, REFUSED_STREAM, detail)
-                    stream.owner = None
+                    self._lose(stream, THEIRS, REFUSED_STREAM, detail)
         self.target.on_goaway(last, code, detail)
 
     def on_window_update(self, flags: int, number: int, payload: bytes) -> None:

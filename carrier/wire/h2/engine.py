@@ -87,6 +87,7 @@ class Engine(Control):
         try:
             return self._read(data)
         except Fault as fault:
+            fault.__traceback__ = None  # its frames hold this engine, which holds the fault
             if self.failure is None:
                 self._fail(fault)
             return False
@@ -192,6 +193,7 @@ class Engine(Control):
         stream = Stream(self, number)
         if len(self.streams) >= self.limits.streams:
             self._note(number, OURS)
+            stream.ended = stream.over = True
             seen = f"{len(self.streams)} streams are open, at most {self.limits.streams}"
             self.target.on_refused(stream, section, "overload", seen)
             self._reply(rst_frame(number, REFUSED_STREAM))
@@ -325,7 +327,7 @@ class Engine(Control):
             self._data(stream, content, len(payload), flags)
             return
         self._arrived(len(payload))
-        self._late(number, DATA)
+        self._late(number, DATA, len(content) >= TINY)
 
     def on_headers(self, flags: int, number: int, payload: bytes) -> None:
         need_stream(HEADERS, number)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 
 from carrier.errors import Error
@@ -182,7 +185,7 @@ def test_changed_settings_hold_once_they_are_acknowledged():
 
 def test_owners_see_since_when_something_is_waited_for():
     engine, _ = server(greeted=False)
-    assert engine.begun_since == engine.settings_since == 0.0, "made at 0.0"
+    assert engine.begun_since == engine.settings_since > 0.0
     engine.feed(PREFACE + settings_frame({}) + frame(SETTINGS, ACK, 0), 2.0)
     assert engine.begun_since == engine.settings_since == 0.0
     wire = frame(1, 1, 1, encode(GET))
@@ -216,24 +219,36 @@ def test_a_refused_stream_may_be_sent_again_and_says_so():
     assert sorted(asks.streams) == [first.id]
 
 
-def test_what_is_gone_is_gone_at_once():
-    """No ring of an engine and its target waits for the collector."""
-    import gc
-    import weakref
-
-    engine, heard = server()
-    heard.engine = engine
-    engine.feed(head(1, GET), 0.0)
-    heard.streams[1].owner = heard
-    there = weakref.ref(heard)
+@pytest.mark.parametrize("wire", [b"", frame(PING, 0, 1, b"12345678"), head(3, [(b"A", b"b")]), rst_frame(1, 8)])
+def test_what_is_gone_is_gone_at_once(wire):
+    """No ring of an engine, its target and its failure waits for the collector."""
     gc.disable()
     try:
+        engine, heard = server()
+        heard.engine = engine
+        engine.feed(head(1, GET), 0.0)
+        heard.streams[1].owner = heard
+        engine.feed(wire, 0.0)
         engine.close(2, "over")
         engine.lost("closed")
+        there = weakref.ref(heard)
         del engine, heard
         assert there() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("fields", [20, 200], ids=["too large", "over the limit of streams"])
+def test_of_a_request_that_was_refused_nothing_more_is_told(fields):
+    engine, heard = server(Limits(fields=10, streams=1 if fields == 200 else 9))
+    if fields == 200:
+        engine.feed(head(1, GET), 0.0)
+        engine.feed(head(3, GET), 0.0)
+        heard.streams[3].send_message(encode(OK), b"nobody wants it")
+        assert resets(engine.take()) == [(3, 7)] and heard.says[-1][:3] == ("refused", 3, "overload")
+        return
+    engine.feed(head(1, [*POST, *[(b"a", b"b")] * fields], last=False) + rst_frame(1, 8), 0.0)
+    assert [says[:3] for says in heard.says] == [("refused", 1, "headers-too-large")]
 
 
 def test_a_memo_of_the_other_side_is_refused():

@@ -112,6 +112,12 @@ def late_frames() -> Iterator[bytes]:
         yield rst_frame(1, 8)
 
 
+def resets_of_one_that_has_ended() -> Iterator[bytes]:
+    yield head(1, GET)
+    while True:
+        yield rst_frame(1, 8)
+
+
 @pytest.mark.parametrize(
     ("attack", "reason"),
     [
@@ -133,6 +139,7 @@ def late_frames() -> Iterator[bytes]:
         (streams_without_end, "streams-over-limit"),
         (unknown_frames, "unknown-frame-flood"),
         (late_frames, "frames-on-closed-streams"),
+        (resets_of_one_that_has_ended, "frames-on-closed-streams"),
     ],
 )
 def test_a_flood_ends_the_connection_and_the_reason_is_said_and_countable(attack, reason):
@@ -228,3 +235,15 @@ def test_what_a_flood_may_hold_is_small():
             break
     assert len({n for what, n, *_ in heard.says if what == "head"}) == 10
     assert content(engine.take(), 1) == b""
+
+
+def test_content_on_its_way_to_a_stream_that_we_reset_is_nobodys_fault():
+    engine, _ = client()
+    for _ in range(20):
+        stream = engine.request(encode(GET), True)
+        engine.feed(head(stream.id, OK, last=False), 0.0)
+        stream.reset()
+        engine.feed(data(stream.id, b"x" * 100) * 600, 0.0)
+        while engine.feed(b"", 0.0):
+            pass
+    assert engine.failure is None
