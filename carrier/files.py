@@ -16,7 +16,7 @@ from contextvars import ContextVar
 MOST = 4 * 1024 * 1024
 """Bytes of a certificate, a key or a CA file: those of all public authorities together are a quarter of a megabyte."""
 KINDS = (
-    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISDIR, "a directory"),
     (stat.S_ISFIFO, "a named pipe"),
     (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a device"),
@@ -105,12 +105,14 @@ def read_all(paths: Iterable[str], most: int = MOST) -> dict[str, Content]:
 
 
 @contextlib.contextmanager
-def held(contents: Mapping[str, Content]) -> Iterator[None]:
-    """Within this block (and this task) these files are what was read of them."""
+def held(contents: dict[str, Content]) -> Iterator[None]:
+    """Within this block (and this task) these files are what was read of them. Tasks and timers that begin in it have the same context for
+    ever: so nothing is in it afterwards."""
     token = _HELD.set(contents)
     try:
         yield
     finally:
+        contents.clear()
         _HELD.reset(token)
 
 

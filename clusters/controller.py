@@ -62,7 +62,7 @@ class ControllerStream(Stream):
         if self.gate is not None:
             method, path, _, headers = self._parts()
             try:
-                caller = caller_of(self.session, self.gate.tls)
+                caller = caller_of(self.session, self.gate)
                 self.peer = self.gate.admit(caller, method, path, headers)
                 self.standing = self.gate.standing(caller, headers)
             except Error as error:

@@ -126,6 +126,11 @@ async def wait_until(true: Callable[[], object], what: str = "") -> None:
         await asyncio.sleep(0.002)
 
 
+async def looked(proxy: Proxy) -> None:
+    """Let what a tick asks to look at be looked at: files of certificates are, in a thread."""
+    await wait_until(lambda: not proxy.env.renewing and proxy.env.looking is None, "for files to be looked at")
+
+
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
     """A port of 127.0.0.1 that nobody uses at this moment."""
     with socket.socket(socket.AF_INET, kind) as sock:

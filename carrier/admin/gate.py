@@ -24,7 +24,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -33,10 +33,10 @@ from carrier import files
 from carrier.admin import owner
 from carrier.core.address import is_loopback
 from carrier.errors import ConfigError, Error, Problem
+from carrier.hops.certificates import ServerTls
 from carrier.hops.unixsocket import credentials
 
 if TYPE_CHECKING:
-    from carrier.core.listener import Listener
     from carrier.core.session import Session
 
 HEALTH = ("/healthz", "/readyz", "/startupz")
@@ -157,24 +157,24 @@ def _bad_file(path: str, reason: str) -> ConfigError:
     return ConfigError(Problem(f"cannot use {path}: {reason}"))
 
 
-def server_tls(certificate: str, key: str | None, ca: str | None, optional: bool = False) -> ssl.SSLContext:
-    """TLS for the API's TCP addresses. ca: whose certificates clients must show (optional: may); None: none are asked for.
+def certificates(certificate: str, key: str | None, ca: str | None, optional: bool = False) -> ServerTls:
+    """TLS for the API's TCP addresses, from files that are read again when they change. ca: whose certificates clients must show
+    (optional: may); None: none are asked for.
 
     Raises ConfigError when a file cannot be used.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    raw: dict[str, Any] = {"certificate": certificate, "key": key or certificate}
     if ca is not None:
-        context.verify_mode = ssl.CERT_OPTIONAL if optional else ssl.CERT_REQUIRED
-        try:
-            context.load_verify_locations(ca)
-        except OSError as exc:  # ssl.SSLError is one
-            raise _bad_file(ca, f"no certificate authority: {exc.strerror or exc}") from None
+        raw |= {"ca": ca, "client_auth": "optional" if optional else "required"}
     try:
-        context.load_cert_chain(certificate, key)
-    except OSError as exc:
-        raise _bad_file(certificate, f"no certificate with its key: {exc.strerror or exc}") from None
-    return context
+        return ServerTls(raw, alpn=("http/1.1",))
+    except ConfigError as error:
+        raise ConfigError(*(Problem(f"cannot use the API's certificate: {problem.message}") for problem in error.problems)) from None
+
+
+def server_tls(certificate: str, key: str | None, ca: str | None, optional: bool = False) -> ssl.SSLContext:
+    """The context of these files, as they are now. Raises ConfigError."""
+    return certificates(certificate, key, ca, optional).entries[0]
 
 
 class Gate:
@@ -185,7 +185,7 @@ class Gate:
         self,
         limits: Limits | None = None,
         tokens: Tokens | None = None,
-        tls: ssl.SSLContext | None = None,
+        tls: ServerTls | ssl.SSLContext | None = None,
         insecure: bool = False,
         names: tuple[str, ...] = (),
         trust_loopback: str = "uid",
@@ -193,7 +193,8 @@ class Gate:
     ) -> None:
         self.limits = limits or Limits()
         self.tokens = tokens
-        self.tls = tls
+        self.certificates = tls if isinstance(tls, ServerTls) else None
+        self.context = None if isinstance(tls, ServerTls) else tls
         self.insecure = insecure
         self.names = frozenset(name.lower() for name in names)
         self.trust_loopback = trust_loopback
@@ -205,6 +206,21 @@ class Gate:
         """Remote peer -> (writes left of its burst, when that was counted); the one used longest ago goes first."""
         self.refused: dict[str, int] = {}
         """Calls refused, by kind of error."""
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """The API's own TLS, as it is at the moment."""
+        return self.certificates.entries[0] if self.certificates is not None else self.context
+
+    def secure(self, listener: Any) -> None:
+        """Give a listener the API's TLS, if it has one."""
+        if self.tls is not None:
+            listener.tls, listener.certificates = self.tls, self.certificates
+
+    def secures(self, listener: Any) -> bool:
+        """Has it that one? Only its certificates count."""
+        own = getattr(listener, "certificates", None)
+        return own is self.certificates if self.certificates is not None else self.context is not None and listener.tls is self.context
 
     @property
     def locked(self) -> bool:
@@ -366,8 +382,8 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def caller_of(session: Session, tls: ssl.SSLContext | None = None) -> Caller:
-    """Who is at the other end of a session. tls: the API's own, the only one whose certificates count."""
+def caller_of(session: Session, gate: Gate) -> Caller:
+    """Who is at the other end of a session."""
     source: Any = session.source
     transport = getattr(source, "transport", None)
     sock = transport.get_extra_info("socket") if transport is not None else None
@@ -376,8 +392,7 @@ def caller_of(session: Session, tls: ssl.SSLContext | None = None) -> Caller:
         return Caller("unix", f"unix uid={uid} pid={pid}", uid=uid, pid=pid)
     host, port = getattr(source, "peer", ("", 0))[:2]
     at = getattr(source, "local", ("", 0))[:2]
-    secure = tls is not None and cast("Listener", session.listener).tls is tls
-    certificate = secure and transport is not None and bool(transport.get_extra_info("peercert"))
+    certificate = gate.secures(session.listener) and transport is not None and bool(transport.get_extra_info("peercert"))
     kind: Literal["loopback", "remote"] = "loopback" if is_loopback(host) else "remote"
     return Caller(
         kind, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", host, at[0], peer=(host, port), at=at, certificate=certificate

@@ -288,12 +288,13 @@ def _load(file: str, allow_dangling: bool, files: bool = False) -> Loaded:
 
 def _refuse(error: ConfigError, file: str) -> int:
     """Show what is wrong with a file, with the lines in question."""
-    from carrier.config.source import render
+    from carrier import files
+    from carrier.config.source import MAX_FILE, render
 
     text = ""
     if any(problem.line for problem in error.problems):
-        with contextlib.suppress(OSError), open(file, encoding="utf-8-sig", errors="replace") as source:
-            text = source.read()
+        with contextlib.suppress(files.Unreadable):
+            text = files.read(file, MAX_FILE).decode("utf-8-sig", "replace")
     print(render(error.problems, text, file), file=sys.stderr)
     print(f"{file}: refused ({_number(len(error.problems), 'error')})", file=sys.stderr)
     return USAGE

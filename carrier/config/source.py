@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 import msgspec
 import yaml
 
+from carrier import files
 from carrier.config.document import from_document
 from carrier.core import registry
 from carrier.errors import ConfigError, Problem
@@ -35,6 +36,8 @@ Place = tuple[int, int]
 """Line and column, from 1."""
 
 MAX_FILE = 10 * 1024 * 1024
+OPEN = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
+"""Names of descriptors that are open already."""
 MAX_DEPTH = 32
 MAX_OBJECTS = 10_000
 MAX_VALUES = 100_000
@@ -134,11 +137,15 @@ def native(document: Any) -> Any:
 
 
 def _read(path: Path) -> bytes:
+    """A descriptor that we were started with, a shell's `<(...)`, is read to its end, as whoever made it wants; anything else must be a
+    regular file."""
     try:
-        with path.open("rb") as file:
-            return file.read(MAX_FILE + 1)
-    except OSError as exc:
-        raise ConfigError(Problem(f"cannot read {path}: {exc.strerror or exc}")) from None
+        if str(path).startswith(OPEN):
+            with path.open("rb") as file:
+                return file.read(MAX_FILE + 1)
+        return files.read_now(str(path), MAX_FILE)[0]
+    except (OSError, files.Unreadable) as exc:
+        raise ConfigError(Problem(f"cannot read {path}: {getattr(exc, 'strerror', None) or exc}")) from None
 
 
 def _syntax(path: Path) -> Syntax | None:

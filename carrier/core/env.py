@@ -42,6 +42,10 @@ class Env:
         self.insecure_admin = False
         self.file: str | None = None
         """The configuration file, for who asks which carrier this is."""
+        self.renewing: list[Any] = []
+        """Certificates whose files are to be looked at next."""
+        self.looking: asyncio.Task[None] | None = None
+        """Looks at them."""
         self.clusters: Mapping[str, Cluster] = {}
         """The clusters in force, for a session that looks its route's names up again."""
         self.listeners: Mapping[str, Listener] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal
 
 from carrier.errors import Problem, did_you_mean
@@ -17,6 +17,17 @@ FRAMINGS = ("none", "lines", "length32")
 def framed(spec: Mapping[str, Any]) -> bool:
     """Does this stream of bytes keep the limits of messages?"""
     return bool(spec.get("framing", "none") != "none")
+
+
+def files_of(spec: object) -> Iterator[str]:
+    """The files that a spec names, also inside another one (TLS_FILES)."""
+    if isinstance(spec, Mapping):
+        tls = spec.get("tls")
+        for one in tls if isinstance(tls, list) else [tls]:
+            if isinstance(one, Mapping):
+                yield from (str(one[field.partition(".")[2]]) for field in TLS_FILES if field.partition(".")[2] in one)
+        for value in spec.values():
+            yield from files_of(value)
 
 
 def check_fields(spec: Mapping[str, Any], path: str, fields: Collection[str], framing: bool) -> list[Problem]:

@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from carrier.config.source import Loaded, decode, loads, render
+from carrier import files
+from carrier.config.source import MAX_FILE, Loaded, decode, loads, render
 from carrier.errors import ConfigError, Error, Problem
 from carrier.gefyra.format import is_everybodys, probe_ports
-from carrier.hops.certificates import renew
+from carrier.hops.certificates import renewed
 from carrier.log import LEVELS, Log, to_descriptor
 from carrier.model import Config
 from carrier.process import serve
@@ -201,28 +202,30 @@ class Daemon:
         """
         data = b""
         try:
-            data = Path(self.file).read_bytes()
+            data, _ = await asyncio.get_running_loop().run_in_executor(None, files.read_now, self.file, MAX_FILE)
             if data == self.data:  # certificates may have changed all the same
-                self._refresh()
+                await self._refresh()
                 if asked and self.loaded is not None:
                     self._announce(self.loaded)
             else:
                 await self._put_in_force(loads(data))
                 self.data = data
-        except OSError as exc:
-            return self._refused(f"cannot read {self.file}: {exc.strerror}\n")
+        except files.Unreadable as exc:
+            return self._refused(f"cannot read {self.file}: {exc}\n")
         except ConfigError as error:
             return self._refused(render(error.problems, data.decode("utf-8", "replace"), self.file) + "\n")
         except Error as error:
             return self._refused(error.detail + "\n")
         return ""
 
-    def _refresh(self) -> None:
+    async def _refresh(self) -> None:
         """Read the files of certificates again that have changed; a bad one leaves what was there, and says so."""
-        for listener in self.server.proxy.listeners.values():
-            tls: ServerTls | None = getattr(listener, "certificates", None)
-            if tls is not None:
-                renew(tls, self.server.env, f"listener/{listener.name}")
+        listeners = self.server.proxy.listeners.values()
+        found: list[tuple[ServerTls | None, str]] = [(getattr(one, "certificates", None), f"listener/{one.name}") for one in listeners]
+        asked = [(tls, owner) for tls, owner in found if tls is not None]
+        for tls, _ in asked:
+            tls.told = ""  # who asks hears of trouble, also if it was said a moment ago into a log that his shell has emptied since
+        await renewed(self.server.env, asked)
 
     def _refused(self, reasons: str) -> str:
         self.log.error("the configuration is refused; the one before stays in force", file=self.file)

@@ -15,14 +15,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import ssl
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakValueDictionary
 
+from carrier import files
 from carrier.errors import ConfigError, Problem
 from carrier.hops.validity import validity
 
@@ -35,8 +36,8 @@ CLIENT_FIELDS = ("sni", "verify", "ca", "certificate", "key", "alpn")
 FILES = ("certificate", "key", "ca")
 LARGEST = 1 << 20
 """Bytes of a file, at most."""
-Stamp = tuple[tuple[str, int, int, int], ...]
-"""What a set of files looked like: name, inode, time of change in nanoseconds, size."""
+Stamp = tuple[tuple[str, files.Stamp], ...]
+"""What a set of files looked like, by name."""
 
 
 def check_server(raw: object, path: str) -> list[Problem]:
@@ -110,12 +111,13 @@ class Files:
     failures: how often files had changed and were no good. trouble: what is wrong at this moment, empty when all is well.
     """
 
-    def __init__(self, files: list[str]) -> None:
-        self.files = files
+    def __init__(self, names: list[str]) -> None:
+        self.files = names
+        self.lock = threading.Lock()
         self.failures = 0
         self.bad = ""
         """What was wrong with the files when they were last read."""
-        self.stamp = self.tried = _stamp(files)
+        self.stamp = self.tried = self._look()
 
     def load(self) -> None:
         """Make the contexts anew; what is no good leaves the old one. Raises ConfigError with every reason."""
@@ -123,19 +125,24 @@ class Files:
 
     def refresh(self) -> bool:
         """Read files that have changed; True when new ones are in force. A bad one leaves the old in force and is counted once."""
-        now = _stamp(self.files)
-        if now in (self.stamp, self.tried):
-            return False
-        self.tried = now
-        try:
-            self.load()
-        except ConfigError as error:
-            self.failures += 1
-            self.bad = error.detail
-            return False
-        self.stamp = now
-        self.bad = ""
-        return True
+        with self.lock:  # who asks while another thread looks hears what that one found
+            now = self._look()
+            if now in (self.stamp, self.tried):
+                return False
+            self.tried = now
+            try:
+                self.load()
+            except ConfigError as error:
+                self.failures += 1
+                self.bad = error.detail
+                return False
+            self.stamp = now
+            self.bad = ""
+            return True
+
+    def _look(self) -> Stamp:
+        """What the files look like at this moment."""
+        return tuple((name, files.stamp(name)) for name in self.files)
 
     @property
     def trouble(self) -> str:
@@ -147,8 +154,29 @@ class Files:
 
 
 def renew(tls: ServerTls | ClientTls, env: Env, owner: str) -> None:
-    """Called once a second: read files that have changed, and say in the log what came of it. owner: "listener/L", "cluster/C"."""
-    renewed = tls.refresh()
+    """Called once a second: read files that have changed, and say in the log what came of it. owner: "listener/L", "cluster/C". All who ask
+    in one turn of the loop are looked at in one thread, which a slow disk may hold up; the loop does not wait for it."""
+    env.renewing.append((tls, owner))
+    if len(env.renewing) == 1:
+        env.loop.call_soon(_look_at, env)
+
+
+def _look_at(env: Env) -> None:
+    asked, env.renewing = env.renewing, []
+    if env.looking is None:
+        env.looking = env.loop.create_task(renewed(env, asked))
+        env.looking.add_done_callback(lambda _: setattr(env, "looking", None))
+
+
+async def renewed(env: Env, asked: Iterable[tuple[ServerTls | ClientTls, str]]) -> None:
+    """Look at these once, and say what came of it."""
+    asked = list(asked)
+    found = await env.loop.run_in_executor(None, lambda: [tls.refresh() for tls, _ in asked])
+    for (tls, owner), fresh in zip(asked, found, strict=True):
+        _tell(tls, env, owner, fresh)
+
+
+def _tell(tls: ServerTls | ClientTls, env: Env, owner: str, fresh: bool) -> None:
     trouble = tls.trouble
     if trouble != tls.told:
         tls.told = trouble
@@ -156,7 +184,7 @@ def renew(tls: ServerTls | ClientTls, env: Env, owner: str) -> None:
             env.warn("the old certificate stays in force" if tls.bad else "a certificate in force is not good", of=owner, reason=trouble)
         else:
             env.note("the certificates are good again", of=owner)
-    elif renewed:
+    elif fresh:
         env.note("certificates were read again", of=owner)
 
 
@@ -183,17 +211,6 @@ def _outdated(made: Made) -> str:
     if now > made.until:
         return f"{made.file} has expired on {_day(made.until)}"
     return f"{made.file} is good from {_day(made.since)} on only" if now < made.since else ""
-
-
-def _stamp(files: list[str]) -> Stamp:
-    found = []
-    for name in files:
-        try:
-            status = os.stat(name)
-            found.append((name, status.st_ino, status.st_mtime_ns, status.st_size))
-        except OSError:
-            found.append((name, 0, 0, 0))
-    return tuple(found)
 
 
 class Made(ssl.SSLContext):
@@ -396,41 +413,17 @@ def _contents(raw: Mapping[str, Any], *fields: str) -> dict[str, bytes]:
     for name in fields:
         if name in raw:
             try:
-                held[name] = _read(str(raw[name]))
-            except (OSError, ValueError) as exc:
-                bad.append(Problem(f"cannot read {raw[name]}: {getattr(exc, 'strerror', None) or exc}"))
+                held[name] = files.read(str(raw[name]), LARGEST)
+            except files.Unreadable as exc:
+                bad.append(Problem(f"cannot read {raw[name]}: {exc}"))
     if bad:
         raise ConfigError(*bad)
     return held
 
 
-def _read(file: str) -> bytes:
-    """Raises OSError, ValueError."""
-    with open(file, "rb") as opened:
-        data = opened.read(LARGEST + 1)
-    if len(data) > LARGEST:
-        raise ValueError(f"more than {LARGEST} bytes")
-    return data
-
-
-class _InMemory:
-    """A file that OpenSSL can open, of what was read already: it reads from files only, and those on the disk may be others by now."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-    def __enter__(self) -> str:
-        self.file = os.memfd_create("carrier-certificate", os.MFD_CLOEXEC)
-        os.write(self.file, self.data)
-        return f"/proc/self/fd/{self.file}"
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self.file)
-
-
 def _load_chain(context: ssl.SSLContext, raw: Mapping[str, Any], held: Mapping[str, bytes]) -> None:
     try:
-        with _InMemory(held["certificate"]) as certificate, _InMemory(held["key"]) as key:
+        with files.in_memory(held["certificate"]) as certificate, files.in_memory(held["key"]) as key:
             context.load_cert_chain(certificate, key, password=lambda: "")  # an encrypted key must not ask the terminal
     except (ssl.SSLError, OSError, ValueError) as exc:
         raise ConfigError(Problem(f"{raw['certificate']} and {raw['key']} are no certificate and its key: {exc}")) from None
@@ -438,7 +431,7 @@ def _load_chain(context: ssl.SSLContext, raw: Mapping[str, Any], held: Mapping[s
 
 def _load_ca(context: ssl.SSLContext, file: str, data: bytes) -> None:
     try:
-        with _InMemory(data) as opened:
+        with files.in_memory(data) as opened:
             context.load_verify_locations(opened)
     except (ssl.SSLError, OSError) as exc:
         raise ConfigError(Problem(f"{file} has no certificates: {exc}")) from None
@@ -448,7 +441,7 @@ def load_self_signed(context: ssl.SSLContext) -> None:
     """Give a context a certificate of its own, made now and never written to a disk: for probes, which check nothing."""
     from carrier.hops.selfsigned import pem
 
-    with _InMemory(pem()) as file:
+    with files.in_memory(pem()) as file:
         context.load_cert_chain(file)
 
 

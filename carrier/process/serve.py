@@ -194,7 +194,7 @@ def open_gate(settings: Settings, log: Log, config: Config) -> gate.Gate:
     tokens = gate.Tokens(settings.tokens, log.warn) if settings.tokens else None
     tls = None
     if settings.certificate:
-        tls = gate.server_tls(settings.certificate, settings.key, settings.ca, optional=tokens is not None)
+        tls = gate.certificates(settings.certificate, settings.key, settings.ca, optional=tokens is not None)
     return gate.Gate(settings.limits, tokens, tls, settings.insecure_admin, settings.names, trust_of(settings, config))
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from carrier import model
+from carrier import files, model
 from carrier.config import draft as cfg
 from carrier.core import registry
 from carrier.core.address import authority
@@ -26,6 +26,7 @@ from carrier.core.decision import Decision, Fixed, Hits
 from carrier.core.decision import Table as Decides
 from carrier.core.listener import Listener
 from carrier.core.resolve import is_here
+from carrier.core.spec import files_of
 from carrier.errors import ConfigError, Error, Problem
 from carrier.hops import framing
 from carrier.hops.unixsocket import identity
@@ -103,6 +104,8 @@ class Proxy:
         """Gives the warnings of a configuration."""
         self.persist: Callable[[model.Config], Awaitable[None]] | None = None
         """Puts a configuration on disk, before it is in force; raises Error if it cannot."""
+        self.unsaved = ""
+        """Why what is in force is not on disk; "": it is, or need not be."""
         self.others: list[Listener] = []
         """Listeners that are no part of the configuration and serve to the end: the unix socket, health."""
         self.drained: set[str] = set()
@@ -129,10 +132,11 @@ class Proxy:
             config = msgspec.structs.replace(config, revision=self.config.revision + 1)
             build = Build()
             try:
-                self._build_clusters(config, build)
-                self._build_tables(config, build)
-                self._check_endpoints(config, build)
-                await self._build_listeners(config, build)
+                with files.held(await self._read_files(config)):
+                    self._build_clusters(config, build)
+                    self._build_tables(config, build)
+                    self._check_endpoints(config, build)
+                    await self._build_listeners(config, build)
                 await self._keep(config, unsaved)
             except BaseException:
                 self.refused += 1
@@ -150,6 +154,13 @@ class Proxy:
             if not unsaved:
                 raise
             self.unsaved = error.detail
+
+    async def _read_files(self, config: model.Config) -> dict[str, files.Content]:
+        """What the files hold that new or changed clusters and listeners name, read in a thread: nobody waits for a disk."""
+        running = ((config.clusters, self.clusters), (config.listeners, self.listeners))
+        fresh = [conf.spec for confs, old in running for name, conf in confs.items() if name not in old or old[name].conf is not conf]
+        names = {name for spec in fresh for name in files_of(spec)}
+        return await self.env.loop.run_in_executor(None, files.read_all, names) if names else {}
 
     def _build_clusters(self, config: model.Config, build: Build) -> None:
         problems: list[Problem] = []
@@ -215,14 +226,13 @@ class Proxy:
     def _may_open(self, listener: Listener) -> bool:
         """May a listener that leads into the API be reached from other machines?"""
         gate = self.env.gate
-        own_tls = gate is not None and gate.tls is not None and listener.tls is gate.tls
-        return self.env.insecure_admin or (gate is not None and gate.may_open(own_tls))
+        return self.env.insecure_admin or (gate is not None and gate.may_open(gate.secures(listener)))
 
     def _lead_to_api(self, new: Listener) -> None:
         """A new listener leads into the API: where may it be bound? Raises Error("bind")."""
         gate = self.env.gate
-        if gate is not None and gate.tls is not None and new.tls is None:
-            new.tls = gate.tls
+        if gate is not None and new.tls is None:
+            gate.secure(new)
         new.loopback = not new.spec.get("address")
         if not new.local() and not self._may_open(new):
             address = new.spec.get("address")
@@ -295,7 +305,7 @@ class Proxy:
         assert self.admin_address is not None and self.door is not None
         listener = self.door.make("(admin)", *self.admin_address)
         if self.env.gate is not None:
-            listener.tls = self.env.gate.tls
+            self.env.gate.secure(listener)
         try:
             self._check_free(listener, build.listeners.values())
             await self._bind(listener, leaving)

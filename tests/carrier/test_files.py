@@ -21,7 +21,7 @@ def _socket(path: Path) -> None:
 
 ODD: dict[str, tuple[Callable[[Path], object], str]] = {
     "a named pipe": (lambda path: os.mkfifo(path), "it is a named pipe"),
-    "a folder": (lambda path: path.mkdir(), "it is a folder"),
+    "a folder": (lambda path: path.mkdir(), "it is a directory"),
     "a socket": (_socket, "it is a socket"),
     "a device": (lambda path: path.symlink_to("/dev/zero"), "it is a device"),
     "a terminal": (lambda path: path.symlink_to("/dev/tty"), "it is a device"),

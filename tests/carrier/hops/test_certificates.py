@@ -9,7 +9,7 @@ import trustme
 from carrier.core.env import Env
 from carrier.hops.certificates import ServerTls, check_client, check_server
 from tests.pki import Pki, echoes, pki, secure, shake, status
-from tests.support import cluster, config, echo, listener, port_of, running, saying, tcp_server, wait_until
+from tests.support import cluster, config, echo, listener, looked, port_of, running, saying, tcp_server, wait_until
 
 __all__ = ["pki"]
 PROTOCOLS = ("TCP", "HTTP", "auto", "WebSocket")
@@ -138,6 +138,7 @@ async def test_no_session_lives_through_a_change_of_the_authority(pki, version):
         assert (await asyncio.to_thread(shake, port, context, "a.test", session))[0]
         pki.trust("clients", trustme.CA())
         proxy.listeners["in"].tick(asyncio.get_running_loop().time())
+        await looked(proxy)
         with pytest.raises((ssl.SSLError, OSError)):
             await asyncio.to_thread(shake, port, context, "a.test", session)
 
@@ -183,6 +184,7 @@ async def rotated(pki, protocol, rotate):
         rotate()
         for _ in range(3):
             proxy.listeners["in"].tick(asyncio.get_running_loop().time())
+            await looked(proxy)
         async with secure(port_of(proxy, "in"), pki.client(), "a.test"):
             pass  # the old one is still good, and its client believes it
         return proxy.listeners["in"].certificates.trouble, said
@@ -238,6 +240,7 @@ async def test_status_and_metrics_say_what_is_wrong_with_a_certificate(pki):
         now = asyncio.get_running_loop().time()
         proxy.listeners["in"].tick(now)
         proxy.clusters["up"].tick(now)
+        await looked(proxy)
         shown = overview(proxy)
         text = (await Metrics(proxy).text())[1].decode()
     for found in (shown["listeners"][0]["tls"], next(c for c in shown["clusters"] if c["name"] == "up")["tls"]):

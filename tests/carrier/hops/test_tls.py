@@ -12,7 +12,7 @@ import trustme
 from carrier.errors import ConfigError, Error
 from carrier.hops.certificates import ClientTls, ServerTls, check_client, check_server
 from carrier.wire.hello import parse_hello
-from tests.support import cluster, config, echo, listener, port_of, running, saying, tcp_server, wait_until
+from tests.support import cluster, config, echo, listener, looked, port_of, running, saying, tcp_server, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -137,12 +137,14 @@ async def test_changed_files_are_taken_up_and_bad_ones_leave_the_old_certificate
         async with connected(port, client(files), "old.test") as (reader, writer):
             files("a", "new.test")
             running_listener.tick(asyncio.get_running_loop().time())
+            await looked(proxy)
             async with connected(port, client(files), "new.test") as (_, other):
                 assert names(other) == ["new.test"]
             with open(tls["certificate"], "w") as file:
                 file.write("nonsense")
             for _ in range(3):
                 running_listener.tick(asyncio.get_running_loop().time())
+                await looked(proxy)
             assert running_listener.certificates.failures == 1
             assert tls["certificate"] in running_listener.certificates.trouble
             async with connected(port, client(files), "new.test") as (_, other):

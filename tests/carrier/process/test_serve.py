@@ -213,7 +213,7 @@ async def test_mutual_tls(tmp_path: Path) -> None:
                 await up.call("GET", "/api/v1/config", tls=client(wrong), host="localhost")
         with pytest.raises((OSError, IndexError)):
             await up.call("GET", "/api/v1/config")
-    with pytest.raises(ConfigError, match="no certificate authority"):
+    with pytest.raises(ConfigError, match="has no certificates"):
         (tmp_path / "ca.pem").write_text("no certificate")
         await start(Config(), Log(), Settings(admin=("127.0.0.1", 0), **files))
 
