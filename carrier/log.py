@@ -15,8 +15,9 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 from carrier.errors import ConfigError, Problem
@@ -81,11 +82,25 @@ class Log:
 def _off(event: str, /, **values: object) -> None: ...
 
 
-def line(at: float, level: str, event: str, values: dict[str, object]) -> str:
+def line(at: float, level: str, event: str, values: Mapping[str, object]) -> str:
     """One line of the log, its newline included. at: seconds since 1970."""
-    stamp = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return stamp(at) + tail(level, event, values)
+
+
+@lru_cache(64)
+def _stamp(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z ")
+
+
+def stamp(at: float) -> str:
+    """How a line begins."""
+    return _stamp(int(at * 1000))
+
+
+def tail(level: str, event: str, values: Mapping[str, object]) -> str:
+    """How it goes on."""
     text = "".join(f" {name}={shown(value)}" for name, value in values.items() if value is not None)
-    return f"{stamp} {level:<7} {_plain(event)}{text}\n"
+    return f"{level:<7} {_plain(event)}{text}\n"
 
 
 def shown(value: object) -> str:

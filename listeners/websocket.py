@@ -228,7 +228,7 @@ class WebSocketSource(WebSocketEnd):
         listener.live.add(session)  # not `listener.begin`: the request goes with it
         # Not session.metadata: that would be kept for as long as the session is there.
         decision = listener.table.decide({"name": session.name, **listener.metadata(session)})
-        named = b"" if head.named else make_id()
+        named = b"" if head.has_id else make_id()
         session.fields = listener.profile.extra(head, self.peer[0].encode(), named) + b"\r\n"
         # Where only messages will pass there is no request to be answered, and a route may reconnect.
         asks = decision.plain or not hasattr(decision.cluster, "tunnels")

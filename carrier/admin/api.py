@@ -89,6 +89,7 @@ class Api:
         self.life = life
         self.limits = limits or Limits()
         self.audit = audit
+        self.operations: Mapping[tuple[str, str], Operation] = OPERATIONS
         self.metrics: Metrics | None = None
         """What serves /metrics; None: nobody does."""
         self.matchers: Matchers = getattr(proxy, "matchers", None) or Matchers()

@@ -39,6 +39,7 @@ class Serving(Protocol):
     life: Any
     metrics: Any
     lock: asyncio.Lock
+    operations: Mapping[tuple[str, str], Operation]
 
     @property
     def config(self) -> Config: ...

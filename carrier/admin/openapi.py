@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from carrier.config.dump import version
@@ -30,15 +31,13 @@ ERROR: Schema = {
 """What a refusal looks like: `content` is a sentence, or a list of problems with their places."""
 
 
-def document(protocols: Protocols) -> Schema:
-    """The whole document."""
-    from carrier.admin.operations import OPERATIONS
-
+def document(protocols: Protocols, operations: Mapping[tuple[str, str], Operation]) -> Schema:
+    """The whole document. operations: by method and path."""
     whole = _moved(schema(protocols))
     kinds = whole.pop("$defs")
     whole.pop("$schema", None)
     paths: dict[str, Schema] = {}
-    for (method, template), operation in sorted(OPERATIONS.items(), key=lambda item: item[0][1]):
+    for (method, template), operation in sorted(operations.items(), key=lambda item: item[0][1]):
         paths.setdefault(_path(template), {})[method.lower()] = _operation(method, template, operation)
     return {
         "openapi": "3.1.0",

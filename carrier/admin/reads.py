@@ -140,4 +140,4 @@ def _openapi(api: Serving, call: Call) -> Any:
     """GET /openapi.json: this API, for programs."""
     from carrier.admin.openapi import document
 
-    return document(api.protocols)
+    return document(api.protocols, api.operations)

@@ -17,7 +17,7 @@ import socket
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
 
@@ -28,6 +28,7 @@ import wsproto
 from wsproto import events as ws
 
 from carrier.config.document import from_document
+from carrier.core.reuse import recorded
 from carrier.errors import Error
 from carrier.log import open_log
 from carrier.process.serve import Server, Settings, Signals, start
@@ -130,7 +131,7 @@ class Stage:
             if self.server.proxy.admin is not None:
                 break
             await self.server.close()
-        self.server.env.on_close.append(self._note)
+        self.server.env.read(self._note)
 
     def _config(self, tcp_echo: int, udp_echo: int) -> dict[str, Any]:
         """What a file would say: three ports, everything to the shadow."""
@@ -155,12 +156,15 @@ class Stage:
             ],
         }
 
-    def _note(self, session: Session) -> None:
-        if session.listener.name == "web" and not self.deciders.full():
-            self.deciders.put_nowait(session)
+    def _note(self, ended: Sequence[Any]) -> None:
+        for entry in ended:
+            session = recorded(entry) if isinstance(entry, tuple) else entry
+            if session.listener.name == "web" and not self.deciders.full():
+                self.deciders.put_nowait(session)
 
     async def decider(self) -> str:
         """The rule of the web session that ended next, in words."""
+        self.server.metrics.settle()
         session = await self.deciders.get()
         return self.words(session.decision.rule)
 

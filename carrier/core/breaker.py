@@ -19,7 +19,7 @@ BREAKER: Mapping[str, float] = {"max_connections": 8192, "max_pending": 4096, "m
 class Breaker:
     """The limits of one cluster and what is in use of them. tripped: refusals, by the name of the limit."""
 
-    __slots__ = ("max_connections", "max_pending", "max_retries", "pending", "retries", "tripped")
+    __slots__ = ("max_connections", "max_pending", "max_retries", "most", "pending", "retries", "tripped")
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         found = numbers(options, BREAKER)
@@ -27,6 +27,8 @@ class Breaker:
         self.max_pending = found["max_pending"] or float("inf")
         self.max_retries = found["max_retries"] or float("inf")
         self.pending = 0
+        self.most = 0.0
+        """Connections in use, at most: so many were counted once, and so many have been made since."""
         self.retries = 0
         self.tripped: dict[str, int] = {}
 
@@ -35,9 +37,11 @@ class Breaker:
         if self.pending >= self.max_pending:
             raise self._trip(cluster, "max_pending", self.max_pending, "sessions wait for a connection")
         if self.max_connections != float("inf"):
-            used = self.pending + sum(endpoint.active + len(endpoint.idle) for endpoint in cluster.endpoints)
-            if used >= self.max_connections:
-                raise self._trip(cluster, "max_connections", self.max_connections, "connections are in use")
+            if self.most >= self.max_connections:  # some have ended since: only now is it worth looking at each endpoint
+                self.most = self.pending + sum(endpoint.active + len(endpoint.idle) for endpoint in cluster.endpoints)
+                if self.most >= self.max_connections:
+                    raise self._trip(cluster, "max_connections", self.max_connections, "connections are in use")
+            self.most += 1
         self.pending += 1
 
     def connected(self) -> None:

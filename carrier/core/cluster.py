@@ -50,6 +50,7 @@ class Cluster:
     kind: Kind = "byte"
     virtual: ClassVar[bool] = False
     """Has no endpoints: the stream is played here."""
+    endpoint_class: ClassVar[type[Endpoint]] = Endpoint
     default_policy: ClassVar[str] = "Trivial"
     admin: ClassVar[bool] = False
     """Leads into the REST API: a listener that routes here binds loopback only."""
@@ -75,6 +76,10 @@ class Cluster:
         options = conf.options.get("health")
         self.health = Health(self, options if isinstance(options, dict) else {})
         self.breaker = Breaker(conf.options)
+        self.selectable: list[Endpoint] = []
+        """The endpoints that are not drained: those that are chosen from."""
+        self.ups = 0
+        """Endpoints that are up."""
         self.drained: frozenset[str] = frozenset()
         """Names of endpoints that get no new sessions."""
         self.endpoints: list[Endpoint] = []
@@ -121,7 +126,9 @@ class Cluster:
                 path = f"clusters[{conf.name}].endpoints[{i}].weight"
                 problems.append(Problem(f"expected a number, got {e.weight!r}", path, seen=repr(e.weight), allowed="0 or more"))
             own = e.spec.get("port", port)
-            new = Endpoint(e.name, str(e.spec.get("address") or e.spec.get("filename", "")), own if isinstance(own, int) else 0, e.weight)
+            new = self.endpoint_class(
+                e.name, str(e.spec.get("address") or e.spec.get("filename", "")), own if isinstance(own, int) else 0, e.weight
+            )
             endpoints.append((known.pop((new.name, new.address), new), e.weight))
         if problems:
             raise ConfigError(*problems)
@@ -133,31 +140,50 @@ class Cluster:
         self.spec = conf.spec
         old = self.endpoints
         self.endpoints = []
-        for endpoint, weight in plan.endpoints:
-            endpoint.weight = weight
-            self.endpoints.append(endpoint)
-        for gone in set(old).difference(self.endpoints):
-            self.sessions_elsewhere += gone.total
-            self.discard(gone)
         self.policy = conf.loadbalancer.policy
         self.key = conf.loadbalancer.key
+        self.keyed = bool(self.key) and self.policy in KEYED
         self.balancer = plan.balancer
-        self._find_only()
+        for endpoint, weight in plan.endpoints:
+            endpoint.weight = weight
+            endpoint.watcher, endpoint.eager = self, self.policy == "least_sessions"
+            self.endpoints.append(endpoint)
+        for gone in set(old).difference(self.endpoints):
+            gone.watcher, gone.eager = None, False
+            self.sessions_elsewhere += gone.total
+            self.discard(gone)
+        self.ups = sum(endpoint.up for endpoint in self.endpoints)
+        self.down = bool(self.endpoints) and not self.ups
+        self._select()
 
     @property
     def sessions_total(self) -> int:
         """Sessions ever."""
         return self.sessions_elsewhere + sum(endpoint.total for endpoint in self.endpoints)
 
-    def _find_only(self) -> None:
+    def _select(self) -> None:
+        """Who may be chosen has changed."""
+        undrained = [endpoint for endpoint in self.endpoints if endpoint.name not in self.drained]
+        self.selectable = undrained if self.drained else self.endpoints
+        self.balancer.changed()
         alone = len(self.endpoints) == 1 and self.policy != "None" and not self.drained
         self.only = self.endpoints[0] if alone else None
+
+    def turned(self, endpoint: Endpoint) -> None:
+        """See `Watcher` of carrier/core/endpoint.py."""
+        self.ups += 1 if endpoint.up else -1
+        self.down = not self.ups
+        self.balancer.changed()
+
+    def eased(self, endpoint: Endpoint) -> None:
+        """See `Watcher`."""
+        self.balancer.eased(endpoint)
 
     def drain(self, names: Collection[str]) -> None:
         """Endpoints of these names get no new sessions from now on; those that they have go on. The others are drained no more."""
         found = [endpoint for endpoint in self.endpoints if endpoint.name in names]
         self.drained = frozenset(endpoint.name for endpoint in found)
-        self._find_only()
+        self._select()
         for endpoint in found:
             self.discard(endpoint)
 
@@ -177,16 +203,22 @@ class Cluster:
         """An endpoint for the session by the cluster's policy. Raises Error("no-endpoint")."""
         if self.only is not None and not tried:
             return self.only
-        if self.drained:
-            tried = self.drained.union(tried)
         key = None
-        if self.key and self.policy in KEYED:
-            value = get_at(session.metadata, self.key)
+        if self.keyed:
+            value = get_at(session.metadata, self.key or "")
             key = None if value is None else str(value)
-        found = self.balancer.choose(self.endpoints, key, tried)
+        found = self.balancer.choose(self.selectable, key, tried)
         if found is None:
             raise Error("no-endpoint", f"Not Found: No endpoint in cluster {self.name!r}", "upstream", "yes")
         return found
+
+    def whose_turn(self) -> Endpoint | None:
+        """The endpoint that `choose` will say next; None: that depends on the session, or nobody may be chosen."""
+        return None if self.keyed else self.balancer.peek(self.selectable)
+
+    def turn_taken(self) -> None:
+        """It got the session: the next turn is another's."""
+        self.balancer.kept = None
 
     def ready(self, session: Session, endpoint: Endpoint | None) -> Stream | None:
         """A destination that is there at once, or None: then `open` must be awaited. Virtual clusters are always ready."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from carrier.core.metadata import set_at
 from carrier.errors import Error
 from carrier.model import same
 
@@ -180,6 +181,15 @@ class Decision:
             asked = self.asked if isinstance(self.asked, str) else self.asked.text
             self.said = f"rule {self.rule}: {asked}" if asked else f"rule {self.rule}"
         return self.said
+
+    def rewritten(self, meta: dict[str, Any]) -> dict[str, Any]:
+        """A session's metadata as it is shown once it is routed so."""
+        found: Any = meta
+        for rewrite in self.rewrite:
+            found = set_at(found, rewrite.path, rewrite.value)
+        if not isinstance(found, dict):  # "/" was rewritten to something that is no tree
+            return {"name": meta["name"], "value": found}
+        return found
 
     def stands(self, conf: config.Config, clusters: Mapping[str, Cluster]) -> bool:
         """Would the same be decided of this rule now?"""

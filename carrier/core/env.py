@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from carrier.core.ledger import Ledger, Reader
 from carrier.core.names import Names
 from carrier.core.resolve import Resolver
 
 if TYPE_CHECKING:
-    from carrier.core.ledger import Ledger
     from carrier.core.parts import Cluster, Listener
 
 
@@ -27,12 +27,8 @@ class Env:
         self.warn: Callable[..., None] = _nobody
         self.note: Callable[..., None] = _nobody
         """Lines of the process's log: what somebody has to see to, what happened. They take an event and named values (carrier/log.py)."""
-        self.on_close: list[Callable[[Any], None]] = []
-        """Called with each session that ends, at once."""
         self.ledger: Ledger | None = None
-        """Where sessions that have ended are kept for the access log; None: nobody wants them."""
-        self.meter: Any = None
-        """Counts the sessions that have ended."""
+        """Where sessions that have ended are kept for those who count them, or write lines about them; None: nobody does."""
         self.api: Any = None
         """The REST API, for the one cluster that leads into it."""
         self.gate: Any = None
@@ -52,6 +48,13 @@ class Env:
         """The listeners in force, for who counts them."""
         self.names = Names()
         """The names of sessions that could clash."""
+
+    def read(self, reader: Reader) -> Ledger:
+        """Tell a reader of the sessions that end, in batches."""
+        if self.ledger is None:
+            self.ledger = Ledger(self.loop)
+        self.ledger.readers.append(reader)
+        return self.ledger
 
     def guard(self, what: str, call: Callable[..., object], *args: Any) -> None:
         """Call somebody else's code where its failure may not stop ours: it is reported to the loop's exception handler."""

@@ -106,18 +106,12 @@ class Health:
         endpoint.up = False
         state.kind, state.reason, state.until = kind, reason, until
         state.next = 0.0
-        self._sum_up()
 
     def _bring_up(self, endpoint: Endpoint, state: State) -> None:
         endpoint.up = True
         state.kind, state.reason, state.until = "", "", None
         state.connects = state.answers = state.failed = 0
         state.last = None
-        self._sum_up()
-
-    def _sum_up(self) -> None:
-        endpoints = self.cluster.endpoints
-        self.cluster.down = bool(endpoints) and not any(endpoint.up for endpoint in endpoints)
 
     def why_down(self) -> Error:
         """Why nobody is tried when all endpoints are down: of the kind of error that took the first of them down."""
@@ -135,8 +129,9 @@ class Health:
 
     def tick(self, now: float) -> None:
         """Once a second: who may come back, who is to be probed."""
-        for gone in [endpoint for endpoint in self.states if endpoint not in self.cluster.endpoints]:
-            self._forget(gone)
+        if self.states:
+            for gone in self.states.keys() - set(self.cluster.endpoints):
+                self._forget(gone)
         for endpoint in self.cluster.endpoints if self.active else list(self.states):
             state = self._state(endpoint)
             if endpoint.up:
@@ -147,8 +142,6 @@ class Health:
                     self._bring_up(endpoint, state)
             else:
                 self._probe(endpoint, state, now)
-        if self.cluster.down or self.states:
-            self._sum_up()
 
     def _probe(self, endpoint: Endpoint, state: State, now: float) -> None:
         if state.probing is None and now >= state.next:

@@ -1,9 +1,9 @@
 """Sessions that have ended, handed on in batches to those who count them and write lines about them.
 
-At its end a session is only appended to a list (`Env.ledger`): work that is done for many at once finds its code and data in the
-processor's caches, and costs half of what it costs in between two requests. A batch is handed on when it is `LARGE`, when `DELAY` seconds
-have gone by, or when somebody is about to look (`settle`). What a session says of itself does not change any more by then; one that is
-used again (`Session.served`) leaves a `Record` instead, of which carrier/core/session.py can make a session.
+At its end a session is only appended to a list (`Env.ledger`): what is done for many at once (counted, written down) finds code and data
+in the processor's caches, and costs half of what it costs in between two requests. A batch is handed on when it is `LARGE`, when `DELAY`
+seconds have gone by, or when somebody is about to look (`settle`). What a session says of itself does not change any more by then; one
+that is used again leaves a `Record` instead, of which carrier/core/reuse.py can make a session.
 
 What was refused before it could become a session is told as a `Refusal`, at once: that is rare, or an attack.
 """
@@ -25,8 +25,9 @@ DELAY = 0.05
 """Seconds that a session that has ended waits at most."""
 LARGE = 64
 
-Record = tuple["Listener", Any, float, float, Any, "Decision", "Endpoint", Any, int, int, bytes]
-"""Listener, source, when it started and ended (monotonic seconds), request, decision, endpoint, answer, bytes in and out, fields added."""
+Record = tuple["Listener", Any, float, float, Any, "Decision", "Endpoint", Any, int, int, bytes, int]
+"""Listener, source (which knows client and version), when it started and ended (monotonic seconds), request, decision, endpoint, answer,
+bytes in and out, fields added (which hold the id), number among the listener's sessions (which makes the name)."""
 Reader = Callable[[Sequence[Any]], object]
 """Reads a batch: sessions, and records of those that are used again."""
 
@@ -101,7 +102,3 @@ def refused(listener: Listener, source: Any, begun: bytes, error: Error, began: 
             Refusal(listener, source, begun, error, status or error.status, began, monotonic(), source.bytes_in, source.bytes_out)
         )
     source.bytes_in = source.bytes_out = 0
-
-
-MANY = 256
-"""Durations that are counted at once."""

@@ -245,26 +245,11 @@ class Listener:
         session.bytes_out = source.bytes_out
         if self.kind == "message":  # a connection carries many
             source.bytes_in = source.bytes_out = 0
-        env = self.env
-        if self.listed:
-            if env.meter is not None:
-                env.meter.count(session)
-            ledger = env.ledger
-            if ledger is not None:
-                ended = ledger.ended
-                ended.append(session)
-                if ledger.timer is None or len(ended) >= LARGE:
-                    ledger.due()
-        if self.track or env.on_close:
-            self._show(session)
-
-    def _show(self, session: Session) -> None:
-        """Remember a session that has ended, and tell the observers."""
+        ledger = self.env.ledger
+        if ledger is not None and self.listed:
+            ended = ledger.ended
+            ended.append(session)
+            if ledger.timer is None or len(ended) >= LARGE:
+                ledger.due()
         if self.track > 0:
             self.tracked.append(session)
-        for observer in self.env.on_close:
-            try:  # not by `guard`: the name of every session would be made for it
-                observer(session)
-            except Exception as exc:
-                message = f"an observer of the end of {session.name} failed: {exc}"
-                self.env.loop.call_exception_handler({"message": message, "exception": exc})

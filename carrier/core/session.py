@@ -10,129 +10,86 @@ Every session ends in `close`, once: it counts, tells the observers, releases.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Coroutine, Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from carrier.core.ledger import LARGE, MANY
-from carrier.core.metadata import set_at
+from carrier.core.rare import Rare
+from carrier.core.reach import Stages, reach, reach_again
+from carrier.core.shown import CONNECTED_TEXT, Event, dump, events, why
 from carrier.core.stream import CONNECTED, DESTROYED, HIGH, INIT, NOWHERE, Backlog, Socket, Stream, link
 from carrier.errors import Error
 
 if TYPE_CHECKING:
     from carrier.core.decision import Decision
     from carrier.core.endpoint import Endpoint
-    from carrier.core.ledger import Record
     from carrier.core.parts import Cluster, Listener
 
 MAX_EVENTS = 64
 NOBODY: frozenset[str] = frozenset()
-CONNECTED_TEXT = "Session successfully connected"
-UNANSWERED = frozenset(("reset", "closed", "timeout", "bad-answer"))
-"""Failures of a destination that was connected to and has not answered."""
+UNANSWERED = frozenset(("reset", "closed", "timeout", "bad-answer"))  # failures of a destination that has not answered
 SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
 """Methods that may be sent again (RFC 9110 section 9.2.1); the other idempotent ones carry bodies that are gone by then."""
-T = TypeVar("T")
-
-
-class Rare(Generic[T]):
-    """An attribute that most sessions never set, nor ask for while they are `usual`: it takes no slot, and none has to fill it.
-
-    What is set is kept in the session's `rare`, a dictionary that is made for the first of them.
-    """
-
-    def __init__(self, default: T) -> None:
-        self.default = default
-
-    def __set_name__(self, owner: type[Session], name: str) -> None:
-        self.name = name
-
-    def __get__(self, session: Session, owner: type[Session]) -> T:
-        rare = session.rare
-        return self.default if rare is None else rare.get(self.name, self.default)
-
-    def __set__(self, session: Session, value: T) -> None:
-        session.usual = False
-        if session.rare is None:
-            session.rare = {}
-        session.rare[self.name] = value
 
 
 class Session(Stream):
-    """See the module. __slots__: there are more attributes than a dictionary of shared keys takes, and most are read for each request;
-    the others are Rare."""
+    """See the module. Slots: most attributes are read for each request; the others are Rare."""
 
+    # fmt: off
     __slots__ = (
-        "answer",
-        "answered",
-        "bytes_in",
-        "bytes_out",
-        "cluster",
-        "connected_at",
-        "decision",
-        "destination",
-        "ended_at",
-        "endpoint",
-        "error",
-        "fields",
-        "listener",
-        "number",
-        "rare",
-        "request",
-        "request_last",
-        "retries",
-        "sent",
-        "source",
-        "source_done",
-        "started",
-        "status",
-        "usual",
+        "answer", "answered", "bytes_in", "bytes_out", "cluster", "connected_at", "decision", "destination", "ended_at", "endpoint",
+        "error", "fields", "listener", "number", "on_lane", "rare", "request", "request_last", "retries", "sent", "source", "source_done",
+        "started", "status",
     )
+    # fmt: on
     status: str
-    answer: Any
-    """HTTP: the final head of the answer."""
-    answered: bool
-    """The first byte of an answer went towards the source: from now on nothing can be replaced."""
+    on_lane: bool
+    """Nothing is out of the ordinary: the destination was there at once, no transform, no retry, no status that would be asked again, no
+    event, no error, and nobody has asked for its name."""
+    decision: Decision
+    cluster: Cluster | None
+    endpoint: Endpoint | None
+    destination: Stream
     request: Any
     """The request's head, kept for a repeat; None for streams without heads."""
     request_last: bool
+    """That head is the whole request."""
+    fields: bytes
+    """What varies per request and is appended to the memoised head, the final CRLF included."""
     sent: bool
     """Something of the session went to the present destination."""
-    decision: Decision
-    destination: Stream
-    cluster: Cluster | None
-    endpoint: Endpoint | None
-    fallback = Rare[str | None](None)
-    """Why the fallback cluster serves: the kind of error of the destination."""
-    fields: bytes
-    """HTTP: what varies per request and is appended to the memoised head, the final CRLF included."""
-    hops = Rare[tuple[Stream, ...]](())
-    backlog = Rare["Backlog | None"](None)
-    task = Rare["asyncio.Task[None] | None"](None)
+    answer: Any
+    """The final head of the answer, if there are heads."""
+    answered: bool
+    """The first byte of an answer went towards the source: from now on nothing can be replaced."""
+    source_done: bool
+    """The source has sent its end."""
     error: Error | None
     retries: int
     connected_at: float
     ended_at: float
-    tried = Rare(NOBODY)
+    """Monotonic seconds; 0: it is not, or has not."""
+    bytes_in: int
+    bytes_out: int
+    """Of its source, set at its end."""
     rare: dict[str, Any] | None
-    _name = Rare[str | None](None)
-    _metadata = Rare[dict[str, Any] | None](None)
-    _events = Rare[list[tuple[str, float, str, Any]] | None](None)
-    usual: bool
-    """Nothing is out of the ordinary: the destination was there at once, no transform, no retry, no status that would be asked again, no
-    event, no error, and nobody has asked for its name."""
-    source_done: bool
-    """The source has sent its end."""
+    """The attributes below, as far as they are set."""
+    fallback = Rare[str | None](None)
+    """Why the fallback cluster serves: the kind of error of the destination."""
+    hops = Rare[tuple[Stream, ...]](())
+    """The transforms."""
+    backlog = Rare["Backlog | None"](None)
+    task: Rare[asyncio.Task[None] | None] = Rare(None)
+    tried = Rare(NOBODY)
+    """Names of endpoints that a status was not accepted of."""
     full = Rare(False)
     """The egress side said `pause`: a destination that is connected again waits for `resume`."""
     dropped = Rare(0)
     """Datagrams that came while there was no destination and no room."""
     last_endpoint = Rare["Endpoint | None"](None)
-    bytes_in: int
-    bytes_out: int
-    """Of its source, set at its end, and only when somebody wants to know: an observer, or who asks for ended sessions."""
+    _name = Rare[str | None](None)
+    _metadata = Rare[dict[str, Any] | None](None)
+    _events = Rare[list[Event] | None](None)
 
     def __init__(self, listener: Listener, source: Socket) -> None:
         self.to: Stream = source
@@ -144,9 +101,10 @@ class Session(Stream):
         self.number = number = listener.counter
         listener.counter = number + 1
         self.status = INIT
-        self.usual = True
+        self.on_lane = True
         self.answered = self.sent = self.source_done = False
         self.request = self.answer = self.cluster = self.endpoint = self.error = self.rare = None
+        self.decision = None  # type: ignore[assignment]  # until it begins
         self.fields = b"\r\n"
         self.retries = 0
         self.connected_at = self.ended_at = 0.0
@@ -166,55 +124,27 @@ class Session(Stream):
         """The metadata tree, with the rule's rewrites once routed; made when somebody asks."""
         if self._metadata is None:
             meta = {"name": self.name, **self.listener.metadata(self)}
-            decision = getattr(self, "decision", None)
-            if decision is not None:
-                for rewrite in decision.rewrite:
-                    meta = set_at(meta, rewrite.path, rewrite.value)
-                if not isinstance(meta, dict):  # "/" was rewritten to something that is no tree
-                    meta = {"name": self.name, "value": meta}
-            self._metadata = meta
+            self._metadata = self.decision.rewritten(meta) if self.decision is not None else meta
         return self._metadata
 
     @property
     def why(self) -> str:
-        """The one reason for where it went: rule and conditions, fallback and why, retries, failure. Made when somebody asks."""
-        decision = getattr(self, "decision", None)
-        if decision is None:
-            return "it was not routed"
-        said = [decision.reason]
-        if self.fallback is not None and decision.fallback is not None:
-            detail = next((content for event, _, _, content in self._events or () if event == "FALLBACK"), "")
-            said.append(f"fallback {decision.fallback.name}, because {self.fallback}" + (f" ({detail})" if detail else ""))
-        if self.retries:
-            said.append("1 retry" if self.retries == 1 else f"{self.retries} retries")
-        if self.error is not None and decision.error is None:
-            said.append(f"failed, {self.error.kind}: {self.error.detail}")
-        return "; ".join(said)
+        """The one reason for where it went."""
+        return why(self)
 
     def event(self, event: str, message: str = "", content: Any = "") -> None:
         """Add to the session's history, as l7mp lists it; bounded."""
-        self.usual = False
+        self.on_lane = False
         if self._events is None:
             self._events = []
         if len(self._events) >= MAX_EVENTS:
             del self._events[MAX_EVENTS // 2]  # how it began and how it ended say most
-        self._events.append((event, time.monotonic(), message, content))
+        self._events.append((event, monotonic(), message, content))
 
     @property
-    def events(self) -> list[tuple[str, float, str, Any]]:
-        """(event, monotonic seconds, message, content), oldest first. The first ones are derived, so that they cost nothing."""
-        found: list[tuple[str, float, str, Any]] = [("INIT", self.started, f"Session {self.name} initialized", "")]
-        decision = getattr(self, "decision", None)
-        if decision is not None and (decision.error is None or decision.missing):
-            text = f"Successfull lookup on rulelist:{decision.rulelist}/rule:{decision.rule}"
-            found.append(("LOOKUP SUCCESS", self.started, text, decision.reason))
-        found += self._events or []
-        if self.connected_at:
-            found.append(("CONNECT", self.connected_at, CONNECTED_TEXT, ""))
-        found.sort(key=lambda e: e[1])
-        if self.status == DESTROYED:
-            found.append(("DESTROY", self.ended_at, f"Session {self.name} destroyed", self.error.detail if self.error else ""))
-        return found
+    def events(self) -> list[Event]:
+        """Its history, oldest first."""
+        return events(self, self._events or [])
 
     def _note_connect(self) -> None:
         """Keep the CONNECT of a destination that is gone; the next one gets its own."""
@@ -222,6 +152,10 @@ class Session(Stream):
         assert self._events is not None
         self._events[-1] = ("CONNECT", self.connected_at, CONNECTED_TEXT, "")
         self.connected_at = 0.0
+
+    def dump(self) -> dict[str, Any]:
+        """The session as l7mp lists it."""
+        return dump(self)
 
     # ------------------------------------------------------------------ its life
 
@@ -236,12 +170,12 @@ class Session(Stream):
         self.request = head
         self.request_last = last
         if decision.statuses:
-            self.usual = False
+            self.on_lane = False
         cluster = decision.cluster
         if decision.plain:
             assert cluster is not None
             if cluster.down and decision.fallback is not None:
-                self._give_up(cluster.health.why_down())
+                self.give_up(cluster.health.why_down())
                 return
             try:
                 self._try_ready(cluster, head, last)
@@ -254,60 +188,15 @@ class Session(Stream):
                 return
             cluster = None
         self._hold()
-        self.task = self.listener.env.loop.create_task(self._reach(cluster))
-
-    def begin_again(self, decision: Decision, head: Any, last: bool, fields: bytes) -> bool:
-        """`begin`, of a `blank` one or of one that was `served`: for the next message of the same source, if the cluster's one endpoint has
-        an idle connection. Nothing is set that is as it should be. False: nothing was done, this takes a session of its own."""
-        if decision is not self.decision and not self._aim(decision):
-            return False
-        cluster: Cluster = self.cluster  # type: ignore[assignment]  # see _aim
-        endpoint: Endpoint = self.endpoint  # type: ignore[assignment]
-        if cluster.only is not endpoint or cluster.down:
-            return False
-        idle = endpoint.idle
-        if not idle:
-            return False
-        source = self.source
-        self.back = self.destination = source.to = destination = idle.pop()
-        listener = self.listener
-        self.number = number = listener.counter
-        listener.counter = number + 1
-        self.started = self.connected_at = started = monotonic()
-        self.status = CONNECTED
-        self.request = head
-        self.request_last = last
-        self.fields = fields
-        hits = decision.hits
-        hits.count += 1
-        hits.last = started
-        endpoint.active += 1
-        endpoint.total += 1
-        source.session = source.back = destination.session = destination.to = self
-        destination.back = source
-        try:
-            destination.head(head, last)
-        except Exception as exc:
-            self._not_ready(exc)
-        return True
-
-    def _aim(self, decision: Decision) -> bool:
-        """Be ready for `begin_again` by this decision. False: it needs more than an idle connection."""
-        cluster = decision.cluster
-        if not decision.plain or decision.statuses or cluster is None or cluster.only is None:
-            return False
-        self.decision, self.cluster, self.endpoint = decision, cluster, cluster.only
-        return True
+        self._run(reach(self, cluster))
 
     def _not_ready(self, exc: Exception) -> None:
         """There is no destination at once, or it failed at once: wait for another, if that may help."""
-        if not isinstance(exc, Error):
-            self._give_up(self._crashed(exc))
-        elif exc.retry != "yes":
-            self._give_up(exc)
+        if not isinstance(exc, Error) or exc.retry != "yes":
+            self.give_up(exc if isinstance(exc, Error) else self.crashed(exc))
         else:
             self._hold()
-            self.task = self.listener.env.loop.create_task(self._reach(self.decision.cluster))
+            self._run(reach(self, self.decision.cluster))
 
     def _try_ready(self, cluster: Cluster, head: Any, last: bool) -> None:
         """Link a destination that is there at once, or start the task that makes one."""
@@ -318,7 +207,7 @@ class Session(Stream):
         if destination is None:
             self._hold()
             self.cluster = cluster
-            self.task = self.listener.env.loop.create_task(self._reach(cluster, endpoint))
+            self._run(reach(self, cluster, endpoint))
             return
         self._enter(cluster, endpoint)
         source = self.source
@@ -339,19 +228,18 @@ class Session(Stream):
         self.cluster = cluster
         self.endpoint = endpoint
         if endpoint is not None:
-            endpoint.active += 1
-            endpoint.total += 1
+            endpoint.enter()
         else:
             cluster.sessions_elsewhere += 1
 
     def _leave(self) -> None:
         if self.endpoint is not None:
-            self.endpoint.active -= 1
+            self.endpoint.leave()
             self.last_endpoint, self.endpoint = self.endpoint, None
 
     def _unlink(self, error: Error) -> None:
         """Take the destination and the transforms out of the ring and end them; the session is as before it was connected."""
-        self.usual = False
+        self.on_lane = False
         self._leave()
         self.to = self.source
         stages = (self.destination, *self.hops)
@@ -369,7 +257,7 @@ class Session(Stream):
 
     def _hold(self) -> None:
         """Until the destination is there, what the source sends waits in a backlog."""
-        self.usual = False
+        self.on_lane = False
         if self.backlog is None:
             self.backlog = Backlog(HIGH, self.listener.kind == "datagram")
         backlog = self.backlog
@@ -378,139 +266,9 @@ class Session(Stream):
         backlog.to = NOWHERE
         self.source.back = self
 
-    async def _reach(self, cluster: Cluster | None, endpoint: Endpoint | None = None) -> None:
-        """Connect every stage, with the retries that the route allows, and link them. Any failure ends in `_give_up`.
-
-        cluster None: the route names a cluster that is not there; each attempt looks for it again.
-        """
-        retry = self.decision.retry
-        left = retry.attempts
-        with _Retrying(cluster) as retrying:
-            while failure := await self._attempt(cluster, endpoint):
-                self.event("ERROR", "Could not connect", failure.detail)
-                left -= 1
-                if left <= 0 or not retrying.allowed():
-                    self.task = None
-                    self._give_up(failure)
-                    return
-                self.retries += 1
-                await asyncio.sleep(retry.timeout)
-                cluster, endpoint = self._look_again(cluster), None
-
-    async def _reach_again(self, cluster: Cluster) -> None:
-        """First at once, then num_retries - 1 times more, `timeout` apart (contract, section 4)."""
-        retry = self.decision.retry
-        self.retries += 1
-        left = retry.num_retries
-        with _Retrying(cluster) as retrying:
-            while failure := await self._attempt(self._look_again(cluster)):
-                self.event("ERROR", "Could not reconnect", failure.detail)
-                left -= 1
-                if left <= 0 or not retrying.allowed():
-                    self.task = None
-                    self.fail(failure)
-                    return
-                self.retries += 1
-                await asyncio.sleep(retry.timeout)
-
-    async def _attempt(self, cluster: Cluster | None, endpoint: Endpoint | None = None) -> Error | None:
-        """Connect and link once; the error if that failed. A protocol's own mistake fails this session and nothing else."""
-        try:
-            if cluster is None:
-                raise self._lost()
-            stages = await self._stages(cluster, endpoint)
-        except Error as error:
-            return self._named(error)
-        except Exception as exc:
-            return self._crashed(exc)
-        self.task = None
-        try:
-            self._connected(*stages)
-        except Exception as exc:
-            self.fail(self._crashed(exc))
-        return None
-
-    def _look_again(self, cluster: Cluster | None) -> Cluster | None:
-        """The route's clusters as they are by now: one that was missing may be there, one that was replaced is another."""
-        found = self.listener.env.clusters
-        if cluster is not None and self.fallback is not None:
-            return found.get(cluster.name, cluster)
-        again = self.decision.again(found)
-        if again.error is None:
-            self.decision = again
-            return again.cluster
-        return None if cluster is None else cluster
-
-    def _lost(self) -> Error:
-        error = self.decision.error
-        return Error(error.kind, error.detail, error.side) if error is not None else Error("internal", "the route has no cluster")
-
-    def _named(self, error: Error) -> Error:
-        """The error as it is kept, with this session's name where the text leaves room for it."""
-        if "{session}" not in error.detail:
-            return error.bare()
-        return Error(error.kind, error.detail.replace("{session}", self.name), error.side, error.retry)
-
-    def _crashed(self, exc: Exception) -> Error:
-        """A mistake in a protocol's code: this session fails, the loop's exception handler hears of it."""
-        self.listener.env.loop.call_exception_handler({"message": f"session {self.name} failed: {exc}", "exception": exc})
-        return Error("internal", f"{type(exc).__name__}: {exc}")
-
-    async def _stages(
-        self, cluster: Cluster, endpoint: Endpoint | None
-    ) -> tuple[Cluster, Endpoint | None, Stream, list[Stream], list[Stream]]:
-        """All stages of the route, connected in parallel (contract, section 4). Raises Error; then none is left open."""
-        decision = self.decision
-        timeout = decision.retry.timeout
-        if not decision.ingress and not decision.egress:
-            stream, endpoint = await self._stage(cluster, timeout, endpoint)
-            return cluster, endpoint, stream, [], []
-        new = self.listener.env.loop.create_task
-        made = [new(self._stage(cluster, timeout, endpoint))]
-        made += [new(self._stage(c, timeout)) for c in (*decision.ingress, *decision.egress)]
-        try:
-            await asyncio.wait(made)
-            (first, endpoint), *others = [task.result() for task in made]
-        except BaseException:  # one failed, or the session is gone
-            for task in made:
-                task.cancel()
-                task.add_done_callback(_discard)
-            raise
-        streams = [stream for stream, _ in others]
-        n = len(decision.ingress)
-        return cluster, endpoint, first, streams[:n], streams[n:]
-
-    async def _stage(self, cluster: Cluster, timeout: float, endpoint: Endpoint | None = None) -> tuple[Stream, Endpoint | None]:
-        """One stage, on another endpoint of its cluster if the chosen one cannot be connected to. Raises Error."""
-        if cluster.virtual:
-            stream = cluster.ready(self, None)
-            assert stream is not None
-            return stream, None
-        tried: set[str] = set()
-        while True:
-            if endpoint is None:
-                endpoint = cluster.choose(self, tried)
-            try:
-                ready = cluster.ready(self, endpoint)
-                if ready is not None:
-                    return ready, endpoint
-                opened = await cluster.reach(self, endpoint, timeout)
-                cluster.health.connected(endpoint)
-                return opened, endpoint
-            except Error as exc:
-                if exc.kind == "overload":  # ours, not the endpoint's: another one would not help
-                    raise
-                error = exc
-            endpoint.failed += 1
-            cluster.health.failed(endpoint, error)
-            tried.add(endpoint.name)
-            if not cluster.failover or error.retry != "yes" or len(tried) >= len(cluster.endpoints):
-                raise error
-            endpoint = None
-
-    def _connected(
-        self, cluster: Cluster, endpoint: Endpoint | None, destination: Stream, ingress: list[Stream], egress: list[Stream]
-    ) -> None:
+    def arrived(self, stages: Stages) -> None:
+        """All stages are connected: link them, and play what the source has sent meanwhile."""
+        cluster, endpoint, destination, ingress, egress = stages
         if self.status == DESTROYED:  # it was closed while connecting
             for stage in (destination, *ingress, *egress):
                 stage.reset(Error("closed", "the session is gone"))
@@ -528,7 +286,7 @@ class Session(Stream):
             if isinstance(stage, Socket):
                 stage.session = self
         self.status = CONNECTED
-        self.connected_at = time.monotonic()
+        self.connected_at = monotonic()
         self.dropped += backlog.dropped
         for stage in self.hops:
             stage.resume() if isinstance(stage, Socket) else None
@@ -610,15 +368,9 @@ class Session(Stream):
         if error.retry == "if_reused" and repeatable and self.retries < 1 and cluster is not None:
             self.retries += 1
             self.event("RETRY", "the kept-alive connection was closed by the upstream", error.detail)
-            self.sent = False
-            try:
-                self._try_ready(cluster, self.request, self.request_last)
-            except Error as again:
-                self._give_up(again)
-            except Exception as exc:
-                self._give_up(self._crashed(exc))
+            self._try_again(cluster)
             return
-        self._give_up(error)
+        self.give_up(error)
 
     def _ask_again(self, status: int) -> bool:
         """The route wants this status retried: drop the answer and ask another endpoint, if there is one, or the same."""
@@ -630,14 +382,34 @@ class Session(Stream):
         if len(self.tried) + 1 < len(cluster.endpoints):
             self.tried = self.tried | {endpoint.name}
         self._unlink(Error("closed", f"status {status} is retried"))
+        self._try_again(cluster)
+        return True
+
+    def _try_again(self, cluster: Cluster) -> None:
+        """Send the whole request again."""
         self.sent = False
         try:
             self._try_ready(cluster, self.request, self.request_last)
         except Error as error:
-            self._give_up(error)
-        return True
+            self.give_up(error)
+        except Exception as exc:
+            self.give_up(self.crashed(exc))
 
-    def _give_up(self, error: Error) -> None:
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        self.task = self.listener.env.loop.create_task(work)
+
+    def named(self, error: Error) -> Error:
+        """The error as it is kept, with this session's name where the text leaves room for it."""
+        if "{session}" not in error.detail:
+            return error.bare()
+        return Error(error.kind, error.detail.replace("{session}", self.name), error.side, error.retry)
+
+    def crashed(self, exc: Exception) -> Error:
+        """A mistake in a protocol's code: this session fails, the loop's exception handler hears of it."""
+        self.listener.env.loop.call_exception_handler({"message": f"session {self.name} failed: {exc}", "exception": exc})
+        return Error("internal", f"{type(exc).__name__}: {exc}")
+
+    def give_up(self, error: Error) -> None:
         """No destination: the fallback cluster serves if nothing was sent on, or all of it may be sent again; else the source is told."""
         fallback = self.decision.fallback
         if fallback is not None and self.fallback is None and self.status != DESTROYED and self._may_fall_back(error):
@@ -645,7 +417,7 @@ class Session(Stream):
             self.event("FALLBACK", f"fallback cluster {fallback.name}", error.detail)
             self._hold()
             self.source.falls_back(fallback.kind == "message")
-            self.task = self.listener.env.loop.create_task(self._reach(fallback))
+            self._run(reach(self, fallback))
             return
         self.fail(error)
 
@@ -665,7 +437,7 @@ class Session(Stream):
         self._unlink(error or Error("closed", "replaced after a disconnect"))
         self.to = self.source
         self._hold()
-        self.task = self.listener.env.loop.create_task(self._reach_again(cluster))
+        self._run(reach_again(self, cluster))
         return True
 
     # ------------------------------------------------------------------ its end
@@ -674,7 +446,7 @@ class Session(Stream):
         """No way to go on: tell the source, which answers in its protocol or closes, and end."""
         if self.status == DESTROYED:
             return
-        self.error = error = self._named(error)
+        self.error = error = self.named(error)
         self.event("ERROR", "Session failed", error.detail)
         self.source.reset(error)
         self.close(error)
@@ -695,58 +467,21 @@ class Session(Stream):
         self.status = DESTROYED
         self.ended_at = monotonic()
         if (endpoint := self.endpoint) is not None:
-            endpoint.active -= 1
+            endpoint.leave()
         if error is None and not self.source_done:  # a source without an end of its own
             self.source_done = True
             to, self.source.to = self.source.to, NOWHERE
             to.end()
-        if error is not None or not self.usual:
+        if error is not None or not self.on_lane:
             self._release(error)
-        self.usual = False
+        self.on_lane = False
         self.listener.ended(self)
         destination, self.destination, self.back = self.destination, NOWHERE, NOWHERE
         destination.forget()
 
-    def served(self, head: Any) -> None:
-        """A whole answer has gone out in one piece, and nothing was out of the ordinary: `close` and all that follows from it, written
-        flat. `begin_again` may follow, unless somebody keeps what has ended."""
-        listener = self.listener
-        env = listener.env
-        endpoint = self.endpoint
-        if endpoint is None or env.on_close or listener.track or not listener.listed:
-            self.answer = head
-            self.close()
-            return
-        self.status = DESTROYED
-        endpoint.active -= 1
-        source = self.source
-        meter, ledger = env.meter, env.ledger
-        now = monotonic()
-        if meter is not None:
-            series = self.decision.tally
-            if series is None:
-                series = meter.series(self)
-            series.codes[head.family] += 1
-            flow = series.flow
-            recent = flow.recent
-            recent.append(now - self.started)
-            if len(recent) >= MANY:
-                flow.settle()
-            flow.received += source.bytes_in
-            flow.sent += source.bytes_out
-        if ledger is not None:
-            got, sent = source.bytes_in, source.bytes_out
-            record = (listener, source, self.started, now, self.request, self.decision, endpoint, head, got, sent, self.fields)
-            ended = ledger.ended
-            ended.append(record)
-            if ledger.timer is None or len(ended) >= LARGE:
-                ledger.due()
-        source.bytes_in = source.bytes_out = 0
-        self.source_done = False
-
     def _release(self, error: Error | None) -> None:
         """What a session that went well does not have: a task, transforms, a backlog, a destination to be told."""
-        self.usual = False
+        self.on_lane = False
         self.error = self.error or (error.bare() if error is not None else None)
         if self.task is not None:
             self.task.cancel()
@@ -762,105 +497,3 @@ class Session(Stream):
         if self.backlog is not None:
             self.dropped += self.backlog.dropped
             self.backlog = None
-
-    # ------------------------------------------------------------------ for people
-
-    def dump(self) -> dict[str, Any]:
-        """The session as l7mp lists it (contract, section 4), with counters and the deciding rule beside."""
-        offset = time.time() - time.monotonic()
-
-        def stamp(at: float) -> str:
-            return datetime.fromtimestamp(at + offset, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-        source, endpoint = self.source, self.endpoint or self.last_endpoint
-        decision = getattr(self, "decision", None)
-        destination: dict[str, Any] = {"status": "PENDING"}
-        if self.cluster is not None and self.status != INIT:
-            shown: Any = "<INVALID>"
-            if endpoint is not None:
-                shown = {"name": endpoint.name, "spec": {"address": endpoint.host}}
-            elif self.cluster.virtual:
-                shown = {"name": self.cluster.name, "spec": {"address": "<VIRTUAL>"}}
-            destination = {"origin": self.cluster.name, "endpoint": shown, "status": "END" if self.status == DESTROYED else "READY"}
-        metadata = {k: v for k, v in self.metadata.items() if k != "name"}
-        found: dict[str, Any] = {
-            "name": self.name,
-            "metadata": metadata,
-            "source": {"origin": self.listener.name, "listener": self.listener.spec, "status": source.status()},
-            "destination": destination,
-            "ingress": [{"origin": c.name, "status": "READY"} for c in (decision.ingress if decision else ())],
-            "egress": [{"origin": c.name, "status": "READY"} for c in (decision.egress if decision else ())],
-            "status": self.status,
-            "events": [{"event": e, "timestamp": stamp(t), "message": m, "content": c} for e, t, m, c in self.events],
-            "counters": {
-                "bytes_in": getattr(self, "bytes_in", source.bytes_in),
-                "bytes_out": getattr(self, "bytes_out", source.bytes_out),
-                "messages_in": source.messages_in if self.request is None or source.messages_in else 1,
-                "messages_out": source.messages_out or int(self.answer is not None),
-                "retries": self.retries,
-                "dropped": self.dropped + (self.backlog.dropped if self.backlog is not None else 0),
-            },
-        }
-        if decision is not None and decision.rule:
-            found["rule"] = decision.rule
-        found["why"] = self.why
-        if self.fallback:
-            found["fallback"] = self.fallback
-        return found
-
-
-def recorded(record: Record) -> Session:
-    """The session that a record tells of."""
-    listener, source, started, ended, request, decision, endpoint, answer, got, sent, fields = record
-    session = blank(listener, source)
-    session.started = session.connected_at = started
-    session.ended_at = ended
-    session.request, session.request_last = request, True
-    session.decision, session.cluster, session.endpoint = decision, decision.cluster, endpoint
-    session.answer = answer
-    session.bytes_in, session.bytes_out = got, sent
-    session.fields = fields
-    session.usual = False
-    return session
-
-
-def blank(listener: Listener, source: Socket) -> Session:
-    """A session for `Session.begin_again`: what that does not set is set."""
-    session = object.__new__(Session)
-    session.listener = listener
-    session.to = session.source = source
-    session.status = DESTROYED
-    session.usual = session.sent = True
-    session.answered = session.source_done = False
-    session.decision = session.cluster = session.endpoint = session.answer = session.error = session.rare = None  # type: ignore[assignment]
-    session.retries = 0
-    session.ended_at = 0.0
-    return session
-
-
-class _Retrying:
-    """Counts a session among those of its cluster that are being retried, from the first retry on."""
-
-    def __init__(self, cluster: Cluster | None) -> None:
-        self.breaker = cluster.breaker if cluster is not None else None
-        self.counted = False
-
-    def allowed(self) -> bool:
-        """May it be tried once more, or are too many being retried already?"""
-        if self.breaker is not None and not self.counted:
-            self.counted = self.breaker.retry()
-            return self.counted
-        return True
-
-    def __enter__(self) -> _Retrying:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.counted and self.breaker is not None:
-            self.breaker.retried()
-
-
-def _discard(task: asyncio.Task[tuple[Stream, Endpoint | None]]) -> None:
-    """Close a stage that was made for nothing."""
-    if not task.cancelled() and task.exception() is None:
-        task.result()[0].reset(Error("closed", "another stage failed, or the session is gone"))

@@ -30,6 +30,7 @@ from carrier.gefyra.format import is_everybodys, probe_ports
 from carrier.hops.certificates import renewed
 from carrier.log import LEVELS, Log, to_descriptor
 from carrier.model import Config
+from carrier.observe.endings import Endings, Said
 from carrier.process import serve
 from carrier.process.serve import Server, Settings
 from carrier.process.state import rebridged
@@ -87,13 +88,18 @@ class LogFile:
         """Write to this file from now on."""
         if path == self.path:
             return
-        self.close()
         try:
-            self.descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            new = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except (OSError, ValueError):
+            self.close()
             if self.echo is None:
                 self.echo = to_descriptor(sys.stderr.fileno())
             return
+        if self.descriptor < 0:
+            self.descriptor = new
+        else:  # a thread may be writing: the number stays what it is
+            os.dup2(new, self.descriptor, inheritable=False)
+            os.close(new)
         self.path = path
         self.size = os.fstat(self.descriptor).st_size
 
@@ -139,7 +145,7 @@ class Daemon:
     def started(self, server: Server) -> None:
         """The proxy runs, with nothing in it: read the file, or wait for it."""
         self.server = server
-        server.env.on_close.append(self._ended)
+        server.tell(Endings(self.log, "info", _ended, same=True))
         server.env.loop.add_signal_handler(signal.SIGQUIT, self.reload)
         self.log.info("Server starting", process=os.getpid())
         if not self.file or not os.path.exists(self.file):
@@ -258,21 +264,20 @@ class Daemon:
         config = self.server.proxy.config
         self.log.info("Bootstrap starting", revision=config.revision, listeners=len(config.listeners), rules=len(config.rules))
 
-    # ------------------------------------------------------------------ requests
 
-    def _ended(self, session: Session) -> None:
-        """A line for each request that a bridge took, or that names itself."""
-        if session.request is None or not self.log.shows("info"):
-            return
-        name = request_id(session.request.fields)
-        rule = session.decision.rule if getattr(session, "decision", None) is not None else ""
-        cluster = session.cluster.name if session.cluster is not None else ""
-        bridged = bool(rule) and not is_everybodys(rule)
-        if not name and not bridged:
-            return
-        what = f"Selected GefyraClient {rule}" if bridged else "Selected cluster upstream"
-        status = session.error.detail if session.error is not None else None
-        self.log.info(f"({name}) {what}" if name else what, cluster=cluster, fallback=session.fallback, error=status)
+def _ended(session: Session) -> Said | None:
+    """What the log says of a request that a bridge took, or that names itself."""
+    if session.request is None:
+        return None
+    name = request_id(session.request.fields)
+    rule = session.decision.rule if session.decision is not None else ""
+    bridged = bool(rule) and not is_everybodys(rule)
+    if not name and not bridged:
+        return None
+    what = f"Selected GefyraClient {rule}" if bridged else "Selected cluster upstream"
+    cluster = session.cluster.name if session.cluster is not None else ""
+    status = session.error.detail if session.error is not None else None
+    return f"({name}) {what}" if name else what, {"cluster": cluster, "fallback": session.fallback, "error": status}
 
 
 def request_id(fields: Any) -> str:

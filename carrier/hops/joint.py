@@ -84,6 +84,11 @@ class Near(Side):
     def reset(self, error: Error) -> None:
         self.joint.failed(error)
 
+    def forget(self) -> None:
+        inner = self.joint.inner
+        if inner is not None and inner.status == DESTROYED:
+            self.joint.closed(inner.error)
+
 
 class Far(Side):
     """The side towards the session: its data is encoded."""
@@ -248,7 +253,6 @@ class Over(Listener):
         own = Env(env.loop)
         own.resolver = env.resolver
         own.insecure_admin = env.insecure_admin
-        own.on_close = [self._inner_closed]
         options = {name: value for name, value in conf.options.items() if name != "track"}
         self.inner = inner(config.Listener(conf.name, dict(spec), conf.rules, options), own)
         self.kind = self.inner.kind
@@ -268,11 +272,6 @@ class Over(Listener):
         if joint.far.session is not None or joint.over or joint.inner is None or joint.inner.status == DESTROYED:
             return
         self.begin(joint.far)
-
-    def _inner_closed(self, inner: Session) -> None:
-        destination = inner.destination
-        if isinstance(destination, Near):
-            destination.joint.closed(inner.error)
 
     # -- everything about the address is the transport's
 

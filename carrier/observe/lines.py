@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from carrier.core.session import recorded
+from carrier.core.reuse import recorded
 from carrier.wire.http import TOKEN
 
 if TYPE_CHECKING:
@@ -130,14 +130,14 @@ class Lines:
         era = self.era
         for entry in ended:
             try:
-                _, source, started, at, request, decision, endpoint, answer, got, sent, fields = entry  # type: ignore[misc]
+                _, source, started, at, request, decision, endpoint, answer, got, sent, fields, _ = entry  # type: ignore[misc]
             except TypeError:  # what cannot be unpacked is a session
                 parts.append(self._json(cast("Session", entry)))
                 continue
             if not since <= at < until:
                 begin = b'{"time":"%b","client":"' % self.when(at)
                 since, until = self.since, self.until
-            told = request.told
+            told = request.log_line
             status = answer.status
             if told is not None and told[0] is decision and told[1] is endpoint and told[2] is era:
                 asked, end = told[3], b""
@@ -149,13 +149,13 @@ class Lines:
                 asked = known[2] if same else self._asked(request)  # type: ignore[index]
                 end = fixed.get((decision, decision.cluster, endpoint)) or self._end(recorded(cast("Record", entry)))
                 sizes = SIZES % (got, sent, status)
-                request.told = SEEN if told is None else (decision, endpoint, era, asked + end, got, sent, status, sizes)
+                request.log_line = SEEN if told is None else (decision, endpoint, era, asked + end, got, sent, status, sizes)
             parts += (
                 begin,
                 source.client or self._client(source),
                 b'","duration_us":%d' % ((at - started) * 1e6),
                 sizes,
-                request_id(request, fields) if request.named else fields[OUR_ID],
+                request_id(request, fields) if request.has_id else fields[OUR_ID],
                 asked,
                 end,
             )
@@ -308,7 +308,7 @@ def request_id(request: Any, fields: bytes) -> bytes:
     at = fields.find(b"x-request-id: ")
     if at >= 0:
         return fields[at + 14 : fields.find(b"\r", at + 14)]
-    own: bytes | None = request.get(b"x-request-id") if request.named else None
+    own: bytes | None = request.get(b"x-request-id") if request.has_id else None
     return b"" if own is None else own if _is_bare(own) else _json(own.decode("latin-1"))[1:-1]
 
 

@@ -1,17 +1,19 @@
 """Counting sessions that have ended: plain integers in slots, by listener, rule and cluster.
 
-Label values come from the configuration alone, never from requests; `MAX_SETS` label sets are kept apart, what is beyond is summed up under
-"(other)", and those of rules that are gone are forgotten. `Session.served` adds to what it finds here by itself, for speed.
+`Meter` is a reader of the ledger. Label values come from the configuration alone, never from requests; `MAX_SETS` label sets are kept
+apart, what is beyond is summed up under "(other)", and those of rules that are gone are forgotten.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from carrier.core.decision import Decision
+    from carrier.core.parts import Cluster, Listener
     from carrier.core.session import Session
 
 BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
@@ -22,6 +24,8 @@ OK, FAILED = 6, 7
 MAX_SETS = 1000
 """Label sets of sessions (listener, rule, cluster) that are kept apart."""
 OTHER = "(other)"
+MANY = 256
+"""Durations of one flow that are put into its histogram at once."""
 
 
 class Times:
@@ -66,7 +70,7 @@ class Flow(Times):
 
 
 class Series:
-    """What is counted by listener, rule and cluster: sessions by code; the rest is its flow's. `Session.served` counts here, too."""
+    """What is counted by listener, rule and cluster: sessions by code; the rest is its flow's."""
 
     __slots__ = ("codes", "flow")
 
@@ -82,11 +86,28 @@ class Meter:
         self.known: dict[tuple[str, str, str], Series] = {}
         self.flows: dict[tuple[str, str], Flow] = {}
 
+    def read(self, ended: Sequence[Any]) -> None:
+        """Count a batch of sessions that have ended."""
+        for entry in ended:
+            if entry.__class__ is not tuple:
+                self.count(entry)
+                continue
+            listener, _, started, at, _, decision, _, answer, got, sent, _, _ = entry
+            series = decision.tally or self._series(listener, decision, decision.cluster)
+            series.codes[answer.family] += 1
+            flow = series.flow
+            flow.recent.append(at - started)
+            flow.received += got
+            flow.sent += sent
+        for flow in self.flows.values():
+            if len(flow.recent) >= MANY:
+                flow.settle()
+
     def count(self, session: Session) -> None:
         """Count a session that has ended."""
-        if getattr(session, "decision", None) is None:  # it ended before it was routed
+        if session.decision is None:  # it ended before it was routed
             return
-        series = self.series(session)
+        series = self._series(session.listener, session.decision, session.cluster)
         answer = session.answer
         if answer is not None:
             series.codes[answer.status // 100] += 1
@@ -99,13 +120,12 @@ class Meter:
         if session.connected_at != session.started:
             self._slow(session, flow)
 
-    def series(self, session: Session) -> Series:
+    def _series(self, listener: Listener, decision: Decision, cluster: Cluster | None) -> Series:
         """Where a session is counted: by names. Its decision remembers it in `tally`, if it is not the fallback that served."""
-        decision, cluster = session.decision, session.cluster
         series: Series | None = decision.tally
         if series is not None and cluster is decision.cluster:
             return series
-        key = (session.listener.name, decision.rule, cluster.name if cluster is not None else "")
+        key = (listener.name, decision.rule, cluster.name if cluster is not None else "")
         series = self.known.get(key) or self._new(key)
         if cluster is decision.cluster:
             decision.tally = series

@@ -20,7 +20,6 @@ from carrier.observe.meter import BOUNDS, CODES, Flow, Meter, Times
 
 if TYPE_CHECKING:
     from carrier.core.cluster import Cluster
-    from carrier.core.ledger import Ledger
     from carrier.core.listener import Listener
     from carrier.hops.certificates import ServerTls
     from carrier.observe.access import AccessLog
@@ -44,7 +43,6 @@ class Metrics:
         self.watch = watch
         self.access = access
         self.meter = Meter()
-        self.ledger: Ledger | None = None
         self.revision = -1
         self.left_out = 0
         self.state_writes: Mapping[str, int] = {}
@@ -52,8 +50,8 @@ class Metrics:
 
     def settle(self) -> None:
         """Count what has ended until now."""
-        if self.ledger is not None:
-            self.ledger.settle()
+        if self.proxy.env.ledger is not None:
+            self.proxy.env.ledger.settle()
 
     async def text(self, accept: str = "") -> tuple[str, bytes]:
         """Content type and text of a scrape, OpenMetrics when the Accept header asks for it. The event loop goes on between pieces."""

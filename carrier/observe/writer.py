@@ -24,9 +24,11 @@ class Writer:
     over, and that were dealt with; each is written by one side only. failed: what the system said when a batch could not be written.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, sink: Callable[[bytes], object] | None = None) -> None:
+        """sink: what batches are given to, in the thread, instead of a file."""
         self.path = path
-        self.descriptor = _open(path)
+        self.sink = sink
+        self.descriptor = _open(path) if sink is None else -1
         self.jobs: deque[Callable[[], None]] = deque()
         self.put_in = self.done = 0
         self.written = self.lost = 0
@@ -91,8 +93,10 @@ class Writer:
             self.state.notify_all()
 
     def _write(self, batch: bytes, lines: int) -> None:
-        rest = memoryview(batch)
+        rest = memoryview(batch if self.sink is None else b"")
         try:
+            if self.sink is not None:
+                self.sink(batch)
             while rest:
                 rest = rest[os.write(self.descriptor, rest) :]
             self.written += lines

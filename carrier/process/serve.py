@@ -27,8 +27,8 @@ from carrier.admin.where import Door, UnixSocket, open_socket, own_listener
 from carrier.bridges.edits import Bridges
 from carrier.config import accesslog
 from carrier.core.env import Env
-from carrier.core.ledger import Ledger, Reader
 from carrier.observe import access
+from carrier.observe.endings import Endings, Said
 from carrier.observe.metrics import Metrics
 from carrier.observe.overview import address_of, user_of
 from carrier.process.leases import Leases
@@ -111,9 +111,10 @@ class Server:
             self.metrics.state_writes = self.base.writes
         self.api.metrics = self.metrics
         if settings.metrics:
-            self.env.meter = self.metrics.meter
+            self.env.read(self.metrics.meter.read)
+        self.endings: list[Endings] = []
         if log.shows("verbose"):
-            self.env.on_close.append(lambda session: _ended(log, session))
+            self.tell(Endings(log, "verbose", _ended))
 
     async def start(self) -> None:
         """Health first, so that it can say "starting"; then the configuration; then the API's socket. Raises ConfigError or Error."""
@@ -149,15 +150,12 @@ class Server:
             return
         proxy = self.proxy
         self.metrics.access = access.AccessLog(wanted, self.env.loop, partial(user_of, proxy), lambda: proxy.config.revision)
-        self._read(self.metrics.access.write)
-        assert self.env.ledger is not None
-        self.env.ledger.watchers.append(self.metrics.access.turned_away)
+        self.env.read(self.metrics.access.write).watchers.append(self.metrics.access.turned_away)
 
-    def _read(self, reader: Reader) -> None:
-        """Tell it of the sessions that end."""
-        if self.env.ledger is None:
-            self.env.ledger = self.metrics.ledger = Ledger(self.env.loop)
-        self.env.ledger.readers.append(reader)
+    def tell(self, endings: Endings) -> None:
+        """Lines about sessions that end, until this does."""
+        self.env.read(endings.read)
+        self.endings.append(endings)
 
     def reopen_logs(self) -> None:
         """Go on in new files, after the old ones were moved away (SIGUSR1)."""
@@ -182,6 +180,8 @@ class Server:
         cut = await self.proxy.close(drain)
         self.base.stop()
         self.metrics.settle()
+        for endings in self.endings:
+            endings.close()
         if self.metrics.access is not None:
             self.metrics.access.close()
         if self.unix is not None:
@@ -329,19 +329,18 @@ def _yes(value: object) -> str | None:
     return "yes" if value is not None else None
 
 
-def _ended(log: Log, session: Session) -> None:
-    decision = getattr(session, "decision", None)
-    source = session.source
-    log.verbose(
-        "session ended",
-        session=session.name,
-        rule=decision.rule if decision is not None else None,
-        cluster=session.cluster.name if session.cluster is not None else None,
-        fallback=session.fallback,
-        bytes_in=source.bytes_in,
-        bytes_out=source.bytes_out,
-        error=session.error.detail if session.error is not None else None,
-    )
+def _ended(session: Session) -> Said:
+    """What `-l verbose` says of a session."""
+    decision, error = session.decision, session.error
+    return "session ended", {
+        "session": session.name,
+        "rule": decision.rule if decision is not None else None,
+        "cluster": session.cluster.name if session.cluster is not None else None,
+        "fallback": session.fallback,
+        "bytes_in": session.bytes_in,
+        "bytes_out": session.bytes_out,
+        "error": error.detail if error is not None else None,
+    }
 
 
 def _unforeseen(log: Log, context: Mapping[str, Any]) -> None:

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from carrier.log import Log
     from carrier.proxy.proxy import Proxy
 
-LOOK = 0.25
-"""Seconds between two looks at what is still in flight, beside those at each end of a session."""
+LOOK = 0.02
+"""Seconds between two looks at what is still in flight."""
+NOTE = 0.25
+"""Seconds between two looks at datagram sessions."""
 QUIET = 1.0
 """A datagram session that nothing came to for so many seconds is not in the middle of something."""
 
@@ -105,37 +107,28 @@ class Life:
         self.proxy.say_goodbye()
         await self._wait(delay)
         self.proxy.stop_working()
-        done = asyncio.Event()
-        observers = self.proxy.env.on_close
-        observer = self._observer(done)
-        observers.append(observer)
-        try:
-            while self._unfinished() and not self.hurry.is_set() and time.monotonic() - self.began < max(self.timeout, delay):
+        noted = 0.0
+        while self._unfinished() and not self.hurry.is_set() and (now := time.monotonic()) - self.began < max(self.timeout, delay):
+            if now - noted >= NOTE:
                 self._note_datagrams()
-                done.clear()
-                await self._wait(LOOK, done)
-        finally:
-            observers.remove(observer)
+                noted = now
+            await self._wait(LOOK)
         self._note_datagrams()
         self.cut = sum(1 for session in self._sessions() if not self._is_quiet(session))
         self.proxy.cut_work("the proxy ends")
         return self.cut
 
-    def _observer(self, done: asyncio.Event) -> Any:
-        return lambda _session: done.set() if not self._unfinished() else None
-
     def _unfinished(self) -> int:
         """Connections that are not gone: also those whose last bytes are being sent, and those that may still ask for something."""
         return self.proxy.connections()
 
-    async def _wait(self, seconds: float, done: asyncio.Event | None = None) -> None:
-        """Until then, or `done`, or somebody is in a hurry."""
-        waits = [asyncio.ensure_future(event.wait()) for event in (self.hurry, done) if event is not None]
+    async def _wait(self, seconds: float) -> None:
+        """Until then, or somebody is in a hurry."""
         try:
-            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+            async with asyncio.timeout(seconds):
+                await self.hurry.wait()
+        except TimeoutError:
+            pass
 
     def _sessions(self) -> list[Session]:
         return [session for listener in self.proxy.working() for session in listener.live]

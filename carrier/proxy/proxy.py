@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 TICK = 1.0
 """Seconds between two looks at deadlines: one coarse timer for everything."""
+LOOK = 0.02
+"""Seconds between two looks whether sessions are left, at the end."""
 
 
 class Door(Protocol):
@@ -115,6 +117,8 @@ class Proxy:
         """Listeners that are to be bound anew, though their configuration is as it was."""
         self.ending = False
         """It is being drained: whoever changes it for others refuses them; leases still run out."""
+        self.unsaved = ""
+        """Why what is in force is not on disk; empty: it is, or nobody keeps it there."""
         self.shedding = ""
         """Why new sessions are refused at the moment; empty: they are not."""
 
@@ -488,21 +492,11 @@ class Proxy:
 
     async def _drained(self, listeners: list[Listener], most: float) -> None:
         """Wait until no session is live, `most` seconds at most."""
-        done = asyncio.Event()
-
-        def look(_session: Session | None = None) -> None:
-            if not any(listener.live for listener in listeners):
-                done.set()
-
-        self.env.on_close.append(look)
-        look()
-        try:
-            async with asyncio.timeout(most):
-                await done.wait()
-        except TimeoutError:
-            pass
-        finally:
-            self.env.on_close.remove(look)
+        until = self.env.loop.time() + most
+        while any(listener.live for listener in listeners):
+            if self.env.loop.time() >= until:
+                return
+            await asyncio.sleep(LOOK)
 
 
 def _spell(listener: Listener) -> str:

@@ -9,7 +9,6 @@ person says about it (method, path, headers, addresses, SNI); `offline` makes th
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -152,7 +151,7 @@ def _failure(decision: Decision) -> Failure | None:
 
 
 def choice(cluster: Cluster, metadata: Mapping[str, Any]) -> Choice:
-    """The endpoint that a session with this metadata would get, and why; asked on a copy, so that nobody's turn is used up."""
+    """The endpoint that a session with this metadata would get, and why; nobody's turn is used up."""
     protocol = str(cluster.spec.get("protocol", ""))
     if cluster.virtual:
         return Choice(cluster.name, protocol, why="played here: it has no endpoints")
@@ -167,7 +166,7 @@ def choice(cluster: Cluster, metadata: Mapping[str, Any]) -> Choice:
 def _choose(cluster: Cluster, metadata: Mapping[str, Any]) -> tuple[Endpoint | None, str]:
     if cluster.only is not None:
         return cluster.only, "its only endpoint"
-    left = [endpoint for endpoint in cluster.endpoints if endpoint.name not in cluster.drained]
+    left = cluster.selectable
     usable = [endpoint for endpoint in left if endpoint.up and endpoint.weight > 0] or left
     policy = cluster.balancer.policy
     if not usable or policy == "None":
@@ -186,9 +185,7 @@ def _choose(cluster: Cluster, metadata: Mapping[str, Any]) -> tuple[Endpoint | N
         if len(ties) > 1:
             return None, f"by chance among {', '.join(endpoint.address for endpoint in ties)}, which have the fewest sessions"
         return ties[0], f"the fewest sessions ({ties[0].active}) of {names}"
-    balancer = copy.copy(cluster.balancer)
-    balancer.credit = dict(balancer.credit)
-    found = balancer.choose(usable, key)
+    found = cluster.balancer.peek(cluster.selectable, key) if policy == "round_robin" else cluster.balancer.choose(cluster.selectable, key)
     reasons = {
         "HashRing": f"by the hash of {cluster.key} ({key})",
         "round_robin": f"its turn among {names}",

@@ -73,7 +73,7 @@ class Forwarding:
             node = b'"[%b]"' % peer if b":" in peer else peer
             lines += b"forwarded: for=%b;proto=%b" % (node, self.scheme)
             lines += b';host="%b"\r\n' % head.authority if head.authority else b"\r\n"
-        if made and self.request_id and not head.named:
+        if made and self.request_id and not head.has_id:
             lines += self.request_id + b": " + made + b"\r\n"
         return lines
 

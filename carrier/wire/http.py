@@ -60,13 +60,13 @@ REASONS = {s.value: s.phrase.encode() for s in HTTPStatus} | {
 class Head:
     """The head of a request or an answer. Immutable by convention, except `decision`, which belongs to the listener: None, or what it wants
     to remember, which is not to refer to the head (that would be a cycle, and a memo's worth of heads would wait for the collector); and
-    `told`, the same for the access log.
+    `log_line`, the same for the access log.
 
     A request has `method`, `target` (as it came) and `authority`; an answer has `status` and `reason`. `version` is the one it came with
     ("1.1" also for those that we make). `body` is NONE, LENGTH, CHUNKED (of no known length) or CLOSE (the same, to the connection's end),
     `length` the bytes of a LENGTH body. `keep_alive`: the connection it came on may be used again (after a CLOSE body never). `expect`: the
     client waits for 100 (Continue). `upgrade`: the protocols asked for or switched to, lower case. `tunnel`: an answer behind which both
-    sides speak another protocol. `named`: the request came with a request id, `explain`: with x-carrier-explain. `key`: equal keys have
+    sides speak another protocol. `has_id`: the request came with a request id, `explain`: with x-carrier-explain. `key`: equal keys have
     equal values in every field that rules look at (Forwarding.interesting), whatever the target; None if that is not known.
     `simple`: a request without body, Upgrade, HEAD, CONNECT and x-carrier-explain, behind which an HTTP/1.1 connection stays: its reader
     need not know of it, and any whole answer may follow as it is. `family`: of its status, 2 for 2xx. `whole`: a final answer of known
@@ -83,11 +83,12 @@ class Head:
         "expect",
         "explain",
         "family",
+        "has_id",
         "keep_alive",
         "key",
         "length",
+        "log_line",
         "method",
-        "named",
         "onward",
         "raw",
         "reason",
@@ -96,7 +97,6 @@ class Head:
         "stem",
         "target",
         "text",
-        "told",
         "tunnel",
         "upgrade",
         "version",
@@ -118,7 +118,7 @@ class Head:
         keep_alive: bool = True,
         expect: bool = False,
         upgrade: bytes | None = None,
-        named: bool = False,
+        has_id: bool = False,
         key: object = None,
         fields: Fields | None = None,
         explain: bool = False,
@@ -140,7 +140,7 @@ class Head:
         self.keep_alive = keep_alive
         self.expect = expect
         self.upgrade = upgrade
-        self.named = named
+        self.has_id = has_id
         self.explain = explain
         self.key = key
         self._fields = fields
@@ -152,7 +152,7 @@ class Head:
         )
         self.whole = status >= 200 and keep_alive and body <= LENGTH
         self.decision: Any = None
-        self.told: Any = None
+        self.log_line: Any = None
 
     @property
     def fields(self) -> Fields:
@@ -261,18 +261,18 @@ class Head:
         head.keep_alive = self.keep_alive
         head.expect = self.expect
         head.upgrade = self.upgrade
-        head.named = self.named
+        head.has_id = self.has_id
         head.explain = self.explain
         head.key = self.key
         head._fields = head.onward = head.block = None
         head.tunnel = False
         head.simple = self.simple
         head.whole = self.whole
-        head.decision = head.told = None
+        head.decision = head.log_line = None
         return head
 
     def _like(self, **changed: Any) -> Head:
-        made = ("_fields", "block", "decision", "family", "simple", "stem", "told", "whole")
+        made = ("_fields", "block", "decision", "family", "simple", "stem", "log_line", "whole")
         values = {name: getattr(self, name) for name in self.__slots__ if name not in made}
         return Head(**{**values, "fields": self._fields, **changed})
 

@@ -74,7 +74,7 @@ def request_head(
     text = request_text(method, target, sent, body, length, upgrade)
     named = bool(profile and profile.request_id in names)
     explain = EXPLAIN in names
-    return Head(text, b"", method, target, host, body=body, length=length, upgrade=upgrade, named=named, fields=own, explain=explain)
+    return Head(text, b"", method, target, host, body=body, length=length, upgrade=upgrade, has_id=named, fields=own, explain=explain)
 
 
 def answer_head(

@@ -94,7 +94,7 @@ class Upstream1(Exchange, asyncio.Protocol):
         if session is None or not self.usable:
             self.gone()
             return
-        if not session.usual:
+        if not session.on_lane:
             head = self.sent(head)
         self.request = head
         wire = (head.stem or text_of(head)[:-2]) + session.fields
@@ -157,7 +157,7 @@ class Upstream1(Exchange, asyncio.Protocol):
                     head, body = self._read_whole(data)
                 session = self.session
                 if head is not None and session is not None:
-                    to = session.source if session.usual else self.to  # nothing stands between
+                    to = session.source if session.on_lane else self.to  # nothing stands between
                     self.request = self.session = None
                     self.to = self.back = NOWHERE
                     self.used = True

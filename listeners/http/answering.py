@@ -94,7 +94,7 @@ class Answering1(Request):
         session, asked = self.session, self.asked
         if session is None or asked is None:
             return
-        if not (head.whole and session.usual and (asked.simple or self._is_read(asked))) or self.closing:
+        if not (head.whole and session.on_lane and (asked.simple or self._is_read(asked))) or self.closing:
             super().message(head, body)
             return
         self.session = None

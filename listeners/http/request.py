@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from carrier.core.address import is_loopback
-from carrier.core.session import Session, blank
+from carrier.core.reuse import ReusedSession, blank
 from carrier.core.stream import Socket
 from carrier.errors import Error
 from carrier.hops.certificates import describe
@@ -62,7 +62,7 @@ class Request(Socket):
 
     asked: the head. sent: the answer's final head has gone out, or waits to. body_done: the request was read to its end; body_bytes: of its
     content so far. since: monotonic seconds (coarse) at which the present state began; seen: bytes that had moved when it was looked at.
-    spare: the last session, for `Session.begin_again`. tunnel: another protocol has begun. frames: where the frames of a WebSocket in a
+    spare: the last session, for `begin_again`. tunnel: another protocol has begun. frames: where the frames of a WebSocket in a
     tunnel begin that the downstream gets; departing: it is to be told that the process ends. peer: host and port of who asks; client: the
     same as the access log writes it, which keeps that here.
     """
@@ -85,7 +85,7 @@ class Request(Socket):
     )
     origin: Origin
     peer: tuple[str, int]
-    session: Session | None
+    session: ReusedSession | None
 
     def __init__(self, listener: Port) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class Request(Socket):
         self.body_done = True
         self.body_bytes = self.seen = 0
         self.since = listener.env.loop.time()
-        self.spare: Session | None = None
+        self.spare: ReusedSession | None = None
         self.frames: Scanner | None = None
         self.client = b""
 
@@ -117,7 +117,7 @@ class Request(Socket):
             if self._misdirected(head):
                 return
             fields = listener.routing.forwarding(origin.trusted).extra(head, origin.peer[0].encode(), make_id()) + b"\r\n"
-        elif head.named:
+        elif head.has_id:
             fields = origin.fields + b"\r\n"
         else:
             number = origin.number
@@ -127,10 +127,10 @@ class Request(Socket):
             origin.number = number + 1
             fields = origin.fields_and_id + TAILS[number]
         spare = self.spare
-        if spare is None or not spare.usual:
+        if spare is None or not spare.on_lane:
             self.spare = spare = blank(listener, self)
         if not spare.begin_again(decision, onward, last, fields):
-            session = Session(listener, self)
+            session = ReusedSession(listener, self)
             session.fields = fields
             session.begin(decision, onward, last)
 

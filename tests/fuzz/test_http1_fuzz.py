@@ -31,7 +31,7 @@ CORPUS = Path(__file__).parents[3] / "shared" / "data" / "http1"
 PROFILE = Forwarding(interesting=frozenset((b"x-user", b"cookie")), via=b"carrier")
 SEEN = (
     *("method", "target", "authority", "status", "reason", "version", "body", "length"),
-    *("keep_alive", "expect", "upgrade", "named", "simple", "fields"),
+    *("keep_alive", "expect", "upgrade", "has_id", "simple", "fields"),
 )
 
 REQUESTS = [

@@ -87,12 +87,12 @@ def check_host(host: bytes) -> None:
 class Plan:
     """What the fields of a head decide, whatever its other fields: the part of a Head that heads share."""
 
-    __slots__ = ("body", "cut", "cut_ids", "expect", "explain", "host", "keep_alive", "length", "length_id", "named", "tail", "upgrade")
+    __slots__ = ("body", "cut", "cut_ids", "expect", "explain", "has_id", "host", "keep_alive", "length", "length_id", "tail", "upgrade")
 
     def __init__(self) -> None:
         self.body, self.length, self.keep_alive, self.expect = NONE, 0, True, False
         self.upgrade: bytes | None = None
-        self.host, self.named, self.explain = b"", False, False
+        self.host, self.has_id, self.explain = b"", False, False
         self.cut: frozenset[bytes] = HOP
         self.tail = b""  # lines to add, and the end of the head
         self.length_id = 0
@@ -176,7 +176,7 @@ def plan_request(pairs: Pairs, minor: int, authority: bytes | None, profile: For
         plan.cut = plan.cut | {b"expect"}
     protocols = _upgrade(seen, options) if minor and not (plan.body and (plan.length or plan.body == CHUNKED)) else None
     plan.upgrade = protocols.lower() if protocols else None
-    plan.named = bool(profile.request_id) and profile.request_id in seen
+    plan.has_id = bool(profile.request_id) and profile.request_id in seen
     plan.explain = EXPLAIN in seen
     plan.tail = join_fields(profile.standing(plan.host, seen)) + again
     if not plan.host and not profile.host:
@@ -345,7 +345,7 @@ def parse_request(raw: bytes, limits: Limits | None = None, profile: Forwarding 
         plan.keep_alive,
         plan.expect,
         plan.upgrade,
-        plan.named,
+        plan.has_id,
         _key(pairs, minor, profile),
         tuple(fields),
         plan.explain,

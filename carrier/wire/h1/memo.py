@@ -290,7 +290,7 @@ def _request(text: bytes, raw: bytes, start: tuple[bytes, bytes], plan: Plan, le
         plan.keep_alive,
         plan.expect,
         plan.upgrade,
-        plan.named,
+        plan.has_id,
         key,
         None,
         plan.explain,

@@ -24,9 +24,16 @@ class Cluster:
         self.loop = asyncio.get_running_loop()
         self.endpoints = [Endpoint(n, "127.0.0.1", 80, 1) for n in ("one", "two")]
         self.down = False
+        for endpoint in self.endpoints:
+            endpoint.watcher = self
         self.answers: str | None = None
         self.probed: list[str] = []
         self.health = Health(self, options)  # type: ignore[arg-type]
+
+    def turned(self, endpoint: Endpoint) -> None:
+        self.down = not any(endpoint.up for endpoint in self.endpoints)
+
+    def eased(self, endpoint: Endpoint) -> None: ...
 
     async def probe(self, endpoint: Endpoint, health: Health) -> None:
         self.probed.append(endpoint.name)

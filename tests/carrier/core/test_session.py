@@ -228,17 +228,18 @@ def _fail(session: Session) -> None:
     raise ZeroDivisionError(session.name)
 
 
-async def test_an_observer_that_fails_does_not_keep_a_session_alive() -> None:
+async def test_a_reader_of_the_ledger_that_fails_keeps_no_session_alive_and_no_other_reader_from_it() -> None:
     loop = asyncio.get_running_loop()
     async with running(config(clusters=[echo()], listeners=[listener("in")])) as proxy:
         stray: list[str] = []
         loop.set_exception_handler(lambda _, context: stray.append(context["message"]))
         seen: list[Session] = []
-        proxy.env.on_close += [_fail, seen.append]
+        proxy.env.read(_fail)
+        proxy.env.read(seen.extend)
         assert await ask(port_of(proxy, "in"), b"x") == b"x"
         await wait_until(lambda: seen)
         assert not proxy.listeners["in"].live
-        assert len(stray) == 1 and "an observer of the end of TCP:" in stray[0]
+        assert len(stray) == 1 and "a reader of ended sessions failed" in stray[0]
 
 
 # --- retry on setup ---------------------------------------------------------------------------------------------------------------
@@ -616,9 +617,9 @@ def test_what_a_session_rarely_has_takes_no_room_until_it_is_set() -> None:
         first.dropped += 2
         first.fallback = "refused"
         assert (first.dropped, first.fallback, second.dropped, second.rare) == (2, "refused", 0, None)
-        assert second.usual
+        assert second.on_lane
         second.event("UPGRADE")
-        assert not second.usual
+        assert not second.on_lane
     finally:
         loop.close()
 
@@ -631,7 +632,7 @@ def test_a_session_closes_once_and_its_counters_do_not_drift() -> None:
         env = Env(loop)
         one = TcpListener(config(listeners=[listener("in")], base=Config()).listeners["in"], env)
         ended: list[Session] = []
-        env.on_close.append(ended.append)
+        ledger = env.read(ended.extend)
         session = Session(one, Socket())
         session._name = "s"
         session.close(Error("reset"))
@@ -639,6 +640,7 @@ def test_a_session_closes_once_and_its_counters_do_not_drift() -> None:
         session.fail(Error("closed"))
         session.kill()
         session.reset(Error("closed"))
+        ledger.settle()
         assert (len(ended), one.failed, session.error and session.error.kind) == (1, 1, "reset")
     finally:
         loop.close()

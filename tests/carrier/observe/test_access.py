@@ -362,7 +362,7 @@ def test_what_is_remembered_with_a_head_is_for_the_same_decision_endpoint_and_si
     told += [(decisions[0], endpoints[0], answers[0], 7, 70)] * 3
     for order in (told, told[::-1]):  # the second round begins with what was remembered last in the first
         records = [
-            (listener, source, 1.0, 2.0, head, d, e, a, got, sent, b"x-request-id: " + b"0" * 32 + b"\r\n\r\n")
+            (listener, source, 1.0, 2.0, head, d, e, a, got, sent, b"x-request-id: " + b"0" * 32 + b"\r\n\r\n", 7)
             for d, e, a, got, sent in order
         ]
         for (decision, endpoint, answer, got, sent), line in zip(order, lines.json(records).splitlines(), strict=True):  # type: ignore[arg-type]
@@ -372,7 +372,7 @@ def test_what_is_remembered_with_a_head_is_for_the_same_decision_endpoint_and_si
             assert seen.get("user", "") == owner[decision.rule]
         owner["one"] = "jane"
         lines.forget()
-    assert head.told is not None
+    assert head.log_line is not None
 
 
 async def test_a_change_of_the_configuration_makes_lines_anew(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def meter(sets: int) -> Meter:
 
 def test_a_session_that_was_never_routed_is_not_counted() -> None:
     odd = Told("web", "r", "a")
-    del odd.decision
+    odd.decision = None
     found = Meter()
     for told in (odd, Told("web", "r", "a")):
         found.count(told)  # type: ignore[arg-type]

@@ -30,12 +30,13 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
 def counted(proxy: Any) -> Metrics:
     """Metrics that count what happens from now on."""
     made = Metrics(proxy)
-    proxy.env.meter = made.meter
+    proxy.env.read(made.meter.read)
     return made
 
 
 def values(found: Metrics) -> dict[str, float]:
     """`name{labels}` -> value, of a scrape."""
+    found.settle()
     text = b"".join(found.pieces(TEXT)).decode()
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if line[:1] != "#"}
 

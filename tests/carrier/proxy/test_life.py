@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from carrier.log import Log
 from carrier.proxy.life import Life
@@ -29,8 +28,6 @@ class FakeProxy:
         self.drained: set[str] = set()
         self.told: list[str] = []
         self.shedding = self.unsaved = ""
-        self.env: Any = self
-        self.on_close: list[Any] = []
 
     def working(self) -> list[FakeListener]:
         return list(self.listeners.values())
@@ -51,8 +48,6 @@ class FakeProxy:
         """Every session ends."""
         for listener in self.working():
             listener.live.clear()
-        for observer in self.on_close:
-            observer(None)
 
 
 def life(*listeners: FakeListener, delay: float = 0.0, timeout: float = 5.0) -> tuple[Life, FakeProxy]:
@@ -102,7 +97,6 @@ async def test_a_drain_says_goodbye_waits_the_delay_then_stops_and_ends_with_the
     proxy.end()
     assert await asyncio.wait_for(found.drained(), 1) == 0
     assert (found.state, proxy.told) == ("drained", ["goodbye", "stop", "cut 0"])
-    assert not proxy.on_close
 
 
 async def test_what_is_left_is_cut_when_the_time_is_over() -> None:

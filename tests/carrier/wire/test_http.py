@@ -221,7 +221,7 @@ def test_via_and_a_replaced_host_are_standing_lines() -> None:
 
 def test_a_request_id_is_made_only_for_requests_without_one() -> None:
     way = Forwarding(x_forwarded=False)
-    named = Head(RAW, RAW, named=True)
+    named = Head(RAW, RAW, has_id=True)
     assert way.extra(head(), b"", b"abc") == b"x-request-id: abc\r\n"
     assert way.extra(named, b"", b"abc") == b""
 

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -136,15 +136,17 @@ def test_a_session_begun_again_has_all_that_one_begun_in_steps_has(monkeypatch: 
         }
 
     again = begun()
-    monkeypatch.setattr("carrier.core.session.Session.begin_again", lambda *_: False)
+    monkeypatch.setattr("carrier.core.reuse.ReusedSession.begin_again", lambda *_: False)
     assert begun() == again
-    assert (again["status"], again["to"], again["back"], again["usual"]) == ("CONNECTED", "downstream", "upstream", True)
+    assert (again["status"], again["to"], again["back"], again["on_lane"]) == ("CONNECTED", "downstream", "upstream", True)
 
 
 @pytest.mark.parametrize("looked_at", [False, True])
 def test_counters_are_kept(looked_at: bool) -> None:
     pair = Pair()
-    meter = pair.listener.env.meter = Meter()
+    meter = Meter()
+    ledger = pair.listener.env.read(meter.read)
+    ledger.timer = cast(Any, "no loop")
     for _ in range(5):
         pair.downstream.data_received(GET)
         (session,) = pair.listener.live
@@ -153,6 +155,7 @@ def test_counters_are_kept(looked_at: bool) -> None:
         pair.upstream.data_received(OK)
     endpoint = pair.cluster.endpoints[0]
     assert (endpoint.active, endpoint.total, pair.cluster.sessions_total, pair.listener.counter) == (0, 5, 5, 5)
+    ledger.settle()
     (series,) = meter.known.values()
     series.flow.settle()
     assert (series.codes[2], sum(series.flow.counts), series.flow.received) == (5, 5, 5 * len(GET))

@@ -43,7 +43,7 @@ def test_the_plan_parser_gives_what_h11_s_path_gives() -> None:
             "keep_alive",
             "upgrade",
             "expect",
-            "named",
+            "has_id",
             "fields",
             "simple",
         ):

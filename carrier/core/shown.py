@@ -1,0 +1,89 @@
+"""A session for people: its history, why it went where it went, and all of it as l7mp lists it (contract, section 4)."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from carrier.core.stream import DESTROYED, INIT
+
+Event = tuple[str, float, str, Any]
+"""What happened, monotonic seconds, a message, more of it."""
+CONNECTED_TEXT = "Session successfully connected"
+
+
+def why(session: Any) -> str:
+    """The one reason for where it went: rule and conditions, fallback and why, retries, failure. Made when somebody asks."""
+    decision, error = session.decision, session.error
+    if decision is None:
+        return "it was not routed"
+    said = [decision.reason]
+    if session.fallback is not None and decision.fallback is not None:
+        detail = next((content for event, _, _, content in session.events if event == "FALLBACK"), "")
+        said.append(f"fallback {decision.fallback.name}, because {session.fallback}" + (f" ({detail})" if detail else ""))
+    if session.retries:
+        said.append("1 retry" if session.retries == 1 else f"{session.retries} retries")
+    if error is not None and decision.error is None:
+        said.append(f"failed, {error.kind}: {error.detail}")
+    return "; ".join(said)
+
+
+def events(session: Any, kept: list[Event]) -> list[Event]:
+    """Its history, oldest first. kept: what is no matter of course; the rest is derived, so that it costs nothing."""
+    found: list[Event] = [("INIT", session.started, f"Session {session.name} initialized", "")]
+    decision = session.decision
+    if decision is not None and (decision.error is None or decision.missing):
+        text = f"Successfull lookup on rulelist:{decision.rulelist}/rule:{decision.rule}"
+        found.append(("LOOKUP SUCCESS", session.started, text, decision.reason))
+    found += kept
+    if session.connected_at:
+        found.append(("CONNECT", session.connected_at, CONNECTED_TEXT, ""))
+    found.sort(key=lambda e: e[1])
+    if session.status == DESTROYED:
+        found.append(("DESTROY", session.ended_at, f"Session {session.name} destroyed", session.error.detail if session.error else ""))
+    return found
+
+
+def dump(session: Any) -> dict[str, Any]:
+    """Everything that is shown of a session: a tree of plain values."""
+    offset = time.time() - time.monotonic()
+
+    def stamp(at: float) -> str:
+        return datetime.fromtimestamp(at + offset, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+    source, endpoint = session.source, session.endpoint or session.last_endpoint
+    decision, over = session.decision, session.status == DESTROYED
+    destination: dict[str, Any] = {"status": "PENDING"}
+    if session.cluster is not None and session.status != INIT:
+        shown: Any = "<INVALID>"
+        if endpoint is not None:
+            shown = {"name": endpoint.name, "spec": {"address": endpoint.host}}
+        elif session.cluster.virtual:
+            shown = {"name": session.cluster.name, "spec": {"address": "<VIRTUAL>"}}
+        destination = {"origin": session.cluster.name, "endpoint": shown, "status": "END" if session.status == DESTROYED else "READY"}
+    metadata = {k: v for k, v in session.metadata.items() if k != "name"}
+    found: dict[str, Any] = {
+        "name": session.name,
+        "metadata": metadata,
+        "source": {"origin": session.listener.name, "listener": session.listener.spec, "status": source.status()},
+        "destination": destination,
+        "ingress": [{"origin": c.name, "status": "READY"} for c in (decision.ingress if decision else ())],
+        "egress": [{"origin": c.name, "status": "READY"} for c in (decision.egress if decision else ())],
+        "status": session.status,
+        "events": [{"event": e, "timestamp": stamp(t), "message": m, "content": c} for e, t, m, c in session.events],
+        "counters": {
+            "bytes_in": session.bytes_in if over else source.bytes_in,
+            "bytes_out": session.bytes_out if over else source.bytes_out,
+            "messages_in": source.messages_in if session.request is None or source.messages_in else 1,
+            "messages_out": source.messages_out or int(session.answer is not None),
+            "retries": session.retries,
+            "dropped": session.dropped + (session.backlog.dropped if session.backlog is not None else 0),
+        },
+    }
+    if decision is not None and decision.rule:
+        found["rule"] = decision.rule
+    found["why"] = session.why
+    if session.fallback:
+        found["fallback"] = session.fallback
+    return found
