@@ -6,23 +6,41 @@ descriptors stay in the mode that they are in (carrier/hops/filestream.py), beca
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from carrier.core.listener import Key, Listener
+from carrier.errors import Problem
 from carrier.hops.filestream import FileStream
+from carrier.options import check_numbers
 
 if TYPE_CHECKING:
     from carrier.core.session import Session
 
 STDIN, STDOUT = 0, 1
+OPTIONS: Mapping[str, float] = {"track": 0}
+TEXTS = ("exit",)
 
 
 class StdioListener(Listener):
-    """`spec: {protocol: Stdio}`."""
+    """`spec: {protocol: Stdio}`. `options`: `exit: true`: when its session is over the process ends, as a filter does."""
 
     protocol = "Stdio"
     privileged = {"protocol": "reads and writes the process's own streams"}
     descriptors = (STDIN, STDOUT)
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], path: str = "") -> list[Problem]:
+        """Everything wrong with the options, by the strict standard."""
+        found = check_numbers(options, OPTIONS, path, TEXTS)
+        if not isinstance(options.get("exit", False), bool):
+            found.append(Problem("expected true or false", f"{path}.exit", seen=repr(options["exit"]), allowed="true, false"))
+        return found
+
+    def ended(self, session: Session) -> None:
+        super().ended(session)
+        if self.options.get("exit") is True:
+            self.env.finish("the session of standard input is over")
 
     def key(self) -> Key:
         return "stdio", "standard input", -1

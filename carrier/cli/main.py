@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from carrier.cli.arguments import add_commands
 from carrier.cli.commands import run as ask
+from carrier.cli.connect import FROM, TO
 from carrier.cli.manual import commands as commands_of
 from carrier.cli.usage import Parser, misplaced
 
@@ -73,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _check(options)
         if options.command == "demo":
             return _demo(options)
+        if options.command == "connect":
+            return _connect(options, began)
         if options.command == "schema":
             return _schema()
         if options.command in ("completion", "manual"):
@@ -114,6 +117,17 @@ def parser() -> argparse.ArgumentParser:
         "demo", help="see it work", description="Two laptops, a shadow and Carrier2, in one process, on real sockets."
     )
     demo.add_argument("--once", action="store_true", help="play the story, check every claim, exit 0 or 1")
+    connect = commands.add_parser(
+        "connect",
+        help="carry one thing to another, as socat does",
+        description=f"FROM is one of {', '.join(FROM)}. TO is one of {', '.join(TO)}.",
+    )
+    connect.add_argument("source", metavar="FROM", help="where sessions come from")
+    connect.add_argument("destination", metavar="TO", help="where they go")
+    connect.add_argument("--print", action="store_true", help="show the configuration that this is, and end")
+    connect.add_argument(
+        "-l", "--log-level", metavar="LEVEL", choices=LEVELS, default="warn", help=f"one of {', '.join(LEVELS)} (default warn)"
+    )
     add_commands(commands)
     completion = commands.add_parser("completion", help="completion for a shell", description="Write the completion of a shell.")
     completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="for example: source <(carrier completion bash)")
@@ -302,6 +316,36 @@ def _refuse(error: ConfigError, file: str) -> int:
 
 def _number(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+# ---------------------------------------------------------------------------------------------------------------- carrier connect
+
+
+def _connect(options: argparse.Namespace, began: float) -> int:
+    """Carry FROM to TO until a signal comes, or standard input has ended. There is no API."""
+    from carrier.cli.connect import document, text_of
+    from carrier.config.document import from_document
+    from carrier.errors import ConfigError, Error
+    from carrier.log import open_log
+    from carrier.process.reload import with_admin
+    from carrier.process.serve import Settings, run
+
+    try:
+        made = document(options.source, options.destination)
+        if options.print:
+            print(text_of(made), end="")
+            return OK
+        config = with_admin(from_document(made)[0], options.log_level, False)
+        return run(config, open_log(options.log_level), Settings(admin=None, metrics=False), began)
+    except ValueError as exc:
+        print(f"carrier connect: {exc}", file=sys.stderr)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"carrier connect: {problem.message}{f' (allowed: {problem.allowed})' if problem.allowed else ''}", file=sys.stderr)
+    except Error as error:
+        print(f"carrier connect: {error.detail}{_bind_hint(error)}", file=sys.stderr)
+        return IN_USE if _in_use(error) else FAILED
+    return USAGE
 
 
 # ---------------------------------------------------------------------------------------------------------------- carrier run

@@ -271,6 +271,7 @@ OPTIONS: Mapping[str, Field] = {field.name: field for field in (
     Field("max_line", "size", AMOUNTS["bytes"], "of the request line (then 414) and of each field (then 431)", "", "16Ki", "bytes"),
     Field("max_body", "size", AMOUNTS["bytes"], "of a request body; then 413", "", "10Mi", "bytes"),
     Field("strict_target", "number", AMOUNTS["0 or 1"], "0: targets may hold what RFC 3986 forbids and browsers send all the same, as in `/find?q={a|b}`", "", 0),
+    Field("exit", "true or false", YES_NO, "when the session of standard input is over the process ends", "false", True),
     Field("half_close", "text", choice("keep"), "keep: a client that has sent its end gets its answer however late; else one that begins within a second", "", "keep"),
     Field("trusted", "list of networks", listed(TEXT), "peers whose forwarding fields (`x-forwarded-for` and its like) are believed", "nobody", ["10.0.0.0/8"]),
     Field("explain", "list of networks", listed(TEXT), "peers whose `x-carrier-explain` is heeded", "this machine", ["10.0.0.0/8"]),

@@ -27,6 +27,8 @@ class Env:
         self.warn: Callable[..., None] = _nobody
         self.note: Callable[..., None] = _nobody
         """Lines of the process's log: what somebody has to see to, what happened. They take an event and named values (carrier/log.py)."""
+        self.finish: Callable[[str], object] = _nobody
+        """End the process in order, at once; it takes the reason."""
         self.ledger: Ledger | None = None
         """Where sessions that have ended are kept for those who count them, or write lines about them; None: nobody does."""
         self.api: Any = None

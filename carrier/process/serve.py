@@ -211,9 +211,10 @@ def _as_it_is(config: Config) -> Config:
     return config
 
 
-async def start(config: Config, log: Log, settings: Settings) -> Server:
-    """Put `config` in force. Raises ConfigError or Error (kind "bind"); then nothing is left running."""
+async def start(config: Config, log: Log, settings: Settings, finish: Callable[[str], object] = lambda why: None) -> Server:
+    """Put `config` in force. finish: ends the process. Raises ConfigError or Error (kind "bind"); then nothing is left running."""
     server = Server(config, log, settings)
+    server.env.finish = finish
     try:
         await server.start()
     except BaseException:
@@ -237,7 +238,7 @@ async def _run(config: Config, log: Log, settings: Settings, began: float, start
     signals = Signals()
     server: Server | None = None
     try:
-        server = await start(config, log, settings)
+        server = await start(config, log, settings, signals.came.put_nowait)
         signals.loop.add_signal_handler(signal.SIGUSR1, server.reopen_logs)
         started(server)
         _announce(server, began)
@@ -274,7 +275,7 @@ async def _wanted_end(server: Server, signals: Signals) -> str:
 async def _end(server: Server, signals: Signals, why: str) -> int:
     """Drain; a second signal cuts it short."""
     life = server.life
-    life.begin_drain(why, 0.0 if why == "SIGINT" else None)
+    life.begin_drain(why, None if why in ("SIGTERM", "POST /drain") else 0.0)
     draining = asyncio.ensure_future(life.drained())
     while not draining.done():
         second = asyncio.ensure_future(signals.next())
