@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
+from itertools import islice
 from typing import Literal, Self
 
 import msgspec
@@ -78,6 +79,10 @@ class Error(Exception):
         return f"Error({self.kind!r}, {self.detail!r}, side={self.side!r}, retry={self.retry!r})"
 
 
+MOST_PROBLEMS = 100
+"""Problems of one configuration that are looked for."""
+
+
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     """One thing wrong with a configuration: where (path; line and column from 1, if a file), what was seen, what is allowed."""
 
@@ -102,6 +107,30 @@ class ConfigError(Error):
     def __init__(self, *problems: Problem, kind: str = "config") -> None:
         super().__init__(kind, "; ".join(map(str, problems)), "carrier", "no")
         self.problems = problems
+
+
+class Enough(ConfigError):
+    """So many problems have been found that nobody would read more: the looking ends."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        super().__init__(*problems, Problem(f"there are more problems: the first {MOST_PROBLEMS} are listed"))
+
+
+class Problems(list[Problem]):
+    """Problems as they are found, at most MOST_PROBLEMS: the next one raises Enough, so that a body of nothing but faults costs little."""
+
+    def append(self, problem: Problem) -> None:
+        if len(self) >= MOST_PROBLEMS:
+            raise Enough(self)
+        super().append(problem)
+
+    def extend(self, problems: Iterable[Problem]) -> None:
+        for problem in problems:
+            self.append(problem)
+
+    def __iadd__(self, problems: Iterable[Problem]) -> Self:  # type: ignore[override, misc]
+        self.extend(problems)
+        return self
 
 
 _KINDS = {
@@ -137,6 +166,12 @@ def from_os(exc: OSError, side: Side, where: str = "", retry: Retry = "no") -> E
 # -- words for messages ------------------------------------------------------------------------------------------------------------------
 
 
+def brief(name: object, most: int = 80) -> str:
+    """A name as it stands in a message, cut to `most` characters."""
+    text = str(name)
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def shown(value: object, most: int = 80) -> str:
     """A value as it stands in a message: JSON where it can be (bytes as Latin-1 text), cut to `most` characters."""
     if isinstance(value, bytes | bytearray | memoryview):
@@ -148,10 +183,16 @@ def shown(value: object, most: int = 80) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
+MISSPELT, NEAR, NAMES = 80, 8, 500
+"""Characters of a name that may be misspelt, characters by which its length may differ, and names that it is compared with."""
+
+
 def did_you_mean(seen: str, allowed: Iterable[str]) -> str:
     """A hint when something allowed looks like what was seen, whatever its case; else ""."""
     from difflib import get_close_matches  # only who has misspelt something needs it
 
-    names = {name.lower(): name for name in allowed}
+    if len(seen) > MISSPELT:
+        return ""
+    names = {name.lower(): name for name in islice((n for n in allowed if abs(len(n) - len(seen)) <= NEAR), NAMES)}
     near = get_close_matches(seen.lower(), names, 1, 0.6)
     return f"did you mean {names[near[0]]!r}?" if near else ""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from carrier.errors import Problem, did_you_mean
+from carrier.errors import Problem, Problems, did_you_mean
 
 Defaults = Mapping[str, float]
 Unit = Literal["seconds", "bytes", "number"]
@@ -78,7 +78,8 @@ def check_numbers(options: Mapping[str, Any], defaults: Defaults, path: str, oth
     """Everything wrong with options that may only be those of `defaults`. others: options that are no numbers and are checked elsewhere:
     they are named among what is allowed."""
     names = (*defaults, *others)
-    found = [
+    found = Problems()
+    found += (
         Problem(
             f"unknown option {name!r}",
             f"{path}.{name}",
@@ -88,7 +89,7 @@ def check_numbers(options: Mapping[str, Any], defaults: Defaults, path: str, oth
         )
         for name in options
         if name not in names
-    ]
+    )
     for name, value in options.items():
         if name in defaults:
             given = amount(name, value)

@@ -8,16 +8,22 @@ HTTP gets an end.
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from carrier.admin.gate import Limits, caller_of
 from carrier.core.cluster import Cluster
 from carrier.core.endpoint import Endpoint
+from carrier.core.slices import SLICE
 from carrier.core.stream import DESTROYED, Stream
 from carrier.errors import Error
+from carrier.wire.http import CLOSE
 from carrier.wire.making import answer_head, date_field
 
 if TYPE_CHECKING:
+    from carrier import model as config
     from carrier.admin.calls import Standing
     from carrier.core.env import Env
     from carrier.core.session import Session
@@ -32,17 +38,53 @@ class ControllerCluster(Cluster):
     kind = "message"
     default_policy = "None"
 
+    def __init__(self, conf: config.Cluster, env: Env) -> None:
+        super().__init__(conf, env)
+        self.writers: deque[ControllerStream] = deque()
+        """Calls with large answers whose readers wait for the next piece."""
+        self.turn: asyncio.Handle | None = None
+
     def ready(self, session: Session, endpoint: Endpoint | None) -> Stream:
-        return ControllerStream(session, self.env)
+        return ControllerStream(session, self.env, self)
+
+    def later(self, stream: ControllerStream) -> None:
+        """Let a call write the next piece of its answer, after those that ask already: pieces cost time, which all share."""
+        self.writers.append(stream)
+        if self.turn is None:
+            self.turn = self.env.loop.call_soon(self._write)
+
+    def _write(self) -> None:
+        until = time.perf_counter() + SLICE
+        while self.writers and time.perf_counter() < until:
+            self.writers.popleft().go_on()
+        self.turn = self.env.loop.call_soon(self._write) if self.writers else None
 
 
 class ControllerStream(Stream):
     """One REST call. env.api: has `async call(method, path, query, headers, body)`; a gate's caller is handed to it as `peer`."""
 
-    __slots__ = ("api", "body", "done", "gate", "limits", "peer", "request", "session", "size", "standing", "task", "timer")
+    __slots__ = (
+        "api",
+        "asks",
+        "body",
+        "cluster",
+        "done",
+        "gate",
+        "held",
+        "limits",
+        "more",
+        "peer",
+        "request",
+        "session",
+        "size",
+        "standing",
+        "task",
+        "timer",
+    )
 
-    def __init__(self, session: Session, env: Env) -> None:
+    def __init__(self, session: Session, env: Env, cluster: ControllerCluster) -> None:
         super().__init__()
+        self.cluster = cluster
         self.session = session
         self.api = env.api
         self.gate = env.gate
@@ -56,6 +98,11 @@ class ControllerStream(Stream):
         """The call is answered, or on its way: what still comes is dropped."""
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
+        self.more: Iterator[bytes] | None = None
+        """The rest of a large answer."""
+        self.asks = False
+        """The next of it is about to be written."""
+        self.held = False
 
     def head(self, head: Any, last: bool = False) -> None:
         self.request = head
@@ -89,10 +136,17 @@ class ControllerStream(Stream):
     def reset(self, error: Error) -> None:
         """The caller is gone; a change that is under way is finished all the same: it is atomic."""
         self._over()
+        self.more = None
 
-    def stop(self, error: Error | None = None) -> None: ...
-    def pause(self) -> None: ...
-    def resume(self) -> None: ...
+    def stop(self, error: Error | None = None) -> None:
+        self.more = None
+
+    def pause(self) -> None:
+        self.held = True
+
+    def resume(self) -> None:
+        self.held = False
+        self._soon()
 
     def end(self, trailer: Any = None) -> None:
         if self.done:
@@ -138,6 +192,38 @@ class ControllerStream(Stream):
 
     def _answer(self, answer: Any) -> None:
         fields = [(name.encode("latin-1", "replace"), value.encode("latin-1", "replace")) for name, value in answer.headers.items()]
-        self.to.head(answer_head(answer.status, [date_field(), *fields], answer.body), not answer.body)
+        fields.insert(0, date_field())
+        self.more = answer.more
+        if self.more is not None:
+            self.to.head(answer_head(answer.status, fields, framing=CLOSE))
+            self.to.data(answer.body)
+            self.to.flush()
+            self._soon()
+            return
+        self.to.head(answer_head(answer.status, fields, answer.body), not answer.body)
         if answer.body:
             self.to.data(answer.body, None, True)
+
+    def _soon(self) -> None:
+        if self.more is not None and not self.held and not self.asks:
+            self.asks = True
+            self.cluster.later(self)
+
+    def go_on(self) -> None:
+        """Write the next piece of a large answer, unless the reader has enough."""
+        self.asks = False
+        if self.more is None or self.held or self.session.status == DESTROYED:
+            return
+        try:
+            piece = next(self.more, b"")
+        except Exception as exc:
+            self.more = None
+            self.to.reset(Error("internal", f"the answer cannot be written to its end: {type(exc).__name__}: {exc}"))
+            return
+        if not piece:
+            self.more = None
+            self.to.end()
+            return
+        self.to.data(piece)
+        self.to.flush()
+        self._soon()

@@ -40,7 +40,7 @@ from carrier.admin.calls import (
     failure,
     refusal,
 )
-from carrier.admin.documents import _changes
+from carrier.admin.documents import Weight, _changes, weighing
 from carrier.admin.gate import HEALTH, Limits
 from carrier.admin.operations import OPERATIONS
 from carrier.config import dump, privileges
@@ -50,6 +50,7 @@ from carrier.config.findings import Finding, findings
 from carrier.config.inspector import inspect
 from carrier.config.source import Syntax
 from carrier.core import registry
+from carrier.core.slices import sliced
 from carrier.errors import ConfigError, Error, Problem
 from carrier.model import Config
 from carrier.rules.table import Matchers
@@ -95,6 +96,10 @@ class Api:
         self.matchers: Matchers = getattr(proxy, "matchers", None) or Matchers()
         self.lock: asyncio.Lock = getattr(proxy, "lock", None) or asyncio.Lock()
         self.schemas = openapi.bodies(protocols)
+        self.showing = asyncio.Lock()
+        """Held while the beginning of an answer is made."""
+        self._weight: Weight | None = None
+        """A configuration and its bytes, to weigh the next one by."""
         self._known: tuple[Config, frozenset[Finding]] = (Config(), frozenset())
 
     @property
@@ -216,6 +221,8 @@ class Api:
         try:
             return await self._serve(operation, call)
         except ConfigError as error:
+            if operation.strict and call.decoded is not None:
+                await sliced(call.decoded.locating())
             return failure(error.status, _listed(error, call) if operation.strict else error.detail)
 
     def _read(self, body: bytes, syntax: Syntax, call: Call) -> str:
@@ -247,7 +254,11 @@ class Api:
 
     async def _serve(self, operation: Operation, call: Call) -> Answer:
         if operation.read is not None:
-            return self._show(operation, call)
+            async with self.showing:
+                answer = self._show(operation, call)
+                if answer.more is not None:
+                    await asyncio.sleep(0)  # one large answer is begun in a turn
+                return answer
         if operation.act is not None:
             done = operation.act(self, call)
             return self._answer(dump.dumps(await done if isawaitable(done) else done))
@@ -260,7 +271,11 @@ class Api:
         tag = self._tag(operation, call, self.config)
         if tag is not None and tag in _tags(call.headers.get("if-none-match", "")):
             return Answer(304, {"etag": tag, "carrier-revision": str(self.config.revision)}, b"")
-        answer = self._answer(dump.dumps(shown, call.query.get("format", "plain")))
+        chunks = dump.chunks(shown, call.query.get("format", "plain"))
+        answer = self._answer(next(chunks))
+        if second := next(chunks, b""):
+            answer.body += second
+            answer.more = chunks
         if tag is not None:
             answer.headers["etag"] = tag
         return answer
@@ -281,12 +296,12 @@ class Api:
             return None
         return f'"{operation.kind}-{hashlib.sha256(msgspec.json.encode(shown)).hexdigest()[:20]}"'
 
-    def _answer(self, text: str, warnings: Iterable[str] = ()) -> Answer:
+    def _answer(self, text: str | bytes, warnings: Iterable[str] = ()) -> Answer:
         revision = self.config.revision
         headers = {"content-type": "application/json", "etag": f'"{revision}"', "carrier-revision": str(revision)}
         if header := _warning(warnings):
             headers["carrier-warning"] = header
-        return Answer(200, headers, text.encode())
+        return Answer(200, headers, text.encode() if isinstance(text, str) else text)
 
     # -- writes ------------------------------------------------------------------------------------------------------------------
 
@@ -299,6 +314,7 @@ class Api:
         new, said = self._edited(operation, call, old) if operation.edit else operation.replace(self, call, old)  # type: ignore[misc]
         if call.standing is not None and new is not old:
             await _check_standing(call, privileges.gained(old, new, self.protocols, operation.kind == "bridge"))
+        await self._check_size(old, new)
         warnings = [*said, *self._news(old, new, operation)]
         if call.flag("dryRun"):
             return self._answer(OK, warnings)
@@ -313,6 +329,19 @@ class Api:
             answer.status = 201
             answer.headers["location"] = f"/api/v1/bridges/{quote(call.names[0], safe='')}"
         return answer
+
+    async def _check_size(self, old: Config, new: Config) -> None:
+        """Raise ConfigError when the whole configuration would be too large; what makes it smaller is always taken."""
+        most = self.limits.total
+        if not most or new is old:
+            return
+        if self._weight is None or self._weight[0] is not old:
+            self._weight = await sliced(weighing(old, self._weight))
+        weight = await sliced(weighing(new, self._weight))
+        if most < weight[1] > self._weight[1]:
+            text = f"the whole configuration would have {weight[1]} bytes, more than {most} (limit api.total)"
+            raise ConfigError(Problem(text), kind="body-too-large")
+        self._weight = weight
 
     def _made(self, operation: Operation, call: Call) -> str:
         """A bridge as it is now, with its status, for who made it; other writes answer l7mp's OK."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -51,6 +51,14 @@ class Answer(msgspec.Struct):
     status: int
     headers: dict[str, str]
     body: bytes
+    more: Iterator[bytes] | None = None
+    """The rest of a large body, made while its reader takes it."""
+
+    def whole(self) -> bytes:
+        """All of the body."""
+        self.body += b"".join(self.more or ())
+        self.more = None
+        return self.body
 
 
 Standing = Callable[[], Awaitable[str]]

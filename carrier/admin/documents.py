@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from carrier.config.document import from_document
 from carrier.config.inspector import SECTIONS
 from carrier.config.source import native
+from carrier.core.slices import Steps
 from carrier.errors import ConfigError, Error, Problem
 
 if TYPE_CHECKING:
@@ -28,6 +31,27 @@ def _changes(old: Config, new: Config) -> dict[str, Any]:
         if any(change.values()):
             changes[section] = {what: names for what, names in change.items() if names}
     return changes
+
+
+def weighing(config: Config, known: Weight | None = None) -> Steps[Weight]:
+    """How many bytes the objects of a configuration take as JSON. known: of another one; what both have is not looked at again."""
+    before, size = known or (None, 0)
+    for section in SECTIONS:
+        old: Mapping[str, Any] = getattr(before, section) if before is not None else {}
+        new: Mapping[str, Any] = getattr(config, section)
+        for number, (name, obj) in enumerate(new.items()):
+            was = old.get(name)
+            if was is not obj:
+                size += len(msgspec.json.encode(obj)) - (len(msgspec.json.encode(was)) if was is not None else 0)
+            if not number % OBJECTS:
+                yield
+        size -= sum(len(msgspec.json.encode(old[name])) for name in old.keys() - new.keys())
+    return config, size
+
+
+Weight = tuple["Config", int]
+OBJECTS = 500
+"""That are looked at before the event loop may go on."""
 
 
 def _whole(api: Serving, call: Call, old: Config) -> tuple[Config, Iterable[str]]:

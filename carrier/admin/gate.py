@@ -53,10 +53,12 @@ PEERS = 1024
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Limits of the API (DESIGN section 8). body: bytes; depth: levels; request_timeout: seconds to send a request; connections: of
-    each of its listeners; writes, burst: writes a second of one remote peer, after a burst; 0 means no limit of that kind."""
+    """Limits of the API (DESIGN section 8). body: bytes; total: bytes of the whole configuration; depth: levels; request_timeout:
+    seconds to send a request; connections: of each of its listeners; writes, burst: writes a second of one remote peer, after a
+    burst; 0 means no limit of that kind."""
 
     body: int = 1024 * 1024
+    total: int = 64 * 1024 * 1024
     depth: int = 32
     objects: int = 10_000
     request_timeout: float = 5.0

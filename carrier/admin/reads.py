@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -51,7 +52,7 @@ def _endpoints(api: Serving, call: Call) -> Any:
     cluster = api.config.clusters.get(call.names[0])
     if cluster is None:
         raise refused(f"No such cluster: {call.names[0]}")
-    return [dump.endpoint(e) for e in cluster.endpoints]
+    return dump.Each(dump.endpoint, cluster.endpoints)
 
 
 def _endpoint(api: Serving, call: Call) -> Any:
@@ -76,8 +77,8 @@ def _rule_at(api: Serving, call: Call) -> Any:
     return _view(api, call).show("rule", rulelist.rules[at])
 
 
-def _sessions(api: Serving, call: Call) -> list[Any]:
-    return [session.dump() for session in api.proxy.sessions()]
+def _sessions(api: Serving, call: Call) -> dump.Each:
+    return dump.Each(methodcaller("dump"), list(api.proxy.sessions()))
 
 
 def _session(api: Serving, call: Call) -> Any:

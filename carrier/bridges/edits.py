@@ -31,7 +31,7 @@ from carrier.bridges.shown import _dump
 from carrier.config.draft import Draft, Protocols, refused
 from carrier.config.inspector import inspect
 from carrier.core import registry
-from carrier.errors import ConfigError, Error, Problem, did_you_mean, shown
+from carrier.errors import ConfigError, Error, Problem, Problems, did_you_mean, shown
 from carrier.model import Bridge, Config, Listener, RuleList
 from carrier.rules.condition import Condition
 from carrier.rules.notation import compile_match
@@ -100,7 +100,7 @@ class Bridges:
         """Let a bridge live on: `{"expires": ...}` as in PUT. Raises Error("not-found"), ConfigError."""
         if name not in config.bridges:
             raise _unknown(config, name)
-        problems: list[Problem] = []
+        problems = Problems()
         at = None
         if not isinstance(body, Mapping) or set(body) != {"expires"} or body["expires"] is None:
             problems.append(
@@ -156,7 +156,7 @@ class Bridges:
     def _understand(self, config: Config, name: str, body: object) -> tuple[Listener, Wanted]:
         """The listener that is meant and the body, checked. Raises ConfigError with everything that is wrong with it; if all of that is
         that the port is not there, Error("not-found")."""
-        problems: list[Problem] = []
+        problems = Problems()
         if not re.fullmatch(r"[^\s\x00-\x1f\x7f]{1,200}", name):
             problems.append(Problem(f"expected a name of 1 to 200 characters without spaces, got {shown(name)}", "$.name"))
         listener, missing = None, None

@@ -41,7 +41,7 @@ LEVELS = ("silly", "verbose", "debug", "info", "notice", "warn", "error", "silen
 DEFAULT_ADMIN = ("127.0.0.1", 1234)
 DEFAULT_FILES = ("carrier.yaml", "carrier.yml", "carrier.json", "/etc/carrier/carrier.yaml")
 """Where the configuration is looked for when nobody says where it is."""
-API_LIMITS = ("body", "depth", "objects", "request_timeout", "connections", "writes", "burst")
+API_LIMITS = ("body", "total", "depth", "objects", "request_timeout", "connections", "writes", "burst")
 LIMITS = ("memory", "lag", "connections", *(f"api.{name}" for name in API_LIMITS))
 """What --limit takes; a test holds that these are the fields of carrier.admin.gate.Limits and carrier.proxy.overload.Bounds."""
 

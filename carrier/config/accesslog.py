@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from carrier.errors import ConfigError, Problem, did_you_mean, shown
+from carrier.errors import ConfigError, Problem, Problems, did_you_mean, shown
 from carrier.rules.checks import is_number
 
 if TYPE_CHECKING:
@@ -48,13 +48,14 @@ def read(value: object, path: str = "$.admin.access_log") -> Settings:
         value = {"path": value}
     if not isinstance(value, Mapping):
         raise ConfigError(Problem(f"expected a path or an object, got {shown(value)}", path, seen=shown(value), allowed=", ".join(FIELDS)))
-    problems = [
+    problems = Problems()
+    problems += (
         Problem(
             f"unknown field {name!r}", f"{path}.{name}", seen=shown(name), allowed=", ".join(FIELDS), hint=did_you_mean(str(name), FIELDS)
         )
         for name in value
         if name not in FIELDS
-    ]
+    )
     problems += [
         Problem(f"cannot be {shown(item)}", f"{path}.{name}", seen=shown(item), allowed=_GOOD[name][0])
         for name, item in value.items()

@@ -10,6 +10,7 @@ read again: owned objects stand in their owner, with their names.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -18,7 +19,7 @@ from carrier.config.draft import WILDCARD, Draft, Protocols, Raw
 from carrier.config.findings import Finding, findings
 from carrier.config.inspector import _KNOWN, SECTIONS, Check, Inspector
 from carrier.core import registry
-from carrier.errors import ConfigError, Error, Problem, did_you_mean, shown
+from carrier.errors import MOST_PROBLEMS, ConfigError, Error, Problem, brief, did_you_mean, shown
 from carrier.model import Admin, Cluster, Config, Route, Rule, RuleList
 from carrier.rules.table import Matchers
 
@@ -45,7 +46,7 @@ def from_document(
         )
     builder = _Builder(document, protocols)
     builder.build()
-    dangling = list(builder.dangling())
+    dangling = list(islice(builder.dangling(), MOST_PROBLEMS))
     found = [f for f in findings(builder.config, Matchers(), protocols) if f.code != "dangling"]
     builder.problems += [builder.problem(f) for f in found if f.code == "loop"] + ([] if allow_dangling else dangling)
     if files:
@@ -136,7 +137,7 @@ class _Builder:
         name = raw.get("name")
         if "name" not in raw and kind in ("cluster", "rulelist", "rule", "route"):
             noun = "rule list" if kind == "rulelist" else kind
-            self.problems.append(Problem(f"a {noun} needs 'name'", path, seen=", ".join(map(repr, raw))))
+            self.problems.append(Problem(f"a {noun} needs 'name'", path, seen=brief(", ".join(map(repr, raw)), 200)))
         elif isinstance(name, str) and ((strict and name in getattr(self.draft, kind + "s")) or (kind, name) in self.declared):
             self.problems.append(Problem(f"{kind} {name!r} is already defined", f"{path}.name", seen=shown(name)))
 

@@ -9,7 +9,7 @@ it is set, so that l7mp's clients see nothing new. `dumps` follows the npm packa
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,24 @@ if TYPE_CHECKING:
 
 FORMATS = ("plain", "terse", "space", "lines", "diffy")
 Dict = dict[str, Any]
+
+
+class Each(Collection[Any]):
+    """A list whose members are made when somebody looks at them: what is shown of ten thousand rules need not be there at once. things:
+    what does not change meanwhile."""
+
+    def __init__(self, make: Callable[[Any], Any], things: Collection[Any]) -> None:
+        self.make = make
+        self.things = things
+
+    def __len__(self) -> int:
+        return len(self.things)
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.make, self.things)
+
+    def __contains__(self, thing: object) -> bool:
+        return any(thing == one for one in self)
 
 
 class View:
@@ -37,9 +55,9 @@ class View:
         shown: Dict = {} if found is None else getattr(self, kind)(found)
         return f"{name}:<STALE>" if found is None else shown
 
-    def all(self, kind: str) -> list[Any]:
+    def all(self, kind: str) -> Each:
         """Every object of a kind."""
-        return [getattr(self, kind)(obj) for obj in getattr(self.config, kind + "s").values()]
+        return Each(getattr(self, kind), getattr(self.config, kind + "s").values())
 
     def listener(self, obj: Listener) -> Dict:
         return {
@@ -147,25 +165,81 @@ def admin(obj: Admin) -> Dict:
     return shown
 
 
-def whole(config: Config, sessions: list[Dict], protocols: Protocols = registry) -> Dict:
+def whole(config: Config, sessions: Collection[Dict], protocols: Protocols = registry) -> Dict:
     """GET /config: everything, never recursive."""
     view = View(config, False, protocols)
     kinds = ("listener", "cluster", "rulelist", "rule", "route")
-    endpoints = [endpoint(e) for cluster in config.clusters.values() for e in cluster.endpoints]
+    endpoints = Each(endpoint, [e for cluster in config.clusters.values() for e in cluster.endpoints])
     return {"admin": admin(config.admin), **{kind + "s": view.all(kind) for kind in kinds}, "endpoints": endpoints, "sessions": sessions}
 
 
 def dumps(value: Any, style: str = "plain") -> str:
     """JSON text in one of FORMATS; any other style is plain. No newline at the end."""
+    return "".join(pieces(value, style))
+
+
+def pieces(value: Any, style: str = "plain") -> Iterator[str]:
+    """The same, piece by piece: each member of the value, and each of a list that is one, is made and written on its own."""
+    return _pieces(value, style, "", LEVELS)
+
+
+LEVELS = 2
+"""Levels of a value that are written member by member."""
+_MARKS = {"terse": ("", ",", ""), "space": (" ", ", ", " ")}
+
+
+def _pieces(value: Any, style: str, indent: str, levels: int) -> Iterator[str]:
+    if not levels or not isinstance(value, Mapping | list | tuple | Each) or not value:
+        yield _written(value, style, indent)
+        return
+    opening, between, closing = _marks(style, indent, levels)
+    deeper = indent + "  "
+    brackets = "{}" if isinstance(value, Mapping) else "[]"
+    before = brackets[0] + opening
+    for key, member in value.items() if isinstance(value, Mapping) else ((None, member) for member in value):
+        yield before
+        if key is not None:
+            below = style == "diffy" and isinstance(member, Mapping | list | tuple | Each) and bool(member)
+            yield _scalar(str(key)) + (f":\n{deeper}" if below else ":" if style == "terse" else ": ")
+        yield from _pieces(member, style, deeper, levels - 1)
+        before = between
+    yield closing + brackets[1]
+
+
+def _marks(style: str, indent: str, levels: int) -> tuple[str, str, str]:
+    """What stands after the opening bracket, between two members, before the closing bracket."""
+    if style == "diffy":
+        return " ", f"\n{indent}, ", f"\n{indent}"
+    if style == "lines" and levels == LEVELS:
+        return " ", "\n, ", "\n"
+    return _MARKS.get("space" if style == "lines" else style, (f"\n{indent}  ", f",\n{indent}  ", f"\n{indent}"))
+
+
+def _written(value: Any, style: str, indent: str) -> str:
+    value = list(value) if isinstance(value, Each) else value
     if style == "terse":
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    if style == "space":
+    if style in ("space", "lines"):
         return _space(value)
-    if style == "lines":
-        return _members(value, _space, " ", "\n, ", "\n")
     if style == "diffy":
-        return _diffy(value, "")
-    return json.dumps(value, ensure_ascii=False, indent=2)
+        return _diffy(value, indent)
+    return json.dumps(value, ensure_ascii=False, indent=2).replace("\n", "\n" + indent)
+
+
+def chunks(value: Any, style: str = "plain") -> Iterator[bytes]:
+    """The same text in UTF-8, in chunks of CHUNK bytes or a little more."""
+    texts, size = [], 0
+    for piece in pieces(value, style):
+        texts.append(piece)
+        size += len(piece)
+        if size >= CHUNK:
+            yield "".join(texts).encode()
+            texts, size = [], 0
+    if texts:
+        yield "".join(texts).encode()
+
+
+CHUNK = 32 * 1024
 
 
 def _space(value: Any) -> str:

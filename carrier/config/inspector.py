@@ -12,7 +12,7 @@ from carrier.core import registry
 from carrier.core.breaker import BREAKER
 from carrier.core.resolve import literal
 from carrier.core.spec import NEEDS_PORT
-from carrier.errors import ConfigError, Problem, did_you_mean, shown
+from carrier.errors import ConfigError, Enough, Problem, Problems, brief, did_you_mean, shown
 from carrier.options import check_numbers
 from carrier.rules.notation import compile_match
 
@@ -32,7 +32,7 @@ class Inspector:
 
     def __init__(self, protocols: Protocols = registry) -> None:
         self.protocols = protocols
-        self.problems: list[Problem] = []
+        self.problems = Problems()
         self.references: list[tuple[str, str, str]] = []
         """(kind, name, path) of every name that refers to another object."""
 
@@ -50,6 +50,7 @@ class Inspector:
             if name in checks:
                 checks[name](member, f"{path}.{name}")
             else:
+                name = brief(name)
                 allowed = ", ".join(checks)
                 hint = did_you_mean(str(name), checks)
                 self.problems.append(
@@ -58,7 +59,7 @@ class Inspector:
         for name in required:
             if name not in value:
                 self.problems.append(
-                    Problem(f"{what} needs {name!r}", path, seen=", ".join(map(repr, value)) or "{}", allowed=", ".join(checks))
+                    Problem(f"{what} needs {name!r}", path, seen=brief(", ".join(map(repr, value)), 200) or "{}", allowed=", ".join(checks))
                 )
         return True
 
@@ -353,5 +354,8 @@ def _address_hint(value: object) -> str:
 def inspect(kind: str, value: object, path: str, protocols: Protocols = registry) -> list[Problem]:
     """Everything wrong with one object by the strict standard. kind: listener, cluster, endpoint, rulelist, rule or route."""
     inspector = Inspector(protocols)
-    getattr(inspector, kind)(value, path)
+    try:
+        getattr(inspector, kind)(value, path)
+    except Enough as enough:
+        return list(enough.problems)
     return inspector.problems

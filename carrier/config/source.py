@@ -25,7 +25,8 @@ import yaml
 from carrier import files
 from carrier.config.document import from_document
 from carrier.core import registry
-from carrier.errors import ConfigError, Problem
+from carrier.core.slices import Steps, whole
+from carrier.errors import MOST_PROBLEMS, ConfigError, Problem
 
 if TYPE_CHECKING:
     from carrier.config.draft import Protocols
@@ -63,10 +64,16 @@ class Decoded(msgspec.Struct):
     syntax: Syntax
     _places: dict[str, Place] | None = None
 
+    def locating(self) -> Steps[None]:
+        """Find out where the values stand, for `placed`: as much work as reading the document."""
+        if self._places is None:
+            self._places = yield from _places_of(self.text)
+
     def placed(self, problem: Problem) -> Problem:
         """The problem with the line and column of its path, or of the nearest value around it."""
         if self._places is None:
-            self._places = _places_of(self.text)
+            whole(self.locating())
+        assert self._places is not None
         path = problem.path
         if problem.message.startswith("unknown field") and f"{path}\0" in self._places:
             path += "\0"  # the key, not its value
@@ -214,11 +221,11 @@ def _finite(text: str) -> float:
     return number
 
 
-def _places_of(text: str) -> dict[str, Place]:
+def _places_of(text: str) -> Steps[dict[str, Place]]:
     """Where the values of a text are; nothing where JSON is no YAML (a key of more than 1,024 characters)."""
     composer = _Composer(text, places={})
     try:
-        composer.run()
+        yield from composer.steps()
     except ConfigError:
         return {}
     return composer.places or {}
@@ -265,6 +272,8 @@ def _too_many(bounds: Bounds, place: Place = (0, 0)) -> ConfigError:
 
 # -- YAML --------------------------------------------------------------------------------------------------------------------------------
 
+EVENTS = 64
+"""Of YAML, that are read before the event loop may go on."""
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAG = "tag:yaml.org,2002:"
 _NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
@@ -337,9 +346,15 @@ class _Composer:
 
     def run(self) -> None:
         """Read the whole text. Raises ConfigError."""
+        whole(self.steps())
+
+    def steps(self) -> Steps[None]:
+        """The same, piece by piece."""
         try:
-            for event in yaml.parse(self.text, Loader=_LOADER):
+            for number, event in enumerate(yaml.parse(self.text, Loader=_LOADER)):
                 self.take(event, _place(event.start_mark))
+                if not number % EVENTS:
+                    yield
         except yaml.MarkedYAMLError as exc:
             at = _place(exc.problem_mark or exc.context_mark)
             raise ConfigError(Problem(f"not YAML: {exc.problem or exc.context}", "$", *at, hint=self.tabbed(at[0]))) from None
@@ -398,7 +413,8 @@ class _Composer:
             self.places[self.path() + "\0"] = place
         if name in frame.keys:
             text = f"{name!r} is set twice (first on line {frame.keys[name]})"
-            self.problems.append(Problem(text, self.path(), *place, seen=repr(name)))
+            if len(self.problems) < MOST_PROBLEMS:
+                self.problems.append(Problem(text, self.path(), *place, seen=repr(name)))
         frame.keys.setdefault(name, place[0])
 
     def alias(self, anchor: str, place: Place) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal
 
-from carrier.errors import Problem, did_you_mean
+from carrier.errors import Problem, Problems, did_you_mean, shown
 
 Kind = Literal["byte", "datagram", "message"]
 TLS_FILES: Mapping[str, str] = dict.fromkeys(("tls.certificate", "tls.key", "tls.ca"), "reads a file")
@@ -33,8 +33,9 @@ def files_of(spec: object) -> Iterator[str]:
 def check_fields(spec: Mapping[str, Any], path: str, fields: Collection[str], framing: bool) -> list[Problem]:
     """Does the protocol know every field of the spec? framing: it takes one, being a stream of bytes."""
     words = ", ".join(["protocol", *fields])
-    unknown = [name for name in spec if name not in ("protocol", "framing") and name not in fields]
-    found = [Problem(f"unknown field {name!r}", f"{path}.{name}", seen=repr(spec[name]), allowed=words) for name in unknown]
+    unknown = (name for name in spec if name not in ("protocol", "framing") and name not in fields)
+    found = Problems()
+    found += (Problem(f"unknown field {name!r}", f"{path}.{name}", seen=repr(spec[name]), allowed=words) for name in unknown)
     return found + _check_framing(spec, path, framing)
 
 
@@ -51,11 +52,13 @@ def _check_framing(spec: Mapping[str, Any], path: str, allowed: bool) -> list[Pr
 def check_members(body: Mapping[str, Any], path: str, known: Collection[str]) -> list[Problem]:
     """Members of an object inside a spec that nobody reads."""
     allowed = ", ".join(known)
-    return [
-        Problem(f"unknown field {name!r}", f"{path}.{name}", seen=repr(body[name]), allowed=allowed, hint=did_you_mean(str(name), known))
+    found = Problems()
+    found += (
+        Problem(f"unknown field {name!r}", f"{path}.{name}", seen=shown(body[name]), allowed=allowed, hint=did_you_mean(str(name), known))
         for name in body
         if name not in known
-    ]
+    )
+    return found
 
 
 def check_text(spec: Mapping[str, Any], path: str, *names: str) -> list[Problem]:

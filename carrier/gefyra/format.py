@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from carrier.core.resolve import literal
-from carrier.errors import ConfigError, Problem, did_you_mean, shown
+from carrier.errors import ConfigError, Problem, Problems, did_you_mean, shown
 from carrier.rules.notation import compile_match
 
 PROTOCOLS = {"auto": "auto", "http": "HTTP", "tcp": "TCP", "udp": "UDP"}
@@ -78,7 +78,7 @@ class _Reader:
     """Collects the listeners, clusters and problems of one document."""
 
     def __init__(self) -> None:
-        self.problems: list[Problem] = []
+        self.problems = Problems()
         self.listeners: list[Object] = []
         self.clusters: dict[str, Object] = {}
         self.ports: dict[tuple[str, int], str] = {}

@@ -22,7 +22,7 @@ from typing import Literal, cast
 import msgspec
 
 from carrier.core.metadata import MISSING, pieces_of, received
-from carrier.errors import ConfigError, Problem, did_you_mean, shown
+from carrier.errors import ConfigError, Problem, Problems, did_you_mean, shown
 from carrier.rules.checks import SHAPES, TYPES, Net, compile_regex, is_number
 from carrier.rules.condition import Condition, Group, Leaf, Node, all_of, any_of
 from carrier.rules.inputs import HEADERS, OF_BYTES, RAW_PATH, Source, header_source, value_at
@@ -99,7 +99,7 @@ class _Compiler:
 
     def __init__(self, strict: bool) -> None:
         self.strict = strict
-        self.problems: list[Problem] = []
+        self.problems = Problems()
 
     def refuse(self, path: str, message: str, seen: object = MISSING, allowed: Sequence[str] | str = (), hint: str = "") -> Node:
         listed = allowed if isinstance(allowed, str) else ", ".join(allowed)

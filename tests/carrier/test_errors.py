@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import time
+from collections.abc import Iterator
 from http import HTTPStatus
 
 import pytest
 
-from carrier.errors import STATUS, ConfigError, Error, Problem, did_you_mean, from_os, shown
+from carrier.errors import MOST_PROBLEMS, STATUS, ConfigError, Enough, Error, Problem, Problems, did_you_mean, from_os, shown
 
 
 def test_every_kind_has_a_status_that_http_knows() -> None:
@@ -79,3 +81,30 @@ def test_a_near_miss_is_a_hint_whatever_its_case() -> None:
 def test_bytes_are_shown_as_text_and_not_as_python_writes_them() -> None:
     assert shown(b'a"\xe9\x00') == '"a\\"é\\u0000"'
     assert shown(bytearray(b"x" * 200)) == '"' + "x" * 76 + "..."
+
+
+# -- many problems
+
+
+def test_what_is_wrong_is_told_a_hundred_times_and_not_looked_for_longer() -> None:
+    found = Problems()
+    looked = 0
+
+    def all_wrong() -> Iterator[Problem]:
+        nonlocal looked
+        for looked in range(1, 100_000):
+            yield Problem(f"wrong {looked}")
+
+    with pytest.raises(Enough) as caught:
+        found += all_wrong()
+    assert looked == MOST_PROBLEMS + 1
+    assert [str(problem) for problem in caught.value.problems[:2]] == ["wrong 1", "wrong 2"]
+    assert len(caught.value.problems) == MOST_PROBLEMS + 1 and "the first 100 are listed" in str(caught.value.problems[-1])
+
+
+def test_a_near_miss_is_not_looked_for_in_what_is_long_or_among_thousands() -> None:
+    assert did_you_mean("x" * 1_000_000, ["x" * 999_999]) == ""
+    assert did_you_mean("lisener", ["listener"] + [f"name-{i}" for i in range(100_000)]) == "did you mean 'listener'?"
+    began = time.process_time()
+    did_you_mean("nothing-like-it", (f"name-number-{i}" for i in range(100_000)))
+    assert time.process_time() - began < 0.1

@@ -72,7 +72,7 @@ def test_clusters_are_shown_in_l7mps_spellings() -> None:
     assert tcp["spec"] == {"protocol": "TCP", "port": 1, "zzz": 1}
     assert tcp["endpoints"] == [{"name": "tcp-EndPoint-0", "spec": {"address": "a"}, "weight": 3}]
     assert ring["loadbalancer"] == {"policy": "HashRing", "key": "<RANDOM>"}
-    assert View(conf).all("cluster")[2]["endpoints"] == 1
+    assert list(View(conf).all("cluster"))[2]["endpoints"] == 1
 
 
 def test_what_l7mp_does_not_have_is_shown_only_when_it_is_set() -> None:
@@ -80,7 +80,7 @@ def test_what_l7mp_does_not_have_is_shown_only_when_it_is_set() -> None:
         rulelists=[{"name": "a", "rules": []}, {"name": "b", "rules": [], "order": "specific"}],
         routes=[{"name": "r", "destination": "x", "fallback": "y", "options": {"o": 1}}],
     )
-    assert View(conf).all("rulelist") == [{"name": "a", "rules": []}, {"name": "b", "rules": [], "order": "specific"}]
+    assert list(View(conf).all("rulelist")) == [{"name": "a", "rules": []}, {"name": "b", "rules": [], "order": "specific"}]
     shown: Any = View(conf).show("route", "r")
     assert (shown["fallback"], shown["options"]) == ("y", {"o": 1})
 

@@ -1,0 +1,83 @@
+"""Nothing that somebody asks of the API stops the traffic: no turn of the event loop takes more than `TURN`, whatever is asked."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from carrier.admin.gate import Limits
+from carrier.log import Log
+from carrier.model import Config
+from carrier.process.serve import Server, Settings, start
+from tests.support import config, echo, listener
+from tests.turns import TURN, turns
+
+JSON, YAML = "application/json", "application/yaml"
+MIB = 1 << 20
+
+
+@contextlib.asynccontextmanager
+async def serving(conf: Config) -> AsyncIterator[Server]:
+    server = await start(conf, Log("error"), Settings(admin=None))
+    try:
+        yield server
+    finally:
+        await server.close()
+
+
+async def call(server: Server, method: str, path: str, body: Any = None, kind: str = JSON) -> tuple[int, bytes, float]:
+    """Status, body and the longest turn."""
+    data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+    async with turns() as seen:
+        answer = await server.api.call(method, path, "", {"content-type": kind}, data)
+    return answer.status, answer.whole(), seen.longest
+
+
+REFUSED = {
+    "fields that nobody knows": (JSON, json.dumps({"clusters": [{f"field{i}": 1 for i in range(60_000)}]})),
+    "fields that nobody knows of a spec": (
+        JSON,
+        json.dumps({"clusters": [{"name": "c", "spec": {"protocol": "HTTP"} | {f"field{i}": 1 for i in range(60_000)}}]}),
+    ),
+    "options that nobody knows": (
+        JSON,
+        json.dumps({"clusters": [{"name": "c", "spec": {"protocol": "HTTP"}, "options": {f"field{i}": 1 for i in range(60_000)}}]}),
+    ),
+    "objects that are none": (JSON, json.dumps({"rules": list(range(90_000))})),
+    "objects without a name": (YAML, "listeners:\n" + "".join(f" - {{nme: {i}}}\n" for i in range(9_000))),
+    "keys that are set twice": (JSON, '{"clusters": [{' + ", ".join(['"name": "a"'] * 60_000) + "}]}"),
+    "a match of many wrong alternatives": (
+        JSON,
+        json.dumps({"rules": [{"name": "r", "match": {"any": [{"mtach": i} for i in range(9_000)]}, "action": {}}]}),
+    ),
+    "one long name": (JSON, json.dumps({"clusters": [{"x" * (MIB - 100): 1}]})),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+async def test_a_body_of_a_mebibyte_that_is_refused_stops_nobody_and_is_answered_briefly(what: str) -> None:
+    kind, text = REFUSED[what]
+    assert len(text) <= MIB
+    async with serving(config(clusters=[echo()], listeners=[listener("web", protocol="HTTP")])) as server:
+        await call(server, "POST", "/api/v1/config", {"listners": []})  # what the first refusal loads
+        status, body, longest = await call(server, "POST", "/api/v1/config", text.encode(), kind)
+        assert status == 400 and len(body) < 100_000
+        assert longest < TURN
+
+
+async def test_the_whole_configuration_has_a_bound_in_bytes_and_what_makes_it_smaller_is_taken() -> None:
+    server = await start(config(clusters=[echo()]), Log("error"), Settings(admin=None, limits=Limits(total=20_000)))
+    try:
+        large = {"cluster": {"name": "large", "spec": {"protocol": "Answer", "body": "x" * 15_000}}}
+        assert (await call(server, "POST", "/api/v1/clusters", large))[0] == 200
+        status, body, _ = await call(server, "POST", "/api/v1/clusters", {"cluster": {**large["cluster"], "name": "more"}})
+        assert status == 413 and b"more than 20000 (limit api.total)" in body
+        assert "more" not in server.proxy.config.clusters
+        assert (await call(server, "PUT", "/api/v1/clusters/large", {"cluster": {"name": "large", "spec": {"protocol": "Echo"}}}))[0] == 200
+        assert (await call(server, "POST", "/api/v1/clusters", {"cluster": {**large["cluster"], "name": "more"}}))[0] == 200
+    finally:
+        await server.close()
