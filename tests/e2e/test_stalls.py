@@ -63,7 +63,8 @@ async def test_a_body_of_a_mebibyte_that_is_refused_stops_nobody_and_is_answered
     kind, text = REFUSED[what]
     assert len(text) <= MIB
     async with serving(config(clusters=[echo()], listeners=[listener("web", protocol="HTTP")])) as server:
-        await call(server, "POST", "/api/v1/config", {"listners": []})  # what the first refusal loads
+        small = {"clusters": [{"name": "c", "spec": {"protocol": "HTTP", "x": 1}, "options": {"y": 1}}], "listners": []}
+        await call(server, "POST", "/api/v1/config", small)  # what the first refusal loads
         status, body, longest = await call(server, "POST", "/api/v1/config", text.encode(), kind)
         assert status == 400 and len(body) < 100_000
         assert longest < TURN
