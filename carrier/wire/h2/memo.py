@@ -15,7 +15,8 @@ from carrier.wire.h2.limits import Limits
 
 _BYTES = 1024 * 1024
 _BLOCK_MAX = 2048  # bytes of a block that is kept
-_COST = 700  # bytes of what is kept beside a block: a section, its tuples, the place in a table
+_COST = 1600  # bytes of what is kept beside a block and its fields: a section, and a head that its owner makes of it
+_STATE = 700  # bytes of a state beside its entries
 _POOR = 8  # straight misses after which a connection's blocks are kept no longer, but for one in so many
 _KEEP_ONE_IN = 16
 
@@ -37,7 +38,7 @@ class Memo:
         section = read(pairs, size, never, self.limits, self.client)
         if section.problem or section.excess or len(block) > _BLOCK_MAX or (misses >= _POOR and misses % _KEEP_ONE_IN):
             return section, after
-        cost = len(block) + size + _COST + (0 if after is state else 8 * len(after.entries) + 300)
+        cost = len(block) + size + _COST + (0 if after is state else 8 * len(after.entries) + _STATE)
         if self.size + cost > self.most:
             self.clear()
         if not state.known:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 from hpack import Encoder
 
 from carrier.wire.h2 import Limits, Memo
@@ -89,3 +91,17 @@ def test_what_is_malformed_or_too_large_is_not_kept():
     engine, _ = server(memo.limits, memo)
     engine.feed(b"".join(requests(Encoder(), [(b"X", b"a")], [(b"a", b"b")] * 9)), 0.0)
     assert memo.size == 0
+
+
+def test_the_bound_is_that_of_the_memory_that_is_used():
+    tracemalloc.start()
+    try:
+        memo, before = Memo(LIMITS), tracemalloc.get_traced_memory()[0]
+        for n in range(200):
+            engine, _ = server(LIMITS, memo)
+            engine.feed(requests(Encoder(), [(b"x-trace-id", b"%032d" % n)])[0], 0.0)
+        del engine
+        used = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert memo.size / 4 < used < memo.size, "the rest is for what owners keep"
