@@ -2,10 +2,11 @@
 
     2026-11-21T08:00:21.123Z info  listening listener=web protocol=HTTP address=127.0.0.1:8080
 
-A `Log` has one function per level (`log.info("listening", listener="web")`); a level that is off is a function that does nothing, and
-whoever would have to build something costly asks `log.shows("verbose")` first. Values that would break the line or forge a second
-one (spaces, quotes, control characters) are written as JSON text. Writing is one `write` to the file descriptor: nothing is
-buffered, a reader that is gone or full costs the line, not the process. `silent` writes nothing. The access log is another thing.
+With `--log-format json` it is a JSON object a line. A `Log` has one function per level (`log.info("listening", listener="web")`); a level
+that is off is a function that does nothing, and whoever would have to build something costly asks `log.shows("verbose")` first. Values
+that would break the line or forge a second one (spaces, quotes, control characters) are written as JSON text. Writing is one `write`
+to the file descriptor: nothing is buffered, a reader that is gone or full costs the line, not the process. `silent` writes nothing. The
+access log is another thing.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Protocol
 
 from carrier.errors import ConfigError, Problem
 
+FORMATS = ("text", "json")
 LEVELS = ("silly", "verbose", "debug", "info", "notice", "warn", "error", "silent")
 """From the most talkative; each shows itself and what follows it."""
 
@@ -54,12 +56,14 @@ class Log:
         write: Callable[[str], object] = lambda line: None,
         clock: Callable[[], float] = time.time,
         reopen: Callable[[], object] = lambda: None,
+        form: str = "text",
     ) -> None:
         if level not in LEVELS:
             raise ConfigError(Problem(f"unknown log level {level!r}", "$.admin.log_level", seen=repr(level), allowed=", ".join(LEVELS)))
         self.write = write
         self.clock = clock
         self.reopen = reopen
+        self.line = json_line if form == "json" else line
         self.set_level(level)
 
     def set_level(self, level: str) -> None:
@@ -74,7 +78,7 @@ class Log:
 
     def _writer(self, level: str) -> Line:
         def write(event: str, /, **values: object) -> None:
-            self.write(line(self.clock(), level, event, values))
+            self.write(self.line(self.clock(), level, event, values))
 
         return write
 
@@ -103,6 +107,19 @@ def tail(level: str, event: str, values: Mapping[str, object]) -> str:
     return f"{level:<7} {_plain(event)}{text}\n"
 
 
+def json_line(at: float, level: str, event: str, values: dict[str, object]) -> str:
+    """The same as a JSON object: time, level, event, and the values, which may not be called so."""
+    stamp = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    said = {name: _json(value) for name, value in values.items() if value is not None}
+    return json.dumps({**said, "time": stamp, "level": level, "event": event}) + "\n"
+
+
+def _json(value: object) -> object:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return value if isinstance(value, bool | int | float | str) else str(value)
+
+
 def shown(value: object) -> str:
     """A value as it stands in a line: bare when that is safe, else as JSON text."""
     if isinstance(value, float):
@@ -127,15 +144,15 @@ def to_descriptor(descriptor: int) -> Callable[[str], None]:
     return write
 
 
-def open_log(level: str, file: str | None = None) -> Log:
-    """The log of a process. file: None, "stderr", "stdout" or a path, which is appended to.
+def open_log(level: str, file: str | None = None, form: str = "text") -> Log:
+    """The log of a process. file: None, "stderr", "stdout" or a path, which is appended to; form: one of FORMATS.
 
     Raises ConfigError when the file cannot be written or the level is unknown.
     """
     if file in (None, "stderr", "-"):
-        return Log(level, to_descriptor(sys.stderr.fileno()))
+        return Log(level, to_descriptor(sys.stderr.fileno()), form=form)
     if file == "stdout":
-        return Log(level, to_descriptor(sys.stdout.fileno()))
+        return Log(level, to_descriptor(sys.stdout.fileno()), form=form)
     assert file is not None
     try:
         found = _File(file)
@@ -144,7 +161,7 @@ def open_log(level: str, file: str | None = None) -> Log:
         raise ConfigError(
             Problem(text, "$.admin.log_file", seen=repr(file), allowed="stdout, stderr or a file that can be written")
         ) from None
-    return Log(level, found, reopen=found.reopen)
+    return Log(level, found, reopen=found.reopen, form=form)
 
 
 class _File:

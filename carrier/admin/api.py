@@ -56,6 +56,7 @@ from carrier.model import Config
 from carrier.rules.table import Matchers
 
 if TYPE_CHECKING:
+    from carrier.log import Log
     from carrier.observe.metrics import Metrics
 
 log = logging.getLogger("carrier.api")
@@ -83,6 +84,7 @@ class Api:
         life: Any = None,
         limits: Limits | None = None,
         audit: Audit | None = None,
+        log: Log | None = None,
     ) -> None:
         self.proxy = proxy
         self.protocols = protocols
@@ -90,6 +92,8 @@ class Api:
         self.life = life
         self.limits = limits or Limits()
         self.audit = audit
+        self.log = log
+        """The process's, whose level may be changed."""
         self.operations: Mapping[tuple[str, str], Operation] = OPERATIONS
         self.metrics: Metrics | None = None
         """What serves /metrics; None: nobody does."""
@@ -147,9 +151,11 @@ class Api:
         if not operation.is_write:
             return await self._checked(operation, call, body)
         call.what = f"{method} /{'/'.join([part for part in path.split('/') if part][2:])}"[:200]
-        old = self.config
+        old, refused = self.config, getattr(self.proxy, "refused", 0)
         answer = await self._checked(operation, call, body)
-        self._tell(call, answer.status, old)
+        if answer.status >= 400 and getattr(self.proxy, "refused", None) == refused:
+            self.proxy.refused += 1  # before it came to be applied
+        self._tell(call, answer, old)
         return answer
 
     def _beyond(self, method: str, path: str) -> Answer | None:
@@ -176,8 +182,9 @@ class Api:
         ]
         return {"version": dump.version(), "revision": self.config.revision, "calls": calls, "schema": "/api/v1/openapi.json"}
 
-    def _tell(self, call: Call, status: int, old: Config) -> None:
-        """The audit line of a write: names of objects, never what is in them."""
+    def _tell(self, call: Call, answer: Answer, old: Config) -> None:
+        """The audit line of a write: names of objects, never what is in them; of one that was refused, why."""
+        status = answer.status
         if self.audit is None:
             return
         names = [
@@ -188,7 +195,8 @@ class Api:
         ]
         shown = " ".join(names[:AUDITED]) + (f" and {len(names) - AUDITED} more" if len(names) > AUDITED else "")
         result = f"{status} dry run" if call.flag("dryRun") else str(status)
-        self.audit(revision=self.config.revision, peer=call.peer or None, call=call.what, result=result, names=shown or None)
+        more = {"refused": _reason(answer)} if status >= 400 else {}
+        self.audit(revision=self.config.revision, peer=call.peer or None, call=call.what, result=result, names=shown or None, **more)
 
     async def _checked(self, operation: Operation, call: Call, body: bytes) -> Answer:
         """Decode and check a call, and serve it; what refuses it becomes its answer."""
@@ -428,6 +436,16 @@ async def _check_standing(call: Call, asked: str) -> None:
     """asked: what of a call is privileged, and why. Raises Error("forbidden") when the caller may not have it."""
     if asked and call.standing is not None and (why := await call.standing()):
         raise Error("forbidden", f"{asked}: {why}", "downstream")
+
+
+def _reason(answer: Answer) -> str:
+    """Why a call was refused, in one line: the first problem, and how many more there are."""
+    content = msgspec.json.decode(answer.body).get("content")
+    if not isinstance(content, list):
+        return str(content)[:500]
+    first = content[0] if content else {}
+    said = f"{first.get('path', first.get('dataPath', ''))}: {first.get('message', '')}".removeprefix(": ")
+    return said[:500] + (f" (and {len(content) - 1} more)" if len(content) > 1 else "")
 
 
 AUDITED = 20

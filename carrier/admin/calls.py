@@ -38,6 +38,7 @@ class Serving(Protocol):
     bridges: Any
     life: Any
     metrics: Any
+    log: Any
     lock: asyncio.Lock
     operations: Mapping[tuple[str, str], Operation]
 

@@ -12,6 +12,7 @@ from carrier.admin.reads import (
     _endpoint,
     _endpoints,
     _explain,
+    _log,
     _no_admin,
     _one,
     _openapi,
@@ -40,6 +41,7 @@ from carrier.admin.writes import (
     _put_bridge,
     _renew_bridge,
     _resume_listener,
+    _set_log,
 )
 from carrier.config.inspector import SECTIONS
 
@@ -75,6 +77,8 @@ def _operations() -> dict[tuple[str, str], Operation]:
             edit=_put("endpoint"), body="endpoint", strict=True, takes_body=True, kind="endpoint", text="replace an endpoint"
         ),
         ("DELETE", "endpoints/*"): Operation(edit=_delete("endpoint"), query=("recursive",), kind="endpoint", text="remove an endpoint"),
+        ("GET", "log"): Operation(read=_log, strict=True, text="how much the process's log says"),
+        ("PUT", "log"): Operation(act=_set_log, strict=True, takes_body=True, writes=True, text='change that: `{"level": "debug"}`'),
         ("GET", "openapi.json"): Operation(read=_openapi, strict=True, text="this API as OpenAPI 3.1"),
         ("GET", "schema"): Operation(read=_schema, strict=True, text="a configuration file as JSON Schema"),
         ("GET", "drain"): Operation(

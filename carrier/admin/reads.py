@@ -142,3 +142,8 @@ def _openapi(api: Serving, call: Call) -> Any:
     from carrier.admin.openapi import document
 
     return document(api.protocols, api.operations)
+
+
+def _log(api: Serving, call: Call) -> Any:
+    """GET /log: how much the log says."""
+    return {"level": api.log.level if api.log is not None else "silent"}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from carrier.admin.calls import DONE, Act, Call, Edit, _session_named
 from carrier.config.draft import Draft, refused
-from carrier.errors import ConfigError
+from carrier.errors import ConfigError, Error, Problem, shown
 
 if TYPE_CHECKING:
     from carrier.admin.calls import Serving
@@ -103,3 +103,19 @@ def _renew_bridge(api: Serving, call: Call, old: Config) -> tuple[Config, Iterab
 
 def _delete_bridge(api: Serving, call: Call, old: Config) -> tuple[Config, Iterable[str]]:
     return api.bridges.delete(old, call.names[0]), ()
+
+
+def _set_log(api: Serving, call: Call) -> Any:
+    """PUT /log: `{"level": "debug"}`, until the process ends or the file says something else."""
+    from carrier.log import LEVELS
+
+    body = call.body
+    level = body.get("level") if isinstance(body, Mapping) else None
+    if level not in LEVELS or len(body) != 1:
+        raise ConfigError(Problem("expected the level of the log", "$.level", seen=shown(level), allowed=", ".join(LEVELS)))
+    if api.log is None:
+        raise Error("not-implemented", "this process has no log")
+    before = api.log.level
+    if not call.flag("dryRun"):
+        api.log.set_level(level)
+    return {"level": level, "before": before}

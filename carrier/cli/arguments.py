@@ -6,6 +6,9 @@ import argparse
 import re
 from typing import Any
 
+LEVELS = ("silly", "verbose", "debug", "info", "notice", "warn", "error", "silent")
+"""Of the log; a test holds that they are those of carrier.log."""
+
 
 def field(text: str) -> tuple[str, str]:
     """`NAME: VALUE` as a pair. Raises ArgumentTypeError."""
@@ -80,6 +83,8 @@ def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
     sessions.add_argument("--listener", metavar="NAME", help="only of this listener")
     sessions.add_argument("--rule", metavar="NAME", help="only of this rule")
     sessions.add_argument("--sort", choices=("bytes", "age"), help="most bytes first, or oldest first")
+    level = _command(commands, "log", "how much the log says", "Show the level of the running carrier's log, or change it.")
+    level.add_argument("level", metavar="LEVEL", nargs="?", choices=LEVELS, help=f"one of {', '.join(LEVELS)}")
     _add_bridges(_command(commands, "bridges", "user bridges: list, add, rm, renew, check", "User bridges (docs/bridges.md)."))
     apply = _command(commands, "apply", "put a configuration in force", "All of it or nothing; user bridges stay.")
     apply.add_argument("file", metavar="FILE", help="YAML or JSON; - for standard input")

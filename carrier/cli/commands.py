@@ -16,7 +16,7 @@ from carrier.cli.bridges import bridges
 from carrier.cli.changes import apply, diff, dump
 from carrier.cli.client import FAILED, USAGE, Client, Refused, reason
 from carrier.cli.page import Page, complain
-from carrier.cli.status import sessions, status
+from carrier.cli.status import log_level, sessions, status
 from carrier.cli.why import explain, explain_file
 
 
@@ -44,6 +44,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace, Client, Page], int]] = {
     "status": status,
     "sessions": sessions,
     "bridges": bridges,
+    "log": log_level,
     "apply": apply,
     "dump": dump,
     "diff": diff,

@@ -23,7 +23,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from carrier.cli.arguments import add_commands
+from carrier.cli.arguments import LEVELS, add_commands
 from carrier.cli.commands import run as ask
 from carrier.cli.connect import FROM, TO
 from carrier.cli.manual import commands as commands_of
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from carrier.process.serve import Settings
 
 OK, FAILED, USAGE, IN_USE = 0, 1, 2, 3
-LEVELS = ("silly", "verbose", "debug", "info", "notice", "warn", "error", "silent")
 DEFAULT_ADMIN = ("127.0.0.1", 1234)
 DEFAULT_FILES = ("carrier.yaml", "carrier.yml", "carrier.json", "/etc/carrier/carrier.yaml")
 """Where the configuration is looked for when nobody says where it is."""
@@ -146,6 +145,9 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         "-c", "--config", metavar="FILE", help=f"configuration, YAML or JSON; - for standard input (default: {', '.join(DEFAULT_FILES)})"
     )
     run.add_argument("-l", "--log-level", metavar="LEVEL", choices=LEVELS, help=f"one of {', '.join(LEVELS)}; else as the file says")
+    run.add_argument(
+        "--log-format", choices=("text", "json"), default="text", help="of the process's log: text (default) or a JSON object a line"
+    )
     run.add_argument("-s", "--strict", action="store_true", help="check REST calls against the schema (l7mp's strict mode)")
     _add_dangling(run)
     run.add_argument("--state", metavar="DIR", help="keep changes made over REST there, through a crash or a restart")
@@ -369,7 +371,7 @@ def _run(options: argparse.Namespace, began: float) -> int:
     try:
         loaded = _load(options.config, options.allow_dangling)
         config = with_admin(loaded.config, options.log_level, options.strict)
-        log = open_log(config.admin.log_level, config.admin.log_file)
+        log = open_log(config.admin.log_level, config.admin.log_file, options.log_format)
     except ConfigError as error:
         return _refuse(error, options.config)
     _warn(log, options, loaded)

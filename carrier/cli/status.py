@@ -84,6 +84,15 @@ def _show_endpoints(clusters: list[Dict], named: Mapping[str, str], page: Page) 
             print(f"  ! cluster {named.get(cluster['name'], cluster['name'])}, tls: {trouble}")
 
 
+def log_level(options: argparse.Namespace, client: Client, page: Page) -> int:
+    """Show the level of the log, or change it."""
+    if options.level is None:
+        found = client.call("GET", "log")
+        return done(options, found, f"the log says {found['level']} and what is graver")
+    found = client.send("PUT", "log", {"level": options.level})
+    return done(options, found, f"the log says {options.level} and what is graver (before: {found['before']})")
+
+
 def sessions(options: argparse.Namespace, client: Client, page: Page) -> int:
     if options.action == "list":
         return _list_sessions(options, client, page)

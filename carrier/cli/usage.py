@@ -51,6 +51,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "carrier bridges check john                    does his container answer now?",
         "carrier bridges rm john",
     ),
+    "log": ("carrier log", "carrier log debug                             until the process ends"),
     "apply": ("carrier apply --dry-run carrier.yaml", "carrier apply carrier.yaml"),
     "dump": ("carrier dump > now.yaml",),
     "diff": ("carrier diff carrier.yaml", "carrier diff --lines carrier.yaml"),

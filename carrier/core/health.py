@@ -33,16 +33,16 @@ ANSWERS = ("closed", "reset", "bad-answer", "timeout")
 
 class State:
     """What is known of an endpoint that is, or was, in trouble. good: its sessions that had ended well at the last look. until:
-    monotonic seconds when it may be tried again; None: when a probe succeeds. next: when the next probe is due. kind, reason: of the
-    error that took it down, for programs and for people."""
+    monotonic seconds when it may be tried again; None: when a probe succeeds. since: when it went down. next: when the next probe is due.
+    kind, reason: of the error that took it down, for programs and for people."""
 
-    __slots__ = ("answers", "connects", "failed", "good", "kind", "last", "next", "probing", "reason", "succeeded", "until")
+    __slots__ = ("answers", "connects", "failed", "good", "kind", "last", "next", "probing", "reason", "since", "succeeded", "until")
 
     def __init__(self) -> None:
         self.connects = self.answers = self.failed = self.succeeded = 0
         self.good = 0
         self.until: float | None = None
-        self.next = 0.0
+        self.next = self.since = 0.0
         self.kind = self.reason = ""
         self.last: Error | None = None
         """How the last session failed; None once one has not."""
@@ -106,9 +106,22 @@ class Health:
         endpoint.up = False
         state.kind, state.reason, state.until = kind, reason, until
         state.next = 0.0
+        env = self.cluster.env
+        state.since = env.loop.time()
+        failed = state.connects or state.answers or None
+        env.warn("endpoint is down", cluster=self.cluster.name, endpoint=endpoint.address, reason=reason, sessions=failed)
 
     def _bring_up(self, endpoint: Endpoint, state: State) -> None:
         endpoint.up = True
+        env = self.cluster.env
+        seconds = round(env.loop.time() - state.since, 1)
+        probed = state.until is None  # else its time is over: nobody knows whether it is well
+        env.note(
+            "endpoint is up" if probed else "endpoint is tried again",
+            cluster=self.cluster.name,
+            endpoint=endpoint.address,
+            after=f"{seconds:g}s",
+        )
         state.kind, state.reason, state.until = "", "", None
         state.connects = state.answers = state.failed = 0
         state.last = None

@@ -24,6 +24,8 @@ class Env(Protocol):
     """What all parts were handed at the start (core/env.py)."""
 
     loop: asyncio.AbstractEventLoop
+    warn: Callable[..., None]
+    note: Callable[..., None]
 
     @property
     def clusters(self) -> Mapping[str, Cluster]: ...

@@ -31,6 +31,7 @@ from carrier.observe import access
 from carrier.observe.endings import Endings, Said
 from carrier.observe.metrics import Metrics
 from carrier.observe.overview import address_of, user_of
+from carrier.observe.troubles import Troubles
 from carrier.process.leases import Leases
 from carrier.process.reload import Base
 from carrier.process.state import Folder
@@ -98,7 +99,7 @@ class Server:
         self.proxy = Proxy(self.env, settings.admin, Door(self.env, settings.limits))
         self.bridges = Bridges()
         self.life = Life(self.proxy, log, settings.delay, settings.drain)
-        self.api = Api(self.proxy, bridges=self.bridges, life=self.life, limits=settings.limits, audit=_audit(log))
+        self.api = Api(self.proxy, bridges=self.bridges, life=self.life, limits=settings.limits, audit=_audit(log), log=log)
         self.env.api = self.api
         self.leases = Leases(self.proxy, self.bridges, log)
         self.base = Base(
@@ -112,6 +113,8 @@ class Server:
         self.api.metrics = self.metrics
         if settings.metrics:
             self.env.read(self.metrics.meter.read)
+        self.troubles = Troubles(loop, log, lambda: self.proxy.listeners)
+        self.env.read(self.troubles.read)
         self.endings: list[Endings] = []
         if log.shows("verbose"):
             self.tell(Endings(log, "verbose", _ended))
@@ -180,6 +183,7 @@ class Server:
         cut = await self.proxy.close(drain)
         self.base.stop()
         self.metrics.settle()
+        self.troubles.close()
         for endings in self.endings:
             endings.close()
         if self.metrics.access is not None:
@@ -204,7 +208,13 @@ def trust_of(settings: Settings, config: Config) -> str:
 
 
 def _audit(log: Log) -> Callable[..., None]:
-    return lambda **values: log.notice("change", **values)
+    def write(*, refused: str | None = None, **values: object) -> None:
+        if refused is None:
+            log.notice("change", **values)
+        else:
+            log.warn("change refused", **values, reason=refused)
+
+    return write
 
 
 def _as_it_is(config: Config) -> Config:

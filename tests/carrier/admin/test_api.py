@@ -17,6 +17,7 @@ from carrier.admin.operations import OPERATIONS
 from carrier.bridges.edits import Bridges
 from carrier.config.draft import Draft
 from carrier.errors import Error
+from carrier.log import Log
 from carrier.model import Admin, Config
 
 CONTROLLER = {
@@ -53,6 +54,7 @@ class FakeProxy:
         self.live: list[FakeSession] = []
         self.applied: list[Config] = []
         self.refuses: Exception | None = None
+        self.refused = 0
         self.clusters: dict[str, object] = {}
 
     @property
@@ -77,11 +79,11 @@ class FakeProxy:
 class Client:
     """`await client("GET", "/listeners")` -> (status, body, headers)."""
 
-    def __init__(self, strict: bool = False, bridges: Any = None) -> None:
+    def __init__(self, strict: bool = False, bridges: Any = None, **more: Any) -> None:
         self.proxy = FakeProxy()
         if strict:
             self.proxy.config = msgspec.structs.replace(self.proxy.config, admin=Admin(strict=True))
-        self.api = Api(self.proxy, bridges=bridges)
+        self.api = Api(self.proxy, bridges=bridges, **more)
 
     async def raw(self, method: str, path: str, body: bytes = b"", own: bool = True, **headers: str) -> Answer:
         path, _, query = path.partition("?")
@@ -642,3 +644,26 @@ async def test_a_large_body_that_is_bad_is_refused_with_its_place(client: Client
     body = b"rules:\n" + b"- r\n" * 20_000 + b"- [\n"
     answer = await client.raw("POST", "/api/v1/config", body, content_type="text/yaml")
     assert answer.status == 400 and b"line 20003" in answer.body
+
+
+async def test_the_level_of_the_log_is_shown_and_changed() -> None:
+    lines: list[str] = []
+    client = Client(log=Log("info", lines.append))
+    assert (await client("GET", "/log"))[1] == {"level": "info"}
+    assert (await client("PUT", "/log", {"level": "debug"}))[1] == {"level": "debug", "before": "info"}
+    assert client.api.log is not None and client.api.log.level == "debug"
+    for body in ({"level": "loud"}, {"level": 3}, {}, [], {"level": "info", "more": 1}):
+        assert (await client("PUT", "/log", body))[0] == 400
+    await client("PUT", "/log?dryRun=true", {"level": "error"})
+    assert client.api.log.level == "debug"
+
+
+async def test_a_change_that_is_refused_is_told_with_its_reason_and_counted() -> None:
+    told: list[dict[str, Any]] = []
+    client = Client(audit=lambda **values: told.append(values))
+    before = client.proxy.refused
+    await client("PUT", "/listeners/x", {"listener": {"spec": {"protocol": "HTP"}, "rules": []}})
+    assert told[0]["refused"].startswith("$.listener.spec.protocol: unknown protocol 'HTP'") and told[0]["result"] == "400"
+    assert client.proxy.refused == before + 1
+    await client("POST", "/listeners", {"listener": WEB})
+    assert "refused" not in told[1] and client.proxy.refused == before + 1

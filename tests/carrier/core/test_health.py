@@ -10,6 +10,7 @@ import pytest
 from carrier.core.endpoint import Endpoint
 from carrier.core.health import Health, check
 from carrier.errors import Error
+from tests.support import cluster, config, free_port, running
 
 REFUSED = Error("refused", "refused", "upstream", "yes")
 CLOSED = Error("closed", "closed", "upstream")
@@ -21,6 +22,7 @@ class Cluster:
     def __init__(self, **options: Any) -> None:
         self.name = "laptop"
         self.env = self
+        self.lines: list[str] = []
         self.loop = asyncio.get_running_loop()
         self.endpoints = [Endpoint(n, "127.0.0.1", 80, 1) for n in ("one", "two")]
         self.down = False
@@ -29,6 +31,11 @@ class Cluster:
         self.answers: str | None = None
         self.probed: list[str] = []
         self.health = Health(self, options)  # type: ignore[arg-type]
+
+    def warn(self, event: str, **values: object) -> None:
+        self.lines.append(event)
+
+    note = warn
 
     def turned(self, endpoint: Endpoint) -> None:
         self.down = not any(endpoint.up for endpoint in self.endpoints)
@@ -197,3 +204,23 @@ async def test_options_are_checked() -> None:
     assert check({"failures": 3, "active": "HTTP", "path": "/healthz", "host": "a"}, "x") == []
     wrong: list[Any] = [7, {"failures": -1}, {"interval": "soon"}, {"active": "ICMP"}, {"path": "no"}, {"path": "/a b"}, {"other": 1}]
     assert all(len(check(options, "x")) == 1 for options in wrong)
+
+
+async def test_down_and_up_are_lines_of_the_log_with_the_reason_and_how_many_sessions_it_cost() -> None:
+    said: list[tuple[str, dict[str, Any]]] = []
+    async with running(config(clusters=[cluster("up", free_port(), options={"health": {"failures": 2, "interval": 0.05}})])) as proxy:
+        up = proxy.clusters["up"]
+        up.env.warn = lambda event, **values: said.append((event, values))
+        up.env.note = lambda event, **values: said.append((event, values))
+        endpoint = up.endpoints[0]
+        for _ in range(2):
+            up.health.failed(endpoint, Error("refused", "Connection refused", "upstream", "yes"))
+        assert said == [
+            (
+                "endpoint is down",
+                {"cluster": "up", "endpoint": endpoint.address, "reason": "2 connections failed: Connection refused", "sessions": 2},
+            )
+        ]
+        up.health._bring_up(endpoint, up.health.states[endpoint])
+        event, values = said[-1]
+        assert event == "endpoint is up" and values["endpoint"] == endpoint.address and values["after"].endswith("s")
