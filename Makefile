@@ -5,6 +5,7 @@
 # make lock    freeze the versions      make clean    remove what these made
 # make sctp    SCTP's tests in user-mode Linux, where the kernel has none
 # make image   build it with podman     make image-test   run it as Gefyra's operator does
+# make cluster a real Kubernetes, to look at: its API server (any user), a whole node (root, NODE=1)     make cluster-test   tests on it
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -19,7 +20,10 @@ BENCH  ?= --short
 SCTP   ?=
 IMAGE  ?= localhost/carrier2
 
-.PHONY: all demo test check bench fuzz corpus sctp docs lock image image-test venv clean
+# Of `make cluster` and `make cluster-test`: 1 for a whole node.
+NODE   ?=
+
+.PHONY: all demo test check bench fuzz corpus sctp docs lock image image-test cluster cluster-build cluster-test venv clean
 all: check test
 
 venv: $(STAMP)
@@ -61,6 +65,15 @@ image: $(STAMP)
 
 image-test: $(STAMP)
 	CONTAINERS_CONF=$${CONTAINERS_CONF:-deploy/image/containers.conf} CARRIER_IMAGE=$(IMAGE) $(BIN)/pytest --timeout 180 tests/image
+
+cluster-build:
+	deploy/cluster/build $(if $(NODE),node)
+
+cluster: $(STAMP) cluster-build
+	$(BIN)/python -m tests.cluster $(if $(NODE),--node)
+
+cluster-test: $(STAMP) cluster-build
+	CARRIER_NODE=$(NODE) CARRIER_IMAGE=$(IMAGE) $(BIN)/pytest -n 2 --dist loadgroup tests/cluster
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py

@@ -1,11 +1,12 @@
 #!/usr/bin/env -S python3 -ISB
 """carrierctl: one call of the REST API over the proxy's unix socket, for those who run it in a pod.
 
-    carrierctl [-s SOCKET] [-i] METHOD PATH [BODY | -]      carrierctl PUT bridges/john '{"port": 8080, ...}'
+    carrierctl [-s SOCKET] [-i] METHOD PATH [BODY | - | -BYTES]      carrierctl PUT bridges/john '{"port": 8080, ...}'
 
-PATH is relative to /api/v1/; "-" reads the body from standard input. The answer's body goes to standard output; with -i its status and
-the revision in force come before it, on a line of their own. Exit status: 0 for 2xx, 1 for another answer, 2 for bad usage, 3 when
-nobody answers. It imports nothing but what Python has built in: with `python3 -ISB` it starts in about ten milliseconds.
+PATH is relative to /api/v1/; "-" reads the body from standard input, "-4096" so many bytes of it: an input that nobody can end. The
+answer's body goes to standard output; with -i its status and the revision in force come before it, on a line of their own. Exit status: 0
+for 2xx, 1 for another answer, 2 for bad usage, 3 when nobody answers. It imports nothing but what Python has built in: with `python3 -ISB`
+it starts in about ten milliseconds.
 """
 
 import sys
@@ -16,7 +17,7 @@ FOLDER = b"/tmp"
 TIMEOUT = 30.0
 """Seconds to wait for the proxy."""
 MOST = 64 * 1024 * 1024
-USAGE = "usage: carrierctl [-s SOCKET] [-i] METHOD PATH [BODY | -]\n"
+USAGE = "usage: carrierctl [-s SOCKET] [-i] METHOD PATH [BODY | - | -BYTES]\n"
 
 
 def default_socket() -> str:
@@ -96,7 +97,7 @@ def main(arguments: "list[str]") -> int:
         _say(2, f"carrierctl: {method} {target} is no request: spaces and other letters in a name are percent-encoded\n".encode())
         return 2
     try:
-        status, revision, answer = call(path or default_socket(), method, target, _input() if body == "-" else body.encode())
+        status, revision, answer = call(path or default_socket(), method, target, _input(body) if _is_input(body) else body.encode())
     except (OSError, ValueError) as exc:
         _say(2, f"carrierctl: {path or default_socket()}: {getattr(exc, 'strerror', None) or exc}\n".encode())
         return 3
@@ -106,10 +107,18 @@ def main(arguments: "list[str]") -> int:
     return 0 if 200 <= status < 300 else 1
 
 
-def _input() -> bytes:
+def _is_input(body: str) -> bool:
+    return body[:1] == "-" and (body == "-" or (body[1:].isascii() and body[1:].isdigit()))
+
+
+def _input(body: str) -> bytes:
+    """What standard input says. Raises ValueError when it ends before it has said all of it."""
     data = b""
-    while piece := read(0, 65536):
+    wanted = int(body[1:]) if body != "-" else MOST
+    while len(data) < wanted and (piece := read(0, min(65536, wanted - len(data)))):
         data += piece
+    if body != "-" and len(data) < wanted:
+        raise ValueError(f"the body ended after {len(data)} of {wanted} bytes")
     return data
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote
 
@@ -54,8 +54,20 @@ class Access(Protocol):
     async def apply(self, obj: Object) -> None:
         """Create the object, or patch the one of its name to it."""
 
+    async def replace(self, obj: Object) -> None:
+        """Put the object in the place of the one of its name: what it does not have is gone. Raises `ValueError` when it may not."""
+
     async def patch(self, kind: str, namespace: str, name: str, patch: Object) -> None:
         """Merge `patch` into an object (strategic merge for those that have it)."""
+
+    async def patch_status(self, kind: str, namespace: str, name: str, patch: Object) -> None:
+        """Merge `patch` into an object's status."""
+
+    async def event(self, regarding: Object, reason: str, note: str, type: str = "Normal") -> None:
+        """Tell an object's owner something. It never fails: an event that cannot be posted is lost."""
+
+    def watch(self, kind: str, namespace: str, changed: Callable[[], object]) -> Callable[[], object]:
+        """Call `changed` whenever one of these objects may have changed; returns what ends it."""
 
     async def delete(self, kind: str, namespace: str, name: str) -> None:
         """Delete the object, if it is there."""
@@ -102,9 +114,20 @@ def bad(answers: Iterable[Answer]) -> list[Answer]:
     return [answer for answer in answers if not answer.good]
 
 
+def status_of(pod: Object, container: str) -> Object:
+    """What a pod's status says of a container; {} when it says nothing yet."""
+    statuses = (pod.get("status") or {}).get("containerStatuses") or []
+    return next((one for one in statuses if one.get("name") == container), {})
+
+
+def run_of(pod: Object, container: str) -> str:
+    """Which run of a container a pod's status is about: it is another one after each restart."""
+    status = status_of(pod, container)
+    return f"{status.get('containerID') or ''}/{status.get('restartCount', 0)}"
+
+
 def is_ready(pod: Object, container: str) -> bool:
     """Does the pod run, and is its container ready?"""
-    status = pod.get("status") or {}
-    if pod["metadata"].get("deletionTimestamp") or status.get("phase", "Running") != "Running":
+    if pod["metadata"].get("deletionTimestamp") or (pod.get("status") or {}).get("phase", "Running") != "Running":
         return False
-    return any(one.get("name") == container and one.get("ready") for one in status.get("containerStatuses") or [])
+    return bool(status_of(pod, container).get("ready"))

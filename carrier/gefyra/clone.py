@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ SUFFIX = "-gefyra"
 LONGEST = 63
 """Characters of a label's value, and of a Service's name (RFC 1123)."""
 DUPLICATION = "bridge.gefyra.dev/duplication-id"
+MADE_OF = "bridge.gefyra.dev/made-of"
+"""Annotation of a shadow: the hash of what it was cloned from."""
 KINDS = {"deploy": "Deployment", "deployment": "Deployment", "sts": "StatefulSet", "statefulset": "StatefulSet", "pod": "Pod", "po": "Pod"}
 _OF_THE_CLUSTER = (
     "uid",
@@ -100,12 +103,59 @@ def refusals(workload: Object, container_name: str, claims: Iterable[Object]) ->
     return found
 
 
-def cloned(workload: Object, duplication: str) -> Object:
+def hash_of(workload: Object, scaled: bool = False) -> str:
+    """What a shadow is known by: the description of the pods, and how many there are unless somebody scales them by himself."""
+    described = template(workload)
+    metadata = described.get("metadata") or {}
+    made: list[Any] = [described["spec"], metadata.get("labels"), metadata.get("annotations") if described is not workload else None]
+    if not scaled:
+        made.append((workload.get("spec") or {}).get("replicas"))
+    if described is workload:  # a lone pod's image is the proxy's by now
+        made[0] = {**made[0], "containers": [{**one, "image": None} for one in made[0].get("containers") or []]}
+    return hashlib.sha256(json.dumps(made, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def is_rolled_out(workload: Object) -> bool:
+    """Does every pod of a workload run what it says by now, and serve? One without a status is nobody's to say."""
+    spec, status = workload.get("spec") or {}, workload.get("status") or {}
+    if workload.get("kind") == "Pod" or "generation" not in workload["metadata"]:
+        return True
+    if status.get("observedGeneration", 0) < workload["metadata"]["generation"]:
+        return False
+    wanted = spec.get("replicas", 1)
+    if workload.get("kind") == "StatefulSet":
+        rolled = status.get("updateRevision") == status.get("currentRevision") or status.get("updatedReplicas", 0) == wanted
+        return bool(rolled and status.get("readyReplicas", 0) == status.get("replicas", 0) == wanted)
+    counts = [status.get(name, 0) for name in ("updatedReplicas", "replicas", "availableReplicas")]
+    return all(count == wanted for count in counts)
+
+
+def scaler(hpa: Object, workload: Object) -> Object:
+    """The HorizontalPodAutoscaler of a workload, for its shadow."""
+    found = {
+        "apiVersion": hpa.get("apiVersion", "autoscaling/v2"),
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": _metadata(hpa["metadata"]),
+    }
+    found["metadata"]["name"] = short(hpa["metadata"]["name"])
+    reference = {**hpa["spec"]["scaleTargetRef"], "name": short(workload["metadata"]["name"])}
+    found["spec"] = {**copy.deepcopy(hpa["spec"]), "scaleTargetRef": reference}
+    return found
+
+
+def scales(hpa: Object, workload: Object) -> bool:
+    """Is this the HorizontalPodAutoscaler of a workload?"""
+    reference = (hpa.get("spec") or {}).get("scaleTargetRef") or {}
+    return (reference.get("kind"), reference.get("name")) == (workload.get("kind"), workload["metadata"]["name"])
+
+
+def cloned(workload: Object, duplication: str, scaled: bool = False) -> Object:
     """The shadow. duplication: an id that stays the same for the life of a mount, so that preparing again rolls nothing."""
     clone = copy.deepcopy(workload)
     clone.pop("status", None)
     clone["metadata"] = _metadata(workload["metadata"])
     clone["metadata"]["name"] = short(workload["metadata"]["name"])
+    clone["metadata"].setdefault("annotations", {})[MADE_OF] = hash_of(workload, scaled)
     described = template(clone)
     if described is not clone:
         described["metadata"] = _metadata(described.get("metadata") or {})
@@ -152,11 +202,8 @@ def service(workload: Object, container_name: str, duplication: str) -> Object |
     }
 
 
-def base_config(workload: Object, container_name: str, tls: Mapping[str, Any] | None = None) -> Object:
-    """The proxy's configuration in each pod of the workload, in Gefyra's format, without bridges.
-
-    tls: the mount's parameter, `{certificate, key, sni}` for every port, or such by port.
-    """
+def base_config(workload: Object, container_name: str, tls: Callable[[int], Object | None] = lambda port: None) -> Object:
+    """The proxy's configuration in each pod of the workload, in Gefyra's format, without bridges. tls: that of a port."""
     described = container(workload, container_name) or {}
     metadata = workload["metadata"]
     host = f"{service_name(metadata['name'], container_name)}.{metadata.get('namespace', 'default')}.svc.cluster.local"
@@ -165,10 +212,8 @@ def base_config(workload: Object, container_name: str, tls: Mapping[str, Any] | 
         found: Object = {"port": port, "clusterUpstream": [f"{host}:{port}"]}
         if protocol == "UDP":
             found["protocol"] = "udp"
-        elif tls:
-            own = tls if "certificate" in tls else tls.get(str(port))
-            if own:
-                found["tls"] = {name: value for name, value in own.items() if value is not None}
+        elif (own := tls(port)) is not None:
+            found["tls"] = own
         proxies.append(found)
     return {"version": 1, "proxy": proxies, "probes": probes(described)}
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from carrier.core.address import authority
 from carrier.gefyra.access import Access, Answer, Fleet, Object, path
-from carrier.gefyra.provider import LIVE, Failures
+from carrier.gefyra.wanted import LIVE, Failures
 
 FIRST_PORT, LAST_PORT = 10_000, 32_000
 KINDS = ("TCP", "UDP")

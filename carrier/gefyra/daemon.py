@@ -1,9 +1,13 @@
 """The daemon behind `carrier2`: the proxy, led by a file and a signal, as Gefyra's operator leads its own component.
 
-It begins with the file it is given, or idle until that file is there. SIGQUIT means "read the file again": what is new is put in force in
-place, so sockets, sessions and unchanged listeners live on, and what is not good changes nothing. The `carrier2` script leaves a line
-in carrier2.ask (a word that nobody used before, the log level, the file); the answer goes to carrier2.ack, under the same word, with every
-reason when it is no. All these files are in one folder (`CARRIER_RUN_DIR`, else /tmp), where anybody's UID may write.
+It begins with what it kept of its last life in this pod (carrier/gefyra/kept.py), else with the file it is given, or idle until that file
+is there. SIGQUIT means "read the file again": what is new is put in force in place, so sockets, sessions and unchanged listeners live on,
+and what is not good changes nothing. The `carrier2` script leaves a line in carrier2.ask (a word that nobody used before, the log level,
+the file); the answer goes to carrier2.ack, under the same word, with every reason when it is no. All these files are in one folder
+(`CARRIER_RUN_DIR`, else /tmp), where anybody's UID may write.
+
+The operator's own file is written anew after each change, as short as it can be said (carrier/gefyra/compact.py), with the bridges that
+were made over REST: so the operator finds them, whichever way it leads us next.
 
 The log goes to the file that the configuration names (`error_log`), and in the foreground to stderr as well; it is cut at LOG_LIMIT
 bytes. Lines that upstream's users look for keep their words: "Server starting", "Bootstrap starting", "Idle mode", the probe ports, the
@@ -26,14 +30,18 @@ import msgspec
 from carrier import files
 from carrier.config.source import MAX_FILE, Loaded, decode, loads, render
 from carrier.errors import ConfigError, Error, Problem
+from carrier.gefyra.compact import compact
 from carrier.gefyra.format import is_everybodys, probe_ports
+from carrier.gefyra.kept import Keep, Kept, write
+from carrier.gefyra.mounted import Mounted, is_providers
+from carrier.gefyra.tally import Tally
 from carrier.hops.certificates import renewed
 from carrier.log import LEVELS, Log, to_descriptor
 from carrier.model import Config
 from carrier.observe.endings import Endings, Said
 from carrier.process import serve
 from carrier.process.serve import Server, Settings
-from carrier.process.state import rebridged
+from carrier.process.state import fingerprint, rebridged
 
 if TYPE_CHECKING:
     from carrier.core.session import Session
@@ -41,6 +49,10 @@ if TYPE_CHECKING:
 
 LOOK = 0.5
 """Seconds between two looks for a configuration file that is not there yet."""
+ACCEPTING = 2.0
+"""Seconds that a pod that is to end goes on accepting: kube-proxies send it new connections for one second more. `CARRIER_ACCEPTING`."""
+DRAIN = 25.0
+"""Seconds that what is in flight has when a pod is to end, those among them: pods are killed after 30."""
 LOG_LIMIT = 8 * 1024 * 1024
 """Bytes of the log file, after which it begins anew: it is in a pod's memory, or on its node's disk."""
 REQUEST_IDS = (b"opc-request-id", b"x-amzn-trace-id", b"x-cloud-trace-context", b"request-id", b"x-ms-request-id")
@@ -131,14 +143,27 @@ class Daemon:
         self.file = file
         self.log = log
         self.log_file = log_file
-        self.loaded: Loaded | None = None
         self.data: bytes | None = None
+        self.document: Any = None
+        self.mounted = False
+        self.files: dict[str, str] = {}
+        """What is in force, in Gefyra's words, without bridges made over REST; whether a provider gave it, and with which files."""
+        self.replaced = -1
+        self.replaced_at = 0
+        """The operator's file as it was before ours took its place, and when it was written: somebody may be writing to it still."""
+        self.keeping = Keep(paths.folder)
         self.server: Server
+        self.tally: Tally
         self.task: asyncio.Task[None] | None = None
         self.again = False
         self.seen: tuple[int, int] | None = None
         self.tried: tuple[int, int] | None = None
         """How the file looked at the last look, and when it was last found not to be good."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the daemon's files are."""
+        return self.paths.folder
 
     # ------------------------------------------------------------------ begin
 
@@ -146,13 +171,52 @@ class Daemon:
         """The proxy runs, with nothing in it: read the file, or wait for it."""
         self.server = server
         server.tell(Endings(self.log, "info", _ended, same=True))
+        self.tally = Tally(server.proxy)
+        server.env.read(self.tally.read)
+        server.proxy.persist = self.keep
+        Mounted(self).serve()
         server.env.loop.add_signal_handler(signal.SIGQUIT, self.reload)
         self.log.info("Server starting", process=os.getpid())
         if not self.file or not os.path.exists(self.file):
             self.log.info("Idle mode", file=self.file or None)
-        self.reload()
+        kept = self.keeping.load()
+        if kept is not None and kept.mark == self._mark():
+            self.task = server.env.loop.create_task(self._restore(kept))
+            self.task.add_done_callback(self._reloaded)
+        else:
+            self.reload()
         if self.file:
             server.env.loop.call_later(LOOK, self._look)
+
+    def _mark(self) -> str:
+        """What the operator's file is known by; none is as good as what we wrote last: the container began anew."""
+        try:
+            return fingerprint(Path(self.file).read_bytes())
+        except OSError:
+            kept = self.keeping.load()
+            return kept.mark if kept is not None else ""
+
+    async def _restore(self, kept: Kept) -> None:
+        """Go on where the last life in this pod ended."""
+        bridges, proxy = self.server.bridges, self.server.proxy
+        before = self.document, self.mounted, self.files
+        if os.path.exists(self.file):
+            self.data = Path(self.file).read_bytes()
+        try:
+            self.give_files(kept.files)
+            self.document, self.mounted, self.files = kept.document, kept.mounted, kept.files
+            async with proxy.lock:
+                await proxy.apply(bridges.expire(kept.config, bridges.clock()))
+        except Error as error:
+            self.document, self.mounted, self.files = before
+            self.data = None
+            self.log.error("what was kept cannot be put in force", reason=error.detail)
+            await self._reload()
+            return
+        for bridge in proxy.config.bridges.values():
+            self.tally.made(bridge)
+        self.log.notice("restored", bridges=len(proxy.config.bridges), mounted=self.mounted)
+        self._announce(self.document)
 
     def _look(self) -> None:
         """Is the file there by now, and does it stand still? Once it is in force, signals tell when it changes."""
@@ -208,14 +272,12 @@ class Daemon:
         """
         data = b""
         try:
-            data, _ = await asyncio.get_running_loop().run_in_executor(None, files.read_now, self.file, MAX_FILE)
-            if data == self.data:  # certificates may have changed all the same
-                await self._refresh()
-                if asked and self.loaded is not None:
-                    self._announce(self.loaded)
-            else:
-                await self._put_in_force(loads(data))
-                self.data = data
+            data = self._late() or (await asyncio.get_running_loop().run_in_executor(None, files.read_now, self.file, MAX_FILE))[0]
+            if data != self.data:
+                await self._put_in_force(loads(data), data)
+            elif asked:
+                self._announce(self.document)
+            await self.refresh()  # certificates may have changed all the same
         except files.Unreadable as exc:
             return self._refused(f"cannot read {self.file}: {exc}\n")
         except ConfigError as error:
@@ -224,7 +286,7 @@ class Daemon:
             return self._refused(error.detail + "\n")
         return ""
 
-    async def _refresh(self) -> None:
+    async def refresh(self) -> None:
         """Read the files of certificates again that have changed; a bad one leaves what was there, and says so."""
         listeners = self.server.proxy.listeners.values()
         found: list[tuple[ServerTls | None, str]] = [(getattr(one, "certificates", None), f"listener/{one.name}") for one in listeners]
@@ -239,30 +301,89 @@ class Daemon:
             self.log.error(line)
         return reasons
 
-    async def _put_in_force(self, loaded: Loaded) -> None:
-        """Raises ConfigError or Error; then nothing has changed."""
-        proxy = self.server.proxy
-        async with proxy.lock:
-            config, lost = rebridged(proxy.config, loaded.config, self.server.bridges)
-            warnings = await proxy.apply(config)
+    async def _put_in_force(self, loaded: Loaded, data: bytes) -> None:
+        """Raises ConfigError or Error; then nothing has changed. The file says which bridges there are: a provider's that it lacks go."""
+        proxy, bridges = self.server.proxy, self.server.bridges
+        before = self.document, self.mounted, self.files, self.data
+        document = decode(loaded.text, None, len(loaded.text)).value
+        self.document = document if isinstance(document, Mapping) and ("proxy" in document or "probes" in document) else None
+        self.mounted, self.files, self.data = False, {}, data
+        try:
+            async with proxy.lock:
+                old = proxy.config
+                for name in [name for name in old.bridges if self.document is not None and is_providers(name)]:
+                    old = bridges.delete(old, name)
+                config, lost = rebridged(old, loaded.config, bridges)
+                warnings = await proxy.apply(config)
+        except BaseException:
+            self.document, self.mounted, self.files, self.data = before
+            raise
         self.log_file.open(loaded.config.admin.log_file or str(self.paths.log))
-        self.loaded = loaded
-        self._announce(loaded)
+        self._announce(self.document)
         for text in (*map(str, loaded.warnings), *lost, *warnings):
             self.log.warn(text)
 
-    def _announce(self, loaded: Loaded) -> None:
+    def _announce(self, document: Any) -> None:
         """The lines that upstream's component writes when it starts."""
-        document = decode(loaded.text, None, len(loaded.text)).value if "probes" in loaded.text else None
         for kind, scheme in (("httpGet", "HTTP"), ("httpsGet", "HTTPS")):
             ports = probe_ports(document).get(kind)
             if ports:
                 numbers = ", ".join(f"Number({port})" for port in ports)
                 self.log.info(f"Configured {kind} (scheme {scheme}) probe ports: [{numbers}]")
-        if any("tls" in listener.spec and listener.spec["protocol"] == "auto" for listener in loaded.config.listeners.values()):
-            self.log.info("Running with tls config")
         config = self.server.proxy.config
+        if any("tls" in listener.spec and listener.spec["protocol"] == "auto" for listener in config.listeners.values()):
+            self.log.info("Running with tls config")
         self.log.info("Bootstrap starting", revision=config.revision, listeners=len(config.listeners), rules=len(config.rules))
+
+    # ------------------------------------------------------------------ what is kept
+
+    def mount(self, document: Any, files: dict[str, str]) -> None:
+        """A provider leads from now on."""
+        self.document, self.mounted, self.files = document, True, files
+
+    def give_files(self, files: Mapping[str, str]) -> None:
+        """Put certificates where the configuration looks for them. Raises Error("internal")."""
+        for name, text in files.items():
+            path = self.paths.folder / name
+            try:
+                if not path.exists() or path.read_text() != text:
+                    write(path, text.encode())
+            except OSError as exc:
+                raise Error("internal", f"cannot write {path}: {exc.strerror}") from None
+
+    async def keep(self, config: Config) -> None:
+        """Write down what is about to be in force; what cannot be written costs a later start, not this change."""
+        bridges = [{"name": bridge.name, **bridge.spec} for bridge in config.bridges.values()]
+        try:
+            if self.document is not None and self.file == str(self.paths.folder / "config.yaml"):
+                self._rewrite(compact(self.document, bridges).encode())
+            self.keeping.save(Kept(config, fingerprint(self.data or b""), self.document, self.mounted, self.files))
+        except OSError as exc:
+            self.log.warn("what is in force cannot be kept for a later start", file=exc.filename, reason=exc.strerror)
+
+    def _rewrite(self, data: bytes) -> None:
+        """The operator's file, as short as it can be said. Raises OSError."""
+        if data == self.data:
+            return
+        if self.replaced >= 0:
+            os.close(self.replaced)
+        try:
+            self.replaced = os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            self.replaced = -1
+        else:
+            self.replaced_at = os.fstat(self.replaced).st_mtime_ns
+            if self.data is not None and os.pread(self.replaced, len(self.data) + 1, 0) != self.data and not self.mounted:
+                return  # it was changed since: whoever did will ask us to read it
+        write(Path(self.file), data, 0o666)
+        self.data = data
+
+    def _late(self) -> bytes | None:
+        """What somebody wrote to the operator's file who had it open when ours took its place."""
+        if self.replaced < 0 or (stamp := os.fstat(self.replaced)).st_mtime_ns == self.replaced_at:
+            return None
+        self.replaced_at = stamp.st_mtime_ns
+        return os.pread(self.replaced, stamp.st_size, 0)
 
 
 def _ended(session: Session) -> Said | None:
@@ -326,9 +447,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def settings_from(environment: Mapping[str, str], socket: str | None) -> Settings:
-    """The process's settings. CARRIER_ADMIN: HOST:PORT, where the REST API listens beside its unix socket; CARRIER_TOKENS: its file.
+    """The process's settings. CARRIER_ADMIN: HOST:PORT, where the REST API listens beside its unix socket; CARRIER_TOKENS: its file;
+    CARRIER_ACCEPTING: seconds, see ACCEPTING.
 
-    Raises ConfigError: the address is none.
+    Raises ConfigError: one of them is none.
     """
     admin = None
     if environment.get("CARRIER_ADMIN"):
@@ -336,7 +458,17 @@ def settings_from(environment: Mapping[str, str], socket: str | None) -> Setting
         if not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
             raise ConfigError(Problem(f"CARRIER_ADMIN: expected HOST:PORT, got {environment['CARRIER_ADMIN']!r}"))
         admin = host.strip("[]"), int(port)
-    return Settings(admin=admin, socket=socket, drain=25.0, tokens=environment.get("CARRIER_TOKENS") or None, trust_loopback="none")
+    accepting = environment.get("CARRIER_ACCEPTING") or f"{ACCEPTING:g}"
+    if not accepting.replace(".", "", 1).isdigit() or float(accepting) > DRAIN:
+        raise ConfigError(Problem(f"CARRIER_ACCEPTING: expected seconds, 0..{DRAIN:g}, got {accepting!r}"))
+    return Settings(
+        admin=admin,
+        socket=socket,
+        drain=DRAIN,
+        delay=float(accepting),
+        tokens=environment.get("CARRIER_TOKENS") or None,
+        trust_loopback="none",
+    )
 
 
 def _name_process() -> None:

@@ -36,13 +36,14 @@ _OWN_RULE = re.compile(r"\d+(/udp)?/(shadow|probes)")
 Object = dict[str, Any]
 
 
-def read(document: Mapping[str, Any]) -> Object:
+def read(document: Mapping[str, Any], probes_first: bool = False) -> Object:
     """The document in our own format. Raises ConfigError with everything that is wrong with it.
 
-    Unknown top-level keys are passed over, as upstream passes them over (its server has dozens of them); inside a port, a bridge or a rule
-    an unknown key is a mistake that would silently change who is served, and is refused.
+    probes_first: keep kubelet's probes from bridges also where the document has none yet. Unknown top-level keys are passed over, as
+    upstream passes them over (its server has dozens of them); inside a port, a bridge or a rule an unknown key is a mistake that would
+    silently change who is served, and is refused.
     """
-    reader = _Reader()
+    reader = _Reader(probes_first)
     for i, port in enumerate(reader.items(document.get("proxy"), "$.proxy", "ports")):
         reader.port(port, f"$.proxy[{i}]", document.get("upstream_keepalive_pool_size"))
     reader.probes(document.get("probes"))
@@ -77,7 +78,8 @@ def alternatives(rules: object, path: str = "$.rules") -> list[list[Any]]:
 class _Reader:
     """Collects the listeners, clusters and problems of one document."""
 
-    def __init__(self) -> None:
+    def __init__(self, probes_first: bool = False) -> None:
+        self.probes_first = probes_first
         self.problems = Problems()
         self.listeners: list[Object] = []
         self.clusters: dict[str, Object] = {}
@@ -189,14 +191,12 @@ class _Reader:
 
     def bridges(self, name: str, protocol: str, raw: object, path: str, tls: Object | None, shadow: str) -> list[Object]:
         """A rule for each bridge, in the order of the file, and one before them all that keeps probes from them."""
-        if raw is None:
-            return []
-        if not isinstance(raw, Mapping):
+        if raw is not None and not isinstance(raw, Mapping):
             self.wrong(path, raw, "an object: bridges by their names")
             return []
         rules: list[Object] = []
         named: list[Object] = []
-        for bridge, body in raw.items():
+        for bridge, body in (raw or {}).items():
             place = f"{path}.{bridge}"
             if not re.fullmatch(r"[!-~]{1,200}", bridge):
                 self.wrong(place, bridge, "a name without spaces")
@@ -210,7 +210,7 @@ class _Reader:
             if probing:
                 named.append({"name": f"{name}/probes/{bridge}", "match": {"any": probing}, "action": action})
             rules.append({"name": own, "match": {"any": alternatives}, "action": action})
-        if rules and protocol in ("auto", "HTTP"):
+        if (rules or self.probes_first) and protocol in ("auto", "HTTP"):
             probes = {"name": f"{name}/probes", "match": PROBE_AGENT, "action": {"route": {"destination": shadow}}}
             rules = [*named, probes, *rules]
         return rules

@@ -1,9 +1,12 @@
 """The bridge-mount provider: makes the shadow of a workload, and puts the proxy in the place of its container, pod by pod.
 
-Only the image of a container in a live pod can be changed. Pods are patched one at a time: the next one's turn comes when this one runs the
-proxy, has its configuration and is ready, so the workload always has pods that serve; how long a pod did not serve is measured and
-told. One duplication id serves for the life of a mount: it is read back from the shadow, so preparing again changes nothing. A pod that is
-new, or was rolled out anew, runs the app itself again: `ready` finds it and takes it up.
+Only the image of a container in a live pod can be changed. Pods are patched one at a time: the next one's turn comes when the status of
+this one shows the proxy (and no longer the container before it) as ready, so the workload always has pods that serve. A pod that is not
+the only one is taken out of its Services first, so that nobody's request finds it between two containers.
+
+When the workload was rolled out anew, the shadow follows (carrier/gefyra/shadow.py), and only then its new pods are bridged. `level`
+brings everything to what it should be: the operator asks for it once a minute (`ready`), our keeper (carrier/gefyra/keeper.py) as soon as
+something changes.
 """
 
 from __future__ import annotations
@@ -11,128 +14,101 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-import uuid
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 from carrier.errors import ConfigError
 from carrier.gefyra import clone
-from carrier.gefyra.access import Access, Answer, Fleet, Object, is_ready, name_of
+from carrier.gefyra.access import Answer, Fleet, Object, is_ready, name_of, run_of
+from carrier.gefyra.certificates import Certificates
 from carrier.gefyra.format import read
-from carrier.gefyra.provider import Failures, pods_of
+from carrier.gefyra.shadow import PATIENCE, Gone, Shadowed
+from carrier.gefyra.wanted import MOUNT_LABEL, pods_of, wanted_of
 
 ORIGINALS = "gefyra-carrier2-restore-configmap"
 """The ConfigMap that keeps what the proxy replaced: `<namespace>-<pod>-<container>` -> the container's image."""
-PATIENCE = 120.0
-"""Seconds that a pod may take to restart with the proxy."""
+LEAVING = 600.0
+"""Seconds that a workload may take to run its own image again everywhere; its pods are served by the shadow as long."""
+ROUTED = 1.2
+"""Seconds until no node sends new connections to a pod that is not ready: kube-proxies take a second at most to hear of it."""
 
 
-class CarrierMount:
-    """One mount. target: such as "deploy/nginx"; parameter: `{tls: ...}`; image: of the proxy; pause: seconds between two looks."""
+class CarrierMount(Shadowed):
+    """One mount: its pods. For its arguments see Shadowed."""
 
     provider_type = "carrier2mount"
-
-    def __init__(
-        self,
-        access: Access,
-        name: str,
-        namespace: str,
-        target: str,
-        container: str,
-        image: str,
-        parameter: Mapping[str, Any] | None = None,
-        event: Callable[[str, str, str], object] = lambda reason, message, type: None,
-        failures: Failures | None = None,
-        gefyra_namespace: str = "gefyra",
-        pause: float = 0.2,
-    ) -> None:
-        self.access = access
-        self.name = name
-        self.namespace = namespace
-        self.target = target
-        self.container = container
-        self.image = image
-        self.parameter = parameter or {}
-        self.event = event
-        self.failures = failures or Failures()
-        self.gefyra_namespace = gefyra_namespace
-        self.pause = pause
-
-    # ------------------------------------------------------------------ the shadow
-
-    async def prepare(self) -> None:
-        """Make the shadow and its Service, or bring them to what the workload is by now. Raises `refused` when it cannot be cloned."""
-        workload = await self._workload()
-        self._refuse(await self._refusals(workload))
-        duplication = await self._duplication(workload)
-        service = clone.service(workload, self.container, duplication)
-        if service is not None:
-            await self.access.apply(service)
-        await self.access.apply(clone.cloned(workload, duplication))
-
-    async def prepared(self) -> bool:
-        """Is a pod of the shadow ready?"""
-        workload = await self._workload()
-        duplication = await self._duplication(workload, "")
-        if not duplication:
-            return False
-        pods = await self.access.list("Pod", self.namespace, {clone.DUPLICATION: duplication})
-        return any(is_ready(pod, self.container) for pod in pods)
-
-    async def _duplication(self, workload: Object, new: str | None = None) -> str:
-        """The id that the shadow has; a new one when there is no shadow."""
-        shadow = await self.access.get(workload["kind"], self.namespace, clone.short(name_of(workload)))
-        labels = (clone.template(shadow).get("metadata") or {}).get("labels") or {} if shadow is not None else {}
-        return str(labels.get(clone.DUPLICATION) or (str(uuid.uuid4()) if new is None else new))
 
     # ------------------------------------------------------------------ the proxy in the pods
 
     async def install(self) -> None:
         """Put the proxy into every pod that does not run it, one after the other."""
-        workload = await self._workload()
-        for pod in await pods_of(self.access, self.namespace, self.target):
-            if not self._runs_proxy(pod):
-                await self._install(workload, pod)
+        async with self.known.work:
+            await self._install_all()
 
-    async def _install(self, workload: Object, pod: Object) -> None:
-        """One pod: patch it, wait until the proxy answers, configure it, wait until it is ready. Raises `not_yet`."""
+    async def _install_all(self) -> None:
+        for pod in await pods_of(self.access, self.namespace, self.target):
+            if self.known.ending:
+                return
+            if not self._runs_proxy(pod):
+                try:
+                    await self._install(pod)
+                except Gone:
+                    continue
+
+    async def _install(self, pod: Object) -> None:
+        """One pod: patch it, wait until the proxy answers, configure it, wait until it is ready. Raises `not_yet`, Gone."""
         name = name_of(pod)
         own = next((one for one in pod["spec"]["containers"] if one["name"] == self.container), None)
         if own is None:
             self._refuse([f"pod {name} has no container {self.container!r}"])
         assert own is not None
+        before = run_of(pod, self.container)
         await self._keep(name, own["image"])
+        await self._take_out(name)
         began = time.monotonic()
         await self._patch_image(name, self.image)
-        config = self.config(workload)
-        answer = await self._until(name, lambda: self._configure(name, config), "its proxy does not take its configuration")
+        answer = await self._until(lambda: self._configured(name), f"pod {name}: its proxy does not take its configuration")
         served = time.monotonic()
-        await self._until(name, lambda: self._is_ready(name), "it is not ready")
+        found = await self._until(lambda: self._renewed(name, before), f"pod {name}: it is not ready")
+        self.known.runs[_uid(found)] = run_of(found, self.container)
         text = f"pod {name} runs the proxy at revision {answer.revision}; it did not serve for {served - began:.1f} s"
-        self.event("Proxy installed", text, "Normal")
+        await self.tell("Proxy installed", text)
 
-    async def _configure(self, name: str, config: Object) -> Answer | None:
-        pod = await self.access.get("Pod", self.namespace, name)
-        if pod is None or not self._runs_proxy(pod):
+    async def _take_out(self, name: str) -> None:
+        """Let no Service lead to a pod whose container is about to change, as long as another pod serves. Its kubelet puts it in again."""
+        pods = await pods_of(self.access, self.namespace, self.target)
+        if not any(name_of(pod) != name and is_ready(pod, self.container) for pod in pods):
+            return
+        condition = {"type": "Ready", "status": "False", "reason": "BridgeMount", "message": "its container is about to be replaced"}
+        try:
+            for _ in range(3):
+                await self.access.patch_status("Pod", self.namespace, name, {"status": {"conditions": [condition]}})
+                await asyncio.sleep(ROUTED * self.pause / 0.1)
+                if not _says_ready(await self.access.get("Pod", self.namespace, name)):
+                    return  # else its kubelet has just said what it knew
+        except PermissionError:
+            return  # then a few requests fail while the container changes
+
+    async def _configured(self, name: str) -> Answer | None:
+        """The answer of a pod's proxy to its configuration; None: it does not answer yet. Raises `refused`, Gone."""
+        pod = await self._living(name)
+        if not self._runs_proxy(pod):
             return None
-        answer = await Fleet(self.access, [pod], self.container).one(pod, "POST", "config", config)
-        if answer.status >= 400 and answer.status < 500:
+        (answer,) = await self.configure([pod])
+        if 400 <= answer.status < 500 and answer.status != 404:
             self._refuse([f"pod {name} refuses its configuration: {answer.reason}"])
         return answer if answer.good else None
 
-    async def _is_ready(self, name: str) -> bool | None:
-        pod = await self.access.get("Pod", self.namespace, name)
-        return True if pod is not None and is_ready(pod, self.container) else None
+    async def _renewed(self, name: str, before: str) -> Object | None:
+        """The pod, when its status shows another container than before as ready."""
+        pod = await self._living(name)
+        return pod if run_of(pod, self.container) != before and is_ready(pod, self.container) else None
 
-    async def _until(self, name: str, look: Callable[[], Any], otherwise: str) -> Any:
-        """What `look` gives as soon as it gives something. Raises `not_yet` after PATIENCE seconds."""
-        deadline = time.monotonic() + PATIENCE
-        while (found := await look()) is None:
-            if time.monotonic() > deadline:
-                raise self.failures.not_yet(f"pod {name}: {otherwise} after {PATIENCE:g} s")
-            await asyncio.sleep(self.pause)
-        return found
+    async def _living(self, name: str) -> Object:
+        pod = await self.access.get("Pod", self.namespace, name)
+        if pod is None or pod["metadata"].get("deletionTimestamp") or self.known.ending:
+            raise Gone(name)
+        return pod
 
     async def _patch_image(self, pod: str, image: str) -> None:
         await self.access.patch("Pod", self.namespace, pod, {"spec": {"containers": [{"name": self.container, "image": image}]}})
@@ -143,55 +119,196 @@ class CarrierMount:
         metadata = {"name": ORIGINALS, "namespace": self.gefyra_namespace}
         await self.access.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
 
-    def config(self, workload: Object) -> Object:
-        """The configuration of a pod's proxy without bridges, as `POST /config` takes it. Raises `refused`."""
+    # ------------------------------------------------------------------ the configuration
+
+    async def configure(self, pods: list[Object]) -> list[Answer]:
+        """Give the proxies of these pods all they should have: ports, certificates, the mount's bridges. Raises `refused`, `not_yet`."""
+        if not pods:
+            return []
+        workload = await self._workload()
+        async with self.known.bridging:
+            objects = await self.access.list("gefyrabridge", self.gefyra_namespace, {MOUNT_LABEL: self.name})
+            wanted, odd = wanted_of(objects)
+            body = {**await self._base(workload), "bridges": wanted}
+            answers = await Fleet(self.access, pods, self.container).call("PUT", "mount", body)
+        by_name = {name_of(one): one for one in objects}
+        for name, reason in odd.items():
+            await self.access.event(by_name[name], "Bridge stale", f"bridge {name} cannot be read: {reason}", "Warning")
+        for answer in answers:
+            await self._tell_bridges(answer, by_name)
+        return answers
+
+    async def _tell_bridges(self, answer: Answer, by_name: Mapping[str, Object]) -> None:
+        if not answer.good or not isinstance(answer.body, Mapping):
+            return
+        for name in answer.body.get("given") or []:
+            if (bridge := by_name.get(name.rpartition(".")[0])) is not None:
+                await self.access.event(bridge, "Bridge restored", f"pod {answer.pod} lacked bridge {name}: it has it now")
+        for name, reason in (answer.body.get("lost") or {}).items():
+            if (bridge := by_name.get(name.rpartition(".")[0])) is not None:
+                await self.access.event(bridge, "Bridge stale", f"pod {answer.pod} does not take bridge {name}: {reason}", "Warning")
+
+    async def _base(self, workload: Object) -> Object:
+        """What a pod's proxy has without bridges, as `PUT /mount` takes it. Raises `refused`, `not_yet`."""
+        tcp = self._tcp(workload)
+        self._refuse(self.certificates.problems(tcp))
         try:
-            return read(clone.base_config(workload, self.container, self.parameter.get("tls")))
+            files, names = await self.certificates.read(self.access, tcp)
+        except LookupError as exc:
+            raise self.failures.not_yet(str(exc)) from None
+
+        def tls(port: int) -> Object | None:
+            found = self.certificates.of(port)
+            return {**found, "sni": names[port]} if found is not None and port in names else found
+
+        document = clone.base_config(workload, self.container, tls)
+        try:
+            read(document)
         except ConfigError as error:
             raise self.failures.refused(error.detail) from None
+        return {"document": document, "files": files}
+
+    def _tcp(self, workload: Object) -> list[int]:
+        described = clone.container(workload, self.container) or {}
+        return [port for port, protocol in clone.ports(described) if protocol != "UDP"]
+
+    # ------------------------------------------------------------------ all as it should be
+
+    async def level(self, thorough: bool = False) -> list[str]:
+        """Bring pods and shadow to what they should be; what is still wanting, in sentences. thorough: ask pods that seem to be well, too.
+
+        While the workload is rolled out its old pods are left alone with the old shadow, and its new ones serve by themselves.
+        """
+        async with self.known.work:
+            try:
+                return await self._level(thorough)
+            except Gone:
+                return [f"{self.target} is going"]
+
+    async def _level(self, thorough: bool) -> list[str]:
+        workload = await self._workload()
+        pods = await pods_of(self.access, self.namespace, self.target)
+        proxies = [pod for pod in pods if self._runs_proxy(pod)]
+        asked = [pod for pod in proxies if thorough or self.known.runs.get(_uid(pod)) != run_of(pod, self.container)]
+        lost = await self._configure_all(asked)
+        fresh = [name_of(pod) for pod in pods if not self._runs_proxy(pod)]
+        if not clone.is_rolled_out(workload):
+            return [*lost, *([f"{self.target} is being rolled out"] if fresh else [])]
+        scalers = await self._scalers(workload)
+        shadow = await self._shadow(workload)
+        if shadow is None or not self._is_made_of(shadow, workload, scalers):
+            await self.tell("Shadow renewed", f"{self.target} is another one than its shadow was made of: it is made anew")
+            await self._prepare(workload)
+        if fresh:
+            if not await self._shadow_serves(PATIENCE):
+                return [*lost, f"the shadow of {self.target} is not ready"]
+            await self.tell("Pods replaced", f"{', '.join(fresh)}: new since the mount was made, and taken up now")
+            await self._install_all()
+        self._forget(pods)
+        return lost
+
+    async def _configure_all(self, pods: list[Object]) -> list[str]:
+        lost = []
+        for pod, answer in zip(pods, await self.configure(pods), strict=True):
+            if answer.good:
+                if self.known.runs.get(_uid(pod)) not in (None, run_of(pod, self.container)):
+                    await self.tell("Configuration restored", f"pod {name_of(pod)} was restarted: it has its configuration")
+                self.known.runs[_uid(pod)] = run_of(pod, self.container)
+            else:
+                lost.append(f"{answer.pod}: {answer.reason}")
+        return lost
+
+    def _forget(self, pods: list[Object]) -> None:
+        living = set(map(_uid, pods))
+        for uid in [uid for uid in self.known.runs if uid not in living]:
+            del self.known.runs[uid]
 
     async def ready(self) -> bool:
-        """Is the shadow there, and does every pod run the proxy and serve? Those that run the app again are taken up. Raises `not_yet`."""
-        if not await self.prepared():
-            raise self.failures.not_yet(f"the shadow of {self.target} is not ready")
-        pods = await pods_of(self.access, self.namespace, self.target)
-        fresh = [name_of(pod) for pod in pods if not self._runs_proxy(pod)]
-        if fresh:
-            self.event("Pods replaced", f"{', '.join(fresh)}: new since the mount was made, and taken up now", "Normal")
-            await self.install()
+        """Is the shadow there, and does every pod run the proxy and serve? What is wanting is put right first. Raises `not_yet`.
+
+        A mount that is ACTIVE stays it while it is put right: the operator would take it apart, and refuse new bridges meanwhile.
+        """
+        mount = await self.access.get("gefyrabridgemount", self.gefyra_namespace, self.name) or {}
+        wanting = await self.level(thorough=True)
+        if not wanting:
             pods = await pods_of(self.access, self.namespace, self.target)
-        waiting = [name_of(pod) for pod in pods if not is_ready(pod, self.container)]
-        if waiting or not pods:
-            raise self.failures.not_yet(f"not ready yet: {', '.join(waiting) or 'no pod runs'}")
-        answers = await Fleet(self.access, pods, self.container).call("GET", "listeners")
-        workload = await self._workload()
-        expected = {str(listener["name"]) for listener in self.config(workload)["listeners"]}
-        for pod, answer in zip(pods, answers, strict=True):
-            names = {str(one.get("name")) for one in answer.body} if answer.good and isinstance(answer.body, list) else set()
-            if not expected <= names:  # its process was restarted, and knows nothing
-                await self._until(name_of(pod), partial(self._configure, name_of(pod), self.config(workload)), "no configuration")
-                self.event("Configuration restored", f"pod {name_of(pod)} had lost its configuration: it has it now", "Normal")
+            waiting = [name_of(pod) for pod in pods if not (self._runs_proxy(pod) and is_ready(pod, self.container))]
+            if waiting or not pods:
+                wanting = [f"not ready yet: {', '.join(waiting) or 'no pod runs'}"]
+        if not await self._shadow_serves(0.0):
+            wanting.append(f"the shadow of {self.target} is not ready")
+        if wanting and mount.get("state") != "ACTIVE":
+            raise self.failures.not_yet("; ".join(wanting))
+        if wanting:
+            await self.tell("Not complete", "; ".join(wanting), "Warning")
         return True
 
     # ------------------------------------------------------------------ the end
 
     async def uninstall(self) -> None:
-        """Delete the shadow and its Service, and give the pods their own image back: by a rollout, a lone pod by a patch."""
+        """Give the pods their own image back, by a rollout, a lone pod by a patch; when none leads to the shadow any more, delete it."""
+        self.known.ending = True
+        try:
+            async with self.known.work:
+                await self._uninstall()
+        finally:
+            self.known.ending = False
+            self.known.runs.clear()
+
+    async def _uninstall(self) -> None:
+        kind, _, name = self._kind_and_place()
         workload = await self.access.get(*self._kind_and_place())
-        if workload is None:
-            return
-        kind, name = workload["kind"], name_of(workload)
-        if kind == "Pod":
-            kept = await self.access.get("ConfigMap", self.gefyra_namespace, ORIGINALS) or {}
-            original = (kept.get("data") or {}).get(f"{self.namespace}-{name}-{self.container}")
-            if original:
-                await self._patch_image(name, str(json.loads(original)["image"]))
-        else:
-            stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            annotations = {"kubectl.kubernetes.io/restartedAt": stamp}
-            await self.access.patch(kind, self.namespace, name, {"spec": {"template": {"metadata": {"annotations": annotations}}}})
-        await self.access.delete("Service", self.namespace, clone.service_name(name, self.container))
+        if workload is not None:
+            pods = [pod for pod in await pods_of(self.access, self.namespace, self.target) if self._runs_proxy(pod)]
+            if kind == "Pod":
+                for pod in pods:
+                    await self._give_back(pod)
+            elif pods:
+                stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+                annotations = {"kubectl.kubernetes.io/restartedAt": stamp}
+                await self.access.patch(kind, self.namespace, name, {"spec": {"template": {"metadata": {"annotations": annotations}}}})
+            await self._left()
+        await self.access.delete("HorizontalPodAutoscaler", self.namespace, clone.short(name))
+        for hpa in await self._scalers({"kind": kind, "metadata": {"name": clone.short(name)}}):
+            await self.access.delete("HorizontalPodAutoscaler", self.namespace, name_of(hpa))
         await self.access.delete(kind, self.namespace, clone.short(name))
+        await self.access.delete("Service", self.namespace, clone.service_name(name, self.container))
+        await self._forget_originals()
+
+    async def _left(self) -> None:
+        """Wait until no pod runs the proxy."""
+
+        async def look() -> bool | None:
+            workload = await self.access.get(*self._kind_and_place())
+            if workload is None:
+                return True
+            workload = {"kind": self._kind_and_place()[0], **workload}
+            pods = await pods_of(self.access, self.namespace, self.target)
+            return True if clone.is_rolled_out(workload) and not any(map(self._runs_proxy, pods)) else None
+
+        deadline = time.monotonic() + LEAVING
+        while await look() is None:
+            if time.monotonic() > deadline:
+                text = f"{self.target} does not run its own image everywhere after {LEAVING:g} s: its shadow is deleted all the same"
+                await self.tell("Not rolled out", text, "Warning")
+                return
+            await asyncio.sleep(self.pause)
+
+    async def _give_back(self, pod: Object) -> None:
+        """A lone pod's own image, and nothing of ours for a later mount to begin with."""
+        kept = await self.access.get("ConfigMap", self.gefyra_namespace, ORIGINALS) or {}
+        original = (kept.get("data") or {}).get(f"{self.namespace}-{name_of(pod)}-{self.container}")
+        if original:
+            await self._patch_image(name_of(pod), str(json.loads(original)["image"]))
+
+    async def _forget_originals(self) -> None:
+        """Take what was kept of pods that are this workload's, or no more there, out of the ConfigMap."""
+        kept = await self.access.get("ConfigMap", self.gefyra_namespace, ORIGINALS)
+        _, _, name = self._kind_and_place()
+        prefix, suffix = f"{self.namespace}-{name}", f"-{self.container}"
+        keys = [key for key in (kept or {}).get("data") or {} if key.startswith(prefix) and key.endswith(suffix)]
+        if keys:
+            await self.access.patch("ConfigMap", self.gefyra_namespace, ORIGINALS, {"data": dict.fromkeys(keys)})
 
     # ------------------------------------------------------------------ questions
 
@@ -211,38 +328,36 @@ class CarrierMount:
         workload = await self.access.get(kind, namespace, name)
         if workload is None:
             raise self.failures.refused(f"there is no {kind} {name} in namespace {namespace}")
-        reasons = await self._refusals({"kind": kind, **workload}, container)
+        workload = {"kind": kind, **workload}
+        reasons = await self._refusals(workload, container)
+        described = clone.container(workload, container) or {}
+        certificates = Certificates(bridge_request.get("providerParameter") or self.certificates.parameter, namespace)
+        tcp = [port for port, protocol in clone.ports(described) if protocol != "UDP"]
+        problems = certificates.problems(tcp)
+        if not problems:
+            try:
+                await certificates.read(self.access, tcp)
+            except LookupError as exc:
+                problems = [str(exc)]
+        reasons += problems
         own = bridge_request.get("metadata", {}).get("name")
         for other in await self.access.list("gefyrabridgemount", self.gefyra_namespace, {}):
             if name_of(other) != own and _same_place(other, kind, name, namespace, container):
                 reasons.append(f"container {container!r} of {kind} {name} is mounted already, by {name_of(other)!r}")
         self._refuse(reasons)
 
-    async def _refusals(self, workload: Object, container: str | None = None) -> list[str]:
-        volumes = clone.template(workload)["spec"].get("volumes") or []
-        names = [volume["persistentVolumeClaim"]["claimName"] for volume in volumes if "persistentVolumeClaim" in volume]
-        namespace = workload["metadata"].get("namespace") or self.namespace
-        claims = [await self.access.get("PersistentVolumeClaim", namespace, name) for name in names]
-        return clone.refusals(workload, container or self.container, [claim for claim in claims if claim is not None])
-
-    async def _workload(self) -> Object:
-        kind, namespace, name = self._kind_and_place()
-        workload = await self.access.get(kind, namespace, name)
-        if workload is None:
-            raise self.failures.not_yet(f"there is no {kind} {name} in namespace {namespace}")
-        return {"kind": kind, **workload}
-
-    def _kind_and_place(self) -> tuple[str, str, str]:
-        kind, name = clone.split_target(self.target)
-        return kind, self.namespace, name
-
     def _runs_proxy(self, pod: Object) -> bool:
         """Is the image in its container ours?"""
         return any(one["name"] == self.container and one.get("image") == self.image for one in pod["spec"]["containers"])
 
-    def _refuse(self, reasons: list[str]) -> None:
-        if reasons:
-            raise self.failures.refused("; ".join(reasons))
+
+def _uid(pod: Object) -> str:
+    return str(pod["metadata"].get("uid") or name_of(pod))
+
+
+def _says_ready(pod: Object | None) -> bool:
+    conditions = ((pod or {}).get("status") or {}).get("conditions") or []
+    return any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
 
 
 def _same_place(mount: Object, kind: str, name: str, namespace: str, container: str) -> bool:

@@ -16,9 +16,12 @@ from gefyra.bridge.factory import BridgeProviderType, bridge_provider_factory
 from gefyra.bridge_mount.abstract import AbstractGefyraBridgeMountProvider
 from gefyra.bridge_mount.factory import BridgeMountProviderType, bridge_mount_provider_factory
 
+from carrier.gefyra.keeper import Keeper
 from carrier.gefyra.kubernetes import KubernetesAccess
 from carrier.gefyra.mount import CarrierMount
-from carrier.gefyra.provider import CarrierProvider, Failures
+from carrier.gefyra.provider import CarrierProvider
+from carrier.gefyra.shadow import Known
+from carrier.gefyra.wanted import Event, Failures
 
 if TYPE_CHECKING:
     from carrier.gefyra.access import Access
@@ -27,9 +30,13 @@ RETRY = 2
 """Seconds after which the operator asks again when something is not there yet."""
 
 
+class Refused(kopf.AdmissionError, ValueError):  # type: ignore[misc]
+    """What is not allowed: admission answers with it, and the mount's state machine takes a ValueError for the reason of an ERROR."""
+
+
 def failures() -> Failures:
     """The exceptions that the operator's handlers understand."""
-    return Failures(lambda text: kopf.TemporaryError(text, delay=RETRY), kopf.AdmissionError)
+    return Failures(lambda text: kopf.TemporaryError(text, delay=RETRY), Refused)
 
 
 class Provider(CarrierProvider, AbstractGefyraBridgeProvider):  # type: ignore[misc]
@@ -46,6 +53,8 @@ class Builders:
     def __init__(self, access: Callable[[], Access] = KubernetesAccess) -> None:
         self.make = access
         self.made: Access | None = None
+        self.known: dict[str, Known] = {}
+        self.keepers: dict[str, Keeper] = {}
 
     def access(self) -> Access:
         """The way into the cluster."""
@@ -60,15 +69,42 @@ class Builders:
         target_namespace: str,
         target_pod: str,
         target_container: str,
-        post_event_function: Callable[[str, str, str], None],
+        post_event_function: Event | None,
         logger: Any,
         **_ignored: Any,
     ) -> Provider:
         """A bridge's provider. target_pod: the name of its mount."""
-        namespace = str(getattr(configuration, "NAMESPACE", "gefyra"))
-        found = Provider(self.access(), name, target_namespace, target_pod, target_container, post_event_function, failures(), namespace)
+        found = Provider(
+            self.access(),
+            name,
+            target_namespace,
+            target_pod,
+            target_container,
+            post_event_function,
+            failures(),
+            _namespace(configuration),
+            _image(configuration),
+            self.known_of(target_pod),
+        )
         await found._async_init_()
         return found
+
+    def known_of(self, mount: str) -> Known:
+        """What is remembered of a mount."""
+        return self.known.setdefault(mount, Known())
+
+    def keep(self, mount: Mount) -> None:
+        """See to it that somebody watches over a mount. In admission nobody does: that is another process, and has no events to post."""
+        keeper = self.keepers.get(mount.name)
+        if mount.event is not None and (keeper is None or keeper.ended):
+            self.keepers[mount.name] = Keeper(mount)
+            self.keepers[mount.name].start()
+
+    async def close(self) -> None:
+        """Watch no more."""
+        for keeper in self.keepers.values():
+            await keeper.stop()
+        self.keepers.clear()
 
     def mount(
         self,
@@ -77,26 +113,35 @@ class Builders:
         target_namespace: str,
         target: str,
         target_container: str,
-        post_event_function: Callable[[str, str, str], None],
+        post_event_function: Event | None,
         parameter: Any,
         logger: Any,
         **_ignored: Any,
     ) -> Mount:
         """A mount's provider."""
-        image = f"{configuration.CARRIER2_IMAGE}:{configuration.CARRIER2_IMAGE_TAG}"
-        namespace = str(getattr(configuration, "NAMESPACE", "gefyra"))
-        return Mount(
+        found = Mount(
             self.access(),
             name,
             target_namespace,
             target,
             target_container,
-            image,
+            _image(configuration),
             parameter,
             post_event_function,
             failures(),
-            namespace,
+            _namespace(configuration),
+            known=self.known_of(name),
         )
+        self.keep(found)
+        return found
+
+
+def _image(configuration: Any) -> str:
+    return f"{configuration.CARRIER2_IMAGE}:{configuration.CARRIER2_IMAGE_TAG}"
+
+
+def _namespace(configuration: Any) -> str:
+    return str(getattr(configuration, "NAMESPACE", "gefyra"))
 
 
 def register(access: Callable[[], Access] = KubernetesAccess) -> Builders:

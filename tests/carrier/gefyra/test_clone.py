@@ -37,7 +37,8 @@ def test_a_pod_is_cloned_as_a_pod():
         "status": {},
     }
     shadow = clone.cloned(pod, "id-1")
-    assert shadow["metadata"] == {"name": "p-gefyra", "labels": {"a": "b-gefyra", clone.DUPLICATION: "id-1"}}
+    made = {clone.MADE_OF: clone.hash_of(pod)}
+    assert shadow["metadata"] == {"name": "p-gefyra", "labels": {"a": "b-gefyra", clone.DUPLICATION: "id-1"}, "annotations": made}
     assert "nodeName" not in shadow["spec"]
 
 
@@ -77,11 +78,34 @@ def test_probes_of_every_kind_and_by_name():
     assert clone.probes({"startupProbe": {"exec": {"command": ["ls"]}}}) == {}
 
 
-def test_tls_of_the_mount_is_for_every_tcp_port_or_for_its_own():
-    tls = {"certificate": "c", "key": "k", "sni": None}
-    assert clone.base_config(workload(), "app", tls)["proxy"][0]["tls"] == {"certificate": "c", "key": "k"}
-    assert "tls" not in clone.base_config(workload(), "app", tls)["proxy"][1]
-    assert "tls" not in clone.base_config(workload(), "app", {"443": tls})["proxy"][0]
+def test_tls_of_the_mount_is_for_tcp_ports_that_have_it():
+    tls = {"certificate": "c", "key": "k"}
+    found = clone.base_config(workload(), "app", lambda port: tls if port == 80 else None)
+    assert [port.get("tls") for port in found["proxy"]] == [tls, None]
+    assert "tls" not in clone.base_config(workload(), "app")["proxy"][0]
+
+
+def test_a_shadow_is_known_by_what_it_was_made_of():
+    made = clone.cloned(workload(), "i")["metadata"]["annotations"][clone.MADE_OF]
+    assert made == clone.hash_of(workload())
+    assert made != clone.hash_of(workload(container={**CONTAINER, "image": "app:2"}))
+    more = {**workload(), "spec": {**workload()["spec"], "replicas": 3}}
+    assert made != clone.hash_of(more)
+    assert clone.hash_of(more, scaled=True) == clone.hash_of(workload(), scaled=True)
+
+
+def test_a_workload_is_rolled_out_when_every_pod_is_the_new_one_and_serves():
+    def of(generation=2, observed=2, updated=2, replicas=2, available=2, kind="Deployment"):
+        status = {"observedGeneration": observed, "updatedReplicas": updated, "replicas": replicas, "availableReplicas": available}
+        return {"kind": kind, "metadata": {"generation": generation}, "spec": {"replicas": 2}, "status": status}
+
+    assert clone.is_rolled_out(of())
+    for wanting in ({"observed": 1}, {"updated": 1}, {"replicas": 3}, {"available": 1}):
+        assert not clone.is_rolled_out(of(**wanting))
+    assert clone.is_rolled_out({**of(), "kind": "Pod"})
+    stateful = {"observedGeneration": 2, "updateRevision": "b", "currentRevision": "b", "replicas": 2, "readyReplicas": 2}
+    assert clone.is_rolled_out({**of(kind="StatefulSet"), "status": stateful})
+    assert not clone.is_rolled_out({**of(kind="StatefulSet"), "status": {**stateful, "readyReplicas": 1}})
 
 
 @pytest.mark.parametrize(

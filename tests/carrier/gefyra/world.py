@@ -11,13 +11,16 @@ import contextlib
 import copy
 import json
 import os
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import carrier.cli.carrierctl
 from carrier.gefyra.access import Answer, name_of
 from carrier.gefyra.kubernetes import parse
+from carrier.gefyra.shadow import Known
 
 IMAGE = "proxy:1"
 
@@ -44,6 +47,8 @@ class World:
         self.events: list[tuple[str, str, str]] = []
         self.calls: list[tuple[str, str, str]] = []
         self.patched: list[str] = []
+        self.taken_out: list[str] = []
+        self.known = Known()
         self.processes: dict[str, asyncio.subprocess.Process] = {}
         self.least_ready: list[int] = []
         """How many pods were ready at each patch of one."""
@@ -53,11 +58,12 @@ class World:
         self.objects[kind, namespace, name] = found
         return found
 
-    def event(self, reason: str, message: str, type: str) -> None:
+    async def tell(self, reason: str, message: str, type: str = "Normal") -> None:
+        """The operator's function: a coroutine function."""
         self.events.append((reason, message, type))
 
     def add_pod(self, name: str, labels: dict[str, str], container: dict[str, Any]) -> dict[str, Any]:
-        status = {"phase": "Running", "containerStatuses": [{"name": container["name"], "ready": True}]}
+        status = {"phase": "Running", "containerStatuses": [{"name": container["name"], "ready": True, "restartCount": 0}]}
         return self.add("Pod", name, labels=labels, spec={"containers": [copy.deepcopy(container)]}, status=status)
 
     # -- Access
@@ -84,7 +90,20 @@ class World:
         merge(self.objects[kind, namespace, name], patch)
         if kind == "Pod" and any(one["image"] == IMAGE for one in self.objects[kind, namespace, name]["spec"]["containers"]):
             self.readiness(name, False)
+            self.objects[kind, namespace, name]["status"]["containerStatuses"][0]["restartCount"] += 1
             await self.start(name)
+
+    async def replace(self, obj: dict[str, Any]) -> None:
+        self.objects[obj["kind"], obj["metadata"].get("namespace", "default"), name_of(obj)] = copy.deepcopy(obj)
+
+    async def patch_status(self, kind: str, namespace: str, name: str, patch: dict[str, Any]) -> None:
+        self.taken_out.append(name)
+
+    async def event(self, regarding: dict[str, Any], reason: str, note: str, type: str = "Normal") -> None:
+        self.events.append((reason, note, type))
+
+    def watch(self, kind: str, namespace: str, changed: Callable[[], object]) -> Callable[[], object]:
+        return lambda: None
 
     async def delete(self, kind: str, namespace: str, name: str) -> None:
         self.objects.pop((kind, namespace, name), None)
@@ -105,7 +124,7 @@ class World:
         )
         out, _ = await exec_.communicate()
         answer = parse(name, out)
-        if (method, path) == ("POST", "config") and answer.good:
+        if (method, path) == ("PUT", "mount") and answer.good:
             self.readiness(name, True)
         return answer
 
@@ -120,8 +139,9 @@ class World:
 
     async def start(self, pod: str) -> None:
         """The container restarts with the proxy."""
-        (self.folder / pod).mkdir(exist_ok=True)
         await self.stop(pod)
+        shutil.rmtree(self.folder / pod, ignore_errors=True)
+        (self.folder / pod).mkdir()
         self.processes[pod] = await asyncio.create_subprocess_exec(
             *("unshare", "-n", "sh", "-c", 'ip link set lo up; exec "$@"', "sh", sys.executable, "-m", "carrier.gefyra"),
             env={**os.environ, "CARRIER_RUN_DIR": str(self.folder / pod)},

@@ -1,0 +1,230 @@
+"""What the daemon's REST API has more than the proxy's: a mount as a whole, for the provider that leads it.
+
+    PUT  /mount         {"document": ..., "bridges": {NAME: BRIDGE}, "files": {NAME: PEM}}
+    GET  /mount         how its bridges are: served, by whom instead, nearest misses
+    PUT  /mount/NAME    a bridge, as PUT /bridges/NAME takes it; answered when its endpoint was reached, or after ?patience= seconds
+
+`PUT /mount` puts in force, at once and as one revision, the ports of a pod (a document in Gefyra's format, without bridges), its
+certificates, and exactly these bridges; those that a hand made, whose names are no provider's (OBJECT.PORT), stay. The same again changes
+nothing. It says which bridges it gave because they were lacking, and which it could not give, and why. A pod that was led by a file is
+taken over in the same step. `PUT /mount/NAME` is refused with 409 by a pod that no provider has configured since its container began.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from carrier.admin.calls import Call, Operation, Serving
+from carrier.admin.operations import OPERATIONS
+from carrier.bridges.shown import plainly
+from carrier.config.document import from_document
+from carrier.errors import ConfigError, Error, Problem, shown
+from carrier.gefyra.format import read
+from carrier.model import Config
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from carrier.core.cluster import Cluster
+    from carrier.gefyra.tally import Tally
+    from carrier.process.serve import Server
+
+PATIENCE = 10.0
+"""Seconds that a caller may wait for an endpoint, at most."""
+TRY = 0.3
+"""Seconds for one attempt to reach it; its route may be a second in coming, and until then nothing answers at all."""
+PAUSE = 0.1
+FILE = re.compile(r"from_k8s_secret_(cert|key)_([0-9]{1,5}|all)\.pem")
+"""Names of the files that certificates from a Secret have, as the operator gives them."""
+_FIELDS = ("document", "bridges", "files")
+
+
+class Leader(Protocol):
+    """What the operations need of the daemon (carrier/gefyra/daemon.py)."""
+
+    server: Server
+    tally: Tally
+    mounted: bool
+
+    @property
+    def folder(self) -> Path: ...
+
+    def give_files(self, files: Mapping[str, str]) -> None: ...
+
+    def mount(self, document: Any, files: dict[str, str]) -> None: ...
+
+    async def refresh(self) -> None: ...
+
+    async def keep(self, config: Config) -> None: ...
+
+
+class Mounted:
+    """The operations; `serve` adds them to the API's. daemon: whose proxy it is."""
+
+    def __init__(self, daemon: Leader) -> None:
+        self.daemon = daemon
+
+    def serve(self) -> None:
+        """Take calls from now on."""
+        OPERATIONS["GET", "mount"] = Operation(read=self.show, strict=True)
+        OPERATIONS["PUT", "mount"] = Operation(act=self.put, strict=True, takes_body=True, writes=True)
+        OPERATIONS["PUT", "mount/*"] = Operation(act=self.put_bridge, strict=True, takes_body=True, writes=True)
+
+    # ------------------------------------------------------------------ GET
+
+    def show(self, api: Serving, _call: Call) -> Any:
+        """How every bridge is."""
+        proxy, tally = self.daemon.server.proxy, self.daemon.tally
+        found = []
+        for bridge in proxy.config.bridges.values():
+            body = api.bridges.dump(proxy.config, bridge.name, clusters=proxy.clusters)
+            found.append({"name": bridge.name, "user": bridge.user, "endpoint": body.get("endpoint"), **body["status"], **tally.of(bridge)})
+        return {"mounted": self.daemon.mounted, "requests": tally.requests, "bridges": found}
+
+    # ------------------------------------------------------------------ PUT /mount
+
+    async def put(self, api: Serving, call: Call) -> Any:
+        """All of it. Raises ConfigError, Error: then nothing has changed but files."""
+        body = _body(call)
+        problems = [Problem(f"unknown field {name!r}", f"$.{name}", allowed=", ".join(_FIELDS)) for name in body if name not in _FIELDS]
+        document, bridges, files = body.get("document"), body.get("bridges") or {}, body.get("files") or {}
+        for name, value in (("document", document), ("bridges", bridges), ("files", files)):
+            if not isinstance(value, Mapping):
+                problems.append(Problem(f"expected an object, got {shown(value)}", f"$.{name}", seen=shown(value)))
+        if isinstance(files, Mapping):
+            for name, text in files.items():
+                if not FILE.fullmatch(str(name)) or not isinstance(text, str):
+                    problems.append(Problem("no certificate's file", f"$.files.{name}", seen=shown(name), allowed=FILE.pattern))
+        if problems:
+            raise ConfigError(*problems)
+        assert isinstance(document, Mapping)
+        document = self._with_paths(document, files)
+        self.daemon.give_files(files)
+        found = read(document, probes_first=True)
+        async with api.lock:
+            return await self._level(api, document, found, bridges, dict(files))
+
+    def _with_paths(self, document: Mapping[str, Any], files: Mapping[str, str]) -> Mapping[str, Any]:
+        """The document with certificates that are given along named by where they are put."""
+        if not files:
+            return document
+        ports = []
+        for port in document.get("proxy") or []:
+            tls = port.get("tls") if isinstance(port, Mapping) else None
+            if isinstance(tls, Mapping):
+                named = {key: str(self.daemon.folder / value) if value in files else value for key, value in tls.items()}
+                port = {**port, "tls": named}
+            ports.append(port)
+        return {**document, "proxy": ports}
+
+    async def _level(self, api: Serving, document: Any, found: Any, wanted: Mapping[str, Any], files: dict[str, str]) -> Any:
+        daemon = self.daemon
+        old = daemon.server.proxy.config
+        bare = old
+        for name in old.bridges:
+            bare = api.bridges.delete(bare, name)
+        new, warnings = from_document(found, base=bare, protocols=api.protocols)
+        bodies = {name: api.bridges.dump(old, name) for name in old.bridges if not is_providers(name)}
+        bodies |= {name: self._wanted(api, old, name, body) for name, body in wanted.items() if name not in api.bridges.gone}
+        lost = {}
+        for name, body in bodies.items():
+            try:
+                new = api.bridges.put(new, name, body)
+            except ConfigError as error:
+                lost[name] = "; ".join(map(str, error.problems))
+            except Error as error:
+                lost[name] = error.detail
+        given = [name for name in wanted if name in new.bridges and new.bridges[name] != old.bridges.get(name)]
+        said = [*map(str, warnings)]
+        daemon.mount(document, files)
+        if msgspec.structs.replace(new, revision=old.revision) != old:
+            said += await daemon.server.proxy.apply(new)
+        else:
+            await daemon.keep(old)
+        await daemon.refresh()
+        for name in given:
+            daemon.tally.made(new.bridges[name])
+        daemon.tally.forget(new.bridges)
+        return {"given": given, "lost": lost, "warnings": said}
+
+    def _wanted(self, api: Serving, old: Config, name: str, body: Any) -> Any:
+        """A lease runs from when it was given: one that is there as it is wanted keeps its end."""
+        there = old.bridges.get(name)
+        if there is None or not isinstance(body, Mapping):
+            return body
+        spec = {key: value for key, value in body.items() if key not in ("name", "status", "expires") and value is not None}
+        return api.bridges.dump(old, name) if there.spec == spec and there.user == body.get("user") else body
+
+    # ------------------------------------------------------------------ PUT /mount/NAME
+
+    async def put_bridge(self, api: Serving, call: Call) -> Any:
+        """One bridge. Raises ConfigError, Error."""
+        name, body = call.names[0], _body(call)
+        daemon = self.daemon
+        if not daemon.mounted:
+            raise Error("conflict", "this proxy has no mount: its container has begun anew, or it is led by a file. PUT /mount first")
+        async with api.lock:
+            old = daemon.server.proxy.config
+            new = api.bridges.put(old, name, body)
+            if new is not old:
+                await daemon.server.proxy.apply(new)
+            if old.bridges.get(name) != new.bridges[name]:
+                daemon.tally.made(new.bridges[name])
+        reason = await self._reached(new.bridges[name].cluster, _seconds(call.query.get("patience", "0")))
+        return {"reached": not reason, "reason": reason, "warnings": api.bridges.warnings(new, name)}
+
+    async def _reached(self, cluster_name: str, patience: float) -> str:
+        """Try a bridge's endpoint until somebody is there; in plain words why not, or ""."""
+        proxy = self.daemon.server.proxy
+        deadline = time.monotonic() + patience
+        while True:
+            cluster = proxy.clusters.get(cluster_name)
+            if cluster is None:
+                return "the bridge was taken away"
+            reason = await _try(cluster)
+            if not reason or time.monotonic() + PAUSE > deadline:
+                return reason
+            await asyncio.sleep(PAUSE)
+
+
+async def _try(cluster: Cluster) -> str:
+    """Is somebody at one of a cluster's endpoints? In plain words why not."""
+    reason = ""
+    for endpoint in cluster.endpoints:
+        try:
+            async with asyncio.timeout(TRY):
+                await cluster.probe(endpoint, cluster.health)
+            return ""
+        except TimeoutError:
+            reason = plainly(endpoint, Error("unreachable", "no connection", "upstream", "yes"))
+        except Error as error:
+            reason = plainly(endpoint, error)
+    return reason
+
+
+def is_providers(name: str) -> bool:
+    """Is it a name that a provider gives: OBJECT.PORT?"""
+    owner, _, port = name.rpartition(".")
+    return bool(owner) and port.isascii() and port.isdigit()
+
+
+def _seconds(text: str) -> float:
+    try:
+        return min(PATIENCE, max(0.0, float(text)))
+    except ValueError:
+        raise ConfigError(Problem(f"expected seconds, got {shown(text)}", "?patience", allowed=f"0..{PATIENCE:g}")) from None
+
+
+def _body(call: Call) -> Mapping[str, Any]:
+    assert call.decoded is not None
+    if call.decoded.problems:
+        raise ConfigError(*call.decoded.problems)
+    if not isinstance(call.body, Mapping):
+        raise ConfigError(Problem(f"expected an object, got {shown(call.body)}", "$", seen=shown(call.body)))
+    return call.body

@@ -1,0 +1,202 @@
+"""The shadow of a mount's workload: the clone that serves everybody whose requests are nobody's, and how it keeps up with the workload.
+
+One duplication id serves for the life of a mount: it is read back from the shadow, so preparing again changes nothing. What the shadow
+was cloned from is written on it (`clone.MADE_OF`), so that one sees when the workload has become another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any
+
+from carrier.gefyra import clone
+from carrier.gefyra.access import Access, Object, is_ready, name_of
+from carrier.gefyra.certificates import Certificates
+from carrier.gefyra.wanted import Event, Failures, tell
+
+PATIENCE = 120.0
+"""Seconds that a pod may take to restart with the proxy, and a shadow to be there."""
+WAITED = 15.0
+"""Seconds that the operator's state machine waits for a shadow before it is told that there is none yet."""
+
+
+class Known:
+    """What is known of a mount beside the cluster's objects, as long as the operator lives: one for all providers of the mount.
+
+    work: held by who changes pods; bridging: by who changes bridges. runs: of containers that were configured, by their pods' uids.
+    """
+
+    def __init__(self) -> None:
+        self.work = asyncio.Lock()
+        self.bridging = asyncio.Lock()
+        self.runs: dict[str, str] = {}
+        self.routes: set[str] = set()
+        """Bridges that were put into the pods in this life of the operator."""
+        self.ending = False
+
+
+class Gone(Exception):
+    """The pod that is worked on ends, or the mount does."""
+
+
+class Shadowed:
+    """One mount: its shadow. target: such as "deploy/nginx"; parameter: of TLS; image: of the proxy; pause: seconds between two looks."""
+
+    def __init__(
+        self,
+        access: Access,
+        name: str,
+        namespace: str,
+        target: str,
+        container: str,
+        image: str,
+        parameter: Mapping[str, Any] | None = None,
+        event: Event | None = None,
+        failures: Failures | None = None,
+        gefyra_namespace: str = "gefyra",
+        pause: float = 0.1,
+        known: Known | None = None,
+    ) -> None:
+        self.access = access
+        self.name = name
+        self.namespace = namespace
+        self.target = target
+        self.container = container
+        self.image = image
+        self.certificates = Certificates(parameter, namespace)
+        self.event = event
+        self.failures = failures or Failures()
+        self.gefyra_namespace = gefyra_namespace
+        self.pause = pause
+        self.known = known or Known()
+
+    async def tell(self, reason: str, message: str, type: str = "Normal") -> None:
+        """Post an event of the mount."""
+        await tell(self.event, reason, message, type)
+
+    # ------------------------------------------------------------------ the shadow
+
+    async def prepare(self) -> None:
+        """Make the shadow and its Service, or bring them to what the workload is by now. Raises `refused` when it cannot be cloned."""
+        async with self.known.work:
+            await self._prepare(await self._workload())
+
+    async def _prepare(self, workload: Object) -> None:
+        self._refuse(await self._refusals(workload))
+        scalers = await self._scalers(workload)
+        shadow = await self._shadow(workload)
+        duplication = self._duplication(shadow) or str(uuid.uuid4())
+        service = clone.service(workload, self.container, duplication)
+        if service is not None:
+            await self.access.apply(service)
+        made = clone.cloned(workload, duplication, bool(scalers))
+        if shadow is None:
+            await self.access.apply(made)
+        elif not self._is_made_of(shadow, workload, scalers):
+            if scalers and "replicas" in shadow.get("spec", {}):
+                made["spec"]["replicas"] = shadow["spec"]["replicas"]
+            await self._replace(made)
+        for hpa in scalers:
+            await self.access.apply(clone.scaler(hpa, workload))
+
+    async def _replace(self, made: Object) -> None:
+        """A shadow that cannot be changed into the new one, because other labels select its pods by now, say, makes way for it."""
+        try:
+            if made["kind"] == "Pod":
+                raise ValueError("a pod cannot be changed")
+            await self.access.replace(made)
+        except ValueError:
+            await self.access.delete(made["kind"], self.namespace, name_of(made))
+            await self._until(lambda: self._is_gone(made["kind"], name_of(made)), f"{name_of(made)} does not end")
+            await self.access.apply(made)
+
+    async def _is_gone(self, kind: str, name: str) -> bool | None:
+        return True if await self.access.get(kind, self.namespace, name) is None else None
+
+    async def prepared(self) -> bool:
+        """Is a pod of the shadow ready? A shadow that somebody has deleted is made again."""
+        workload = await self._workload()
+        shadow = await self._shadow(workload)
+        if shadow is None:
+            await self.prepare()
+            return await self._duplicated_pods_ready
+        return bool(await self._shadow_pods(shadow))
+
+    @property
+    def _duplicated_pods_ready(self) -> Coroutine[Any, Any, bool]:
+        """What the operator's state machine awaits before it installs: is the shadow there? It waits a while rather than say no."""
+        return self._shadow_serves(WAITED)
+
+    async def _shadow_serves(self, patience: float) -> bool:
+        """Is the whole shadow what the workload is by now, and does it serve? Waits so many seconds for it."""
+        deadline = time.monotonic() + patience
+        while True:
+            workload = await self._workload()
+            shadow = await self._shadow(workload)
+            if shadow is not None and clone.is_rolled_out(shadow) and await self._shadow_pods(shadow):
+                return True
+            if time.monotonic() >= deadline or self.known.ending:
+                return False
+            await asyncio.sleep(self.pause)
+
+    async def _shadow_pods(self, shadow: Object) -> list[Object]:
+        """Those that are ready."""
+        pods = await self.access.list("Pod", self.namespace, {clone.DUPLICATION: self._duplication(shadow)})
+        return [pod for pod in pods if is_ready(pod, self.container)]
+
+    async def _shadow(self, workload: Object) -> Object | None:
+        found = await self.access.get(workload["kind"], self.namespace, clone.short(name_of(workload)))
+        return None if found is None else {"kind": workload["kind"], **found}
+
+    @staticmethod
+    def _duplication(shadow: Object | None) -> str:
+        """The id that the shadow has."""
+        labels = (clone.template(shadow).get("metadata") or {}).get("labels") or {} if shadow is not None else {}
+        return str(labels.get(clone.DUPLICATION) or "")
+
+    @staticmethod
+    def _is_made_of(shadow: Object, workload: Object, scalers: list[Object]) -> bool:
+        annotations = shadow["metadata"].get("annotations") or {}
+        return bool(annotations.get(clone.MADE_OF) == clone.hash_of(workload, bool(scalers)))
+
+    async def _scalers(self, workload: Object) -> list[Object]:
+        if workload["kind"] == "Pod":
+            return []
+        found = await self.access.list("HorizontalPodAutoscaler", self.namespace, {})
+        return [hpa for hpa in found if clone.scales(hpa, workload)]
+
+    # ------------------------------------------------------------------ looking
+
+    async def _until(self, look: Callable[[], Awaitable[Any]], otherwise: str, patience: float = PATIENCE) -> Any:
+        """What `look` gives as soon as it gives something. Raises `not_yet` after that many seconds."""
+        deadline = time.monotonic() + patience
+        while (found := await look()) is None:
+            if time.monotonic() > deadline:
+                raise self.failures.not_yet(f"{otherwise} after {patience:g} s")
+            await asyncio.sleep(self.pause)
+        return found
+
+    async def _refusals(self, workload: Object, container: str | None = None) -> list[str]:
+        volumes = clone.template(workload)["spec"].get("volumes") or []
+        names = [volume["persistentVolumeClaim"]["claimName"] for volume in volumes if "persistentVolumeClaim" in volume]
+        namespace = workload["metadata"].get("namespace") or self.namespace
+        claims = [await self.access.get("PersistentVolumeClaim", namespace, name) for name in names]
+        return clone.refusals(workload, container or self.container, [claim for claim in claims if claim is not None])
+
+    async def _workload(self) -> Object:
+        kind, namespace, name = self._kind_and_place()
+        workload = await self.access.get(kind, namespace, name)
+        if workload is None:
+            raise self.failures.not_yet(f"there is no {kind} {name} in namespace {namespace}")
+        return {"kind": kind, **workload}
+
+    def _kind_and_place(self) -> tuple[str, str, str]:
+        kind, name = clone.split_target(self.target)
+        return kind, self.namespace, name
+
+    def _refuse(self, reasons: list[str]) -> None:
+        if reasons:
+            raise self.failures.refused("; ".join(reasons))

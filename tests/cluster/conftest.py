@@ -1,0 +1,264 @@
+"""One control plane for all tests of a worker; for each test a namespace, a kubelet and an operator of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster import control, gefyra, kubelet
+from tests.cluster.control import ControlPlane
+from tests.cluster.kubelet import Kubelet
+from tests.cluster.operator import Operator
+
+_number = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def control_plane() -> Iterator[ControlPlane]:
+    if reason := control.why_not() or kubelet.why_not():
+        pytest.skip(reason)
+    folder = Path(tempfile.mkdtemp(prefix="carrier2-"))
+    plane = ControlPlane(folder)
+    try:
+        # The API server passes exec on as it comes, rather than in the protocol of older kubelets.
+        plane.start("--feature-gates=TranslateStreamCloseWebsocketRequests=false")
+        plane.write_kubeconfig(folder / "operator", gefyra.install(plane))
+        yield plane
+    finally:
+        plane.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Cluster:
+    """A namespace, its kubelet and the operator, and what a user does there."""
+
+    def __init__(self, plane: ControlPlane, node: Kubelet, namespace: str) -> None:
+        self.plane = plane
+        self.node = node
+        self.namespace = namespace
+        self.operators: list[Operator] = []
+
+    async def operator(self, **more: Any) -> Operator:
+        """Start one."""
+        found = Operator(self.plane, self.plane.path / "operator", **more)
+        await found.start()
+        self.operators.append(found)
+        return found
+
+    async def call(self, method: str, path: str, body: object = None, content: str = "application/merge-patch+json") -> Any:
+        return await asyncio.to_thread(self.plane.call, method, path, body, content)
+
+    async def apply(self, *documents: Any) -> None:
+        await asyncio.to_thread(self.plane.apply, *documents)
+
+    async def get(self, path: str) -> Any:
+        """The object there, or None."""
+        status, text = await asyncio.to_thread(self.plane.ask, "GET", path, None, "", False)
+        return json.loads(text) if status == 200 else None
+
+    async def until(self, what: str, look: Any, patience: float = 30.0) -> Any:
+        """What `look` gives as soon as it gives something."""
+        found: Any = None
+
+        async def wait() -> None:
+            nonlocal found
+            while not (found := await look()):  # noqa: ASYNC110 - what is waited for is another process's
+                await asyncio.sleep(0.05)
+
+        try:
+            await asyncio.wait_for(wait(), patience)
+        except TimeoutError:
+            raise AssertionError(f"{what}: not within {patience:g} s; {await self.story()}") from None
+        return found
+
+    async def story(self) -> str:
+        """What the operator told, for a failed test."""
+        events = await self.get("/apis/events.k8s.io/v1/namespaces/gefyra/events")
+        told = [f"{one['reason']}: {one.get('note', '')}" for one in events["items"]]
+        for kind in ("gefyrabridgemounts", "gefyrabridges"):
+            found = await self.get(f"/apis/gefyra.dev/v1/namespaces/gefyra/{kind}")
+            told += [f"{one['metadata']['name']} is {one.get('state')}" for one in found["items"]]
+        for pod in (await self.get(f"/api/v1/namespaces/{self.namespace}/pods"))["items"]:
+            status = pod.get("status", {})
+            told += [file.read_text("utf-8", "replace")[-600:] for file in self.node.path.rglob("carrier.log")]
+            told.append(f"pod {pod['metadata']['name']} {pod['spec']['containers'][0]['image']} {status.get('containerStatuses')}")
+        return "\n".join([*told, *self.node.errors, *(error for one in self.operators for error in one.errors)])
+
+    # -- workloads
+
+    async def deploy(self, name: str = "web", replicas: int = 2, version: str = "v1", **container: Any) -> None:
+        """A Deployment, and its Service."""
+        labels = {"app": name}
+        described = {"name": "web", "image": f"app:{version}", "ports": [{"containerPort": 8080}], **container}
+        template = {"metadata": {"labels": labels}, "spec": {"terminationGracePeriodSeconds": 3, "containers": [described]}}
+        spec = {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template}
+        metadata = {"name": name, "namespace": self.namespace}
+        service = {"selector": labels, "ports": [{"port": 80, "targetPort": 8080}]}
+        await self.apply(
+            {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {**metadata, "labels": labels}, "spec": spec},
+            {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": service},
+        )
+
+    async def deployment(self, name: str = "web") -> Any:
+        return await self.get(f"/apis/apps/v1/namespaces/{self.namespace}/deployments/{name}")
+
+    async def pods(self, shadow: bool = False) -> list[Any]:
+        """Those of the workload, or of its shadow, that do not end."""
+        found = (await self.get(f"/api/v1/namespaces/{self.namespace}/pods"))["items"]
+        found = [pod for pod in found if not pod["metadata"].get("deletionTimestamp")]
+        return [pod for pod in found if ("bridge.gefyra.dev/duplication-id" in pod["metadata"]["labels"]) == shadow]
+
+    async def rolled_out(self, name: str = "web", patience: float = 30.0) -> None:
+        from carrier.gefyra.clone import is_rolled_out
+
+        async def look() -> bool:
+            found = await self.deployment(name)
+            return found is not None and is_rolled_out({"kind": "Deployment", **found})
+
+        await self.until(f"{name} is rolled out", look, patience)
+
+    # -- mounts and bridges
+
+    def mount_object(self, name: str = "mount-a", **more: Any) -> dict[str, Any]:
+        return {
+            "apiVersion": "gefyra.dev/v1",
+            "kind": "gefyrabridgemount",
+            "metadata": {"name": name, "namespace": "gefyra"},
+            "provider": "carrier2mount",
+            "targetNamespace": self.namespace,
+            "target": "deploy/web",
+            "targetContainer": "web",
+            **more,
+        }
+
+    def bridge_object(self, user: str, mount: str = "mount-a", ports: tuple[str, ...] = ("9001:8080",), **more: Any) -> dict[str, Any]:
+        labels = {"gefyra.dev/bridge-mount": mount, "gefyra.dev/client": f"client-{user}"}
+        return {
+            "apiVersion": "gefyra.dev/v1",
+            "kind": "gefyrabridge",
+            "metadata": {"name": f"bridge-{user}", "namespace": "gefyra", "labels": labels},
+            "provider": "carrier2",
+            "connectionProvider": "stowaway",
+            "client": f"client-{user}",
+            "targetNamespace": self.namespace,
+            "target": mount,
+            "targetContainer": "web",
+            "destinationIP": "127.0.0.1",
+            "portMappings": list(ports),
+            "providerParameter": {"rules": [{"match": [{"matchHeader": {"name": "x-user", "value": user, "type": "exact"}}]}]},
+            **more,
+        }
+
+    async def state(self, kind: str, name: str, state: str, patience: float = 30.0) -> Any:
+        """Wait until an object is in a state."""
+
+        async def look() -> Any:
+            found = await self.get(f"/apis/gefyra.dev/v1/namespaces/gefyra/{kind}s/{name}")
+            return found if found is not None and found.get("state") == state else None
+
+        return await self.until(f"{kind} {name} is {state}", look, patience)
+
+    async def mount(self, **more: Any) -> Any:
+        await self.apply(self.mount_object(**more))
+        return await self.state("gefyrabridgemount", "mount-a", "ACTIVE")
+
+    async def bridge(self, user: str, **more: Any) -> Any:
+        await self.apply(self.bridge_object(user, **more))
+        return await self.state("gefyrabridge", f"bridge-{user}", "ACTIVE")
+
+    async def delete(self, kind: str, name: str) -> None:
+        path = f"/apis/gefyra.dev/v1/namespaces/gefyra/{kind}s/{name}"
+        await self.call("DELETE", path)
+        await self.until(f"{name} is gone", lambda: self._is_gone(path))
+
+    async def _is_gone(self, path: str) -> bool:
+        return await self.get(path) is None
+
+    async def events(self, name: str) -> list[tuple[str, str]]:
+        """(reason, note) of what an object's owner was told."""
+        found = (await self.get("/apis/events.k8s.io/v1/namespaces/gefyra/events"))["items"]
+        return [(one["reason"], one.get("note", "")) for one in found if one["regarding"]["name"] == name]
+
+    async def told(self, name: str, reason: str, patience: float = 15.0) -> str:
+        """What was told with this reason, as soon as it is."""
+
+        async def look() -> str | None:
+            return next((note for why, note in await self.events(name) if why == reason), None)
+
+        return str(await self.until(f"{name} is told {reason!r}", look, patience))
+
+    # -- proxies
+
+    async def ctl(self, pod: str, method: str, path: str, body: object = None) -> Any:
+        """A call of the REST API in a pod."""
+        import carrier.cli.carrierctl as ctl
+
+        socket = str(self.node.named(pod).containers["web"].folder / "carrier2-api.sock")
+        data = b"" if body is None else json.dumps(body).encode()
+        _, _, text = await asyncio.to_thread(ctl.call, socket, method, path, data)
+        return json.loads(text)
+
+    async def bridges(self, pod: str) -> list[str]:
+        """The names of the bridges in force in a pod; none: nobody answers."""
+        try:
+            found = await self.ctl(pod, "GET", "bridges")
+        except (OSError, ValueError, LookupError):
+            return []
+        return sorted(one["name"] for one in found if one["status"]["state"] == "in force")
+
+    async def everywhere(self, *names: str, patience: float = 30.0, replicas: int = 2) -> None:
+        """Wait until every pod of the workload has these bridges, and no others."""
+
+        async def look() -> bool:
+            pods = await self.pods()
+            return len(pods) == replicas and all([await self.bridges(pod["metadata"]["name"]) == sorted(names) for pod in pods])
+
+        await self.until(f"every pod has {names}", look, patience)
+
+
+async def _clear(plane: ControlPlane, namespace: str) -> None:
+    """Leave nothing behind for the next test."""
+    ask = plane.ask
+    for kind in ("gefyrabridges", "gefyrabridgemounts"):
+        path = f"/apis/gefyra.dev/v1/namespaces/gefyra/{kind}"
+        for obj in plane.call("GET", path)["items"]:
+            own = f"{path}/{obj['metadata']['name']}"
+            ask("PATCH", own, {"metadata": {"finalizers": None}}, "application/merge-patch+json", False)
+            ask("DELETE", own, None, "", False)
+    for path in ("deployments", "statefulsets"):
+        ask("DELETE", f"/apis/apps/v1/namespaces/{namespace}/{path}", {"propagationPolicy": "Background"}, "application/json", False)
+    ask("DELETE", "/apis/events.k8s.io/v1/namespaces/gefyra/events", None, "", False)
+    for _ in range(100):
+        pods = plane.call("GET", f"/api/v1/namespaces/{namespace}/pods")["items"]
+        if not pods:
+            break
+        for pod in pods:
+            path = f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}?gracePeriodSeconds=0"
+            ask("DELETE", path, None, "", False)
+        await asyncio.sleep(0.1)
+
+
+@pytest.fixture
+async def cluster(control_plane: ControlPlane) -> AsyncIterator[Cluster]:
+    namespace = f"shop-{next(_number)}"
+    control_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+    folder = Path(tempfile.mkdtemp(prefix="c2-"))  # short: names of unix sockets have 107 bytes at most
+    node = Kubelet(control_plane, folder)
+    await node.start()
+    found = Cluster(control_plane, node, namespace)
+    try:
+        yield found
+    finally:
+        for one in found.operators:
+            await one.stop()
+        await _clear(control_plane, namespace)
+        await node.stop()
+        shutil.rmtree(folder, ignore_errors=True)
