@@ -1,7 +1,11 @@
 """UDP cluster: a connected socket per session, so that only the endpoint's own datagrams come back.
 
 `bind: {address, port}` fixes the local address (two sessions of one bind port to one endpoint cannot be told apart by the kernel:
-the second is refused). A refused port (ICMP) breaks the session with "refused"; the route's retry policy decides what follows.
+the second is refused). A refused datagram (ICMP) is a failure of the endpoint: another one gets it, or the route's fallback
+(`Session.once_more`). One that is too long for the path is dropped, and that is all. With `broadcast: true` the socket is not connected,
+so that an endpoint may be a broadcast address, and whoever answers is heard.
+
+Where nobody should send any more, because the endpoint is gone, down or has moved, sessions end; what their peers send next is routed anew.
 While wake-ups find more than one datagram they are received in batches, and sent on as bursts when the session's source writes
 datagrams too and nothing stands between (carrier/hops/datagram.py).
 """
@@ -9,11 +13,14 @@ datagrams too and nothing stands between (carrier/hops/datagram.py).
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from carrier.core import health
 from carrier.core.address import check_bind, local_address
+from carrier.core.breaker import BREAKER
 from carrier.core.cluster import Cluster, first_that_connects
 from carrier.core.endpoint import Endpoint
 from carrier.core.resolve import Address, literal
@@ -22,10 +29,13 @@ from carrier.errors import Error, Problem, from_os
 from carrier.hops.datagram import LOOK, Adaptive, DatagramSocket
 from carrier.hops.mmsg import COUNT, LONGEST, Receiver, enlarge, kernel_drops, receiver, run_length
 from carrier.hops.pace import unwatch, watch
+from carrier.options import check_numbers, numbers
 
 if TYPE_CHECKING:
     from carrier import model as config
+    from carrier.core.cluster import Plan
     from carrier.core.env import Env
+    from carrier.core.health import Health
     from carrier.core.session import Session
 
 BATCHES = 4
@@ -33,25 +43,41 @@ BATCHES = 4
 BUFFER = 1 << 20
 """Receive and send buffer asked of the kernel, in bytes; it may grant less."""
 LINGER = 2.0
-"""Seconds that answers may still take after a byte-stream source has ended."""
+"""Seconds that answers may still take after a byte-stream source has ended, unless `half_close_timeout` says otherwise."""
+OPTIONS: Mapping[str, float] = {"half_close_timeout": LINGER}
+KEPT = 16
+"""Datagrams that nobody has answered yet and that are kept, in case that they are refused."""
+PROBE = 0.25
+"""Seconds that a refusal of a probe may take."""
 
 
 class UdpCluster(Cluster):
-    """`spec: {protocol: UDP, port, bind: {address, port}}`."""
+    """`spec: {protocol: UDP, port, bind: {address, port}, broadcast}`. `options`: see OPTIONS."""
 
     protocol = "UDP"
     kind = "datagram"
-    fields = {"port": "1..65535", "bind": "{address, port}"}
+    fields = {"port": "1..65535", "bind": "{address, port}", "broadcast": "true: endpoints may be broadcast addresses"}
 
     def __init__(self, conf: config.Cluster, env: Env) -> None:
+        self.linger = numbers(conf.options, {"half_close_timeout": LINGER})["half_close_timeout"]
+        self.broadcast = conf.spec.get("broadcast") is True
+        self.upstreams: set[UdpUpstream] = set()
         super().__init__(conf, env)
         self.dropped: dict[str, int] = {}
         """Datagrams dropped, by reason; those that an upstream's receive buffer had no room for when its session has ended."""
-        self.upstreams: set[UdpUpstream] = set()
 
     @classmethod
     def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
-        return super().check(spec, path) + check_bind(spec, path)
+        found = super().check(spec, path) + check_bind(spec, path)
+        if not isinstance(spec.get("broadcast", False), bool):
+            found.append(Problem("expected true or false", f"{path}.broadcast", seen=repr(spec["broadcast"])))
+        return found
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], path: str = "") -> list[Problem]:
+        """Everything wrong with the options, by the strict standard."""
+        found = check_numbers(options, {**OPTIONS, **BREAKER}, path, ("health",))
+        return found + (health.check(options["health"], f"{path}.health") if "health" in options else [])
 
     def ready(self, session: Session, endpoint: Endpoint | None) -> Socket | None:
         """A literal address needs no waiting: connect() of a datagram socket only notes the address."""
@@ -80,7 +106,10 @@ class UdpCluster(Cluster):
             if local is not None:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 sock.bind(local)
-            sock.connect(address[1])
+            if self.broadcast:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            else:
+                sock.connect(address[1])
         except OSError as exc:
             if sock is not None:
                 sock.close()
@@ -90,21 +119,51 @@ class UdpCluster(Cluster):
         return upstream
 
     def follow(self, endpoint: Endpoint, places: frozenset[str]) -> None:
-        for upstream in [upstream for upstream in self.upstreams if upstream.endpoint is endpoint and upstream.place not in places]:
-            upstream.leave(f"{endpoint.host} has moved")
+        self._leave(f"{endpoint.host} has moved", lambda upstream: upstream.endpoint is endpoint and upstream.place not in places)
 
     def drop(self, reason: str, count: int = 1) -> None:
         """Count datagrams that go nowhere."""
         self.dropped[reason] = self.dropped.get(reason, 0) + count
 
+    def adopt(self, plan: Plan) -> None:
+        super().adopt(plan)
+        self._leave("its endpoint is gone", lambda upstream: upstream.endpoint not in self.endpoints)
+
+    def close(self) -> None:
+        super().close()
+        self._leave("its cluster is gone", lambda upstream: True)
+
+    def tick(self, now: float) -> None:
+        super().tick(now)
+        others = any(endpoint.up for endpoint in self.endpoints)
+        self._leave("its endpoint is down", lambda upstream: not upstream.endpoint.up and (others or upstream.may_fall_back()))
+
+    def _leave(self, why: str, which: Callable[[UdpUpstream], bool]) -> None:
+        for upstream in [upstream for upstream in self.upstreams if which(upstream)]:
+            upstream.leave(why)
+
+    async def probe(self, endpoint: Endpoint, health: Health) -> None:
+        """An empty datagram that nobody refuses. Raises Error."""
+        family, address = (await self.addresses(endpoint, socket.SOCK_DGRAM))[0]
+        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+            try:
+                sock.connect(address)
+                sock.send(b"")
+                await asyncio.sleep(PROBE)
+                sock.send(b"")
+            except OSError as exc:
+                raise from_os(exc, "upstream", endpoint.address) from None
+
 
 class UdpUpstream(DatagramSocket):
-    """The connected end of a UDP session. place: the address that it is connected to."""
+    """The connected end of a UDP session. place: the address that it is connected to. kept: datagrams that may have been refused."""
 
-    __slots__ = ("adaptive", "batch", "cluster", "endpoint", "loop", "paused", "place")
+    __slots__ = ("adaptive", "batch", "cluster", "endpoint", "kept", "loop", "paused", "place")
+    session: Session | None
 
     def __init__(self, cluster: UdpCluster, sock: socket.socket, endpoint: Endpoint, address: Address) -> None:
-        super().__init__(sock, None)
+        super().__init__(sock, address[1] if cluster.broadcast else None)
+        self.kept: list[bytes] = []
         self.cluster = cluster
         self.loop: asyncio.AbstractEventLoop = cluster.env.loop
         self.endpoint = endpoint
@@ -168,6 +227,9 @@ class UdpUpstream(DatagramSocket):
         except OSError as exc:
             self.failed(exc)
             return False
+        if not self.messages_in:
+            self.cluster.health.connected(self.endpoint)
+        self.kept = []
         self.messages_in += 1
         self.bytes_in += len(data)
         to = self.to
@@ -201,6 +263,9 @@ class UdpUpstream(DatagramSocket):
     def _deliver(self, batch: Receiver, count: int) -> None:
         """Pass on the datagrams of a batch, those of one size together."""
         sizes = batch.sizes(count)
+        if not self.messages_in:
+            self.cluster.health.connected(self.endpoint)
+        self.kept = []
         self.messages_in += count
         self.bytes_in += sum(sizes)
         first = 0
@@ -216,19 +281,48 @@ class UdpUpstream(DatagramSocket):
         if last:
             self.end()
 
+    def send(self, data: bytes | memoryview) -> None:
+        kept = self.kept
+        if not self.messages_in or not kept:
+            if len(kept) < KEPT:
+                kept.append(bytes(data))
+        else:
+            kept[0] = bytes(data)
+        super().send(data)
+
     def drop(self, reason: str, count: int = 1) -> None:
+        if self.session is not None:
+            self.session.dropped += count
         self.cluster.drop(reason, count)
 
     # ------------------------------------------------------------------ ends
 
+    def may_fall_back(self) -> bool:
+        """Would another cluster serve if this one could not?"""
+        session = self.session
+        return session is not None and session.decision.fallback is not None and session.fallback is None
+
     def failed(self, exc: OSError) -> None:
-        """An ICMP error, or worse: tell both neighbours."""
-        error = from_os(exc, "upstream", self.endpoint.address)
-        to, back = self.to, self.back
+        """An ICMP error, or worse: somebody else gets what was refused, or both neighbours are told."""
+        if exc.errno == errno.EMSGSIZE:  # the path has become narrower (ICMP, fragmentation needed): that was one datagram
+            self.drop("too-long")
+            self._look_again()
+            return
+        error = from_os(exc, "upstream", self.endpoint.address, "yes")
+        session, to, back = self.session, self.to, self.back
+        if session is not None and session.destination is self and session.once_more(error, self.kept):
+            return
+        error.retry = "no"
         self.close()
         to.reset(error)
         if back.to is self:  # else the session has replaced this end: the hop behind has another one to write to
             back.stop(error)
+
+    def _look_again(self) -> None:
+        """The loop has let go of a descriptor with an error."""
+        if not (self.paused or self.closed):
+            self._unwatch()
+            self._watch()
 
     def leave(self, why: str) -> None:
         """It leads to where nothing is sent any more: the session ends, and the next datagram of its peer is routed anew."""
@@ -242,7 +336,7 @@ class UdpUpstream(DatagramSocket):
         if session is None or session.status == DESTROYED:
             self.close()
         elif not self.closed:
-            self.loop.call_later(LINGER, self._ended)
+            self.loop.call_later(self.cluster.linger, self._ended)
 
     def _ended(self) -> None:
         if not self.closed:

@@ -1,9 +1,13 @@
 """UDP listener: one socket, a session per peer address; or `singleton`: one connected peer, one session from the start.
 
 Modes as in l7mp (contract, section 2): `singleton` when `connect` names address and port, else `server`; a half-specified `connect`
-filters peers. A session ends when it was idle for `idle_timeout`, or, while nobody has answered it, for `answer_timeout`; when the
-listener is full, sessions that were never answered go first, oldest first, and then the new peer is refused. One coarse timer
-serves all. Replies go only to the peer that asked. The peer of a singleton may be waited for when it refuses datagrams (`Remote`).
+filters peers. A session ends when it was idle for `idle_timeout`, or, while nobody has answered it, for `answer_timeout`, or, with
+`responses`, when so many answers went for each datagram that came, for `exchange_timeout`. When the listener is full, or all of them
+together have two thirds of the process's descriptors, the session that is of least use goes (`UdpPeer.standing`). One timer serves all.
+Replies go only to the peer that asked, from the address that it asked (carrier/hops/pktinfo.py). The peer of a singleton may be waited for
+when it refuses datagrams (`Remote`).
+
+Datagrams know no connection that would have to be kept: a session whose route is another by now ends, and the next datagram is routed anew.
 
 While wake-ups find more than one datagram they are received in batches, and consecutive ones of one peer are sent on as a burst
 when its destination writes datagrams too and nothing stands between (carrier/hops/datagram.py).
@@ -12,25 +16,28 @@ when its destination writes datagrams too and nothing stands between (carrier/ho
 from __future__ import annotations
 
 import errno
-import re
 import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from carrier.core.address import NO_IPV6, authority, bind_error, plain
+from carrier.core.decision import same_route
 from carrier.core.listener import Key, Listener
 from carrier.core.resolve import Address, literal
+from carrier.core.room import Room
 from carrier.core.session import Session
 from carrier.core.spec import check_members, check_port
 from carrier.errors import Error, Problem
 from carrier.hops.datagram import Adaptive
 from carrier.hops.mmsg import COUNT, LONGEST, Receiver, enlarge, kernel_drops, receiver, run_length
 from carrier.hops.pace import unwatch, watch
+from carrier.hops.pktinfo import Local, told, wish
 from carrier.options import check_numbers, numbers, port_of
-from listeners.udp_peers import Remote, UdpPeer
+from listeners.udp_peers import Remote, UdpPeer, check_peer, share
 
 if TYPE_CHECKING:
     from carrier import model as config
+    from carrier.core.decision import Table
     from carrier.core.env import Env
 
 BATCHES = 4
@@ -42,23 +49,22 @@ OPTIONS: Mapping[str, float] = {
     "max_sessions": 4096,
     "max_new_sessions_per_second": 0,
     "idle_timeout": 60,
-    "answer_timeout": 5,
+    "answer_timeout": 30,
+    "responses": 0,
+    "exchange_timeout": 1,
 }
-"""Limits (sessions, new sessions a second of one source address, seconds) and their defaults (DESIGN section 7); 0 means none."""
+"""Limits (sessions, new sessions a second of one source address, seconds, answers to a datagram) and their defaults (DESIGN section 7); 0
+means none."""
+MANY_NEW = 16
+"""New sessions of a batch after which no other is taken at once: what comes waits in the kernel, while those that are there are served."""
+SLICE = 64
+"""Peers whose routes are looked at in one turn of the loop."""
+CONTROL = 64
+"""Bytes of what the kernel tells beside a datagram."""
 RECVERR = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
 """IP_RECVERR, IPV6_RECVERR: have the kernel say which address refused a datagram."""
-HOST_NAME = re.compile(r"(?![\d.]+$)[\w.-]+")
-"""A name that can be looked up (RFC 1123, and "_"); digits and dots that are no IPv4 address are no name either."""
 NODE_NAMES = {errno.EADDRINUSE: "EADDRINUSE", errno.EADDRNOTAVAIL: "EADDRNOTAVAIL", errno.EACCES: "EACCES"}
 """How l7mp's error texts call what the kernel says."""
-
-
-def check_peer(host: object, path: str) -> list[Problem]:
-    """Is it the address of a peer: an IP address, or a name that is looked up when the socket is bound? None: it is not given."""
-    good = isinstance(host, str) and (literal(host, 0) is not None or HOST_NAME.fullmatch(host) is not None)
-    if host is None or good:
-        return []
-    return [Problem(f"expected an address, got {host!r}", path, seen=repr(host), allowed="an IP address or a host name")]
 
 
 def _bound(address: Address, every: bool) -> socket.socket:
@@ -112,10 +118,15 @@ class UdpListener(Listener):
         self.max_new = limits["max_new_sessions_per_second"] or float("inf")
         self.idle_timeout = limits["idle_timeout"] or float("inf")
         self.answer_timeout = limits["answer_timeout"] or float("inf")
+        self.responses = limits["responses"]
+        self.exchange_timeout = min(limits["exchange_timeout"] or float("inf"), self.idle_timeout)
+        self.places = min(self.max_sessions, share())
+        """How many peers there can be."""
         self.peers: dict[Any, UdpPeer] = {}
         """By address; the listener that this one replaced has left its peers here, and they live on."""
-        self.unanswered: dict[Any, UdpPeer] = {}
-        """Those that nobody had answered when they were last looked at, in the order they came."""
+        self.room: Room[UdpPeer] = Room()
+        self.told = False
+        """The kernel says which of our addresses a datagram came to."""
         self.keys: dict[Any, UdpPeer] = {}
         """The same peers by the receiver's keys."""
         self.fresh: dict[str, int] = {}
@@ -204,12 +215,14 @@ class UdpListener(Listener):
 
     def start(self) -> None:
         self.sock = self.bound[0]
-        self.receiver = receiver(self.sock.family)
+        self.told = wish(self.sock)
+        self.receiver = receiver(self.sock.family, True) if self.told else receiver(self.sock.family)
         before, self.before = self.before, None
         if before is not None and before.sock is not None:
             before._unwatch()
-            self.peers, self.unanswered, self.keys = before.peers, before.unanswered, before.keys
+            self.peers, self.keys = before.peers, before.keys
         self._watch()
+        self._reroute(list(self.peers.values()), self.table)
         if self.singleton and self.allowed:
             peer = literal(min(self.allowed), int(self.connect_port or 0))
             assert peer is not None
@@ -270,19 +283,24 @@ class UdpListener(Listener):
         sock = self.sock
         if sock is None:
             return False
+        local = None
         try:
-            data, address = sock.recvfrom(LONGEST)
+            if self.told:
+                data, ancillary, _, address = sock.recvmsg(LONGEST, CONTROL)
+                local = told(sock.family, ancillary)
+            else:
+                data, address = sock.recvfrom(LONGEST)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:  # an error of an earlier reply: that peer's session ends by its timeout
             self._errors()
             return True
-        peer = self.peers.get(address) or self._peer(address)
+        peer = self.peers.get(address if local is None else (address, local)) or self._peer(address, local)
         if peer is not None:
             peer.bytes_in += len(data)
             peer.messages_in += 1
             if peer.held:
-                self.drop("upstream-full")
+                peer.drop("upstream-full")
                 return True
             to = peer.to
             to.data(data)
@@ -306,7 +324,10 @@ class UdpListener(Listener):
                 self._errors()
                 return taken
             taken += count
+            known = self.counter
             self._deliver(batch, count)
+            if self.counter - known >= MANY_NEW:
+                return taken
             if count < COUNT:
                 if (count == 1 or adaptive.alone) and not adaptive.goes_on(count):
                     self._switch(False)
@@ -369,14 +390,15 @@ class UdpListener(Listener):
 
     def _peer_of(self, batch: Receiver, i: int, key: Any) -> UdpPeer | None:
         """The peer of a sender that has not been seen in a batch yet."""
-        address = batch.address(i)
-        peer = self.peers.get(address) or self._peer(address)
+        address, local = batch.address(i), batch.local(i)
+        peer = self.peers.get(address if local is None else (address, local)) or self._peer(address, local)
         if peer is not None:
+            self.keys.pop(peer.key, None)
             peer.key = key
             self.keys[key] = peer
         return peer
 
-    def _peer(self, address: Any) -> UdpPeer | None:
+    def _peer(self, address: Any, local: Local | None = None) -> UdpPeer | None:
         """The session of a new peer, if it may have one."""
         host = plain(address[0])
         refusal = self._refusal(host, address[1])
@@ -384,8 +406,8 @@ class UdpListener(Listener):
             self.drop(refusal)
             return None
         self.fresh[host] = self.fresh.get(host, 0) + 1
-        peer = Remote(self, self.sock, address) if self.singleton else UdpPeer(self, self.sock, address)
-        self.peers[address] = self.unanswered[address] = peer
+        peer = Remote(self, self.sock, address) if self.singleton else UdpPeer(self, self.sock, address, local)
+        self.peers[peer.place] = peer
         session = Session(self, peer)
         self.live.add(session)
         session.begin(self.table.decide(session.metadata))
@@ -401,20 +423,45 @@ class UdpListener(Listener):
             return "rate"
         if len(self.peers) >= self.max_sessions and not self._evict():
             return "full"
+        if self._everywhere() >= share() and not (self._evict() or any(other._evict() for other in self._others())):
+            return "descriptors"
         return ""
 
+    def _others(self) -> list[UdpListener]:
+        return [other for other in self.env.listeners.values() if isinstance(other, UdpListener) and other is not self]
+
+    def _everywhere(self) -> int:
+        """Peers of all listeners: each may need a descriptor towards its destination, and others want some, too."""
+        return len(self.peers) + sum(len(other.peers) for other in self._others())
+
     def _evict(self) -> bool:
-        """Make room: the oldest session that was never answered goes."""
-        while self.unanswered:
-            address, peer = next(iter(self.unanswered.items()))
-            if peer.messages_out:  # answered since; whoever answers does not look at this table
-                del self.unanswered[address]
-                continue
+        """Make room: the session that is of least use goes; False: all are being used."""
+        peer = self.room.choose(self.peers.values(), self.env.loop.time())
+        if peer is None or peer.session is None:
+            return False
+        answered = peer.messages_out > 0
+        if not answered:
             self.drop("evicted")
-            assert peer.session is not None
-            peer.session.kill("made room for a new peer: it was never answered")
-            return True
-        return False
+        peer.session.kill("made room for a new peer: it was " + ("answered and idle longest" if answered else "never answered"))
+        return True
+
+    def use(self, table: Table) -> None:
+        super().use(table)
+        self._reroute(list(self.peers.values()), table)
+
+    def _reroute(self, peers: list[UdpPeer], table: Table) -> None:
+        """End the sessions that would be routed differently now, a few in each turn of the loop."""
+        for peer in peers[:SLICE]:
+            session = peer.session
+            if table is not self.table or peer.closed or session is None or peer.listener is not self:
+                continue
+            if not same_route(table.decide({"name": session.name, **self.metadata(session)}), session.decision):
+                address, local, remote = peer.address, peer.local, isinstance(peer, Remote)
+                session.kill("its route is another by now: the next datagram is routed anew", "drain")
+                if remote:  # that session is there from the start
+                    self._peer(address, local)
+        if len(peers) > SLICE:
+            self.env.loop.call_soon(self._reroute, peers[SLICE:], table)
 
     def tick(self, now: float) -> None:
         super().tick(now)
@@ -426,7 +473,9 @@ class UdpListener(Listener):
             if count != peer.seen:
                 peer.seen = count
                 peer.active_at = now
-            elif now - peer.active_at > (self.idle_timeout if peer.messages_out else self.answer_timeout) and not self.singleton:
+                continue
+            idle, limit = peer.idle_for(now)
+            if idle > limit and not self.singleton:
                 peer.finish()
 
     # ------------------------------------------------------------------ sessions
@@ -441,6 +490,6 @@ class UdpListener(Listener):
         peer = session.source
         assert isinstance(peer, UdpPeer)
         return {
-            "IP": {"src_addr": plain(peer.address[0]), "dst_addr": self.host},
+            "IP": {"src_addr": plain(peer.address[0]), "dst_addr": self.host if peer.local is None else plain(peer.local.address)},
             "UDP": {"src_port": peer.address[1], "dst_port": self.spec["port"]},
         }

@@ -4,38 +4,69 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import re
+import resource
 import socket
 from collections import deque
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from carrier.core.address import authority
+from carrier.core.resolve import literal
+from carrier.core.room import PATIENCE
 from carrier.core.stream import HIGH, MANY
-from carrier.errors import Error
+from carrier.errors import Error, Problem
 from carrier.hops.datagram import DatagramSocket
+from carrier.hops.pktinfo import Local
 
 if TYPE_CHECKING:
     from carrier.core.session import Session
     from listeners.udp import UdpListener
 
+FORGOTTEN, DONE, RESTING, WAITING = range(4)
+"""Ranks of peers whose places are needed, the first to leave first."""
+OVERTAKEN = 0.6
+"""Who is not answered when so much of all places was taken since will hardly be."""
 PROBED = 1.0
 """Seconds after which a datagram that nobody has refused is taken for delivered, at most."""
+
+
+HOST_NAME = re.compile(r"(?![\d.]+$)[\w.-]+")
+"""A name that can be looked up (RFC 1123, and "_"); digits and dots that are no IPv4 address are no name either."""
+
+
+def check_peer(host: object, path: str) -> list[Problem]:
+    """Is it the address of a peer: an IP address, or a name that is looked up when the socket is bound? None: it is not given."""
+    good = isinstance(host, str) and (literal(host, 0) is not None or HOST_NAME.fullmatch(host) is not None)
+    if host is None or good:
+        return []
+    return [Problem(f"expected an address, got {host!r}", path, seen=repr(host), allowed="an IP address or a host name")]
+
+
+@lru_cache(1)
+def share() -> int:
+    """How many descriptors peers may have, of those that the process may: the rest is for whoever comes over TCP, and for us."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 2 // 3
 
 
 class UdpPeer(DatagramSocket):
     """One peer of the listener: the source of its session. It has no descriptor of its own.
 
-    key: the receiver's key of its address. seen, active_at: messages at the last tick, and since when that many.
+    place: what it is known by: its address, and that of ours which it asked, where there are several. key: the same as the receiver has it.
+    born: monotonic seconds. seen, active_at: messages at the last tick, and since when that many.
     """
 
-    __slots__ = ("active_at", "held", "key", "listener", "seen")
+    __slots__ = ("active_at", "born", "held", "key", "listener", "place", "seen")
     session: Session | None
 
-    def __init__(self, listener: UdpListener, sock: socket.socket, address: Any) -> None:
+    def __init__(self, listener: UdpListener, sock: socket.socket, address: Any, local: Local | None = None) -> None:
         super().__init__(sock, address)
         self.listener = listener
+        self.local = local
+        self.place = address if local is None else (address, local)
         self.key: Any = None
         self.held = False
-        self.active_at = listener.env.loop.time()
+        self.born = self.active_at = listener.env.loop.time()
         self.seen = 0
 
     def came(self, first: int, count: int, size: int) -> None:
@@ -43,7 +74,7 @@ class UdpPeer(DatagramSocket):
         self.messages_in += count
         self.bytes_in += size * count
         if self.held:
-            self.listener.drop("upstream-full", count)
+            self.drop("upstream-full", count)
         else:
             self.pass_on(first, count, size)
 
@@ -53,6 +84,8 @@ class UdpPeer(DatagramSocket):
             self.end()
 
     def drop(self, reason: str, count: int = 1) -> None:
+        if self.session is not None:
+            self.session.dropped += count
         self.listener.drop(reason, count)
 
     def failed(self, exc: OSError) -> None:
@@ -68,6 +101,28 @@ class UdpPeer(DatagramSocket):
     def stop(self, error: Error | None = None) -> None:
         if error is not None:
             self.finish(error)
+
+    def standing(self, now: float) -> tuple[int, float] | None:
+        """When its place is needed (carrier/core/room.py): first who was never answered, unless an answer may just be on its way; then who
+        has had the answer to his one question, then who has been idle longest; who is being served stays."""
+        session, listener = self.session, self.listener
+        if self.closed or session is None:
+            return None
+        if not self.messages_out:
+            overtaken = listener.counter - session.number > listener.places * OVERTAKEN
+            return (FORGOTTEN if overtaken or now - self.born >= PATIENCE else WAITING), self.born
+        if self.messages_in == 1:
+            return DONE, self.born
+        moved = self.messages_in + self.messages_out != self.seen
+        return (RESTING, self.active_at) if not moved and now - self.active_at >= PATIENCE else None
+
+    def idle_for(self, now: float) -> tuple[float, float]:
+        """How long nothing has moved, and how long that may be: seconds."""
+        listener = self.listener
+        if not self.messages_out:
+            return now - self.active_at, listener.answer_timeout
+        done = 0 < listener.responses * self.messages_in <= self.messages_out
+        return now - self.active_at, listener.exchange_timeout if done else listener.idle_timeout
 
     def pause(self) -> None:
         """Datagrams cannot wait: while the next hop is full, what comes is dropped and counted."""
@@ -85,8 +140,7 @@ class UdpPeer(DatagramSocket):
             return
         self.closed = True
         listener = self.listener
-        listener.peers.pop(self.address, None)
-        listener.unanswered.pop(self.address, None)
+        listener.peers.pop(self.place, None)
         listener.keys.pop(self.key, None)
         listener.received += self.messages_in
         listener.sent += self.messages_out
@@ -126,7 +180,6 @@ class Remote(UdpPeer):
         retry = session.decision.retry
         lost = count - self.out
         if lost:
-            session.dropped += lost
             self.drop("refused", lost)
         if not retry.on_disconnect:
             return
@@ -161,8 +214,6 @@ class Remote(UdpPeer):
                 self.told = False
                 self.send(data)
         elif self.size >= HIGH or len(self.waiting) >= MANY:
-            assert self.session is not None
-            self.session.dropped += 1
             self.drop("source-away")
         else:
             self.waiting.append(bytes(data))
@@ -205,6 +256,5 @@ class Remote(UdpPeer):
     def finish(self, error: Error | None = None) -> None:
         self._cancel()
         if self.waiting and self.session is not None and not self.closed:
-            self.session.dropped += len(self.waiting)
             self.drop("source-away", len(self.waiting))
         super().finish(error)

@@ -255,3 +255,15 @@ class Fixed:
     def decide(self, meta: Mapping[str, Any]) -> Decision:
         """The one."""
         return self.decision
+
+
+def same_route(now: Decision, before: Decision) -> bool:
+    """Does this decision lead where the other one did? One that only says that there is too much changes nothing for who is there."""
+    if now.error is not None and now.error.kind == "overload":
+        return True
+    return (
+        (now.rule, now.rulelist) == (before.rule, before.rulelist)
+        and now.cluster is before.cluster
+        and now.fallback is before.fallback
+        and (now.ingress, now.egress) == (before.ingress, before.egress)
+    )

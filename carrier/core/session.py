@@ -255,6 +255,15 @@ class Session(Stream):
             self.listener.env.guard(f"a stage of {self.name}", stage.reset, error)
             stage.forget()
 
+    def _no_room(self, count: int) -> None:
+        """Datagrams that found no destination in time, nor room to wait for one."""
+        if count:
+            drop = getattr(self.source, "drop", None)
+            if drop is not None:
+                drop("no-destination", count)
+            else:
+                self.dropped += count
+
     def _hold(self) -> None:
         """Until the destination is there, what the source sends waits in a backlog."""
         self.on_lane = False
@@ -287,7 +296,7 @@ class Session(Stream):
                 stage.session = self
         self.status = CONNECTED
         self.connected_at = monotonic()
-        self.dropped += backlog.dropped
+        self._no_room(backlog.dropped)
         for stage in self.hops:
             stage.resume() if isinstance(stage, Socket) else None
         if isinstance(destination, Socket) and not self.full:
@@ -371,6 +380,36 @@ class Session(Stream):
             self._try_again(cluster)
             return
         self.give_up(error)
+
+    def once_more(self, error: Error, datagrams: Sequence[bytes]) -> bool:
+        """The destination refuses datagrams, perhaps after it has taken others: another endpoint gets these, or the fallback. False: there
+        is nobody else, and nothing was done."""
+        cluster, endpoint = self.cluster, self.endpoint
+        if cluster is None or endpoint is None or self.status != CONNECTED or self.hops or self.listener.kind != "datagram":
+            return False
+        tried = self.tried | {endpoint.name}
+        others = [other for other in cluster.endpoints if other.name not in tried and other.name not in cluster.drained]
+        fallback = self.decision.fallback
+        if not others and (fallback is None or self.fallback is not None):
+            return False
+        endpoint.failed += 1
+        cluster.health.failed(endpoint, error)
+        self.tried = tried
+        self._note_connect()
+        self._unlink(error)
+        self.sent = self.answered = False
+        self._hold()
+        assert self.backlog is not None
+        for data in datagrams:
+            self.backlog.data(data)
+        if others:
+            self.event("RETRY", f"{endpoint.address} refuses datagrams", error.detail)
+            self.retries += 1
+            self._run(reach(self, cluster, cluster.choose(self, tried)))
+        else:
+            self.tried = NOBODY
+            self.give_up(error)
+        return True
 
     def _ask_again(self, status: int) -> bool:
         """The route wants this status retried: drop the answer and ask another endpoint, if there is one, or the same."""
@@ -495,5 +534,5 @@ class Session(Stream):
             if error is None and self.destination.back is not NOWHERE:
                 guard(f"the destination of {self.name}", self.destination.end)
         if self.backlog is not None:
-            self.dropped += self.backlog.dropped
+            self._no_room(self.backlog.dropped + (len(self.backlog.calls) if self.listener.kind == "datagram" else 0))
             self.backlog = None

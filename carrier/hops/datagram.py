@@ -18,6 +18,7 @@ from typing import Any
 
 from carrier.core.stream import Socket
 from carrier.hops.mmsg import COUNTED, LONGEST, NAME, PLACE, Cut, _cut, parts, sockaddr
+from carrier.hops.pktinfo import Local
 
 MOST = 65_507
 """Payload of a UDP datagram over IPv4 at most (RFC 768, RFC 791)."""
@@ -57,14 +58,16 @@ class DatagramSocket(Socket):
     """A hop that writes datagrams on `sock`: to `address`, or, if that is None, to the one peer that it is connected to.
 
     It counts what it sends; a subclass says in `drop` where to count what it could not send, and in `failed` what a broken socket means.
+    local: the address of ours that it sends from; None: the kernel chooses.
     """
 
-    __slots__ = ("address", "closed", "cut", "largest", "name", "sock", "sockaddr")
+    __slots__ = ("address", "closed", "cut", "largest", "local", "name", "sock", "sockaddr")
 
     def __init__(self, sock: socket.socket, address: Any) -> None:
         super().__init__()
         self.sock = sock
         self.address = address
+        self.local: Local | None = None
         self.sockaddr: ctypes.Array[ctypes.c_char] | None = None
         """The address as the kernel wants it, made for the first burst; `name` is where it lies."""
         self.name = 0
@@ -89,6 +92,8 @@ class DatagramSocket(Socket):
         try:
             if self.address is None:
                 self.sock.send(data)
+            elif self.local is not None:
+                self.sock.sendmsg((data,), self.local.control, 0, self.address)
             else:
                 self.sock.sendto(data, self.address)
         except (BlockingIOError, InterruptedError):
@@ -148,7 +153,7 @@ class DatagramSocket(Socket):
             raw = sockaddr(self.sock.family, self.address)
             self.sockaddr = ctypes.create_string_buffer(raw, len(raw))
             self.name = ctypes.addressof(self.sockaddr)
-        return _cut(size, len(self.sockaddr))
+        return _cut(size, len(self.sockaddr), self.local.raw if self.local is not None else b"")
 
     def _one_by_one(self, first: int, count: int, size: int) -> None:
         for part in parts(first, count, size):

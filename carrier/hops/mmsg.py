@@ -12,6 +12,8 @@ from array import array
 from functools import cache, lru_cache
 from typing import Any
 
+from carrier.hops.pktinfo import SPACE, Local, inside, local_of, words
+
 COUNT = 64
 """Datagrams that one call receives at most."""
 LONGEST = 65_535
@@ -92,10 +94,14 @@ def parts(first: int, count: int, size: int) -> list[memoryview]:
 
 
 class Receiver:
-    """Receives batches on sockets of one address family (AF_UNSPEC: connected ones, whose sender is known)."""
+    """Receives batches on sockets of one address family (AF_UNSPEC: connected ones, whose sender is known). told: the kernel says which of
+    our addresses a datagram came to (carrier/hops/pktinfo.py), and senders are kept apart by that, too."""
 
-    def __init__(self, family: int) -> None:
+    def __init__(self, family: int, told: bool = False) -> None:
         self.family = family
+        self.told = told
+        self._space = SPACE[socket.AddressFamily(family)] if told else 0
+        self._controls = ctypes.create_string_buffer(COUNT * self._space or 1)
         self._short = family == socket.AF_INET
         self._parts = _iovecs(LONGEST)
         self._names = ctypes.create_string_buffer(COUNT * ADDRESS)
@@ -108,16 +114,24 @@ class Receiver:
             if family != socket.AF_UNSPEC:
                 header.name = ctypes.addressof(self._names) + i * ADDRESS
                 header.name_size = 16 if family == socket.AF_INET else 28
+            if told:
+                header.control = ctypes.addressof(self._controls) + i * self._space
         words = memoryview(self._messages).cast("B").cast("I")
         self._sizes = words[_Message.size.offset // 4 :: ctypes.sizeof(_Message) // 4]
         self._raw = memoryview(self._names).cast("B")
         self._quads = self._raw.cast("Q")
+        self._told = memoryview(self._controls).cast("B")
+        quads = memoryview(self._messages).cast("B").cast("Q")
+        self._room = quads[_Header.control_size.offset // 8 :: ctypes.sizeof(_Message) // 8]
+        self._whole = memoryview(array("Q", [self._space] * COUNT))
         self._call = library().recvmmsg
         self._args = ctypes.byref(self._messages), COUNT, int(socket.MSG_DONTWAIT), None
 
     def receive(self, fd: int) -> int:
         """Take what waits; how many datagrams that was. Raises OSError, BlockingIOError when nothing waits."""
         messages, most, flags, no_timeout = self._args
+        if self.told:
+            self._room[:] = self._whole  # the kernel has written there what it used
         count: int = self._call(fd, messages, most, flags, no_timeout)
         if count < 0:
             number = ctypes.get_errno()
@@ -130,6 +144,24 @@ class Receiver:
 
     def senders(self, count: int) -> list[Any]:
         """The senders of the first `count` datagrams, as keys that are equal when the addresses are."""
+        if self.told:
+            return list(zip(self._senders(count), self._locals(count), strict=True))
+        return self._senders(count)
+
+    def _locals(self, count: int) -> list[Any]:
+        size, first, last = words(self.family)
+        quads = self._told[: count * self._space].cast("Q")
+        if last - first == 1:
+            return quads[first::size].tolist()
+        return list(zip(*(quads[i::size].tolist() for i in range(first, last)), strict=True))
+
+    def local(self, i: int) -> Local | None:
+        """Which of our addresses datagram `i` came to, if it was asked for."""
+        if not self.told:
+            return None
+        return local_of(self.family, inside(self.family, self._told[i * self._space : (i + 1) * self._space]))
+
+    def _senders(self, count: int) -> list[Any]:
         if self._short:  # family, port and address are 8 bytes, the rest is padding
             return self._quads[: count * 4 : 4].tolist()
         quads = self._quads[: count * 4].tolist()
@@ -147,9 +179,9 @@ class Receiver:
 
 
 @cache
-def receiver(family: int) -> Receiver | None:
+def receiver(family: int, told: bool = False) -> Receiver | None:
     """The receiver for sockets of this family, or None where the platform has no recvmmsg."""
-    return Receiver(family) if library() is not None else None
+    return Receiver(family, told) if library() is not None else None
 
 
 def run_length(sizes: list[int], first: int, last: int) -> int:
@@ -170,15 +202,17 @@ class Cut:
     """What sends bursts from the slots, cut into datagrams of `size` bytes, to addresses of `name_size` bytes (0: on connected sockets).
 
     It is struct msghdr, in which each burst fills in address (where there is one), place and count: words[NAME], [PLACE] and [COUNTED].
+    more: another control message.
     """
 
-    def __init__(self, size: int, name_size: int) -> None:
+    def __init__(self, size: int, name_size: int, more: bytes = b"") -> None:
         self.size = size
         self._iovecs = _iovecs(size)
         base, width = self._iovecs.buffer_info()[0], ctypes.sizeof(_Iovec)
         self.places = [base + i * width for i in range(COUNT)]
         """Where the parts of a burst begin, by its first slot."""
         control = struct.pack("@NiiH", socket.CMSG_LEN(2), socket.IPPROTO_UDP, UDP_SEGMENT, size).ljust(socket.CMSG_SPACE(2), b"\0")
+        control += more
         self._control = ctypes.create_string_buffer(control, len(control))
         header = _Header(name_size=name_size, control=ctypes.addressof(self._control), control_size=len(control))
         self.words = memoryview(header).cast("B").cast("L")
@@ -187,8 +221,8 @@ class Cut:
 
 
 @lru_cache(64)
-def _cut(size: int, name_size: int) -> Cut:
-    return Cut(size, name_size)
+def _cut(size: int, name_size: int, more: bytes = b"") -> Cut:
+    return Cut(size, name_size, more)
 
 
 def sockaddr(family: int, address: Any) -> bytes:

@@ -29,6 +29,7 @@ METRICS = (
     Metric("carrier_fallbacks", "counter", ("listener", "cluster"), "Sessions that the fallback cluster served"),
     Metric("carrier_datagrams", "counter", ("listener", "direction"), "Datagrams received from and sent to downstream"),
     Metric("carrier_datagrams_dropped", "counter", ("listener", "reason"), "Datagrams that went nowhere"),
+    Metric("carrier_cluster_datagrams_dropped", "counter", ("cluster", "reason"), "Datagrams that did not go to a destination"),
     Metric("carrier_endpoint_up", "gauge", ("cluster", "endpoint"), "1 when the endpoint is up, 0 when it is down"),
     Metric("carrier_endpoint_sessions_active", "gauge", ("cluster", "endpoint"), "Sessions of the endpoint at this moment"),
     Metric("carrier_endpoint_sessions", "counter", ("cluster", "endpoint"), "Sessions that the endpoint got"),

@@ -169,6 +169,11 @@ class Metrics:
                 if reason.startswith("dropped: "):
                     yield "_total", {"listener": name, "reason": reason.removeprefix("dropped: ")}, count
 
+    def _cluster_datagrams_dropped(self) -> Iterator[Sample]:
+        for cluster in self._clusters():
+            for reason, count in getattr(cluster, "dropped", {}).items():
+                yield "_total", {"cluster": cluster.name, "reason": reason}, count
+
     def _endpoints(self, suffix: str, value: str) -> Iterator[Sample]:
         for cluster in self._clusters():
             for endpoint in cluster.endpoints:

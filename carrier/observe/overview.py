@@ -72,6 +72,7 @@ def _listener(proxy: Proxy, listener: Listener) -> Dict:
         "sessions": len(listener.live),
         "total": listener.counter,
         "failed": listener.failed,
+        "dropped": dict(getattr(listener, "dropped", {})),
         "rules": list(_rules(proxy, proxy.tables[listener.name])),
     } | _tls(getattr(listener, "certificates", None))
 
@@ -115,6 +116,7 @@ def _cluster(cluster: Cluster) -> Dict:
         "protocol": cluster.spec.get("protocol"),
         "sessions": cluster.sessions_total,
         "down": cluster.down,
+        "dropped": dict(getattr(cluster, "dropped", {})),
         "endpoints": [_endpoint(cluster, endpoint, reasons.get(endpoint.name, "")) for endpoint in cluster.endpoints],
     } | _tls(getattr(cluster, "tls", None))
 

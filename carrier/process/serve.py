@@ -10,7 +10,9 @@ What a next process could take over is in few places: listening sockets in `List
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import resource
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -90,6 +92,7 @@ class Server:
         loop.set_exception_handler(lambda _, context: _unforeseen(log, context))
         self.log = log
         self.settings = settings
+        raise_descriptors()
         self.env = Env(loop)
         self.env.warn = lambda event, /, **values: log.warn(event, **values)  # its level may change
         self.env.note = lambda event, /, **values: log.notice(event, **values)
@@ -191,6 +194,14 @@ class Server:
         if self.unix is not None:
             self.unix.remove()
         return cut
+
+
+def raise_descriptors() -> None:
+    """As many file descriptors as we may have: the soft limit is 1,024 nearly everywhere, for programs that use select(2)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def open_gate(settings: Settings, log: Log, config: Config) -> gate.Gate:
