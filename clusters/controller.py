@@ -75,6 +75,7 @@ class ControllerStream(Stream):
         "more",
         "peer",
         "request",
+        "role",
         "session",
         "size",
         "standing",
@@ -91,6 +92,7 @@ class ControllerStream(Stream):
         self.limits: Limits = env.gate.limits if env.gate is not None else Limits()
         self.peer = ""
         self.standing: Standing | None = None
+        self.role = ""
         self.request: Any = None
         self.body: list[bytes] = []
         self.size = 0
@@ -112,6 +114,7 @@ class ControllerStream(Stream):
                 caller = caller_of(self.session, self.gate)
                 self.peer = self.gate.admit(caller, method, path, headers)
                 self.standing = self.gate.standing(caller, headers)
+                self.role = self.gate.role(caller, headers)
             except Error as error:
                 self._refuse(error)
                 return
@@ -183,7 +186,7 @@ class ControllerStream(Stream):
 
     async def _call(self) -> None:
         method, path, query, headers = self._parts()
-        more: dict[str, Any] = {"peer": self.peer, "standing": self.standing} if self.peer else {}
+        more: dict[str, Any] = {"peer": self.peer, "standing": self.standing, "role": self.role} if self.peer else {}
         if not self.session.listener.listed:
             more["own"] = True
         answer = await self.api.call(method, path, query, headers, b"".join(self.body), **more)

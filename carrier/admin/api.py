@@ -120,6 +120,7 @@ class Api:
         body: bytes = b"",
         peer: str = "",
         standing: Standing | None = None,
+        role: str = "",
         own: bool = False,
     ) -> Answer:
         """Serve one call. path: as it came, percent-encoded, without the query; peer: who calls, for the audit; standing: asks why it may
@@ -128,7 +129,7 @@ class Api:
         try:
             if own and (found := self._beyond(method, path)) is not None:
                 return found
-            return await self._call(method, path, query, {k.lower(): v for k, v in (headers or {}).items()}, body, peer, standing)
+            return await self._call(method, path, query, {k.lower(): v for k, v in (headers or {}).items()}, body, peer, standing, role)
         except Error as error:
             return refusal(error)
         except Exception as exc:
@@ -136,7 +137,7 @@ class Api:
             return failure(500, f"internal error: {type(exc).__name__}")
 
     async def _call(
-        self, method: str, path: str, query: str, headers: dict[str, str], body: bytes, peer: str, standing: Standing | None
+        self, method: str, path: str, query: str, headers: dict[str, str], body: bytes, peer: str, standing: Standing | None, role: str
     ) -> Answer:
         if self.life is not None and path in HEALTH and method in ("GET", "HEAD"):
             status, shown = self.life.answer(path)
@@ -147,7 +148,10 @@ class Api:
         operation, names = self._resolve(method, path)
         if operation is None:
             return failure(404, "Unknown API operation")
-        call = Call(names, dict(parse_qsl(query, keep_blank_values=True)), headers, peer=peer, standing=standing)
+        call = Call(names, dict(parse_qsl(query, keep_blank_values=True)), headers, peer=peer, standing=standing, role=role)
+        if role and operation.is_write and not (operation.kind == "bridge" and role.startswith("user=")):
+            may = "read" if role == "read" else f"change the bridges of {role.removeprefix('user=')}"
+            return refusal(Error("forbidden", f"this token may only {may}", "downstream"))
         if not operation.is_write:
             return await self._checked(operation, call, body)
         call.what = f"{method} /{'/'.join([part for part in path.split('/') if part][2:])}"[:200]
@@ -320,6 +324,7 @@ class Api:
             raise Error("drain", "the proxy is ending: nothing is changed any more")
         self._check_tags(operation, call, old)
         new, said = self._edited(operation, call, old) if operation.edit else operation.replace(self, call, old)  # type: ignore[misc]
+        _check_user(call, old, new)
         if call.standing is not None and new is not old:
             await _check_standing(call, privileges.gained(old, new, self.protocols, operation.kind == "bridge"))
         await self._check_size(old, new)
@@ -430,6 +435,19 @@ class Api:
             ends = shown["source"]["origin"] in listeners or through & clusters
             if ends or (isinstance(endpoint, Mapping) and endpoint.get("name") in endpoints):
                 session.kill()
+
+
+def _check_user(call: Call, old: Config, new: Config) -> None:
+    """A token that is bound to a user changes no other user's bridge. Raises Error("forbidden")."""
+    if not call.role.startswith("user="):
+        return
+    mine = call.role.removeprefix("user=")
+    for config in (old, new):
+        bridge = config.bridges.get(call.names[0])
+        if bridge is not None and bridge.user != mine:
+            raise Error(
+                "forbidden", f"this token may only change the bridges of {mine}, and {call.names[0]!r} is of {bridge.user}", "downstream"
+            )
 
 
 async def _check_standing(call: Call, asked: str) -> None:

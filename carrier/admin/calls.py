@@ -77,6 +77,8 @@ class Call(msgspec.Struct):
     """Method and path after the prefix, for the audit line."""
     peer: str = ""
     standing: Standing | None = None
+    role: str = ""
+    """`read` or `user=...`: what the caller's token binds him to."""
     """Asks why the caller may not have what is privileged; None: it may."""
 
     @property

@@ -18,6 +18,7 @@ import hashlib
 import hmac
 import ipaddress
 import os
+import re
 import socket
 import ssl
 import time
@@ -83,9 +84,14 @@ class Caller(NamedTuple):
     certificate: bool = False
 
 
+ROLE = re.compile(r"|privileged|read|user=[^\s#]+")
+"""What may stand behind a token."""
+
+
 class Tokens:
-    """Bearer tokens of a file: one a line, `NAME TOKEN`, `NAME TOKEN privileged` or `TOKEN`, `#` begins a comment. Only their hashes are
-    kept. Nobody but its owner may read the file.
+    """Bearer tokens of a file: one a line, `NAME TOKEN`, `NAME TOKEN ROLE` or `TOKEN`, `#` begins a comment. Only their hashes are kept.
+    Nobody but its owner may read the file. Roles: `privileged` (all, also what reaches files, commands and sockets of this machine), `read`
+    (changes nothing), `user=USER` (changes that user's bridges and nothing else).
 
     Raises ConfigError when the file cannot be read, has no token or one that is too short; later, when it has changed and is not
     good any more, the tokens known stay in force, and `say` is told why, once.
@@ -97,6 +103,8 @@ class Tokens:
         self.failure = ""
         self.privileged: frozenset[bytes] = frozenset()
         """Hashes of the tokens that have the right to what is privileged."""
+        self.roles: dict[bytes, str] = {}
+        """Hash of a token -> `read` or `user=...`."""
         self.known: list[tuple[str, bytes]] = []
         self.stamp = self._read()
 
@@ -106,21 +114,25 @@ class Tokens:
             lines = data.decode().splitlines()
         except (files.Unreadable, UnicodeDecodeError) as exc:
             raise _bad_file(self.path, str(exc) if isinstance(exc, files.Unreadable) else "not UTF-8") from None
-        known, privileged = [], set()
+        known, privileged, roles = [], set(), {}
         for number, line in enumerate(lines, 1):
             words = line.partition("#")[0].split()
             if not words:
                 continue
             token = words[0] if len(words) == 1 else words[1]
-            if len(words) > 3 or words[2:] not in ([], ["privileged"]) or len(token) < LEAST:
-                text = f"line {number}: expected NAME TOKEN, NAME TOKEN privileged, or TOKEN, of {LEAST} characters or more"
+            if len(words) > 3 or not ROLE.fullmatch("".join(words[2:])) or len(token) < LEAST:
+                text = (
+                    f"line {number}: expected NAME TOKEN, or TOKEN, of {LEAST} characters or more; behind it privileged, read or user=USER"
+                )
                 raise _bad_file(self.path, text)
             known.append((words[0] if len(words) > 1 else f"token-{number}", _digest(token)))
-            if len(words) == 3:
+            if words[2:] == ["privileged"]:
                 privileged.add(known[-1][1])
+            elif len(words) == 3:
+                roles[known[-1][1]] = words[2]
         if not known:
             raise _bad_file(self.path, "there is no token in it")
-        self.known, self.privileged = known, frozenset(privileged)
+        self.known, self.privileged, self.roles = known, frozenset(privileged), roles
         return stamp
 
     def refresh(self) -> None:
@@ -140,6 +152,10 @@ class Tokens:
 
     def is_privileged(self, presented: str) -> bool:
         return _digest(presented) in self.privileged
+
+    def role(self, presented: str) -> str:
+        """`read`, `user=...`, or nothing: what a token is bound to."""
+        return self.roles.get(_digest(presented), "")
 
     def find(self, presented: str) -> str | None:
         """The name of a token, or None. Takes the same time whichever it is: all are compared, by their hashes."""
@@ -292,6 +308,12 @@ class Gate:
         if name is not None and self.tokens is not None and self.tokens.is_privileged(_bearer(headers)):
             return None
         return partial(self._why_not, caller, name)
+
+    def role(self, caller: Caller, headers: Mapping[str, str]) -> str:
+        """What the caller's token binds him to (see Tokens); nothing: he may change what he has the standing for."""
+        if caller.kind == "unix" or caller.certificate or self.tokens is None:
+            return ""
+        return self.tokens.role(_bearer(headers))
 
     async def _why_not(self, caller: Caller, name: str | None) -> str:
         if caller.kind == "loopback" and self.trust_loopback == "uid":

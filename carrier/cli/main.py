@@ -181,7 +181,9 @@ def _add_admin(group: argparse._ArgumentGroup) -> None:
         "--admin-socket", metavar="PATH", default="", help="unix socket, or 'off' (default: carrier.sock in a private folder)"
     )
     group.add_argument(
-        "--admin-tokens", metavar="FILE", help="TCP callers need a bearer token: one a line, NAME TOKEN [privileged] or TOKEN"
+        "--admin-tokens",
+        metavar="FILE",
+        help="TCP callers need a bearer token: one a line, NAME TOKEN [privileged|read|user=USER] or TOKEN",
     )
     group.add_argument("--admin-ca", metavar="FILE", help="TCP callers need a certificate of this authority (with --admin-cert)")
     group.add_argument("--admin-cert", metavar="FILE", help="serve the API over TLS with this certificate")

@@ -667,3 +667,35 @@ async def test_a_change_that_is_refused_is_told_with_its_reason_and_counted() ->
     assert client.proxy.refused == before + 1
     await client("POST", "/listeners", {"listener": WEB})
     assert "refused" not in told[1] and client.proxy.refused == before + 1
+
+
+async def as_role(client: Client, role: str, method: str, path: str, body: Any = None) -> int:
+    sent, headers = (json.dumps(body).encode(), {"content-type": "application/json"}) if body is not None else (b"", {})
+    return (await client.api.call(method, f"/api/v1{path}", "", headers, sent, "tests", role=role)).status
+
+
+async def test_a_token_that_may_only_read_changes_nothing() -> None:
+    client = Client(bridges=Bridges())
+    await client("POST", "/listeners", {"listener": WEB})
+    before = client.proxy.config
+    assert await as_role(client, "read", "GET", "/config") == 200
+    assert await as_role(client, "read", "POST", "/validate", {"listeners": []}) == 200
+    writes = [(method, path) for (method, path), operation in OPERATIONS.items() if operation.is_write and "drain" not in path]
+    for method, path in writes:
+        assert await as_role(client, "read", method, f"/{path.replace('*', 'web')}", {}) == 403, (method, path)
+    assert client.proxy.config is before and len(writes) > 20
+
+
+async def test_a_token_of_a_user_changes_his_bridges_and_nothing_else() -> None:
+    client = Client(bridges=Bridges())
+    await client("POST", "/listeners", {"listener": WEB})
+    mine, theirs = "user=john", "user=jane"
+    assert await as_role(client, mine, "PUT", "/bridges/john", JOHN) == 201
+    assert await as_role(client, mine, "POST", "/bridges/john", {"expires": 60}) == 200
+    for method, body in (("PUT", {**JOHN, "user": "jane"}), ("POST", {"expires": 60}), ("DELETE", None)):
+        assert await as_role(client, theirs, method, "/bridges/john", body) in (403, 409)
+    assert client.proxy.config.bridges["john"].user == "john"
+    more = {**JOHN, "match": {"matchHeader": {"name": "x-other", "value": "1"}}}
+    assert await as_role(client, theirs, "PUT", "/bridges/more", more) == 403, "a bridge in another's name"
+    assert await as_role(client, mine, "DELETE", "/listeners/web") == 403
+    assert await as_role(client, mine, "DELETE", "/bridges/john") == 200

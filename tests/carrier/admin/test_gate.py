@@ -232,3 +232,17 @@ def test_refusals_are_counted_by_kind() -> None:
     kind(gate, REMOTE)
     kind(gate, host="evil.example")
     assert gate.refused == {"forbidden": 2}
+
+
+def test_the_role_behind_a_token_is_known_and_every_other_word_refused(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    lines = ["ops 0123456789abcdef privileged", "ci 0123456789abcdeg read", "john 0123456789abcdeh user=john", "any 0123456789abcdei"]
+    file.write_text("\n".join(lines))
+    file.chmod(0o600)
+    tokens = Tokens(str(file))
+    assert [tokens.role(line.split()[1]) for line in lines] == ["", "read", "user=john", ""]
+    assert tokens.role("nobody's") == "" and tokens.is_privileged("0123456789abcdef")
+    for wrong in ("admin", "user=", "READ", "read write"):
+        file.write_text(f"ci 0123456789abcdeg {wrong}")
+        with pytest.raises(ConfigError, match="privileged, read or user=USER"):
+            Tokens(str(file))
