@@ -25,6 +25,7 @@ class SctpCluster(Cluster):
 
     protocol = "SCTP"
     kind: Kind = "datagram"
+    transport = "sctp"
     fields = {"port": "1..65535", "bind": "{address, port}"}
 
     def __init__(self, conf: config.Cluster, env: Env) -> None:

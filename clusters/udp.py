@@ -56,6 +56,7 @@ class UdpCluster(Cluster):
 
     protocol = "UDP"
     kind = "datagram"
+    transport = "udp"
     fields = {"port": "1..65535", "bind": "{address, port}", "broadcast": "true: endpoints may be broadcast addresses"}
 
     def __init__(self, conf: config.Cluster, env: Env) -> None:

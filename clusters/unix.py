@@ -20,6 +20,7 @@ from carrier.hops.unixsocket import MODES, address_of, check_mode, leads_to, mod
 if TYPE_CHECKING:
     from carrier import model as config
     from carrier.core.env import Env
+    from carrier.core.health import Health
     from carrier.core.session import Session
     from carrier.core.spec import Kind
     from carrier.core.stream import Socket
@@ -56,6 +57,9 @@ class UnixCluster(Cluster):
             upstream = PacketSocket(loop, sock, "upstream", ends=connection, half=connection)
         upstream.session = session
         return upstream
+
+    async def probe(self, endpoint: Endpoint, health: Health) -> None:
+        self._connected(endpoint.host).close()
 
     def _connected(self, filename: str) -> socket.socket:
         """A connected socket. Raises Error (retry "yes": nothing was sent)."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import select
 import socket
 import struct
 from collections.abc import Callable, Coroutine
@@ -118,9 +119,12 @@ class Acceptor(Listener):
 
     def _accept(self, sock: socket.socket) -> None:
         for _ in range(ACCEPTS):
-            if not self._has_room() and self.waits:
-                self._pause("max_connections")
-                return
+            if len(self._connections) >= self.max_connections:
+                if not somebody_waits(sock):
+                    return
+                if not self.make_room() and self.waits:
+                    self._pause("max_connections")
+                    return
             if not self._take(sock):
                 return
 
@@ -285,6 +289,13 @@ class Arrival:
         """Its own work knows its limits; but who has said nothing is not waited for when the listener is gone."""
         if self.listener.stopped and now - self.since >= UNSPOKEN and not has_spoken(self.sock):
             self.close()
+
+
+def somebody_waits(sock: socket.socket) -> bool:
+    """Is there a connection in the queue of a listening socket?"""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def has_spoken(sock: socket.socket) -> bool:

@@ -61,6 +61,8 @@ class Cluster:
     shown who it is (carrier/config/privileges.py)."""
     names_clusters: ClassVar[tuple[str, ...]] = ()
     """Fields of the spec that name other clusters."""
+    transport: ClassVar[str] = "tcp"
+    """Of what its endpoints' `port` is a port."""
     wrapped: bool = False
     """Its streams carry another protocol's (carrier/hops/joint.py): what comes from a source may not pass as it is."""
     failover: ClassVar[bool] = True
@@ -254,7 +256,13 @@ class Cluster:
         """The name of an endpoint leads to these addresses: keep nothing idle at others, and no peers of datagrams."""
 
     async def probe(self, endpoint: Endpoint, health: Health) -> None:
-        """Is there somebody at the endpoint? Raises Error. By default: can one connect to it?"""
+        """Is there somebody at the endpoint? Raises Error. By default: can one connect to it by TCP? What is not reached so cannot be asked
+        without being served: if it has an address, the next session tries."""
+        if "port" not in self.fields:
+            return
+        if self.transport != "tcp":
+            await self.addresses(endpoint)
+            return
 
         async def one(address: Address) -> socket.socket:
             sock = socket.socket(address[0], socket.SOCK_STREAM | socket.SOCK_NONBLOCK)

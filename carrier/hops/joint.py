@@ -29,6 +29,7 @@ from carrier.errors import Error, Problem
 if TYPE_CHECKING:
     import socket
 
+    from carrier.core.health import Health
     from carrier.core.spec import Kind
 
 
@@ -431,7 +432,11 @@ class OverCluster(Cluster):
         super().close()
 
     def tick(self, now: float) -> None:
+        super().tick(now)  # its endpoints are its own, and so is what is known of their health
         self.inner.tick(now)
+
+    async def probe(self, endpoint: Endpoint, health: Health) -> None:
+        await self.inner.probe(endpoint, health)
 
 
 # ---------------------------------------------------------------------- transports in a spec

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from carrier.core.stream import HIGH, NOWHERE
 from carrier.errors import Error, from_os
+from carrier.hops.bytesocket import GRACE
 from carrier.wire.h1.chunked import chunk, last_chunk
 from carrier.wire.h1.reader import AnswerReader
 from carrier.wire.h1.text import text_of
@@ -257,11 +258,13 @@ class Upstream1(Exchange, asyncio.Protocol):
         to.end(trailers or None)
 
     def _over(self) -> None:
-        """Both directions of a tunnel have ended: close in order, when what is left to write is written."""
+        """Both directions of a tunnel have ended: close in order, when what is left to write is written, or GRACE seconds are over."""
         self.usable = False
         self.session = None
         self.to = self.back = NOWHERE
         self.transport.close()
+        if self.transport.get_write_buffer_size():  # the peer may never read again
+            asyncio.get_running_loop().call_later(GRACE, self.transport.abort)
 
     def eof_received(self) -> bool:
         """The upstream sends no more."""

@@ -7,7 +7,7 @@ import ssl
 import pytest
 import trustme
 
-from tests.support import cluster, config, http, port_of, running, tcp, tcp_server, wait_until, without
+from tests.support import ask, cluster, config, free_port, http, port_of, running, tcp, tcp_server, wait_until, without
 
 
 def auto(shadow, *rules, **spec):
@@ -226,3 +226,144 @@ async def test_a_connection_that_has_not_said_what_it_is_outlives_its_listener_f
             answer = await client.read_all()
             assert answer.endswith(b"shadow")
             assert b"connection: close" in answer
+
+
+# -- the first line, and what becomes of a connection before it ends
+
+
+def limited(shadow, *rules, **options):
+    """`auto` with options."""
+    return {**auto(shadow, *rules), "options": options}
+
+
+@contextlib.asynccontextmanager
+async def standing(*rules, down=False, options=None, serve=None):
+    """A port with a shadow that counts its connections (or is not there) and john's laptop: (port, shadow, proxy)."""
+    async with tcp_server(serve) as shadow, tcp_server(named(b"laptop")) as laptop:
+        clusters = [to("shadow", free_port() if down else shadow.port), to("john", laptop.port)]
+        conf = config(clusters=clusters, listeners=[limited("shadow", *rules, **(options or {}))])
+        async with running(conf) as proxy:
+            yield port_of(proxy, "in"), shadow, proxy
+
+
+async def test_a_client_that_says_half_a_method_and_stalls_connects_nobody_and_is_answered_408_in_time():
+    async with standing(options={"header_timeout": 1}) as (port, shadow, proxy), tcp(port) as client:
+        client.send(b"GET")
+        await asyncio.sleep(0.7)
+        assert not shadow.peers
+        assert proxy.connections() == 1 and not proxy.listeners["in"].live
+        assert (await client.read_all()).startswith(b"HTTP/1.1 408 ")
+        assert not shadow.peers
+
+
+@pytest.mark.parametrize("said", [b"", b"PIN", b"get /hal", b"\r\n\r\n"])
+async def test_what_cannot_be_told_is_connected_once_and_never_again(said):
+    async with standing() as (port, shadow, proxy), tcp(port) as client:
+        client.send(said)
+        peer = await shadow.peer()
+        if said:
+            assert await peer.read(len(said)) == said
+        await asyncio.sleep(0.7)
+        assert len(shadow.peers) == 1 and proxy.connections() == 1
+
+
+async def test_a_client_that_waits_for_an_answer_to_half_a_line_gets_it():
+    async def pong(peer):
+        assert await peer.read(4) == b"PING"
+        peer.send(b"PONG")
+        await peer.reader.read()
+
+    async with standing(serve=pong) as (port, _, _), tcp(port) as client:
+        client.send(b"PING")
+        assert await client.read(4) == b"PONG"
+
+
+@pytest.mark.parametrize("said", [b"", b"GE", b"get"])
+async def test_connections_of_which_nobody_knows_what_they_are_make_room_when_the_port_is_full(said):
+    request = b"GET / HTTP/1.1\r\nhost: x\r\nx-user: john\r\nconnection: close\r\n\r\n"
+    async with standing(john(), options={"max_connections": 20}) as (port, _, proxy), contextlib.AsyncExitStack() as stack:
+        for _ in range(20):
+            client = await stack.enter_async_context(tcp(port))
+            client.send(said)
+        await wait_until(lambda: proxy.connections() == 20)
+        for _ in range(2):
+            assert (await ask(port, request)).endswith(b"laptop")
+            await asyncio.sleep(0.4)  # by now the silent ones have been connected
+        assert proxy.connections() <= 20
+
+
+async def test_a_late_request_is_served_by_the_laptop_although_the_shadow_is_down():
+    async with standing(john(), down=True) as (port, _, proxy), tcp(port) as client:
+        await wait_until(lambda: proxy.listeners["in"].failed, "for the shadow to be asked in vain")
+        client.send(b"GET / HTTP/1.1\r\nhost: x\r\nx-user: john\r\n\r\n")
+        assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        assert await client.read(6) == b"laptop"
+
+
+async def test_what_is_no_http_after_all_is_closed_when_the_shadow_is_down():
+    async with standing(down=True) as (port, _, _), tcp(port) as client:
+        client.send(b"PIN")
+        await asyncio.sleep(0.5)
+        client.send(b"G\r\n")
+        with pytest.raises(ConnectionError):
+            await client.read_all()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"get / HTTP/1.1", b"A" * 60 + b" / HTTP/1.1", "GET /gr\u00fc\u00df HTTP/1.1".encode(), b"GET /two words HTTP/1.1", b"\x00 HTTP/1.1"],
+)
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_request_line_that_is_odd_is_routed_or_refused_and_never_hands_its_connection_on_unread(line, late):
+    async with standing(john()) as (port, shadow, _), tcp(port) as client:
+        if late:
+            client.send(line[:1])
+            await asyncio.sleep(0.5)
+            client.send(line[1:] + b"\r\nhost: x\r\nx-user: john\r\n\r\n")
+        else:
+            client.send(line + b"\r\nhost: x\r\nx-user: john\r\n\r\n")
+        client.send(b"GET / HTTP/1.1\r\nhost: x\r\nx-user: john\r\n\r\n")
+        assert (await client.reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 ")
+        for peer in shadow.peers:
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                assert b"john" not in await asyncio.wait_for(peer.reader.read(65536), 0.2)
+
+
+async def test_a_first_line_that_came_late_and_is_http_is_routed_with_all_that_follows():
+    async with standing(john()) as (port, shadow, _), tcp(port) as client:
+        client.send(b"\r\n")
+        peer = await shadow.peer()
+        for _ in range(2):
+            client.send(b"GET / HTTP/1.1\r\nhost: x\r\nx-user: john\r\n\r\n")
+            assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+            assert await client.read(6) == b"laptop"
+        with contextlib.suppress(ConnectionError):
+            assert await peer.reader.read() in (b"", b"\r\n")
+
+
+async def test_empty_lines_without_end_inside_tls_are_not_kept(secured):
+    tls, client, _ = secured
+    async with tcp_server() as shadow:
+        conf = config(clusters=[to("shadow", shadow.port)], listeners=[auto("shadow", tls=tls)])
+        async with running(conf) as proxy:
+            _, writer = await asyncio.open_connection("127.0.0.1", port_of(proxy, "in"), ssl=client, server_hostname="app.test")
+            for _ in range(64):
+                writer.write(b"\r\n" * 8192)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(writer.drain(), 0.02)
+            await wait_until(lambda: proxy.listeners["in"].live, "for a session of bytes, which has back-pressure")
+            (connection,) = proxy.listeners["in"].connections
+            assert connection.undecided is None
+            writer.transport.abort()
+
+
+async def test_sessions_of_bytes_inside_tls_have_the_limits_of_others(secured):
+    tls, client, _ = secured
+    async with tcp_server() as shadow:
+        listener = {**auto("shadow", tls=tls), "options": {"raw_idle_timeout": 1}}
+        async with running(config(clusters=[to("shadow", shadow.port)], listeners=[listener])) as proxy:
+            _, writer = await asyncio.open_connection("127.0.0.1", port_of(proxy, "in"), ssl=client, server_hostname="app.test")
+            writer.write(b"raw\n")
+            await wait_until(lambda: proxy.listeners["in"].live)
+            await wait_until(lambda: not proxy.connections(), "for the limit")
+            writer.transport.abort()
