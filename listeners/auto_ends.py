@@ -161,12 +161,14 @@ class Look:
     # ------------------------------------------------------------------ as a connection
 
     def tick(self, now: float) -> None:
-        """Without a session: the limits of a head."""
+        """Before anybody has said a word, and without a session: the limits of a head."""
         source, listener = self.source, self.listener
-        if source.session is not None or source.closed:
+        if source.closed:
             return
-        if listener.stopped and not self.first.held and now - self.since >= UNSPOKEN:
+        if listener.stopped and not self.first.held and not source.bytes_out and now - self.since >= UNSPOKEN:
             source.give_up(Error("drain", "it said nothing"))
+        elif source.session is not None:
+            return
         elif now - self.since >= (listener.header_timeout or float("inf")):
             listener.hit("header_timeout")
             if self.failed is None and self.first.held:
@@ -263,9 +265,9 @@ class AutoSource(TcpSource):
             self.undecided.listener = listener
 
     def tick(self, now: float) -> None:
-        if self.undecided is not None and self.session is None:
+        if self.undecided is not None:
             self.undecided.tick(now)
-        else:
+        if self.session is not None:
             super().tick(now)
 
     def standing(self, now: float) -> tuple[int, float] | None:
@@ -439,9 +441,10 @@ class SecuredSource(Socket, asyncio.Protocol):
         if self.closed:
             if now - self.since >= FLUSH:
                 self.transport.abort()
-        elif self.undecided is not None and self.session is None:
+            return
+        if self.undecided is not None:
             self.undecided.tick(now)
-        else:
+        if self.session is not None:
             error = self.listener.idle.overdue(self, now, self.ended_in or is_broken(self.session))
             if error is not None:
                 self.give_up(error)

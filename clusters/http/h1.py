@@ -262,8 +262,9 @@ class Upstream1(Exchange, asyncio.Protocol):
         self.usable = False
         self.session = None
         self.to = self.back = NOWHERE
+        waiting = self.transport.get_write_buffer_size()
         self.transport.close()
-        if self.transport.get_write_buffer_size():  # the peer may never read again
+        if waiting:  # the peer may never read again
             asyncio.get_running_loop().call_later(GRACE, self.transport.abort)
 
     def eof_received(self) -> bool:

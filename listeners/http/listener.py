@@ -167,7 +167,7 @@ class HttpListener(Port):
         return None
 
     async def _become_http(self, arrival: Arrival) -> None:
-        await self.hand_over(arrival, Connection1(arrival.listener), secure=True)
+        await self.hand_over(arrival, Connection1(arrival.listener), secure=not self.loop_accepts)
 
     async def hand_over(self, arrival: Arrival, protocol: Any, secure: bool = False) -> None:
         """Give a connection to a transport of the event loop. secure: that shakes hands first, by the entry that the client asks for.
