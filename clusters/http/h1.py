@@ -182,6 +182,8 @@ class Upstream1(Exchange, asyncio.Protocol):
         try:
             self.reader.feed(data)
         except Error as error:
+            if not self.reader.heard:  # perhaps left over from the answer before: an empty line too many, a body behind HEAD
+                error.retry = "if_reused"
             self.broken(named(self.endpoint, error))
             return
         if self.session is session:

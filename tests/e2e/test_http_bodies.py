@@ -488,8 +488,9 @@ CUTS = {
 
 
 @pytest.mark.parametrize("version", [b"1.1", b"1.0"])
-@pytest.mark.parametrize("how", ["goes", "breaks", "garbage"])
-@pytest.mark.parametrize("answer", list(CUTS))
+@pytest.mark.parametrize(
+    ("answer", "how"), [(answer, how) for answer in CUTS for how in ("goes", "breaks", "garbage") if (answer, how) != ("length", "garbage")]
+)  # what is longer than its length is complete
 async def test_an_answer_cut_by_the_server_never_looks_complete(answer: str, how: str, version: bytes) -> None:
     async with Stage() as stage:
         client, server, _ = await stage.both(b"GET / HTTP/%b\r\nhost: a\r\n\r\n" % version)

@@ -228,16 +228,27 @@ def _plain_authority(authority: bytes) -> bytes:
 
 
 def plan_answer(pairs: Pairs, status: int, minor: int, profile: Forwarding) -> Plan:
-    """What an answer's fields decide, for a method other than HEAD. Raises Error."""
+    """What an answer's fields decide, for a method other than HEAD. Raises Error.
+
+    1xx, 204 and 304 end with their head whatever their fields say (RFC 9112 6.3). One that declares content all the same is complete, but
+    its sender may believe otherwise, so that its connection is not used again. A 304 may tell the length of what it stands for.
+    """
     plan, seen = Plan(), _gather(pairs)
-    plan.body, plan.length = _framing(seen, minor, "upstream")
+    bare = status < 200 or status == 204
+    doubtful = False
+    try:
+        plan.body, plan.length = _framing(seen, minor, "upstream")
+    except Error:
+        if not bare and status != 304:
+            raise
+        doubtful = True
     plan.tail = b"via: 1.1 " + profile.via + b"\r\n" if profile.via else b""
     options = _connection(plan, seen, minor, "upstream")
-    if status < 200 or status == 204:
-        if plan.body == CHUNKED or plan.length or (plan.body and status < 200):
-            raise refuse("upstream", f"an answer {status} declares a body")
+    doubtful |= bare and (plan.body == CHUNKED or plan.length > 0)
+    if bare or doubtful:
         plan.cut = plan.cut | {b"content-length"}  # RFC 9110 8.6: not in 1xx and 204
-    if status < 200 or status in (204, 304):
+    plan.keep_alive &= not doubtful
+    if bare or status == 304:
         plan.body, plan.length = NONE, 0
     elif plan.body == NONE:
         plan.body = CLOSE

@@ -449,5 +449,5 @@ class AnswerMemo(_Memo):
 
     def _make(self, pairs: Pairs, status: int) -> Plan:
         if (status < 200 or status == 204) and b"content-length" in dict(pairs):
-            raise Error("bad-answer", "a length where none belongs", "upstream")
+            raise Error("bad-answer", "a length where none belongs", "upstream")  # rare enough to be read line by line each time
         return plan_answer(pairs, status, 1, self.profile)

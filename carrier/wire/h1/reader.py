@@ -270,13 +270,15 @@ class RequestReader(_Reader):
 
 
 class AnswerReader(_Reader):
-    """Reads the answers of one upstream connection. expect() comes before each of them; bytes that nobody asked for are an error.
+    """Reads the answers of one upstream connection. expect() comes before each of them.
 
-    A read that holds more than the rest of the answer is refused before any of it is passed on: a cut that can be seen, or a 502.
-    `complete`: the answer has ended (or none is awaited). `reusable`: and the connection may carry another request.
+    A message ends where its framing says (RFC 9112 6.3). What comes behind the end (a body after HEAD, a length that was counted in
+    characters, an empty line) is dropped, and the connection is not used again: who wrote that has another idea of where the next answer
+    begins. `complete`: the answer has ended (or none is awaited). `reusable`: and the connection may carry another request. `heard`: a head
+    of this answer has come, also an interim one.
     """
 
-    __slots__ = ("_begun", "_interim", "_keep", "_method", "_upgrade", "complete", "memo")
+    __slots__ = ("_begun", "_interim", "_keep", "_method", "_upgrade", "complete", "heard", "memo")
     side: Side = "upstream"
 
     def __init__(self, memo: AnswerMemo, limits: Limits, target: Target) -> None:
@@ -288,11 +290,12 @@ class AnswerReader(_Reader):
         self._upgrade: bytes | None = None
         self._interim = 0
         self._begun = False
+        self.heard = False
 
     def expect(self, method: bytes, upgrade: bytes | None = None) -> None:
         """A request was sent: its method, and the protocols it asked for (`Head.upgrade`)."""
         self._method, self._upgrade = method, upgrade
-        self.complete, self._begun, self._interim = False, False, 0
+        self.complete, self._begun, self.heard, self._interim = False, False, False, 0
 
     @property
     def method(self) -> bytes:
@@ -313,6 +316,10 @@ class AnswerReader(_Reader):
 
     def feed(self, data: bytes) -> None:
         """Read on. Raises Error("bad-answer", side upstream); the connection is then to be closed."""
+        if self.complete:
+            self._keep = False
+            self.stop()
+            return
         data = self._join(data)
         self._begun = True
         try:
@@ -337,8 +344,9 @@ class AnswerReader(_Reader):
             raise Error("closed", f"the connection ended {where}", "upstream", "no" if self._begun else "if_reused")
 
     def _head(self, data: bytes, i: int) -> int:
-        if self.complete:
-            raise refuse("upstream", f"{len(data) - i} bytes that nobody asked for")
+        if self.complete:  # what is behind the end
+            self.stop()
+            return len(data)
         end = self._find_head(data, i)
         if end < 0:
             if not b"HTTP/1.".startswith(self._buffer[:7]):  # another protocol: its head may never end
@@ -352,6 +360,8 @@ class AnswerReader(_Reader):
             head = self.memo.like(raw, keep) or self.memo.parse(raw, keep)
         else:
             self.misses = 0
+        self.heard = True
+        self._keep = self._keep and head.keep_alive
         if head.status < 200:
             return self._informational(head, end)
         return self._final(head, data, end)
@@ -378,11 +388,8 @@ class AnswerReader(_Reader):
             self._state, self._keep = _TUNNEL, False
             self.target.on_head(head.without_body().as_tunnel())
             return end
-        self._keep = head.keep_alive and head.body != CLOSE
-        n = len(data)
-        surplus = n - end - head.length if head.body in (NONE, LENGTH) else 0
-        if surplus > 0:
-            raise refuse("upstream", f"{surplus} bytes after the end of the answer")
+        if head.body == CLOSE or (head.body != CHUNKED and len(data) - end > head.length):
+            self._keep = False
         self._start_body(head)
         if head.body == CHUNKED:
             return self._first_chunks(head, data, end)
@@ -396,7 +403,7 @@ class AnswerReader(_Reader):
         assert self._chunked is not None
         payload, end, trailers = self._chunked.feed(data, i) if i < len(data) else (b"", -1, ())
         if 0 <= end < len(data):
-            raise refuse("upstream", f"{len(data) - end} bytes after the end of the answer")
+            self._keep = False
         self.target.on_head(head)
         self._pass(payload, end, trailers)
         return len(data)
@@ -410,16 +417,15 @@ class AnswerReader(_Reader):
     def _body(self, data: bytes, i: int) -> int:
         n = len(data)
         if self._state == _LENGTH_BODY:
-            if n - i > self._left:
-                raise refuse("upstream", f"{n - i - self._left} bytes after the end of the answer")
-            self._left -= n - i
-            self.target.on_data(data[i:] if i else data)
+            end = min(n, i + self._left)
+            self._keep = self._keep and end == n
+            self._left -= end - i
+            self.target.on_data(data if end - i == n else data[i:end])
             if not self._left and self._state == _LENGTH_BODY:
                 self._end(())
         elif self._state == _CHUNKED_BODY and self._chunked:
             payload, end, trailers = self._chunked.feed(data, i)
-            if 0 <= end < n:
-                raise refuse("upstream", f"{n - end} bytes after the end of the answer")
+            self._keep = self._keep and not 0 <= end < n
             self._pass(payload, end, trailers)
         elif self._state != _OVER:
             self.target.on_data(data[i:] if i else data)

@@ -7,6 +7,8 @@ import pytest
 from carrier.core.session import Session
 from carrier.errors import Error
 from clusters.http.h1 import Upstream1
+from tests.conversation import Stage
+from tests.e2e.test_http_bodies import answered
 from tests.listeners.http.test_h1 import GET, OK, Pair
 
 HEAD = b"HEAD / HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -84,3 +86,44 @@ def test_an_answer_that_is_late_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -
     assert not failed
     pair.upstream.tick(session.connected_at + pair.cluster.shared.answer_timeout + 1)
     assert [error.kind for error in failed] == ["timeout"]
+
+
+@pytest.mark.parametrize("surplus", [b"\r\n", b"surplus", b"5\r\nhello\r\n0\r\n\r\n"])
+async def test_what_comes_behind_an_answer_costs_its_connection_and_nothing_else(surplus: bytes) -> None:
+    async with Stage() as stage:
+        client = await stage.client()
+        for answer in (OK + surplus, b"HTTP/1.1 204 x\r\ncontent-length: 7\r\n\r\n" + surplus):
+            await client.says(GET)
+            server = await stage.server()
+            await server.head()
+            await server.says(answer)
+            head = await client.head()
+            assert await client.hears(2 if head.startswith(b"HTTP/1.1 200") else 0) in (b"ok", b"")
+            assert await server.closed()
+        await client.says(GET)
+        server = await stage.server()
+        await server.head()
+        await server.says(OK)
+        assert (await answered(client))[1] == b"ok"
+
+
+@pytest.mark.parametrize("late", [b"\r\n", b"HTTP/1.0 this is no status line\r\n\r\n"])
+async def test_what_an_idle_connection_still_had_to_say_is_no_answer_to_the_next_request(late: bytes) -> None:
+    async with Stage() as stage:
+        client, server, _ = await stage.both(GET)
+        await server.says(OK)
+        await answered(client)
+        await client.says(GET)
+        await server.head()
+        await server.says(late + OK)  # in time for the second request, and meant for the first
+        again = await stage.server()
+        assert await again.head()
+        await again.says(OK)
+        assert (await answered(client))[1] == b"ok"
+
+
+async def test_a_new_connection_that_says_the_same_is_a_bad_answer() -> None:
+    async with Stage() as stage:
+        client, server, _ = await stage.both(GET)
+        await server.says(b"\r\n" + OK)
+        assert (await answered(client))[0].startswith(b"HTTP/1.1 502 ") and stage.accepted.empty()
