@@ -4,24 +4,24 @@
 
 With `--log-format json` it is a JSON object a line. A `Log` has one function per level (`log.info("listening", listener="web")`); a level
 that is off is a function that does nothing, and whoever would have to build something costly asks `log.shows("verbose")` first. Values
-that would break the line or forge a second one (spaces, quotes, control characters) are written as JSON text. Writing is one `write`
-to the file descriptor: nothing is buffered, a reader that is gone or full costs the line, not the process. `silent` writes nothing. The
-access log is another thing.
+that would break the line or forge a second one (spaces, quotes, control characters) are written as JSON text. A line is written at once
+where that goes without waiting, else by a thread (carrier/writer.py): a reader that is gone or full costs lines, not the process.
+`silent` writes nothing. The access log is another thing.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Protocol
 
 from carrier.errors import ConfigError, Problem
+from carrier.writer import WAITING, Writer, opened, to_descriptor
 
 FORMATS = ("text", "json")
 LEVELS = ("silly", "verbose", "debug", "info", "notice", "warn", "error", "silent")
@@ -132,18 +132,6 @@ def _plain(event: str) -> str:
     return event if event.isprintable() else json.dumps(event)
 
 
-def to_descriptor(descriptor: int) -> Callable[[str], None]:
-    """Write lines to an open file descriptor. A reader that is gone or full (EPIPE, EAGAIN, ENOSPC) costs the line."""
-
-    def write(text: str) -> None:
-        try:
-            os.write(descriptor, text.encode("utf-8", "backslashreplace"))
-        except OSError:
-            pass  # there is no other place to say so
-
-    return write
-
-
 def open_log(level: str, file: str | None = None, form: str = "text") -> Log:
     """The log of a process. file: None, "stderr", "stdout" or a path, which is appended to; form: one of FORMATS.
 
@@ -156,8 +144,8 @@ def open_log(level: str, file: str | None = None, form: str = "text") -> Log:
     assert file is not None
     try:
         found = _File(file)
-    except OSError as exc:
-        text = f"cannot write the log file {file!r}: {exc.strerror or exc}"
+    except (OSError, ValueError) as exc:
+        text = f"cannot write the log file {file!r}: {getattr(exc, 'strerror', None) or exc}"
         raise ConfigError(
             Problem(text, "$.admin.log_file", seen=repr(file), allowed="stdout, stderr or a file that can be written")
         ) from None
@@ -165,26 +153,23 @@ def open_log(level: str, file: str | None = None, form: str = "text") -> Log:
 
 
 class _File:
-    """A file that lines are appended to. Raises OSError."""
+    """A file that lines are appended to. Raises OSError, ValueError."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.descriptor = self._open()
-        self.write = to_descriptor(self.descriptor)
+        self.writer = Writer(partial(opened, path), WAITING)
 
     def __call__(self, text: str) -> None:
-        self.write(text)
+        self.writer.write(text.encode("utf-8", "backslashreplace"))
 
     def reopen(self) -> None:
         """Go on in a new file of the same name, after somebody has moved the old one away. A file that cannot be opened is said in the old
         one, which is better than none."""
         try:
-            new = self._open()
-        except OSError as exc:
-            self.write(line(time.time(), "error", "the log file cannot be opened again", {"file": self.path, "reason": exc.strerror}))
+            writer = Writer(partial(opened, self.path), WAITING)
+        except (OSError, ValueError) as exc:
+            reason = getattr(exc, "strerror", None) or str(exc)
+            self(line(time.time(), "error", "the log file cannot be opened again", {"file": self.path, "reason": reason}))
             return
-        os.dup2(new, self.descriptor, inheritable=False)
-        os.close(new)
-
-    def _open(self) -> int:
-        return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        self.writer.leave()
+        self.writer = writer

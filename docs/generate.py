@@ -145,7 +145,7 @@ def _seen() -> Iterator[str]:
     for metric in metrics.METRICS:
         yield f"| `{metric.name}` | {metric.kind} | {_code(metric.labels) or '–'} | {metric.help} |"
     yield ""
-    yield "`admin.access_log` is a path, or an object; it is opened at the start, a reload does not change it. SIGUSR1 opens it anew."
+    yield "`admin.access_log` is a path, or an object; it is opened at the start, and by a reload that changes it. SIGUSR1 opens it anew."
     yield ""
     yield "| field | |"
     yield "|---|---|"

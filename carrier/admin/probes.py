@@ -21,8 +21,10 @@ class Probes:
     def __init__(self, api: Any) -> None:
         self.api = api
 
-    async def call(self, method: str, path: str, query: str = "", headers: Mapping[str, str] | None = None, body: bytes = b"") -> Answer:
-        """Serve one call. Never raises."""
+    async def call(
+        self, method: str, path: str, query: str = "", headers: Mapping[str, str] | None = None, body: bytes = b"", **_caller: object
+    ) -> Answer:
+        """Serve one call, whoever calls. Never raises."""
         if method not in ("GET", "HEAD"):
             return failure(405, "this address is for reading")
         if path not in SHOWN:

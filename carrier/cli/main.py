@@ -21,6 +21,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from carrier.cli.arguments import LEVELS, add_commands
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from carrier.config.source import Loaded
     from carrier.errors import ConfigError, Error
     from carrier.log import Log
+    from carrier.model import Config
     from carrier.process.serve import Settings
 
 OK, FAILED, USAGE, IN_USE = 0, 1, 2, 3
@@ -438,18 +440,18 @@ def _settings(options: argparse.Namespace, loaded: Loaded) -> Settings:
         text=loaded.text,
         allow_dangling=options.allow_dangling,
         adjust=lambda config: with_admin(config, options.log_level, options.strict),
-        access_log=_access_log(options, loaded),
+        access_log_of=partial(_access_log, options),
         metrics=not options.no_metrics,
     )
 
 
-def _access_log(options: argparse.Namespace, loaded: Loaded) -> AccessLog | None:
-    """What the file says of the access log, with what the command line says laid over it."""
+def _access_log(options: argparse.Namespace, config: Config) -> AccessLog | None:
+    """What a file says of the access log, with what the command line says laid over it."""
     import msgspec
 
     from carrier.config import accesslog as access
 
-    found = access.settings_of(loaded.config)
+    found = access.settings_of(config)
     if options.access_log:
         found = msgspec.structs.replace(found or access.Settings(options.access_log), path=options.access_log)
     if found is not None and options.access_log_format:

@@ -36,12 +36,13 @@ from carrier.gefyra.kept import Keep, Kept, write
 from carrier.gefyra.mounted import Mounted, is_providers
 from carrier.gefyra.tally import Tally
 from carrier.hops.certificates import renewed
-from carrier.log import LEVELS, Log, to_descriptor
+from carrier.log import LEVELS, Log
 from carrier.model import Config
 from carrier.observe.endings import Endings, Said
 from carrier.process import serve
 from carrier.process.serve import Server, Settings
 from carrier.process.state import fingerprint, rebridged
+from carrier.writer import to_descriptor
 
 if TYPE_CHECKING:
     from carrier.core.session import Session
@@ -101,7 +102,7 @@ class LogFile:
         if path == self.path:
             return
         try:
-            new = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            new = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
         except (OSError, ValueError):
             self.close()
             if self.echo is None:

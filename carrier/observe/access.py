@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
+from carrier.errors import ConfigError, Problem
 from carrier.observe.lines import Lines
-from carrier.observe.writer import Writer
+from carrier.writer import Writer, opened
 
 if TYPE_CHECKING:
     from carrier.config.accesslog import Settings
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 BATCH = 512 << 10
 """Bytes that are handed over at once."""
+LOOK = 1.0
+"""Seconds after a batch that somebody asks what has become of it."""
 DELAY = 0.25
 """Seconds that a line waits at most before it is handed over."""
 
@@ -49,8 +53,15 @@ class AccessLog:
         loop: asyncio.AbstractEventLoop,
         users: Callable[[str], str] = lambda rule: "",
         revision: Callable[[], int] = lambda: 0,
+        say: Callable[..., object] = lambda event, /, **values: None,
     ) -> None:
         self.settings = settings
+        self.say = say
+        self.told = ""
+        """The trouble that was said."""
+        self.looks: asyncio.TimerHandle | None = None
+        self.carried = (0, 0)
+        """Lines that the log before this one has written and dropped."""
         self.loop = loop
         self.revision = revision
         self.seen = revision()
@@ -63,16 +74,16 @@ class AccessLog:
         """Bytes and lines of the batch."""
         self.refused = 0
         self.timer: asyncio.TimerHandle | None = None
-        self.writer = Writer(settings.path)
+        self.writer = _writer(settings.path)
 
     @property
     def written(self) -> int:
-        return self.writer.written
+        return self.carried[0] + self.writer.written
 
     @property
     def dropped(self) -> int:
         """Lines that the writer could not keep up with, or could not write."""
-        return self.refused + self.writer.lost
+        return self.carried[1] + self.refused + self.writer.dropped
 
     def write(self, ended: Sequence[Session | Record]) -> None:
         """A reader of `Ledger`: the lines of these sessions, as far as they are wanted."""
@@ -151,8 +162,17 @@ class AccessLog:
             return
         text, count = b"".join(self.batch), self.count
         self.batch, self.size, self.count = [], 0, 0
-        if not self.writer.put(text, count):
-            self.refused += count
+        self.writer.put(text, count)
+        if self.looks is None:
+            self.looks = self.loop.call_later(LOOK, self._look)
+
+    def _look(self) -> None:
+        """Say what has become of what was handed over, once."""
+        self.looks = None
+        if self.writer.trouble != self.told:
+            self.told = self.writer.trouble
+            if self.told:
+                self.say("lines of the access log are lost", file=self.settings.path, reason=self.told)
 
     def reopen(self) -> None:
         """Go on in a new file (SIGUSR1); lines of before go to the old one."""
@@ -163,4 +183,25 @@ class AccessLog:
     def close(self) -> None:
         """Write what is left and end the thread."""
         self.flush()
+        self._forget()
         self.writer.close()
+
+    def leave(self) -> None:
+        """Another one takes its place: write what is left, without anybody waiting."""
+        self.flush()
+        self._forget()
+        self.writer.leave()
+
+    def _forget(self) -> None:
+        if self.looks is not None:
+            self.looks.cancel()
+
+
+def _writer(path: str) -> Writer:
+    """Raises ConfigError when the file cannot be written."""
+    try:
+        return Writer(partial(opened, path))
+    except (OSError, ValueError) as exc:
+        text = f"cannot write the access log {path!r}: {getattr(exc, 'strerror', None) or exc}"
+        allowed = "stdout, stderr or a file that can be written"
+        raise ConfigError(Problem(text, "$.admin.access_log", seen=repr(path), allowed=allowed)) from None

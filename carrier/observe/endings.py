@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from carrier.core.address import wall
 from carrier.core.reuse import recorded
 from carrier.log import stamp, tail
-from carrier.observe.writer import Writer
+from carrier.writer import Writer
 
 if TYPE_CHECKING:
     from carrier.core.session import Session
@@ -33,7 +33,7 @@ class Endings:
         self.say = say
         self.same = same
         self.known: dict[tuple[Any, ...], str] = {}
-        self.writer = Writer("", lambda batch: log.write(batch.decode("utf-8", "surrogateescape")))
+        self.writer = Writer(sink=lambda batch: log.write(batch.decode("utf-8", "surrogateescape")))
         self.dropped = 0
         """Lines that the writer could not keep up with."""
 

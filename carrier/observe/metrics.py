@@ -211,6 +211,8 @@ class Metrics:
         for cluster in self._clusters():
             for limit, count in cluster.breaker.tripped.items():
                 yield "_total", {"object": f"cluster/{cluster.name}", "limit": limit}, count
+            for limit, count in getattr(cluster, "limited", {}).items():
+                yield "_total", {"object": f"cluster/{cluster.name}", "limit": limit}, count
         gate = self.proxy.env.gate
         for limit, count in gate.refused.items() if gate is not None else ():
             yield "_total", {"object": "api", "limit": limit}, count

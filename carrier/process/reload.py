@@ -59,6 +59,8 @@ class Base:
         self.path = path
         self.allow_dangling = allow_dangling
         self.adjust = adjust
+        self.prepare: Callable[[Config], Callable[[], None]] = lambda config: lambda: None
+        """Makes ready what a file says of the process, and returns what puts it in force. Raises ConfigError."""
         self.folder: Folder | None = None
         self.kept: Saved | None = None
         self.saving = asyncio.Lock()
@@ -186,12 +188,14 @@ class Base:
         dropped = touched(self.config, old)
         base = self.adjust(loaded.config)
         config, lost = rebridged(old, base, self.bridges)
+        put_in_force = self.prepare(base)
         self.config, self.mark = base, mark
         try:
             warnings = await self.proxy.apply(config, unsaved=True)
         except BaseException:
             self.config, self.mark = before
             raise
+        put_in_force()
         self.reloads += 1
         if self.log.level != config.admin.log_level:
             self.log.set_level(config.admin.log_level)

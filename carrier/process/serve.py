@@ -57,6 +57,7 @@ class Settings(msgspec.Struct, frozen=True):
     socket, "" for the default path, None for none. tokens: a file; ca, certificate, key: files of TLS with client certificates; names:
     host names of the API; trust_loopback None: as the file says. drain, delay: seconds. file, text, allow_dangling, adjust: the
     configuration file, as it was read, for reloads. bounds None: those that fit the machine. metrics: count sessions for /metrics.
+    access_log_of: what the command line and a file together say of it; without it, access_log or the file does.
     """
 
     admin: tuple[str, int] | None = ("127.0.0.1", 1234)
@@ -81,6 +82,7 @@ class Settings(msgspec.Struct, frozen=True):
     allow_dangling: bool = False
     adjust: Callable[[Config], Config] | None = None
     access_log: accesslog.Settings | None = None
+    access_log_of: Callable[[Config], accesslog.Settings | None] | None = None
     metrics: bool = True
 
 
@@ -128,7 +130,8 @@ class Server:
         if settings.health is not None:
             await self._open_health(*settings.health)
         config = self.base.config if settings.state is None else self.base.keep_in(Folder(settings.state, self.log.error))
-        self._open_access_log(settings.access_log or accesslog.settings_of(config))
+        self._prepare(config)()
+        self.base.prepare = self._prepare
         if settings.socket is not None:
             self.unix, warning = open_socket(self.env, settings.socket or None, settings.limits)
             if self.unix is not None:
@@ -150,13 +153,35 @@ class Server:
         for warning in warnings:
             self.log.warn(warning)
 
-    def _open_access_log(self, wanted: accesslog.Settings | None) -> None:
-        """Raises ConfigError when it cannot be written."""
-        if wanted is None:
-            return
-        proxy = self.proxy
-        self.metrics.access = access.AccessLog(wanted, self.env.loop, partial(user_of, proxy), lambda: proxy.config.revision)
-        self.env.read(self.metrics.access.write).watchers.append(self.metrics.access.turned_away)
+    def _prepare(self, config: Config) -> Callable[[], None]:
+        """Make ready what a configuration says of the process; returns what puts it in force. Raises ConfigError: nothing has changed."""
+        settings, old = self.settings, self.metrics.access
+        wanted = settings.access_log_of(config) if settings.access_log_of else settings.access_log or accesslog.settings_of(config)
+        new = old
+        if wanted != (old.settings if old is not None else None):
+            proxy = self.proxy
+            users, revision = partial(user_of, proxy), lambda: proxy.config.revision
+            new = access.AccessLog(wanted, self.env.loop, users, revision, self.env.warn) if wanted is not None else None
+
+        def put_in_force() -> None:
+            self.env.gate.trust_loopback = trust_of(settings, config)
+            if new is not old:
+                self._log_to(new, old)
+
+        return put_in_force
+
+    def _log_to(self, new: access.AccessLog | None, old: access.AccessLog | None) -> None:
+        """Sessions that end from now on are the new log's."""
+        self.metrics.settle()
+        self.metrics.access = new
+        if new is not None:
+            self.env.read(new.write).watchers.append(new.turned_away)
+        if old is not None and self.env.ledger is not None:
+            self.env.ledger.readers.remove(old.write)
+            self.env.ledger.watchers.remove(old.turned_away)
+            if new is not None:
+                new.carried = old.written, old.dropped
+            old.leave()
 
     def tell(self, endings: Endings) -> None:
         """Lines about sessions that end, until this does."""

@@ -24,6 +24,7 @@ from carrier.cli.demo import free_ports
 from carrier.cli.manual import commands
 from carrier.errors import ConfigError, Error
 from carrier.proxy.overload import Bounds
+from carrier.writer import to_descriptor
 
 COMMAND = [sys.executable, "-m", "carrier"]
 
@@ -580,7 +581,7 @@ def test_an_unknown_level_is_refused():
 def test_a_reader_that_is_gone_costs_the_line_only():
     reader, writer = os.pipe()
     os.close(reader)
-    log.Log("info", log.to_descriptor(writer)).info("x")
+    log.Log("info", to_descriptor(writer)).info("x")
     os.close(writer)
 
 

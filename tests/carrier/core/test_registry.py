@@ -102,3 +102,14 @@ def test_a_server_is_spared_what_it_does_not_use() -> None:
         [sys.executable, "-S", "-c", code], capture_output=True, text=True, timeout=30, env={"PYTHONPATH": ":".join(sys.path)}
     )
     assert (found.stdout.strip(), found.stderr) == ("", "")
+
+
+def test_the_working_directory_has_no_say_in_which_protocols_there_are(tmp_path):
+    (tmp_path / "evil-1.dist-info").mkdir()
+    (tmp_path / "evil-1.dist-info" / "entry_points.txt").write_text("[carrier.clusters]\nEvil = evil:Evil\n")
+    (tmp_path / "evil.py").write_text("open('ran', 'w')\n")
+    (tmp_path / "yaml.py").write_text("open('ran', 'w')\n")
+    (tmp_path / "c.yaml").write_text("clusters: [{name: x, spec: {protocol: Evil}}]\n")
+    found = subprocess.run([sys.executable, "-m", "carrier", "check", "c.yaml"], cwd=tmp_path, capture_output=True, text=True, timeout=20)
+    assert found.returncode == 2 and "unknown protocol 'Evil'" in found.stderr
+    assert not (tmp_path / "ran").exists()

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from datetime import datetime
+from functools import partial
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,17 +20,17 @@ from typing import Any
 import msgspec
 import pytest
 
+from carrier import writer as writing
 from carrier.config.accesslog import Settings, read, settings_of
 from carrier.core.decision import Decision, Hits
 from carrier.core.ledger import Ledger
 from carrier.errors import ConfigError, Error
 from carrier.model import Admin, Config
-from carrier.observe import lines
-from carrier.observe import writer as writing
+from carrier.observe import access, lines
 from carrier.observe.access import AccessLog
 from carrier.observe.lines import Lines, flags
-from carrier.observe.writer import Writer
 from carrier.wire.making import answer_head, request_head
+from carrier.writer import Writer, opened
 from tests.conversation import Stage
 from tests.e2e.test_http_bodies import answered
 from tests.support import config, echo, listener, port_of, running, tcp, wait_until
@@ -212,12 +213,11 @@ async def test_after_reopen_lines_go_to_a_new_file(tmp_path: Path) -> None:
     assert [line["path"] for line in read_lines(file)] == ["/2"]
 
 
-def test_what_a_slow_reader_does_not_take_is_dropped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_slow_reader_does_not_take_is_dropped_and_counted(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     held = os.open(pipe, os.O_RDWR)  # somebody has it open and reads nothing
-    monkeypatch.setattr(writing, "MAX_WAITING", 300_000)
-    writer = Writer(str(pipe))
+    writer = Writer(partial(opened, str(pipe)), 300_000)
     taken = [writer.put(b"x" * 100_000, 1) for _ in range(6)]
     assert taken[0] and not taken[-1]  # and none of these calls waited
     drained = threading.Thread(target=lambda: [os.read(held, 65536) for _ in range(100) if writer.done < writer.put_in], daemon=True)
@@ -231,7 +231,7 @@ def test_the_thread_is_there_only_while_there_is_something_to_write(tmp_path: Pa
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDWR)
-    writer = Writer(str(pipe))
+    writer = Writer(partial(opened, str(pipe)))
     before = len(os.listdir("/proc/self/task"))
     writer.put(b"x" * 100_000, 1)  # more than a pipe holds
     assert len(os.listdir("/proc/self/task")) > before
@@ -252,19 +252,19 @@ def test_lines_wait_while_no_thread_can_be_had(tmp_path: Path, monkeypatch: pyte
     def none_left(*args: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    writer = Writer(str(tmp_path / "log"))
+    writer = Writer(partial(opened, str(tmp_path / "log")))
     with monkeypatch.context() as patch:
         patch.setattr(writing._thread, "start_new_thread", none_left)
-        assert writer.put(b"one\n", 1) and writer.failed == "can't start new thread"
+        assert writer.put(b"one\n", 1) and writer.trouble == "can't start new thread"
     writer.close()
     assert (tmp_path / "log").read_bytes() == b"one\n"
 
 
 def test_lines_that_cannot_be_written_are_counted_and_do_no_harm() -> None:
-    writer = Writer("/dev/full")
+    writer = Writer(partial(opened, "/dev/full"))
     assert writer.put(b"x\n", 1)
     writer.close()
-    assert (writer.written, writer.lost, writer.failed) == (0, 1, "No space left on device")
+    assert (writer.written, writer.lost, writer.trouble) == (0, 1, "No space left on device")
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_a_path_alone_is_enough_also_under_l7mp_s_name(tmp_path: Path) -> None:
     assert settings_of(Config(admin=Admin(access_log_path="y"))) == Settings("y")
     assert settings_of(Config()) is None
     with pytest.raises(ConfigError, match="cannot write the access log"):
-        Writer(str(tmp_path / "no" / "such" / "folder"))
+        access._writer(str(tmp_path / "no" / "such" / "folder"))
 
 
 class Ended:

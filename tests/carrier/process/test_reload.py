@@ -284,3 +284,34 @@ async def test_a_folder_that_is_removed_under_us_is_made_again_with_what_is_in_f
         other.close()
         await wait_until(lambda: not server.proxy.unsaved)
     assert len([line for line in lines if "another carrier" in line]) == 1
+
+
+async def test_the_access_log_and_the_trust_of_the_file_are_taken_up_and_a_log_that_cannot_be_refuses_all(
+    file: Path, lines: list[str], tmp_path: Path
+) -> None:
+    def write(admin: str, name: str) -> None:
+        file.write_text(f"admin: {admin}\n" + FILE.format(name=name))
+
+    async def ask(server: Server) -> None:
+        async with tcp(port_of(server.proxy, "web")) as client:
+            client.send(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+            await client.read_all()
+
+    write("{}", "one")
+    async with running(file, lines) as server:
+        assert server.env.gate.trust_loopback == "uid"
+        for name in ("first", "second"):
+            write(f"{{access_log: {tmp_path / name}, trust_loopback: none}}", name)
+            assert await server.base.read_again("a test")
+            await ask(server)
+            await wait_until(lambda where=tmp_path / name: where.read_text().count("\n") == 1)  # type: ignore[misc]
+        assert server.env.gate.trust_loopback == "none"
+        assert server.metrics.access is not None and server.metrics.access.written == 2
+        write(f"{{access_log: {tmp_path}}}", "third")
+        assert not await server.base.read_again("a test")
+        assert clusters(server) == ["echo", "second"]
+        write("{}", "fourth")
+        assert await server.base.read_again("a test")
+        await ask(server)
+        assert server.metrics.access is None and server.env.gate.trust_loopback == "uid"
+    assert (tmp_path / "second").read_text().count("\n") == 1
