@@ -1,4 +1,5 @@
-"""The other side of `protocol: auto`: HTTP requests go to the endpoint as HTTP does, every other session as a plain TCP connection.
+"""The other side of `protocol: auto`: HTTP requests go to the endpoint in the version that they came in, every other session as a plain TCP
+connection.
 
 With `spec.tls` what was decrypted here is encrypted again; a TLS session that was only relayed is relayed on as it is.
 """
@@ -26,9 +27,14 @@ class AutoCluster(HttpCluster):
 
     def __init__(self, conf: config.Cluster, env: Env) -> None:
         super().__init__(conf, env)
+        self.version = 1
         spec = {name: value for name, value in conf.spec.items() if name != "tls"}
         self.plain = TcpCluster(config.Cluster(conf.name, spec), env)
         self.over_tls = TcpCluster(config.Cluster(conf.name, dict(conf.spec)), env)
+
+    def speaks(self, session: Session) -> int:
+        request = session.request
+        return 2 if request is not None and request.version == "2" else 1
 
     def ready(self, session: Session, endpoint: Endpoint | None) -> Stream | None:
         # The HTTP listener asks before its session is whole: what has no source yet is a request's.

@@ -1,9 +1,10 @@
 """A port is what the app made it: `protocol: auto` looks at the first line of a connection and treats it as what it is.
 
-HTTP/1.x is served as by the HTTP listener, request by request. Everything else (HTTP/2 with prior knowledge, gRPC, a database, anything)
-is one TCP session: routed by the same rules, of which those on headers do not hold, and relayed untouched. TLS is
-terminated where the port has certificates, unless the client will not speak HTTP/1.1 inside (ALPN): that is relayed too, and a
-destination that has the same certificates, as a shadow has, answers it. SNI can be matched in each case.
+HTTP/1.x, and HTTP/2 with prior knowledge (gRPC), are served as by the HTTP listener, request by request, and go on in the version in which
+they came. Everything else (a database, anything) is one TCP session: routed by the same rules, of which those on headers do not hold, and
+relayed untouched. TLS is terminated where the port has certificates, unless the client will not speak HTTP/1.1 inside (ALPN; or HTTP/2,
+where `options.protocols` names it): that is relayed too, and a destination that has the same certificates, as a shadow has, answers it.
+SNI can be matched in each case.
 
 What begins as a method of HTTP does is waited for, at most `header_timeout` seconds, and so is what nobody can tell, `detect_timeout`
 seconds; how that goes on is told in listeners/auto_ends.py.
@@ -58,6 +59,10 @@ class AutoListener(AutoPort):
     @property
     def loop_accepts(self) -> bool:
         return False
+
+    def offered(self) -> tuple[str, ...]:
+        """HTTP/2 inside TLS only where somebody says that the destination speaks it: without TLS the client knows."""
+        return super().offered() if "protocols" in self.conf.options else ("http/1.1",)
 
     # ------------------------------------------------------------------ connections
 

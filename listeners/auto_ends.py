@@ -64,7 +64,7 @@ class Look:
 
     def __init__(self, listener: AutoPort, source: AutoSource | SecuredSource) -> None:
         self.listener, self.source = listener, source
-        self.first = FirstLine()
+        self.first = FirstLine("h2" in listener.protocols)
         self.passed = 0
         loop = listener.env.loop
         self.since = loop.time()

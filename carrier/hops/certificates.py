@@ -349,10 +349,14 @@ class ServerTls(Files):
 
 
 class ClientTls(Files):
-    """The client's side: `true` or `{sni, verify, ca, certificate, key, alpn}`. Raises ConfigError with every reason."""
+    """The client's side: `true` or `{sni, verify, ca, certificate, key, alpn}`. alpn: asked for where it does not say.
 
-    def __init__(self, raw: Any, path: str = "spec.tls") -> None:
+    Raises ConfigError with every reason.
+    """
+
+    def __init__(self, raw: Any, path: str = "spec.tls", alpn: tuple[str, ...] = ()) -> None:
         self.raw: Mapping[str, Any] = raw if isinstance(raw, Mapping) else {}
+        self.alpn = tuple(self.raw.get("alpn") or alpn)
         self.path = path
         self.told = ""
         super().__init__([str(self.raw[name]) for name in FILES if name in self.raw])
@@ -383,8 +387,8 @@ class ClientTls(Files):
             _load_chain(made, self.raw, held)
             made.file = str(self.raw["certificate"])
             made.since, made.until = validity(held["certificate"])
-        if self.raw.get("alpn"):
-            made.set_alpn_protocols(list(self.raw["alpn"]))
+        if self.alpn:
+            made.set_alpn_protocols(list(self.alpn))
         wrong = _outdated(made)
         if wrong and old is not None:
             raise ConfigError(Problem(wrong))
@@ -474,12 +478,12 @@ def passes_through(spec: Mapping[str, Any]) -> bool:
     return isinstance(raw, Mapping) and cast("Mapping[str, Any]", raw).get("passthrough") is True
 
 
-def client_of(spec: Mapping[str, Any]) -> ClientTls | None:
-    """The TLS of a cluster's spec, or None. Raises ConfigError."""
+def client_of(spec: Mapping[str, Any], alpn: tuple[str, ...] = ()) -> ClientTls | None:
+    """The TLS of a cluster's spec, or None. alpn: what is asked for where it does not say. Raises ConfigError."""
     raw = spec.get("tls")
     if raw is None or raw is False:
         return None
     problems = check_client(raw, "spec.tls")
     if problems:
         raise ConfigError(*problems)
-    return ClientTls(raw)
+    return ClientTls(raw, alpn=alpn)

@@ -1,6 +1,7 @@
-"""What a connection is, by its first line: HTTP/1, TLS, something else. Bytes in, a word out; no clock.
+"""What a connection is, by its first line: HTTP, TLS, something else. Bytes in, a word out; no clock.
 
-A line that ends in " HTTP/1.x" is a request's, whatever it begins with: whether it is a good one says who reads it as such. Before it ends,
+A line that ends in " HTTP/1.x" is a request's, whatever it begins with: whether it is a good one says who reads it as such. That of
+HTTP/2 is known (RFC 9113 3.4). Before it ends,
 what begins as a registered method does is likely one. Everything else cannot be told until the line ends, but that some bytes are in no
 request at all: whoever waits need not wait for more then, and must look at the end of the line nevertheless.
 """
@@ -28,15 +29,17 @@ WATCHED = 64 * 1024
 BLANK = 64
 """Bytes of empty lines before the first one, at most (RFC 9112 section 2.2 asks for one line)."""
 STRANGE = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+SECOND = b"PRI * HTTP/2.0"
 VERSION = re.compile(rb" HTTP/1\.[0-9]\r?\Z")
 
 
 class FirstLine:
-    """Reads on, as bytes come; `held`: all that came. Each byte is looked at once."""
+    """Reads on, as bytes come; `held`: all that came. Each byte is looked at once. h2: HTTP/2 is HTTP, too."""
 
-    __slots__ = ("held", "scanned", "start", "strange")
+    __slots__ = ("h2", "held", "scanned", "start", "strange")
 
-    def __init__(self) -> None:
+    def __init__(self, h2: bool = True) -> None:
+        self.h2 = h2
         self.held = bytearray()
         self.start = self.scanned = 0
         """Where the first line begins; how far it was searched for its end."""
@@ -59,7 +62,8 @@ class FirstLine:
         end = held.find(b"\n", scanned)
         self.scanned = len(held)
         if end >= 0:
-            return "http" if VERSION.search(held[max(start, end - 16) : end]) else "other"
+            second = self.h2 and not start and held[:end].rstrip(b"\r") == SECOND
+            return "http" if second or VERSION.search(held[max(start, end - 16) : end]) else "other"
         size = len(held) - start
         word, space, _ = bytes(held[start : start + LONGEST + 1]).partition(b" ")
         if word in METHODS if space else word in BEGINNINGS:

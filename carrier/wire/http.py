@@ -44,6 +44,7 @@ ENDURING = frozenset((b"host", b"content-length", b"transfer-encoding"))
 UNMERGEABLE = ENDURING | HOP | {b"content-encoding", b"content-type", b"content-range", b"trailer"}
 """Fields that a trailer section must not have (RFC 9110 6.5.1): framing, routing, how to read the content."""
 
+NOBODY: frozenset[bytes] = frozenset()
 TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 FIELD_BYTES = bytes([9, *range(32, 127), *range(128, 256)])
 """Bytes of a field value (RFC 9110 5.5): tab, space, visible, obs-text. No other controls: servers disagree about them."""
@@ -71,6 +72,7 @@ class Head:
     `simple`: a request without body, Upgrade, HEAD, CONNECT and x-carrier-explain, behind which an HTTP/1.1 connection stays: its reader
     need not know of it, and any whole answer may follow as it is. `family`: of its status, 2 for 2xx. `whole`: a final answer of known
     length, after which the connection stays. `text`: the encoding of HTTP/1.1, b"" until it is made; `stem`: that without its last CRLF.
+    `block`: what HTTP/2 keeps of its own. `never`: names of fields that came as never to be indexed (RFC 7541 7.1.3).
     `raw`: the bytes that HTTP/1.1 read. `onward`: the fields to be sent on without those that frame or route, None until they are split.
     """
 
@@ -89,6 +91,7 @@ class Head:
         "length",
         "log_line",
         "method",
+        "never",
         "onward",
         "raw",
         "reason",
@@ -147,6 +150,7 @@ class Head:
         self.tunnel = tunnel
         self.onward = onward
         self.block: Any = None
+        self.never: frozenset[bytes] = NOBODY
         self.simple = (
             body == NONE and keep_alive and upgrade is None and version == "1.1" and method not in (b"HEAD", b"CONNECT") and not explain
         )
@@ -266,13 +270,14 @@ class Head:
         head.key = self.key
         head._fields = head.onward = head.block = None
         head.tunnel = False
+        head.never = NOBODY
         head.simple = self.simple
         head.whole = self.whole
         head.decision = head.log_line = None
         return head
 
     def _like(self, **changed: Any) -> Head:
-        made = ("_fields", "block", "decision", "family", "simple", "stem", "log_line", "whole")
+        made = ("_fields", "block", "decision", "family", "never", "simple", "stem", "log_line", "whole")
         values = {name: getattr(self, name) for name in self.__slots__ if name not in made}
         return Head(**{**values, "fields": self._fields, **changed})
 

@@ -14,13 +14,14 @@ from carrier.core.endpoint import Endpoint
 from carrier.core.pool import Pool
 from carrier.errors import Error, Problem, from_os
 from carrier.hops.bytesocket import connect
-from carrier.hops.certificates import check_client, client_of, renew
-from carrier.hops.tls import HANDSHAKE
-from carrier.hops.tlstransport import secure_upstream
+from carrier.hops.certificates import ClientTls, check_client, client_of, renew
+from carrier.hops.tls import HANDSHAKE, connected_channel
+from carrier.hops.tlstransport import TlsTransport
 from carrier.options import check_numbers, numbers
 from carrier.wire.making import request_head
-from clusters.http.exchange import Shared
+from clusters.http.exchange import Exchange, Shared
 from clusters.http.h1 import Upstream1
+from clusters.http.h2 import Exchange2, Pool2, Upstream2, Way2
 from clusters.http.probe import Probe
 
 if TYPE_CHECKING:
@@ -38,11 +39,16 @@ OPTIONS: Mapping[str, float] = {
     "max_idle": 256,
     "max_per_endpoint": 0,
     "max_waiting": 1024,
+    "max_streams": 100,
     "idle_timeout": 55,
     "answer_timeout": 60,
 }
-"""Per endpoint: idle connections, connections in all, requests that wait for one. Seconds: an idle connection is kept, the answer's head
-may take. 0 means none."""
+"""Per endpoint: idle connections, connections in all, requests that wait for one; streams on one connection of HTTP/2. Seconds: an idle
+connection is kept, the answer's head may take. 0 means none."""
+
+
+ALPN = {0: ("h2", "http/1.1"), 1: ("http/1.1",), 2: ("h2",)}
+"""What TLS offers for a version; 0: whichever is agreed on."""
 
 
 class HttpCluster(Cluster):
@@ -50,11 +56,19 @@ class HttpCluster(Cluster):
 
     protocol = "HTTP"
     kind = "message"
-    fields = {"port": "1..65535", "bind": "{address, port}", "tls": "true or {sni, verify, ca, certificate, key, alpn}"}
+    fields = {
+        "port": "1..65535",
+        "bind": "{address, port}",
+        "tls": "true or {sni, verify, ca, certificate, key, alpn}",
+        "http": "1 or 2: the version to speak; without it what TLS agrees on, and 1 without TLS",
+    }
 
     @classmethod
     def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
-        return super().check(spec, path) + check_bind(spec, path)
+        found = super().check(spec, path) + check_bind(spec, path)
+        if "http" in cls.fields and spec.get("http", 1) not in (1, 2):
+            found.append(Problem("no version of HTTP", f"{path}.http", seen=repr(spec["http"]), allowed="1, 2"))
+        return found
 
     @classmethod
     def keeps_borders(cls, spec: Mapping[str, Any]) -> bool:
@@ -65,12 +79,21 @@ class HttpCluster(Cluster):
         return check_client(spec.get("tls"), f"{path}.tls") if "tls" in cls.fields else []
 
     def __init__(self, conf: config.Cluster, env: Env) -> None:
-        self.tls = client_of(conf.spec)
+        version = conf.spec.get("http")
+        self.tls = client_of(conf.spec, ALPN[version] if version in (1, 2) else ALPN[0])
+        self.version: int = version if version in (1, 2) else 0 if self.tls is not None and "h2" in self.tls.alpn else 1
+        """The version that is spoken; 0: TLS agrees on it."""
+        self.single: dict[int, ClientTls | None] = {}
+        """TLS that offers one version only, for those that are to be spoken whatever else could be agreed on."""
         self.pools: dict[Endpoint, Pool] = {}
+        self.pools2: dict[Endpoint, Pool2] = {}
+        self.agreed1: set[Endpoint] = set()
+        """Endpoints that have agreed on HTTP/1.1 when they last were asked."""
         limits = numbers(conf.options, OPTIONS)
         self.max_idle, self.max_per_endpoint, self.max_waiting = (int(limits[n]) for n in ("max_idle", "max_per_endpoint", "max_waiting"))
         self.idle_timeout = limits["idle_timeout"]
         self.shared = Shared(env.loop.time(), limits["answer_timeout"])
+        self.way = Way2(self.shared, b"https" if self.tls is not None else b"http", int(limits["max_streams"]))
         super().__init__(conf, env)
 
     @classmethod
@@ -86,18 +109,41 @@ class HttpCluster(Cluster):
             found = self.pools[endpoint] = Pool(endpoint, self.max_idle, self.max_per_endpoint, self.max_waiting)
         return found
 
+    def pool2(self, endpoint: Endpoint) -> Pool2:
+        """The connections of HTTP/2 of an endpoint."""
+        found = self.pools2.get(endpoint)
+        if found is None:
+            found = Pool2(self.way, endpoint, lambda: self._connect(endpoint, self.version and 2), self.max_per_endpoint, self.max_waiting)
+            self.pools2[endpoint] = found
+        return found
+
+    def speaks(self, session: Session) -> int:
+        """The version of HTTP in which a session is served; 0: TLS agrees on it."""
+        return self.version
+
     def close(self) -> None:
         self.max_idle = 0
         super().close()
 
     def discard(self, endpoint: Endpoint) -> None:
-        gone = self.pools.pop(endpoint, None)
-        if gone is not None:
-            gone.close()  # connections that still serve close when they have
+        for gone in (self.pools.pop(endpoint, None), self.pools2.pop(endpoint, None)):
+            if gone is not None:
+                gone.close()  # connections that still serve close when they have
+        self.agreed1.discard(endpoint)
         super().discard(endpoint)
 
     def ready(self, session: Session, endpoint: Endpoint | None) -> Stream | None:
         assert endpoint is not None
+        version = self.speaks(session)
+        if version != 1:
+            pool = self.pools2.get(endpoint)
+            connection = pool.free() if pool is not None else None
+            if pool is not None and connection is not None:
+                exchange = Exchange2(pool, endpoint, connection)
+                exchange.session = session
+                return exchange
+            if version == 2:
+                return None
         if session.retries or not endpoint.idle:  # what broke one kept-alive connection may have broken them all
             return None
         found: Upstream1 = endpoint.idle.pop()
@@ -106,30 +152,43 @@ class HttpCluster(Cluster):
 
     async def open(self, session: Session, endpoint: Endpoint) -> Socket:
         self.check_port_of(endpoint)
+        version = self.speaks(session)
+        found: Any = None
+        if version == 2 or (version == 0 and endpoint not in self.agreed1):
+            found = await self.pool2(endpoint).open()
+        if found is None:
+            found = await self._open1(endpoint)
+        found.session = session
+        return cast("Socket", found)
+
+    async def _open1(self, endpoint: Endpoint) -> Exchange:
         pool = self.pool(endpoint)
         free = await pool.enter(endpoint.address)
-        if free is None:
-            try:
-                free = await self._connect(endpoint, pool)
-            finally:
-                pool.entered()
-        upstream = cast(Upstream1, free)
-        upstream.session = session
-        return upstream
+        if free is not None:
+            return cast(Upstream1, free)
+        try:
+            made = await self._connect(endpoint, self.version and 1)
+        finally:
+            pool.entered()
+        return Exchange2(made.pool, endpoint, made) if isinstance(made, Upstream2) else made  # it may have learnt HTTP/2
 
-    async def _connect(self, endpoint: Endpoint, pool: Pool) -> Upstream1:
+    async def _connect(self, endpoint: Endpoint, version: int) -> Upstream1 | Upstream2:
+        """One connection, of this version; 0: of the one that TLS agrees on."""
+        tls = self.tls_for(version)
         addresses = await self.addresses(endpoint)
         local = local_address(self.spec)
 
-        async def one(address: Address) -> Upstream1:
-            if self.tls is not None:
+        async def one(address: Address) -> Upstream1 | Upstream2:
+            if tls is not None:
                 sock = await connect(self.env.loop, address[0], address[1], endpoint.address, local)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED)
-                made = Upstream1(self.shared, endpoint, pool)
-                return await secure_upstream(self.env.loop, sock, self.tls, endpoint.host, endpoint.address, made)
+                channel = await connected_channel(self.env.loop, sock, tls, endpoint.host, endpoint.address)
+                made = self._make(endpoint, self._agreed(endpoint, channel.tls.selected_alpn_protocol(), version))
+                TlsTransport(self.env.loop, sock, channel, made, "upstream")
+                return made
             try:
                 _, upstream = await self.env.loop.create_connection(
-                    lambda: Upstream1(self.shared, endpoint, pool), *address[1][:2], family=address[0], local_addr=local
+                    lambda: self._make(endpoint, version), *address[1][:2], family=address[0], local_addr=local
                 )
                 upstream.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED)
             except OSError as exc:
@@ -137,16 +196,41 @@ class HttpCluster(Cluster):
             return upstream
 
         try:
-            return cast(Upstream1, await first_that_connects(addresses, one, self.env.resolver.failed))
+            return cast("Upstream1 | Upstream2", await first_that_connects(addresses, one, self.env.resolver.failed))
         except Error:
             self.env.resolver.forget(endpoint.host)
             raise
 
+    def _make(self, endpoint: Endpoint, version: int) -> Upstream1 | Upstream2:
+        if version == 2:
+            return Upstream2(self.pool2(endpoint), endpoint)
+        return Upstream1(self.shared, endpoint, self.pool(endpoint))
+
+    def _agreed(self, endpoint: Endpoint, protocol: str | None, version: int) -> int:
+        """The version that TLS has agreed on. One that had to be holds also where a server knows no ALPN."""
+        if not version:
+            version = 2 if protocol == "h2" else 1
+            if version == 1:
+                self.agreed1.add(endpoint)
+            else:
+                self.agreed1.discard(endpoint)
+        return version
+
     def secured(self, endpoint: Endpoint) -> dict[str, Any]:
-        """What the event loop needs to know to speak TLS to an endpoint; nothing without `spec.tls`."""
-        if self.tls is None:
+        """What the event loop needs to know to speak HTTP/1.1 over TLS to an endpoint; nothing without `spec.tls`."""
+        tls = self.tls_for(1)
+        if tls is None:
             return {}
-        return {"ssl": self.tls.context, "server_hostname": self.tls.name(endpoint.host), "ssl_handshake_timeout": HANDSHAKE}
+        return {"ssl": tls.context, "server_hostname": tls.name(endpoint.host), "ssl_handshake_timeout": HANDSHAKE}
+
+    def tls_for(self, version: int) -> ClientTls | None:
+        """The TLS that offers this version, and no other if it is not 0."""
+        if self.tls is None or version == self.version or self.spec.get("tls") is None:
+            return self.tls
+        if version not in self.single:
+            raw = self.spec["tls"]
+            self.single[version] = client_of({"tls": {**(raw if isinstance(raw, dict) else {}), "alpn": list(ALPN[version])}})
+        return self.single[version]
 
     async def probe(self, endpoint: Endpoint, health: Health) -> None:
         """TCP: by connecting. HTTP: by a GET that has to be answered with 2xx or 3xx."""
@@ -182,10 +266,13 @@ class HttpCluster(Cluster):
     def tick(self, now: float) -> None:
         super().tick(now)
         self.shared.now = now
-        if self.tls is not None:
-            renew(self.tls, self.env, f"cluster/{self.name}")
+        for tls in (self.tls, *self.single.values()):
+            if tls is not None:
+                renew(tls, self.env, f"cluster/{self.name}")
         if self.idle_timeout:
             for pool in list(self.pools.values()):
                 pool.expire(now - self.idle_timeout)
+        for pool2 in list(self.pools2.values()):
+            pool2.tick(now, self.idle_timeout)
         for upstream in list(self.shared.busy):
             upstream.tick(now)

@@ -19,13 +19,16 @@ from carrier.core.room import IDLE, PATIENCE, UNFINISHED, YOUNG
 from carrier.core.stream import HIGH, NOWHERE, Stream
 from carrier.errors import Error
 from carrier.wire.h1.reader import RequestReader
+from carrier.wire.h2.frames import PREFACE
 from carrier.wire.http import LENGTH, NONE, Fields, Head
 from listeners.http.answering import Answering1
 from listeners.http.answers import error_answer
+from listeners.http.h2 import Connection2
 from listeners.http.request import Origin
 
 if TYPE_CHECKING:
     from carrier.core.accepting import Arrival
+    from carrier.core.session import Session
     from listeners.http.routing import Port
 
 MISSES = 8
@@ -38,6 +41,8 @@ LINGER = 2.0
 """Seconds to let a client read its answer when its request will not be read to the end."""
 FLUSH = 30.0
 """Seconds that a closed connection's last bytes may take to be sent."""
+HELLO = 18
+"""Bytes of the preface of HTTP/2 that tell it: the head that it looks like."""
 HALF_CLOSED = 1.0
 """Seconds in which an answer has to begin when its client has sent its end behind the request; or to move on, if it had begun."""
 
@@ -80,6 +85,10 @@ class Connection1(Answering1, asyncio.Protocol):
         self.write = self.transport.write
         self.transport.set_write_buffer_limits(HIGH)
         self.closing = listener.leaving
+        tls = self.origin.tls
+        if tls is not None and tls.selected_alpn_protocol() == "h2":
+            self._become2(b"")
+            return
         if not listener.came(self):
             listener.hit("max_connections")
             self.refuse(Error("overload", f"more than {listener.max_connections:g} connections (options.max_connections)"))
@@ -119,6 +128,8 @@ class Connection1(Answering1, asyncio.Protocol):
         if self.quiet and self._whole(data):
             return
         reader = self.reader
+        if self.asked is None and self._is_other(data):
+            return
         if self.session is None:
             if not reader.pending:
                 self.since = max(self.since, self.listener.now)  # a new connection is not older than it is
@@ -137,6 +148,31 @@ class Connection1(Answering1, asyncio.Protocol):
             self.to.flush()
         else:
             self._rest()
+
+    def _is_other(self, data: bytes) -> bool:
+        """On the first bytes: do they begin HTTP/2 (RFC 9113 3.4), or what this port does not speak?"""
+        protocols = self.listener.protocols
+        begun = self.reader.begun + data
+        if PREFACE.startswith(begun[:HELLO]) and "h2" in protocols:
+            if len(begun) < HELLO:
+                return False
+            self._become2(begun)
+            return True
+        if "h1" not in protocols:
+            self.refuse(Error("version", "this port speaks HTTP/2 only (options.protocols)", "downstream"), begun)
+            return True
+        return False
+
+    def _become2(self, begun: bytes) -> None:
+        """The connection is one of HTTP/2, which begins with these bytes."""
+        self.reader.detach()
+        self.listener.connections.discard(self)
+        other = Connection2(self.listener, self.listener.both)
+        other.arrival, self.arrival = self.arrival, None
+        self.transport.set_protocol(other)
+        other.connection_made(self.transport)
+        if begun:
+            other.data_received(begun)
 
     def _whole(self, data: bytes) -> bool:
         """If a read is one known head and all of its body, it is served without the codec."""
@@ -379,6 +415,10 @@ class Connection1(Answering1, asyncio.Protocol):
             self.transport.abort()
         else:
             self._close()
+
+    def sessions(self) -> list[Session]:
+        """Those that have not ended."""
+        return [self.session] if self.session is not None else []
 
     def farewell(self) -> None:
         """The answer that is owed is the last."""

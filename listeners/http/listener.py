@@ -18,7 +18,9 @@ from carrier.hops.peek import fresh
 from carrier.hops.tls import HANDSHAKE, entry_for
 from carrier.options import check_numbers, numbers, port_of
 from carrier.wire.h1.head import Limits
+from carrier.wire.h2 import Limits as Limits2
 from listeners.http.h1 import Connection1
+from listeners.http.h2 import Both, Connection2
 from listeners.http.request import Request
 from listeners.http.routing import Port, Routing, networks
 
@@ -42,17 +44,20 @@ OPTIONS: Mapping[str, float] = {
     "max_fields": 100,
     "max_line": 8 * 1024,
     "max_body": 0,
+    "max_streams": 100,
     "strict_target": 1,
 }
 """Limits (bytes, seconds, bytes per second, numbers) and their defaults (DESIGN section 7); 0 means none. strict_target 0: targets may hold
 what RFC 3986 forbids and browsers nevertheless send, as in /find?q={a|b}."""
-TEXTS = ("trusted", "via", "forwarded", "insecure", "explain", "half_close")
+PROTOCOLS = frozenset(("h1", "h2"))
+TEXTS = ("trusted", "via", "forwarded", "insecure", "explain", "half_close", "protocols")
 """The other options."""
 
 
 class HttpListener(Port):
     """`spec: {protocol: HTTP, port, address}`. `options`: see OPTIONS, and `trusted`: CIDRs whose x-forwarded-* are believed,
     `via`: our pseudonym, `forwarded`: send RFC 7239 Forwarded, `explain`: CIDRs of peers whose `x-carrier-explain` is heeded too,
+    `protocols`: the versions that are spoken, of h1 and h2,
     `half_close: keep`: a client that has sent its end is answered however late (else if the answer begins within a second)."""
 
     protocol = "HTTP"
@@ -81,7 +86,10 @@ class HttpListener(Port):
         self.explained = networks(given.get("explain"))
         self.forwarded = bool(given.get("forwarded"))
         self.keeps_half_closed = given.get("half_close") == "keep"
-        self.certificates = server_of(conf.spec, ("http/1.1",))
+        spoken = given.get("protocols")
+        self.protocols = frozenset(spoken) if isinstance(spoken, list) and spoken else PROTOCOLS
+        self.certificates = server_of(conf.spec, self.offered())
+        self.both = Both(self.limits2(limits))
         if self.certificates is not None:
             self.tls = self.certificates.entries[0]
         self.server: asyncio.Server | None = None
@@ -98,6 +106,9 @@ class HttpListener(Port):
             found.append(
                 Problem("not a name", f"{path}.via", seen=repr(options["via"]), allowed="a host or pseudonym (RFC 9110 section 7.6.3)")
             )
+        spoken = options.get("protocols", ["h1"])
+        if not isinstance(spoken, list) or not spoken or not PROTOCOLS.issuperset(map(str, spoken)):
+            found.append(Problem("expected a list of protocols", f"{path}.protocols", seen=repr(spoken), allowed="[h1, h2]"))
         if options.get("half_close", "end") not in ("end", "keep"):
             seen = repr(options["half_close"])
             found.append(Problem(f"expected end or keep, got {seen}", f"{path}.half_close", seen=seen, allowed="end, keep"))
@@ -107,6 +118,16 @@ class HttpListener(Port):
             except (ValueError, TypeError) as exc:
                 found.append(Problem(str(exc), f"{path}.{name}", seen=repr(options.get(name)), allowed="a list of CIDRs"))
         return found
+
+    def offered(self) -> tuple[str, ...]:
+        """What TLS offers (RFC 7301)."""
+        return tuple(name for name, version in (("h2", "h2"), ("http/1.1", "h1")) if version in self.protocols)
+
+    def limits2(self, given: Mapping[str, float]) -> Limits2:
+        """The bounds of a connection of HTTP/2."""
+        limits = self.limits
+        streams = int(given["max_streams"]) or 1 << 30
+        return Limits2(streams=streams, head=limits.head, fields=limits.fields, line=limits.line, strict_target=limits.strict_target)
 
     # ------------------------------------------------------------------ life
 
@@ -128,7 +149,7 @@ class HttpListener(Port):
         super().use(table)
         self.routing = Routing(table, self.limits, self.options, b"https" if self.tls is not None else b"http")
         for connection in self._connections:
-            if isinstance(connection, Connection1):
+            if isinstance(connection, Connection1 | Connection2):
                 connection.learn()
 
     @property
@@ -183,7 +204,7 @@ class HttpListener(Port):
             more = {"ssl": tls, "ssl_handshake_timeout": HANDSHAKE}
         await self.env.loop.connect_accepted_socket(lambda: protocol, arrival.sock, **more)
 
-    def came(self, connection: Connection1) -> bool:
+    def came(self, connection: Connection1 | Connection2) -> bool:
         """A connection may speak HTTP; False: there are too many, and all are being used."""
         arrival, connection.arrival = connection.arrival, None
         if arrival is not None:
@@ -196,7 +217,7 @@ class HttpListener(Port):
         """Every answer from now on is the last of its connection; `tick` closes those on which nothing comes any more."""
         self.leaving = True
         for connection in self._connections:
-            if isinstance(connection, Connection1):
+            if isinstance(connection, Connection1 | Connection2):
                 connection.farewell()
 
     def stop(self) -> None:
@@ -225,8 +246,13 @@ class HttpListener(Port):
     @property
     def live(self) -> set[Session]:
         """Found when somebody asks: connections know their sessions."""
-        sessions = {connection.session for connection in self._connections if connection.session is not None}
-        return {session for session in sessions if session.status != DESTROYED}
+        found: set[Session] = set()
+        for connection in self._connections:
+            if isinstance(connection, Connection2):
+                found.update(connection.sessions())
+            elif connection.session is not None and connection.session.status != DESTROYED:
+                found.add(connection.session)
+        return found
 
     # ------------------------------------------------------------------ sessions
 

@@ -130,6 +130,10 @@ class Port(Acceptor):
     leaving: bool
     """The process is about to end: connections are closed after their answer."""
     certificates: ServerTls | None
+    protocols: frozenset[str]
+    """Versions that are spoken: h1, h2 (`options.protocols`)."""
+    both: Any
+    """What connections of HTTP/2 share (listeners/http/h2.py)."""
 
     def came(self, connection: Any) -> bool:
         """A connection may speak HTTP; False: there are too many, and all are being used."""

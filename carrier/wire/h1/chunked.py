@@ -33,6 +33,11 @@ sent it. Nobody may take these from there; nginx, haproxy and Envoy serve such a
 LAST_CHUNK = b"0\r\n\r\n"
 
 
+def passable(name: bytes) -> bool:
+    """May a trailer of this lower-case name be sent on?"""
+    return name not in _UNTRUSTED
+
+
 def chunk(data: bytes) -> bytes:
     """One chunk (RFC 9112 7.1). `data` must not be empty: that would end the body."""
     return b"%x\r\n%b\r\n" % (len(data), data)
@@ -148,4 +153,4 @@ class Chunked:
         fields = split_pairs(lines[1:], self.side)
         if bad := [name for name, _ in fields if name.lower() in ENDURING]:
             raise refuse(self.side, f"field {shown(bad[0])} in the trailers")
-        return end + 4, tuple(pair for pair in fields if pair[0].lower() not in _UNTRUSTED)
+        return end + 4, tuple(pair for pair in fields if passable(pair[0].lower()))

@@ -35,7 +35,7 @@ from carrier.wire.first import BLANK, LINE, WATCHED, FirstLine, classify
         (b"\x16\x03\x01", "tls"),
         (b"\x16\x02", "strange"),
         (b"\x00\x00\x00\x08\x04\xd2\x16\x2f", "strange"),
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "other"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "http"),
         (b"GET /key\r\n", "other"),
         (b"*1\r\n$4\r\nPING\r\n", "other"),
         (b"EHLO example.org\r\n", "other"),

@@ -1,0 +1,178 @@
+"""Heads of HTTP/2: a section that was read becomes a `Head`, and a head a block to be sent (RFC 9113 section 8).
+
+A section that the memo keeps keeps its head, and with it what a listener decided of it. What goes on is made of the fields that came,
+or, where HTTP/1.1 read the head, of its text (encoder.py).
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from typing import TYPE_CHECKING
+
+from carrier.errors import Error
+from carrier.wire.h1.chunked import passable
+from carrier.wire.h2.encoder import Encoder
+from carrier.wire.h2.hpack import Pair, encode, line
+from carrier.wire.http import CHUNKED, EXPLAIN, LENGTH, NONE, Fields, Head
+
+if TYPE_CHECKING:
+    from carrier.wire.forwarding import Forwarding
+    from carrier.wire.h2.fields import Section
+
+_CONTINUE = b"100-continue"
+_HANDSHAKE = frozenset((b"sec-websocket-key", b"sec-websocket-accept"))
+"""Fields of a WebSocket's handshake that only HTTP/1.1 has (RFC 8441 section 5)."""
+CONTINUE_BLOCK = line(b":status", b"100")
+TE = line(b"te", b"trailers")
+
+
+def request_of(section: Section, last: bool, profile: Forwarding) -> Head:
+    """The request that a section is; last: it has no content. Remembered with the section. Raises Error("expectation")."""
+    kept = section.owner
+    if kept is not None and kept[0] is profile and kept[1] is last:  # those of another revision are others, though they may be equal
+        head: Head = kept[2]
+        return head
+    head = _request(section, last, profile)
+    if section.kept and not section.protocol:
+        section.owner = profile, last, head
+    return head
+
+
+def _request(section: Section, last: bool, profile: Forwarding) -> Head:
+    seen = dict(section.fields)
+    fields: Fields = ((b"host", section.authority), *section.fields) if section.authority else section.fields
+    length = section.length
+    body = NONE if last else LENGTH if length >= 0 else CHUNKED
+    tunnel = section.protocol.lower() or None
+    expected = seen.get(b"expect", b"").lower()
+    if expected not in (b"", _CONTINUE):
+        raise Error("expectation", f"Expect {expected.decode('latin-1')} is not 100-continue", "downstream")
+    cut = profile.cut() | {b"expect"} if last or not expected else profile.cut()
+    if not last:  # else it says that a body without content is one
+        cut = cut | {b"content-length"}
+    onward = tuple(pair for pair in section.fields if pair[0] not in cut) + profile.standing(section.authority, seen, b"2.0")
+    if tunnel:
+        body, length = NONE, -1
+        onward = tuple(pair for pair in onward if pair[0] not in _HANDSHAKE and pair[0] != b"content-length")
+        onward += ((b"sec-websocket-key", base64.b64encode(os.urandom(16))),)
+    head = Head(
+        b"",
+        b"",
+        b"GET" if tunnel else section.method,
+        section.path,
+        section.authority,
+        version="2",
+        body=body,
+        length=max(0, length) if body == LENGTH else 0,
+        expect=bool(expected) and not last,
+        upgrade=tunnel,
+        has_id=bool(profile.request_id) and profile.request_id in seen,
+        key=_key(section, fields, profile),
+        fields=fields,
+        explain=EXPLAIN in seen,
+        onward=onward,
+    )
+    head.never = section.never
+    return head
+
+
+def _key(section: Section, fields: Fields, profile: Forwarding) -> object:
+    names = profile.interesting
+    if names is None:
+        return None
+    return ("2", section.protocol, *(pair for pair in fields if pair[0] in names))
+
+
+def answer_of(section: Section, last: bool) -> Head:
+    """The answer that a section is; last: it has no content. Remembered with the section."""
+    kept = section.owner
+    if kept is not None and kept[0] is last:
+        head: Head = kept[1]
+        return head
+    length, status = section.length, section.status
+    body = NONE if last or status < 200 or status in (204, 304) else LENGTH if length >= 0 else CHUNKED
+    onward = section.fields if last and status >= 200 and status != 204 else without_length(section.fields)
+    head = Head(b"", status=status, version="2", body=body, length=max(0, length), fields=section.fields, onward=onward)
+    head.never = section.never
+    if section.kept:
+        section.owner = last, head
+    return head
+
+
+def without_length(fields: Fields) -> Fields:
+    """The fields without Content-Length."""
+    return tuple(pair for pair in fields if pair[0] != b"content-length")
+
+
+def request_block(head: Head, scheme: bytes, encoder: Encoder) -> bytes:
+    """The block of a request without what varies per request; kept with the head. A request for a WebSocket is an extended CONNECT."""
+    kept = head.block
+    if kept is not None and kept[0] is scheme:
+        block: bytes = kept[1]
+        return block
+    text = head.text
+    path = text[text.find(b" ") + 1 : text.find(b" HTTP/1.1\r\n")] if text else head.location or head.target
+    host = _host(text) if text else head.authority
+    te = TE if _takes_trailers(head) else b""
+    pseudo: list[Pair] = [(b":method", head.method), (b":scheme", scheme), (b":path", path), (b":authority", host)]
+    if head.upgrade:
+        pseudo[0] = (b":method", b"CONNECT")
+        pseudo.insert(1, (b":protocol", head.upgrade))
+    if text and not head.upgrade and not head.never:
+        block = encode(pseudo) + encoder.fields(text) + te
+    else:
+        fields = head.sent_on()
+        if head.upgrade:
+            fields = tuple(pair for pair in fields if pair[0] not in _HANDSHAKE)
+        elif head.body == LENGTH:
+            fields = (*fields, (b"content-length", b"%d" % head.length))
+        block = encode((*pseudo, *fields), head.never) + te
+    head.block = scheme, block
+    return block
+
+
+def _host(text: bytes) -> bytes:
+    at = text.lower().find(b"\r\nhost:")
+    return text[at + 7 : text.find(b"\r\n", at + 7)].strip(b" \t") if at >= 0 else b""
+
+
+def _takes_trailers(head: Head) -> bool:
+    return b"trailers" in [token.strip().partition(b";")[0].lower() for token in (head.get(b"te") or b"").split(b",")]
+
+
+def answer_block(head: Head, encoder: Encoder, length: bool = True) -> bytes:
+    """The block of an answer. length: its Content-Length still holds."""
+    if head.text:
+        return encoder.answer(head.status, head.text)
+    kept = head.block
+    if kept is not None:
+        block: bytes = kept
+        return block
+    fields = head.sent_on()
+    if head.body == LENGTH:
+        fields = (*fields, (b"content-length", b"%d" % head.length))
+    head.block = block = encode(((b":status", b"%d" % head.status), *fields), head.never)
+    return block
+
+
+def lines_block(lines: bytes) -> bytes:
+    """Field lines of ours, each ended with CRLF, as a part of a block."""
+    made = b""
+    for text in lines.split(b"\r\n"):
+        if text:
+            name, _, value = text.partition(b": ")
+            made += line(name, value)
+    return made
+
+
+def trailers_block(trailers: object) -> bytes:
+    """A block of trailers; b"" if there are none. A WebSocket's code and reason are none."""
+    if not isinstance(trailers, tuple) or not trailers or not isinstance(trailers[0], tuple):
+        return b""
+    return encode([(name.lower(), value) for name, value in trailers])
+
+
+def trailers_of(section: Section) -> Fields:
+    """The trailers that may be passed on."""
+    return tuple(pair for pair in section.fields if passable(pair[0]))

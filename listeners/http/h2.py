@@ -1,0 +1,573 @@
+"""One downstream connection of HTTP/2: each stream is a request, and so a session.
+
+Frames, flow control, limits and the budget are the engine's (carrier/wire/h2). Here a head becomes a `Request2`, and what it answers frames
+again. What is written in one wake-up leaves in one write, that of many streams too. A stream whose downstream does not read pauses its
+upstream and nobody else's: `pause` of a request gives no window back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, cast
+
+from carrier.core.address import plain
+from carrier.core.ledger import refused
+from carrier.core.room import IDLE, PATIENCE, UNFINISHED, YOUNG
+from carrier.core.stream import DESTROYED, HIGH, NOWHERE
+from carrier.errors import Error
+from carrier.wire.frames import accept_key
+from carrier.wire.h2 import Engine, Memo, Section, Stream, code_name
+from carrier.wire.h2.encoder import Encoder
+from carrier.wire.h2.frames import CANCEL, ENHANCE_YOUR_CALM, INTERNAL_ERROR, NO_ERROR, SETTINGS_TIMEOUT
+from carrier.wire.h2.heads import CONTINUE_BLOCK, answer_block, lines_block, request_of, trailers_block, trailers_of
+from carrier.wire.h2.hpack import encode
+from carrier.wire.h2.limits import Limits
+from carrier.wire.http import Head
+from listeners.http.answers import error_answer
+from listeners.http.request import Origin, Request
+
+if TYPE_CHECKING:
+    from carrier.core.accepting import Arrival
+    from carrier.core.session import Session
+    from listeners.http.routing import Port
+
+SPARE = 32
+"""Requests of streams that have ended, kept by a connection for its next ones."""
+FLUSH = 30.0
+"""Seconds that the last bytes of a connection may take to be sent."""
+CODES = {"timeout": CANCEL, "request-timeout": CANCEL, "killed": CANCEL, "drain": CANCEL, "overload": ENHANCE_YOUR_CALM}
+"""What an answer that breaks off is reset with: by kind of error; INTERNAL_ERROR for the others."""
+
+
+class Both:
+    """What all connections of one listener share: blocks that were read before, and those that were made."""
+
+    __slots__ = ("encoder", "limits", "memo")
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.memo = Memo(limits)
+        self.encoder = Encoder()
+
+
+class Request2(Request):
+    """The request on one stream. early: what came before the tunnel that was asked for began, whose bytes the window bounds."""
+
+    __slots__ = ("connection", "early", "paused", "stream")
+    stream: Stream
+
+    def __init__(self, connection: Connection2) -> None:
+        super().__init__(connection.listener)
+        self.connection = connection
+        self.paused = False
+        self.asked_by(connection.origin)
+
+    def on(self, stream: Stream, now: float) -> None:
+        """It is used for a stream from now on."""
+        self.stream = stream
+        stream.owner = self
+        self.sent = self.tunnel = self.departing = self.paused = False
+        self.frames = None
+        self.early: list[bytes] = []
+        self.body_done = stream.over
+        self.body_bytes = self.seen = 0
+        self.since = now
+
+    # ------------------------------------------------------------------ what is answered
+
+    def send_continue(self) -> None:
+        self.stream.send_head(CONTINUE_BLOCK)
+        self.connection.soon()
+
+    def send_interim(self, head: Head) -> None:
+        self.stream.send_head(answer_block(head, self.connection.shared.encoder))
+        self.connection.soon()
+
+    def send_head(self, head: Head, more: bytes, last: bool) -> None:
+        block = answer_block(head, self.connection.shared.encoder)
+        if more:
+            block += lines_block(more)
+        self.bytes_out += len(block)
+        self.stream.send_head(block, last)
+        if last:
+            self._finish()
+        else:
+            self.connection.soon()
+
+    def send_switch(self, head: Head) -> None:
+        asked = self.asked
+        assert asked is not None
+        fields = [pair for pair in head.sent_on() if pair[0] != b"sec-websocket-accept"]
+        if head.upgrade == b"websocket" and head.version != "2":
+            key = next((value for name, value in asked.sent_on() if name == b"sec-websocket-key"), b"")
+            if head.get(b"sec-websocket-accept") != accept_key(key):
+                error = Error("bad-answer", "the upstream switched to WebSocket without the accept key that was due", "upstream")
+                self.sent = self.tunnel = False
+                to = self.to
+                self.reset(error)
+                to.reset(error)
+                return
+        self.stream.send_head(encode([(b":status", b"200"), *fields]))
+        self.connection.soon()
+        self.body_done = self.stream.over
+        for data in self.early:
+            self.to.data(data)
+        self.early.clear()
+        if self.stream.over:
+            self.to.end()
+
+    def message(self, head: Head, body: bytes) -> None:
+        session, asked = self.session, self.asked
+        if session is None or asked is None:
+            return
+        plain = head.whole and session.on_lane and self.body_done and not asked.explain
+        if not plain or asked.method == b"HEAD" or asked.expect or asked.upgrade:
+            super().message(head, body)
+            return
+        self.session = None
+        self.to = self.back = NOWHERE
+        connection, stream = self.connection, self.stream
+        block = answer_block(head, connection.shared.encoder)
+        self.bytes_out += len(block) + len(body)
+        if body:
+            stream.send_message(block, body)
+        else:
+            stream.send_head(block, True)
+        session.served(head)
+        connection.free(self)
+
+    def send(self, data: bytes, last: bool) -> None:
+        self.bytes_out += len(data)
+        went = self.stream.send_data(data, last)
+        if last:
+            self._finish()
+        else:
+            if not went:
+                self.back.pause()
+            self.connection.soon()
+
+    def send_end(self, trailer: Any) -> None:
+        block = trailers_block(trailer)
+        if block:
+            self.stream.send_trailers(block)
+        else:
+            self.stream.end()
+        self._finish()
+
+    def _finish(self) -> None:
+        """The answer is complete: the session ends."""
+        session, to = self.session, self.to
+        self.session = None
+        self.to = self.back = NOWHERE
+        if session is not None:
+            session.close(session.error)
+        if not self.body_done:
+            to.reset(Error("closed", "answered before the request was read", "upstream"))
+        self.connection.free(self)
+
+    def end_tunnel(self) -> None:
+        self.stream.end()
+        if self.body_done:
+            self._finish()
+        else:
+            self.connection.soon()
+
+    # ------------------------------------------------------------------ ends
+
+    def cut(self, error: Error) -> None:
+        self.stream.reset(CODES.get(error.kind, INTERNAL_ERROR))
+        self.connection.free(self)
+
+    def refuse(self, error: Error, begun: bytes = b"") -> None:
+        self.listener.hit(error.kind)
+        session, to = self.session, self.to
+        if session is None:
+            asked = self.asked
+            if asked is not None:
+                begun = begun or asked.method + b" " + asked.target + b" HTTP/2"
+            self.connection.say(self.stream, error, asked)
+            refused(self.listener, self, begun, error, self.since)
+            self.connection.free(self)
+        elif self.sent:
+            self.reset(error)
+            to.reset(error)
+        else:
+            self.session = None
+            self.to = self.back = NOWHERE
+            session.answer = self.connection.say(self.stream, error, self.asked)
+            session.close(error)
+            to.reset(error)
+            self.connection.free(self)
+
+    def over(self) -> None:
+        self.stream.end()
+        self.connection.free(self)
+
+    def lost(self, code: int, detail: str) -> None:
+        """The stream is over before its end."""
+        self.give_up(Error("reset", f"the downstream broke the stream off: {detail or code_name(code)}", "downstream"))
+        self.connection.forget(self)
+
+    # ------------------------------------------------------------------ flow
+
+    @property
+    def held(self) -> bool:
+        return self.paused
+
+    def pause(self) -> None:
+        self.paused = True
+        self.stream.pause()
+
+    def resume(self) -> None:
+        self.waits = False
+        if self.paused:
+            self.paused = False
+            self.stream.resume()
+            self.connection.soon()
+
+    def flush(self) -> None: ...
+
+    def status(self) -> str:
+        return "END" if self.stream.ended and self.stream.over else "READY"
+
+
+class Connection2(asyncio.Protocol):
+    """One downstream connection, the target of its engine.
+
+    fed: the engine's calls are under way, and what they write is sent at their end. due: what was written is to be sent in this wake-up.
+    arrival: what it is counted as before it speaks HTTP. touched: requests that got content in this wake-up. spare: requests to be used
+    again. since: monotonic seconds (coarse) at which it became idle, or began. served: streams ever.
+    """
+
+    transport: asyncio.Transport
+
+    def __init__(self, listener: Port, shared: Both) -> None:
+        self.listener, self.shared = listener, shared
+        self.loop = listener.env.loop
+        self.fed = self.due = self.closing = False
+        self.arrival: Arrival | None = None
+        self.touched: list[Request2] = []
+        self.spare: list[Request2] = []
+        self.since = self.loop.time()
+        self.served = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        listener = self.listener = self.listener.successor()
+        peer, local = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+        self.origin = Origin(
+            listener,
+            (plain(peer[0]), peer[1]) if isinstance(peer, tuple) else ("", 0),
+            (plain(local[0]), local[1]) if isinstance(local, tuple) else (str(local), 0),
+            transport.get_extra_info("ssl_object"),
+        )
+        self.transport.set_write_buffer_limits(HIGH)
+        self.engine = Engine(self, self.shared.memo, self.shared.limits, now=self.loop.time())
+        if not listener.came(self):
+            listener.hit("max_connections")
+            self._end(ENHANCE_YOUR_CALM, f"more than {listener.max_connections:g} connections (options.max_connections)")
+        elif listener.leaving:
+            self.farewell()
+
+    def moved(self, listener: Port) -> None:
+        """Another listener has taken the place of its own, with other options: they hold from now on, but for those that were agreed on."""
+        self.listener = listener
+        self.origin.believed_by(listener)
+        for stream in self.engine.streams.values():
+            if stream.owner is not None:
+                stream.owner.listener = listener
+                if stream.owner.session is not None:
+                    stream.owner.session.listener = listener
+        self.learn()
+
+    def learn(self) -> None:
+        """The listener's routing has changed: sessions that are kept know the old routes. Heads are asked for by revision."""
+        self.spare.clear()
+        for stream in self.engine.streams.values():
+            if stream.owner is not None:
+                stream.owner.spare = None
+
+    # ------------------------------------------------------------------ what the downstream sends
+
+    def data_received(self, data: bytes) -> None:
+        engine = self.engine
+        self.fed = True
+        more = engine.feed(data, self.loop.time())
+        self.fed = False
+        if self.touched:
+            touched, self.touched = self.touched, []
+            for request in touched:
+                request.to.flush()
+        self._write()
+        if more:
+            self.transport.pause_reading()
+            self.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """One wake-up may handle so much of what came at once."""
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+            self.data_received(b"")
+
+    def on_head(self, stream: Stream, section: Section, last: bool) -> None:
+        self.served += 1
+        request = self.spare.pop() if self.spare else Request2(self)
+        request.on(stream, self.engine.now)
+        request.body_done = last
+        size = section.size
+        request.bytes_in = size
+        try:
+            profile = self.listener.routing.forwarding(self.origin.trusted)
+            head = request_of(section, last, profile)
+        except Error as error:
+            self._turn_away(stream, section, error)
+            return
+        if head.method == b"CONNECT" or (head.upgrade and head.upgrade != b"websocket"):
+            what = f"CONNECT for {head.upgrade.decode('latin-1')}" if head.upgrade else "CONNECT"
+            self._turn_away(stream, section, Error("not-implemented", f"{what} is not served here", "downstream"))
+            return
+        if head.upgrade is not None:
+            request.body_done = True
+        request.begin(head, request.body_done)
+        if head.expect:
+            request.may_go_ahead(head)
+
+    def on_data(self, stream: Stream, data: bytes, last: bool) -> None:
+        request: Request2 = stream.owner
+        if request is None:
+            return
+        session = request.session
+        request.bytes_in += len(data)
+        request.body_bytes += len(data)
+        if last:
+            request.body_done = True
+            request.since = self.engine.now
+            if session is not None:
+                session.source_done = True
+        most = self.listener.limits.body
+        if 0 < most < request.body_bytes and session is not None and not request.tunnel:
+            request.refuse(Error("body-too-large", f"a body of more than {most} bytes (options.max_body)", "downstream"))
+        elif session is not None:
+            if request.asked is not None and request.asked.upgrade and not request.tunnel:
+                request.early.append(data)
+            elif request.tunnel:
+                if data:
+                    request.to.data(data)
+                if last:
+                    self._tunnel_ended(request)
+            else:
+                request.to.data(data, None, last)
+            self.touched.append(request)
+
+    def _tunnel_ended(self, request: Request2) -> None:
+        request.to.end()
+        if request.session is not None and request.stream.ended:
+            request.session.close()
+            request.session = None
+            self.free(request)
+
+    def on_trailers(self, stream: Stream, section: Section) -> None:
+        request: Request2 = stream.owner
+        if request is None:
+            return
+        request.body_done = True
+        request.since = self.engine.now
+        if request.session is not None:
+            request.session.source_done = True
+            request.to.end(trailers_of(section) or None)
+            self.touched.append(request)
+
+    def on_drained(self, stream: Stream) -> None:
+        if stream.owner is not None:
+            stream.owner.back.resume()
+
+    def on_reset(self, stream: Stream, code: int, detail: str) -> None:
+        if stream.owner is not None:
+            stream.owner.lost(code, detail)
+
+    def on_refused(self, stream: Stream, section: Section, kind: str, detail: str) -> None:
+        error = Error(kind, detail, "downstream")
+        self.listener.hit(kind)
+        if kind == "headers-too-large":
+            self._turn_away(stream, section, error)
+        else:
+            self._note(section, error)
+
+    def on_goaway(self, last: int, code: int, detail: str) -> None:
+        self.closing = True
+
+    def on_settings(self) -> None: ...
+
+    def _turn_away(self, stream: Stream, section: Section, error: Error) -> None:
+        """Answer what becomes no session."""
+        if stream.owner is not None:
+            self.forget(stream.owner)
+            stream.owner = None
+        self.say(stream, error)
+        self._note(section, error)
+
+    def _note(self, section: Section, error: Error) -> None:
+        request = self.spare.pop() if self.spare else Request2(self)
+        request.bytes_in = section.size
+        begun = section.method + b" " + (section.path or section.authority) + b" HTTP/2"
+        refused(self.listener, request, begun, error, self.engine.now)
+        self.spare.append(request)
+
+    def say(self, stream: Stream, error: Error, asked: Head | None = None) -> Head:
+        """Answer with an error, and read no more of the request."""
+        head, body = error_answer(error)
+        block = answer_block(head, self.shared.encoder)
+        if asked is not None and asked.method == b"HEAD":
+            stream.send_head(block, True)
+        else:
+            stream.send_message(block, body)
+        if not stream.over and not stream.refused:
+            stream.reset(NO_ERROR)
+        self.soon()
+        return head
+
+    # ------------------------------------------------------------------ writing
+
+    def soon(self) -> None:
+        """Something is to be sent: with all else of this wake-up."""
+        if not self.fed and not self.due:
+            self.due = True
+            self.loop.call_soon(self._write)
+
+    def _write(self) -> None:
+        self.due = False
+        engine = self.engine
+        if engine.out and not self.transport.is_closing():
+            self.transport.write(engine.take())
+        if engine.failure is not None:
+            self._failed()
+        elif engine.draining and engine.finished:
+            self._close()
+
+    def _failed(self) -> None:
+        failure = self.engine.failure
+        if failure is not None and not self.closing:
+            self.closing = True
+            self.listener.hit(f"h2_{failure.reason or code_name(failure.code).lower()}")
+        self._close()
+
+    def _close(self) -> None:
+        self.since = self.listener.now
+        if not self.transport.is_closing():
+            self.transport.close()
+
+    def free(self, request: Request2) -> None:
+        """The answer is complete."""
+        stream = request.stream
+        if not stream.over:
+            stream.reset(NO_ERROR)
+        self.forget(request)
+        self.soon()
+
+    def forget(self, request: Request2) -> None:
+        """A request that is used no more: kept for the next stream."""
+        stream = request.stream
+        if stream.owner is request:
+            stream.owner = None
+            if len(self.spare) < SPARE:
+                self.spare.append(request)
+        if not self.engine.streams:
+            self.since = self.listener.now
+
+    # ------------------------------------------------------------------ its life
+
+    def sessions(self) -> list[Session]:
+        """Those that have not ended."""
+        owners = [stream.owner for stream in self.engine.streams.values() if stream.owner is not None]
+        return [owner.session for owner in owners if owner.session is not None and owner.session.status != DESTROYED]
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.listener.gone(self)
+        self.fed = True  # nothing is written any more
+        self.engine.lost("the downstream closed the connection")
+        self.spare.clear()
+
+    def standing(self, now: float) -> tuple[int, float] | None:
+        """See `Occupant` of carrier/core/room.py."""
+        if self.engine.streams or self.transport.is_closing():
+            return None
+        if self.served:
+            return IDLE, self.since
+        return (UNFINISHED if now - self.since >= PATIENCE else YOUNG), self.since
+
+    def give_way(self) -> None:
+        """Its place is needed."""
+        self.listener.hit("max_connections_idle" if self.served else "max_connections_unfinished")
+        self._end(NO_ERROR, "its place is needed")
+
+    def farewell(self) -> None:
+        """The process is about to end: take no new streams, once the client knows."""
+        self.engine.drain()
+        self.soon()
+
+    def leave(self) -> None:
+        """The listener is gone."""
+        self.farewell()
+        if not self.engine.streams and not self.served:
+            self._end(NO_ERROR, "the listener is gone")
+
+    def depart(self) -> None:
+        """The process ends: WebSockets are told so."""
+        for stream in list(self.engine.streams.values()):
+            if stream.owner is not None:
+                stream.owner.depart()
+
+    def _end(self, code: int, detail: str) -> None:
+        self.engine.close(code, detail)
+        self._write()
+
+    def tick(self, now: float) -> None:
+        """Deadlines, once a second."""
+        engine, listener = self.engine, self.listener
+        engine.now = now
+        if self.transport.is_closing():
+            if now - self.since >= FLUSH:
+                self.transport.abort()
+            return
+        late = listener.header_timeout
+        if engine.begun_since and now - engine.begun_since >= late > 0:
+            listener.hit("header_timeout")
+            self._end(CANCEL, f"no whole head within {late:g} s (options.header_timeout)")
+        elif engine.settings_since and now - engine.settings_since >= late > 0:
+            listener.hit("settings_timeout")
+            self._end(SETTINGS_TIMEOUT, f"SETTINGS not acknowledged within {late:g} s")
+        elif not engine.streams:
+            self._tick_idle(now)
+        else:
+            for stream in list(engine.streams.values()):
+                self._tick_stream(stream, now)
+            self.soon()
+
+    def _tick_idle(self, now: float) -> None:
+        waited = now - self.since
+        if self.closing or self.engine.draining:
+            if waited >= PATIENCE:
+                self._end(NO_ERROR, "drained")
+        elif waited >= self.listener.keepalive_timeout > 0:
+            self._end(NO_ERROR, "idle")
+
+    def _tick_stream(self, stream: Stream, now: float) -> None:
+        owner: Request2 | None = stream.owner
+        limit = self.listener.idle_timeout
+        if owner is not None and owner.session is not None:
+            owner.late(now)
+        elif limit > 0 and now - (stream.blocked_since or stream.since) >= limit:
+            self.listener.hit("idle_timeout")
+            stream.reset(CANCEL)
+
+    # ------------------------------------------------------------------ flow
+
+    def pause_writing(self) -> None:
+        self.engine.hold()
+
+    def resume_writing(self) -> None:
+        self.engine.release()
+        self.soon()
