@@ -159,7 +159,10 @@ class Connection1(Answering1, asyncio.Protocol):
             self._become2(begun)
             return True
         if "h1" not in protocols:
-            self.refuse(Error("version", "this port speaks HTTP/2 only (options.protocols)", "downstream"), begun)
+            if b" HTTP/1." in begun.partition(b"\n")[0]:
+                self.refuse(Error("version", "this port speaks HTTP/2 only (options.protocols)", "downstream"), begun)
+            else:
+                self._become2(begun)
             return True
         return False
 
