@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from carrier.core.address import described, named
 from carrier.core.idle import Idle
+from carrier.core.listener import Listener
 from carrier.errors import Error, Problem
 from carrier.hops.peek import peek
 from carrier.hops.tls import HANDSHAKE
@@ -42,6 +43,7 @@ class AutoListener(AutoPort):
     """`spec: {protocol: auto, port, address, tls}`. `options`: those of HTTP, and OPTIONS."""
 
     protocol = "auto"
+    gives_names = True
 
     def __init__(self, conf: config.Listener, env: Env) -> None:
         super().__init__(conf, env)
@@ -116,6 +118,8 @@ class AutoListener(AutoPort):
             return None
 
     # ------------------------------------------------------------------ sessions
+
+    find = Listener.find
 
     def session_name(self, session: Session) -> str:
         source = session.source

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote
@@ -267,19 +267,23 @@ class Api:
     async def _serve(self, operation: Operation, call: Call) -> Answer:
         if operation.read is not None:
             async with self.showing:
-                answer = self._show(operation, call)
+                answer = await self._show(operation, call)
                 if answer.more is not None:
                     await asyncio.sleep(0)  # one large answer is begun in a turn
                 return answer
         if operation.act is not None:
             done = operation.act(self, call)
+            if isinstance(done, Generator):
+                done = await sliced(done)
             return self._answer(dump.dumps(await done if isawaitable(done) else done))
         async with self.lock:
             return await self._write(operation, call)
 
-    def _show(self, operation: Operation, call: Call) -> Answer:
+    async def _show(self, operation: Operation, call: Call) -> Answer:
         """Answer a read; 304 if the caller knows it already (RFC 9110 section 13.1.2)."""
         shown = operation.read(self, call)  # type: ignore[misc]
+        if isinstance(shown, Generator):
+            shown = await sliced(shown)
         tag = self._tag(operation, call, self.config)
         if tag is not None and tag in _tags(call.headers.get("if-none-match", "")):
             return Answer(304, {"etag": tag, "carrier-revision": str(self.config.revision)}, b"")
@@ -323,7 +327,8 @@ class Api:
         if getattr(self.proxy, "ending", False):
             raise Error("drain", "the proxy is ending: nothing is changed any more")
         self._check_tags(operation, call, old)
-        new, said = self._edited(operation, call, old) if operation.edit else operation.replace(self, call, old)  # type: ignore[misc]
+        made = self._edited(operation, call, old) if operation.edit else operation.replace(self, call, old)  # type: ignore[misc]
+        new, said = await sliced(made) if isinstance(made, Generator) else made
         _check_user(call, old, new)
         if call.standing is not None and new is not old:
             await _check_standing(call, privileges.gained(old, new, self.protocols, operation.kind == "bridge"))

@@ -13,6 +13,7 @@ import msgspec
 from carrier.config import dump
 from carrier.config.draft import Draft, Protocols, refused
 from carrier.config.source import Bounds, Decoded, Syntax, decode
+from carrier.core.slices import Steps
 from carrier.errors import ConfigError, Error, Problem
 from carrier.model import Config
 
@@ -95,8 +96,10 @@ class Call(msgspec.Struct):
 
 
 Read = Callable[["Serving", Call], Any]
+"""Gives what is shown, or a `Steps` that does."""
 Edit = Callable[[Draft, Call], object]
-Replace = Callable[["Serving", Call, Config], tuple[Config, Iterable[str]]]
+Replaced = tuple[Config, Iterable[str]]
+Replace = Callable[["Serving", Call, Config], Replaced | Steps[Replaced]]
 Act = Callable[["Serving", Call], Any]
 
 

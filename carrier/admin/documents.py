@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from carrier.bridges.many import bare, carried
 from carrier.config.document import from_document
 from carrier.config.inspector import SECTIONS
 from carrier.config.source import native
 from carrier.core.slices import Steps
-from carrier.errors import ConfigError, Error, Problem
+from carrier.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from carrier.admin.calls import Call, Serving
@@ -54,33 +55,29 @@ OBJECTS = 500
 """That are looked at before the event loop may go on."""
 
 
-def _whole(api: Serving, call: Call, old: Config) -> tuple[Config, Iterable[str]]:
+def _whole(api: Serving, call: Call, old: Config) -> Steps[tuple[Config, Iterable[str]]]:
     """POST /config: the body is the whole configuration, user bridges apart: those stay, as far as they fit into it."""
     assert call.decoded is not None
     document = native(call.body)
     if isinstance(document, Mapping) and not any(section in document for section in SECTIONS):
         allowed = ", ".join(SECTIONS)
         raise ConfigError(Problem("the configuration has no section; to remove everything, say listeners: []", "$", allowed=allowed))
-    bare = _bare(api, old)
+    base = yield from _bare(api, old)
     try:
-        new, warnings = from_document(document, base=bare, allow_dangling=call.flag("allowDangling"), protocols=api.protocols)
+        new, warnings = from_document(document, base=base, allow_dangling=call.flag("allowDangling"), protocols=api.protocols)
     except ConfigError as error:
         raise ConfigError(*call.decoded.problems, *error.problems) from None
     if call.decoded.problems:
         raise ConfigError(*call.decoded.problems)
-    if new is bare:
+    if new is base:
         return old, map(str, warnings)
     said = list(map(str, warnings))
-    for name in old.bridges if api.bridges is not None else ():
-        try:
-            new = api.bridges.put(new, name, api.bridges.dump(old, name))
-        except Error as error:
-            said.append(f"bridge {name!r} is gone: {error.detail}")
-    return new, said
+    if api.bridges is None:
+        return new, said
+    new, lost = yield from carried(api.bridges, old, new)
+    return new, said + lost
 
 
-def _bare(api: Serving, config: Config) -> Config:
+def _bare(api: Serving, config: Config) -> Steps[Config]:
     """The configuration without its user bridges."""
-    for name in config.bridges if api.bridges is not None else ():
-        config = api.bridges.delete(config, name)
-    return config
+    return config if api.bridges is None else (yield from bare(api.bridges, config))

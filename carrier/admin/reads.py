@@ -18,6 +18,7 @@ from carrier.observe import overview
 
 if TYPE_CHECKING:
     from carrier.admin.calls import Serving
+    from carrier.core.slices import Steps
 
 
 def _view(api: Serving, call: Call) -> dump.View:
@@ -39,9 +40,11 @@ def _one(kind: str) -> Read:
 
 def _config(api: Serving, call: Call) -> Any:
     """l7mp's dump; with `document=true` one that POST /config takes. Bridges are no part of it."""
-    if call.flag("document"):
-        return to_document(_bare(api, api.config))
-    return dump.whole(api.config, _sessions(api, call), api.protocols)
+    return _document(api) if call.flag("document") else dump.whole(api.config, _sessions(api, call), api.protocols)
+
+
+def _document(api: Serving) -> Steps[Any]:
+    return to_document((yield from _bare(api, api.config)))
 
 
 def _admin(api: Serving, call: Call) -> Any:
@@ -120,11 +123,11 @@ def _explain(api: Serving, call: Call) -> Any:
     return msgspec.to_builtins(explain.ask(call.body, api.config, api.proxy.tables))
 
 
-def _validate(api: Serving, call: Call) -> Any:
+def _validate(api: Serving, call: Call) -> Steps[Any]:
     """POST /validate: what POST /config would say and change; nothing is."""
     assert call.decoded is not None
     try:
-        new, warnings = _whole(api, call, api.config)
+        new, warnings = yield from _whole(api, call, api.config)
     except ConfigError as error:
         return {"valid": False, "problems": _listed(error, call), "warnings": [], "changes": {}}
     return {"valid": True, "problems": [], "warnings": list(warnings), "changes": _changes(api.config, new)}

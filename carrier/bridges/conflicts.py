@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from carrier.errors import Error
-from carrier.rules.match import Finding, Matcher
+from carrier.rules.match import Conditions, Finding, Matcher
 from carrier.rules.notation import compile_match
 
 if TYPE_CHECKING:
@@ -14,32 +14,37 @@ if TYPE_CHECKING:
     from carrier.model import Config, RuleList
 
 
-def _check_conflicts(config: Config, name: str, wanted: Wanted, place: Place) -> None:
+def _check_conflicts(config: Config, name: str, wanted: Wanted, place: Place, conditions: Conditions) -> None:
     """Raise Error("conflict") when the rule could never fire, or would keep another bridge's from ever firing."""
     own = f"bridge/{name}"
     rulelist = place.rulelist
     others = [(rule, config.rules[rule].match if rule in config.rules else None) for rule in rulelist.rules]
     for match in wanted.alternatives:
-        found = _finding(others, place.at, (own, match), rulelist, lambda f: f.index == place.at)
+        found = _finding(others, place.at, (own, match), rulelist, conditions, lambda f: f.index == place.at)
         if found is not None:
             raise Error("conflict", _why(config, name, wanted.user, match, found))
-    dead = {finding.rule for finding in Matcher(others, rulelist.order).findings}
+    dead = {finding.rule for finding in Matcher(others, rulelist.order, conditions).findings}
     whole_port = wanted.spec.get("type") == "stream"  # it means to take what the shadow got, and nobody's bridge
 
     def takes(finding: Finding) -> bool:
         theirs = config.rules.get(finding.rule)
         return finding.other == place.at and finding.rule not in dead and not (whole_port and (theirs is None or theirs.bridge is None))
 
-    found = _finding(others, place.at, (own, wanted.match), rulelist, takes)
+    found = _finding(others, place.at, (own, wanted.match), rulelist, conditions, takes)
     if found is not None:
         text = f"bridge {name!r} of user {wanted.user} would take every request that {_who(config, found.rule)} gets"
         raise Error("conflict", f"{text} ({wanted.condition.text}): make its match narrower")
 
 
 def _finding(
-    others: list[tuple[str, Any]], at: int, new: tuple[str, Any], rulelist: RuleList, which: Callable[[Finding], bool]
+    others: list[tuple[str, Any]],
+    at: int,
+    new: tuple[str, Any],
+    rulelist: RuleList,
+    conditions: Conditions,
+    which: Callable[[Finding], bool],
 ) -> Finding | None:
-    return next(filter(which, Matcher([*others[:at], new, *others[at:]], rulelist.order).findings), None)
+    return next(filter(which, Matcher([*others[:at], new, *others[at:]], rulelist.order, conditions).findings), None)
 
 
 def _why(config: Config, name: str, user: str, match: Any, found: Finding) -> str:

@@ -34,6 +34,7 @@ from carrier.core import registry
 from carrier.errors import ConfigError, Error, Problem, Problems, did_you_mean, shown
 from carrier.model import Bridge, Config, Listener, RuleList
 from carrier.rules.condition import Condition
+from carrier.rules.match import Conditions
 from carrier.rules.notation import compile_match
 
 if TYPE_CHECKING:
@@ -46,9 +47,13 @@ REMEMBERED = 100
 class Bridges:
     """Edits of a configuration's user bridges. clock: seconds since 1970."""
 
-    def __init__(self, protocols: Protocols = registry, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, protocols: Protocols = registry, clock: Callable[[], float] = time.time, conditions: Conditions | None = None
+    ) -> None:
         self.protocols = protocols
         self.clock = clock
+        self.conditions = conditions if conditions is not None else Conditions()
+        """Compiled matches, shared with who routes by them."""
         self.gone: dict[str, dict[str, Any]] = {}
         """Bridges that have expired, as they were shown, until one of that name is made again."""
 
@@ -63,12 +68,19 @@ class Bridges:
             raise Error("conflict", f"bridge {name!r} belongs to user {old.user}: choose another name, or let {old.user} delete it first")
         without = _without(config, name, self.protocols) if old is not None else config
         place = self._place(without, listener, wanted, _kept_position(config, old, listener))
-        _check_conflicts(without, name, wanted, place)
-        new = self._insert(without, name, wanted, place)
+        _check_conflicts(without, name, wanted, place, self.conditions)
+        draft = Draft(without, self.protocols)
+        self.insert(draft, name, wanted, place, place.at)
+        new = draft.done()
         if old is not None:  # it keeps its place in the list of bridges too
             new = msgspec.structs.replace(new, bridges={other: new.bridges[other] for other in config.bridges})
         unchanged = msgspec.structs.replace(new, revision=config.revision) == config
         return config if unchanged else msgspec.structs.replace(new, revision=config.revision + 1)
+
+    def understood(self, config: Config, name: str, body: object) -> tuple[Wanted, Place]:
+        """A bridge that is not there yet, checked as far as other bridges do not matter, and where it would go. Raises as `put`."""
+        listener, wanted = self._understand(config, name, body)
+        return wanted, self._place(config, listener, wanted, None)
 
     def validate(self, config: Config, body: object) -> dict[str, Any]:
         """What would become of a bridge: `{"valid", "reasons", "warnings"}`, in sentences. The body is PUT's, and may have its `name`."""
@@ -301,23 +313,50 @@ class Bridges:
         if sharing:
             text = f"listener {listener.name!r} shares its rule list {rulelist.name!r} with {', '.join(sharing)}"
             raise refused(f"{text}: a bridge would take requests of all of them; give it a rule list of its own")
-        shadow = _shadow(config, rulelist.name)
+        shadow = self._shadow(config, rulelist.name)
         serving = self.protocols.cluster(config.clusters[shadow].spec.get("protocol", "")) if shadow in config.clusters else None
         if serving is not None and serving.admin:
             raise refused(f"listener {listener.name!r} leads into the REST API; it cannot be bridged")
         if wanted.fallback == "shadow" and shadow is None:
             text = f"listener {listener.name!r} has no rule that takes everything: there is no shadow to fall back to"
             raise ConfigError(Problem(text, "$.fallback", seen="shadow", allowed="error"))
-        end = _first_wildcard(config, rulelist)
+        end = self._first_wildcard(config, rulelist)
         limit = len(rulelist.rules) if end is None else end
         return Place(listener, rulelist, limit if kept is None else min(kept, limit), shadow if wanted.fallback != "error" else None)
 
-    def _insert(self, config: Config, name: str, wanted: Wanted, place: Place) -> Config:
-        """The configuration with the bridge's rule, route, cluster and record."""
+    def _first_wildcard(self, config: Config, rulelist: RuleList, also_bridges: bool = True) -> int | None:
+        """The position of the first rule that takes everything; a name that leads nowhere does too."""
+        for i, name in enumerate(rulelist.rules):
+            rule = config.rules.get(name)
+            if rule is None:
+                return i
+            if rule.bridge is not None and not also_bridges:
+                continue
+            condition = self.conditions.get(name, rule.match)
+            if not isinstance(condition, str) and condition.always:
+                return i
+        return None
+
+    def _shadow(self, config: Config, rulelist: str) -> str | None:
+        """The cluster that serves whatever no other rule of the list takes, through jumps."""
+        seen: set[str] = set()
+        while rulelist in config.rulelists and rulelist not in seen:
+            seen.add(rulelist)
+            at = self._first_wildcard(config, config.rulelists[rulelist], also_bridges=False)
+            rule = config.rules.get(config.rulelists[rulelist].rules[at]) if at is not None else None
+            if rule is None:
+                return None
+            if rule.action.apply is None:
+                route = config.routes.get(rule.action.route or "")
+                return route.destination if route is not None else None
+            rulelist = rule.action.apply
+        return None
+
+    def insert(self, draft: Draft, name: str, wanted: Wanted, place: Place, at: int) -> None:
+        """Put the bridge's rule (at this position), route, cluster and record into a draft. Raises ConfigError, Error("conflict")."""
         own = f"bridge/{name}"
         cluster = {**wanted.endpoint, "name": own, "endpoints": [{"name": own, **wanted.endpoint["endpoints"][0]}]}
         route: dict[str, Any] = {"name": own, "destination": cluster}
-        draft = Draft(config, self.protocols)
         if wanted.mirror:
             if place.shadow is None:
                 raise ConfigError(Problem("there is no shadow here that could answer while the laptop gets a copy", "$.mirror"))
@@ -329,12 +368,11 @@ class Bridges:
         try:
             if wanted.mirror:
                 draft.add_cluster(cluster)
-            draft.insert_rule(place.rulelist.name, place.at, {"name": own, "match": wanted.match, "action": {"route": route}})
+            draft.insert_rule(place.rulelist.name, at, {"name": own, "match": wanted.match, "action": {"route": route}})
         except Error as error:  # somebody gave an object of his own that name
             raise Error("conflict", f"bridge {name!r} cannot be made: {error.detail}") from None
         draft.rules[own] = msgspec.structs.replace(draft.rules[own], owner=own, bridge=name)
         draft.bridges[name] = Bridge(name, wanted.user, wanted.spec, place.listener.name, (own,), own, wanted.expires)
-        return draft.done()
 
 
 # -- reading ------------------------------------------------------------------------------------------------------------------------------
@@ -351,47 +389,20 @@ def _kept_position(config: Config, old: Bridge | None, listener: Listener) -> in
     return next((i for i, rule in enumerate(rulelist.rules) if rule in old.rules), None)
 
 
-def _first_wildcard(config: Config, rulelist: RuleList, also_bridges: bool = True) -> int | None:
-    """The position of the first rule that takes everything; a name that leads nowhere does too."""
-    for i, name in enumerate(rulelist.rules):
-        rule = config.rules.get(name)
-        if rule is None:
-            return i
-        if rule.bridge is not None and not also_bridges:
-            continue
-        try:
-            if compile_match(rule.match, strict=False).always:
-                return i
-        except ConfigError:
-            continue  # it never matches
-    return None
-
-
-def _shadow(config: Config, rulelist: str) -> str | None:
-    """The cluster that serves whatever no other rule of the list takes, through jumps."""
-    seen: set[str] = set()
-    while rulelist in config.rulelists and rulelist not in seen:
-        seen.add(rulelist)
-        at = _first_wildcard(config, config.rulelists[rulelist], also_bridges=False)
-        rule = config.rules.get(config.rulelists[rulelist].rules[at]) if at is not None else None
-        if rule is None:
-            return None
-        if rule.action.apply is None:
-            route = config.routes.get(rule.action.route or "")
-            return route.destination if route is not None else None
-        rulelist = rule.action.apply
-    return None
-
-
 # -- taking away and showing --------------------------------------------------------------------------------------------------------------
 
 
 def _without(config: Config, name: str, protocols: Protocols) -> Config:
     """The configuration without the bridge and what it stands on; what somebody else's route uses by now stays, and is nobody's."""
-    bridge = config.bridges[name]
     draft = Draft(config, protocols)
-    del draft.bridges[name]
-    for rulelist in config.rulelists.values():
+    remove(draft, config.bridges[name])
+    return draft.done()
+
+
+def remove(draft: Draft, bridge: Bridge) -> None:
+    """Take a bridge and what it stands on out of a draft."""
+    del draft.bridges[bridge.name]
+    for rulelist in list(draft.rulelists.values()):
         for rule in bridge.rules:
             if rule in rulelist.rules:
                 draft.delete_rule_from(rulelist.name, rule)
@@ -401,7 +412,6 @@ def _without(config: Config, name: str, protocols: Protocols) -> Config:
     for kind in ("route", "cluster"):  # a mirror's cluster, or left behind when somebody deleted the rule without what it owned
         if bridge.cluster in getattr(draft, f"{kind}s") and not _used(draft, kind, bridge.cluster):
             draft.delete(kind, bridge.cluster, recursive=True)
-    return draft.done()
 
 
 def _used(draft: Draft, kind: str, name: str) -> bool:

@@ -191,7 +191,7 @@ class Decision:
             return {"name": meta["name"], "value": found}
         return found
 
-    def stands(self, conf: config.Config, clusters: Mapping[str, Cluster]) -> bool:
+    def still_holds(self, conf: config.Config, clusters: Mapping[str, Cluster]) -> bool:
         """Would the same be decided of this rule now?"""
         rule = conf.rules.get(self.rule)
         if rule is not self.made_of and not same(rule, self.made_of):

@@ -52,6 +52,8 @@ class Listener:
     """Of what its `port` is a port."""
     waits: ClassVar[bool] = False
     """What finds no room waits in the kernel's queue (`hold`); False: it is told so, or dropped."""
+    gives_names: ClassVar[bool] = True
+    """A session's name may be another's already (carrier/core/names.py); False: it is made of what the session is, and no other has it."""
     __slots__ = ("__dict__", "__weakref__", "counter", "env", "listed", "now", "track")  # read for each session: faster than the others
 
     def __init__(self, conf: config.Listener, env: Env) -> None:
@@ -227,6 +229,10 @@ class Listener:
         """Live sessions, then those that are only remembered."""
         yield from list(self.live)
         yield from list(self.tracked)
+
+    def find(self, name: str) -> Session | None:
+        """The live or remembered session of this name."""
+        return next((session for session in self.sessions() if session.name == name), None)
 
     def session_name(self, session: Session) -> str:
         raise NotImplementedError

@@ -123,9 +123,19 @@ class Session(Stream):
     def metadata(self) -> dict[str, Any]:
         """The metadata tree, with the rule's rewrites once routed; made when somebody asks."""
         if self._metadata is None:
-            meta = {"name": self.name, **self.listener.metadata(self)}
-            self._metadata = self.decision.rewritten(meta) if self.decision is not None else meta
+            self._metadata = self._tree(self.name)
         return self._metadata
+
+    def _tree(self, name: str) -> dict[str, Any]:
+        meta = {"name": name, **self.listener.metadata(self)}
+        return self.decision.rewritten(meta) if self.decision is not None else meta
+
+    def described(self) -> tuple[str, dict[str, Any]]:
+        """Name and metadata for who lists many: where names are made of what a session is, neither is kept, and it stays on the lane."""
+        name = self._name
+        if name is None:
+            name = self.name if self.listener.gives_names else self.listener.session_name(self)
+        return name, self._metadata or self._tree(name)
 
     @property
     def why(self) -> str:
@@ -144,7 +154,11 @@ class Session(Stream):
     @property
     def events(self) -> list[Event]:
         """Its history, oldest first."""
-        return events(self, self._events or [])
+        return self.history(self.name)
+
+    def history(self, name: str) -> list[Event]:
+        """The same, of one whose name is known."""
+        return events(self, name, self._events or [])
 
     def _note_connect(self) -> None:
         """Keep the CONNECT of a destination that is gone; the next one gets its own."""

@@ -29,9 +29,9 @@ def why(session: Any) -> str:
     return "; ".join(said)
 
 
-def events(session: Any, kept: list[Event]) -> list[Event]:
+def events(session: Any, name: str, kept: list[Event]) -> list[Event]:
     """Its history, oldest first. kept: what is no matter of course; the rest is derived, so that it costs nothing."""
-    found: list[Event] = [("INIT", session.started, f"Session {session.name} initialized", "")]
+    found: list[Event] = [("INIT", session.started, f"Session {name} initialized", "")]
     decision = session.decision
     if decision is not None and (decision.error is None or decision.missing):
         text = f"Successfull lookup on rulelist:{decision.rulelist}/rule:{decision.rule}"
@@ -41,7 +41,7 @@ def events(session: Any, kept: list[Event]) -> list[Event]:
         found.append(("CONNECT", session.connected_at, CONNECTED_TEXT, ""))
     found.sort(key=lambda e: e[1])
     if session.status == DESTROYED:
-        found.append(("DESTROY", session.ended_at, f"Session {session.name} destroyed", session.error.detail if session.error else ""))
+        found.append(("DESTROY", session.ended_at, f"Session {name} destroyed", session.error.detail if session.error else ""))
     return found
 
 
@@ -62,16 +62,17 @@ def dump(session: Any) -> dict[str, Any]:
         elif session.cluster.virtual:
             shown = {"name": session.cluster.name, "spec": {"address": "<VIRTUAL>"}}
         destination = {"origin": session.cluster.name, "endpoint": shown, "status": "END" if session.status == DESTROYED else "READY"}
-    metadata = {k: v for k, v in session.metadata.items() if k != "name"}
+    name, metadata = session.described()
+    metadata = {k: v for k, v in metadata.items() if k != "name"}
     found: dict[str, Any] = {
-        "name": session.name,
+        "name": name,
         "metadata": metadata,
         "source": {"origin": session.listener.name, "listener": session.listener.spec, "status": source.status()},
         "destination": destination,
         "ingress": [{"origin": c.name, "status": "READY"} for c in (decision.ingress if decision else ())],
         "egress": [{"origin": c.name, "status": "READY"} for c in (decision.egress if decision else ())],
         "status": session.status,
-        "events": [{"event": e, "timestamp": stamp(t), "message": m, "content": c} for e, t, m, c in session.events],
+        "events": [{"event": e, "timestamp": stamp(t), "message": m, "content": c} for e, t, m, c in session.history(name)],
         "counters": {
             "bytes_in": session.bytes_in if over else source.bytes_in,
             "bytes_out": session.bytes_out if over else source.bytes_out,

@@ -28,7 +28,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from carrier import files
+from carrier.bridges.many import carried
 from carrier.config.source import MAX_FILE, Loaded, decode, loads, render
+from carrier.core.slices import sliced
 from carrier.errors import ConfigError, Error, Problem
 from carrier.gefyra.compact import compact
 from carrier.gefyra.format import is_everybodys, probe_ports
@@ -41,7 +43,7 @@ from carrier.model import Config
 from carrier.observe.endings import Endings, Said
 from carrier.process import serve
 from carrier.process.serve import Server, Settings
-from carrier.process.state import fingerprint, rebridged
+from carrier.process.state import fingerprint
 from carrier.writer import to_descriptor
 
 if TYPE_CHECKING:
@@ -314,7 +316,7 @@ class Daemon:
                 old = proxy.config
                 for name in [name for name in old.bridges if self.document is not None and is_providers(name)]:
                     old = bridges.delete(old, name)
-                config, lost = rebridged(old, loaded.config, bridges)
+                config, lost = await sliced(carried(bridges, old, loaded.config))
                 warnings = await proxy.apply(config)
         except BaseException:
             self.document, self.mounted, self.files, self.data = before

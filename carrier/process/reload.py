@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from carrier.bridges.many import carried
 from carrier.config import source
+from carrier.core.slices import sliced
 from carrier.errors import ConfigError, Error
 from carrier.model import Config
-from carrier.process.state import Folder, Saved, fingerprint, rebridged, resumed, touched
+from carrier.process.state import Folder, Saved, fingerprint, resumed, touched
 
 if TYPE_CHECKING:
     from carrier.bridges.edits import Bridges
@@ -187,7 +189,7 @@ class Base:
         old = self.proxy.config
         dropped = touched(self.config, old)
         base = self.adjust(loaded.config)
-        config, lost = rebridged(old, base, self.bridges)
+        config, lost = await sliced(carried(self.bridges, old, base))
         put_in_force = self.prepare(base)
         self.config, self.mark = base, mark
         try:

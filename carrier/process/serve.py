@@ -102,7 +102,7 @@ class Server:
         self.env.file = settings.file
         self.env.gate = open_gate(settings, log, config)
         self.proxy = Proxy(self.env, settings.admin, Door(self.env, settings.limits))
-        self.bridges = Bridges()
+        self.bridges = Bridges(conditions=self.proxy.matchers.conditions)
         self.life = Life(self.proxy, log, settings.delay, settings.drain)
         self.api = Api(self.proxy, bridges=self.bridges, life=self.life, limits=settings.limits, audit=_audit(log), log=log)
         self.env.api = self.api

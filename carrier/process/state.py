@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from carrier.bridges.many import carried
+from carrier.core.slices import whole
 from carrier.errors import ConfigError, Error, Problem
 from carrier.model import Config, RuleList
 
@@ -266,16 +268,5 @@ def resumed(saved: Saved | None, base: Config, mark: str, bridges: Bridges) -> t
     said = []
     if saved.touched:
         said = [f"the configuration file has changed: changes made over REST are dropped: {' '.join(saved.touched)}"]
-    config, lost = rebridged(bridges.expire(saved.config, bridges.clock()), base, bridges)
+    config, lost = whole(carried(bridges, bridges.expire(saved.config, bridges.clock()), base))
     return msgspec.structs.replace(config, revision=saved.revision + 1), said + lost
-
-
-def rebridged(old: Config, new: Config, bridges: Bridges) -> tuple[Config, list[str]]:
-    """`new` with the user bridges of `old`, as far as they fit; and which do not."""
-    said = []
-    for name in old.bridges:
-        try:
-            new = bridges.put(new, name, bridges.dump(old, name))
-        except Error as error:
-            said.append(f"bridge {name!r} is gone: {error.detail}")
-    return new, said

@@ -23,18 +23,17 @@ from carrier.config import draft as cfg
 from carrier.core import registry
 from carrier.core.address import authority
 from carrier.core.decision import Decision, Fixed, Hits
-from carrier.core.decision import Table as Decides
 from carrier.core.listener import Listener
-from carrier.core.resolve import is_here
+from carrier.core.slices import sliced
 from carrier.core.spec import files_of
 from carrier.errors import ConfigError, Error, Problem
 from carrier.hops import framing
-from carrier.hops.unixsocket import identity
 from carrier.model import same
+from carrier.proxy.build import Build, leads_to_api, odd
 from carrier.rules.table import Matchers, Table
 
 if TYPE_CHECKING:
-    from carrier.core.cluster import Cluster, Plan
+    from carrier.core.cluster import Cluster
     from carrier.core.env import Env
     from carrier.core.session import Session
 
@@ -53,27 +52,6 @@ class Door(Protocol):
 
     def make(self, name: str, host: str, port: int) -> Listener:
         """A listener that leads there, bound to nothing yet. Raises Error("config")."""
-
-
-class Build:
-    """A configuration made ready beside the one that runs; `undo` throws away what it made."""
-
-    def __init__(self) -> None:
-        self.clusters: dict[str, Cluster] = {}
-        self.updates: list[tuple[Cluster, Plan]] = []
-        self.tables: dict[str, Table] = {}
-        self.listeners: dict[str, Listener] = {}
-        self.fresh: list[Listener] = []
-        self.made: list[Cluster] = []
-        self.admin: Listener | None = None
-        self.api_ports: frozenset[int] = frozenset()
-        self.warnings: list[str] = []
-
-    def undo(self, guard: Callable[..., None]) -> None:
-        for listener in self.fresh:
-            guard(f"undoing listener {listener.name}", listener.stop)
-        for cluster in self.made:
-            guard(f"undoing cluster {cluster.name}", cluster.close)
 
 
 class Proxy:
@@ -134,12 +112,10 @@ class Proxy:
         unsaved: also when it cannot be put on disk (`self.unsaved` tells): what nobody waits for, the start, a reload, a lease's end."""
         async with self.applying:
             config = msgspec.structs.replace(config, revision=self.config.revision + 1)
-            build = Build()
+            build = Build(self, config)
             try:
                 with files.held(await self._read_files(config)):
-                    self._build_clusters(config, build)
-                    self._build_tables(config, build)
-                    self._check_endpoints(config, build)
+                    await sliced(build.ways())
                     await self._build_listeners(config, build)
                 await self._keep(config, unsaved)
             except BaseException:
@@ -165,42 +141,6 @@ class Proxy:
         fresh = [conf.spec for confs, old in running for name, conf in confs.items() if name not in old or old[name].conf is not conf]
         names = {name for spec in fresh for name in files_of(spec)}
         return await self.env.loop.run_in_executor(None, files.read_all, names) if names else {}
-
-    def _build_clusters(self, config: model.Config, build: Build) -> None:
-        problems: list[Problem] = []
-        for name, conf in config.clusters.items():
-            old = self.clusters.get(name)
-            try:
-                if old is not None and same(old.conf, conf):
-                    build.clusters[name] = old
-                elif old is not None and same((old.conf.spec, old.conf.options), (conf.spec, conf.options)):
-                    build.clusters[name] = old
-                    build.updates.append((old, old.plan(conf)))
-                else:
-                    build.clusters[name] = made = self._new_cluster(conf)
-                    build.made.append(made)
-            except ConfigError as error:
-                problems += error.problems
-        if problems:
-            raise ConfigError(*problems)
-
-    def _new_cluster(self, conf: model.Cluster) -> Cluster:
-        """A cluster of a configuration. Raises ConfigError or Error."""
-        kind = registry.cluster(conf.spec.get("protocol", ""))
-        if kind is None:
-            raise ConfigError(Problem(f"unknown protocol {conf.spec.get('protocol')!r}", f"clusters[{conf.name}].spec.protocol"))
-        try:
-            return framing.make_cluster(kind, conf, self.env)
-        except Error:
-            raise
-        except Exception as exc:
-            raise _odd("clusters", conf.name, exc) from exc
-
-    def _build_tables(self, config: model.Config, build: Build) -> None:
-        for name, conf in config.listeners.items():
-            old = self.tables.get(name)
-            table = Table(config, conf.rules, build.clusters, self.matchers, self.hits, old)
-            build.tables[name] = old if old is not None and old.equals(table) else table
 
     async def _build_listeners(self, config: model.Config, build: Build) -> None:
         to_api = any(leads_to_api(table) for table in build.tables.values())
@@ -265,31 +205,8 @@ class Proxy:
         except Error:
             raise
         except Exception as exc:
-            raise _odd("listeners", conf.name, exc) from exc
+            raise odd("listeners", conf.name, exc) from exc
         return new
-
-    def _check_endpoints(self, config: model.Config, build: Build) -> None:
-        """No cluster may lead to the API's own addresses. Raises ConfigError. Names that do are noticed when they are looked up."""
-        ports = {config.listeners[name].spec.get("port") for name, table in build.tables.items() if leads_to_api(table)}
-        if self.admin_address is not None and not ports:
-            ports = {self.admin_address[1]}
-        build.api_ports = frozenset(port for port in ports if isinstance(port, int) and port)
-        problems = []
-        for name, cluster in config.clusters.items():
-            for i, endpoint in enumerate(cluster.endpoints if build.clusters[name].kind != "datagram" else ()):
-                address, port = str(endpoint.spec.get("address")), endpoint.spec.get("port", cluster.spec.get("port"))
-                ours = isinstance(port, int) and port in build.api_ports
-                if self._is_api_file(address) or (ours and (is_here(address) or address.lower().rstrip(".") == "localhost")):
-                    path = f"clusters[{name}].endpoints[{i}].spec"
-                    text = f"{address} is where the REST API listens: no cluster leads there"
-                    problems.append(Problem(text, path, hint="route to a cluster of protocol L7mpController"))
-        if problems:
-            raise ConfigError(*problems)
-
-    def _is_api_file(self, address: str) -> bool:
-        """Is it the file of the API's unix socket, by whatever name? Names that lead there only later are noticed when connecting."""
-        files = self.env.api_files
-        return bool(files) and identity(address) in files.values()
 
     def _check_free(self, new: Listener, others: Iterable[Listener]) -> None:
         key = new.key()
@@ -466,7 +383,8 @@ class Proxy:
                 yield from listener.sessions()
 
     def find_session(self, name: str) -> Session | None:
-        return next((session for session in self.sessions() if session.name == name), None)
+        found = (listener.find(name) for listener in self._all_listeners() if listener.listed)
+        return next((session for session in found if session is not None), None)
 
     # ------------------------------------------------------------------ end
 
@@ -506,20 +424,9 @@ def _spell(listener: Listener) -> str:
     return authority(key[1], key[2]) if key[2] >= 0 else key[1]
 
 
-def _odd(kind: str, name: str, exc: Exception) -> ConfigError:
-    """A protocol's class stumbled over a value that it did not expect: the change is refused, the process lives."""
-    return ConfigError(Problem(f"cannot be made: {type(exc).__name__}: {exc}", f"{kind}[{name}]"))
-
-
 def shed(reason: str) -> Fixed:
     """A table that refuses every session: there is too much already."""
     decision = Decision("", "", Hits())
     decision.said = reason
     decision.error = Error("overload", reason)
     return Fixed(decision)
-
-
-def leads_to_api(table: Decides, only: bool = False) -> bool:
-    """Does any rule of the table lead into the REST API? only: does every one?"""
-    found = [cluster.admin for cluster in table.reaches]
-    return bool(found) and (all(found) if only else any(found))

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from carrier.core.decision import Decision, Hits, _resolve
+from carrier.core.slices import Steps, whole
 from carrier.errors import Error
 from carrier.model import same
 from carrier.rules.inputs import total
@@ -63,6 +64,24 @@ class Table:
         hits: dict[str, Hits],
         old: Table | None = None,
     ) -> None:
+        whole(self._make(conf, rulelist, clusters, matchers, hits, old))
+
+    @classmethod
+    def making(cls, *parts: Any) -> Steps[Table]:
+        """The same in slices: a list may have thousands of rules."""
+        table = cls.__new__(cls)
+        yield from table._make(*parts)
+        return table
+
+    def _make(
+        self,
+        conf: config.Config,
+        rulelist: str,
+        clusters: Mapping[str, Cluster],
+        matchers: Matchers,
+        hits: dict[str, Hits],
+        old: Table | None = None,
+    ) -> Steps[None]:
         self.revision = conf.revision
         self.rulelist = rulelist
         self.lists: dict[str, tuple[Matcher, list[Decision]]] = {}
@@ -77,7 +96,7 @@ class Table:
             decisions = []
             for index, rule in enumerate(conf.rulelists[name].rules):
                 decision = known.get(rule)
-                if decision is None or not decision.stands(conf, clusters):
+                if decision is None or not decision.still_holds(conf, clusters):
                     if rule not in hits:
                         hits[rule] = Hits()
                     decision = Decision(rule, name, hits[rule], matcher.conditions[index] or f"never matches: {matcher.reasons[index]}")
@@ -85,6 +104,7 @@ class Table:
                 decisions.append(decision)
                 if decision.jump is not None:
                     waiting.append(decision.jump)
+                yield
             self.lists[name] = matcher, decisions
         self.reaches = self._reaches()
         """Every cluster that a session may come to."""

@@ -63,6 +63,7 @@ class HttpListener(Port):
     protocol = "HTTP"
     kind = "message"
     waits = False
+    gives_names = False
     fields = {"port": "0..65535", "address": "IP address to bind to", "path": "ignored (l7mp)", "tls": "{certificate, key, ...}"}
 
     @classmethod
@@ -255,6 +256,10 @@ class HttpListener(Port):
         return found
 
     # ------------------------------------------------------------------ sessions
+
+    def find(self, name: str) -> Session | None:
+        number = name.rpartition("-")[2]
+        return next((session for session in self.sessions() if str(session.number) == number and session.name == name), None)
 
     def session_name(self, session: Session) -> str:
         source = cast(Request, session.source)
