@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from carrier.core.address import NO_IPV6, authority, bind_error, plain
+from carrier.core.address import NO_IPV6, Place, authority, bind_error, plain
 from carrier.core.decision import same_route
 from carrier.core.listener import Key, Listener
 from carrier.core.resolve import Address, literal
@@ -138,7 +138,6 @@ class UdpListener(Listener):
         self.received = self.sent = 0
         """Datagrams of sessions that have ended."""
         self.sock: socket.socket | None = None
-        self.before: UdpListener | None = None
         self.draining = False
         self.adaptive = Adaptive()
         self.receiver: Receiver | None = None
@@ -191,7 +190,6 @@ class UdpListener(Listener):
         address = literal(self.host, port_of(self.spec))
         if address is None or port_of(self.spec) < 0:
             raise Error("bind", f'"{self.name}": expected an IP address and a port to bind to, got {where}')
-        await self._resolve_peer()
         try:
             self.bound = [_bound(address, self.host == "::")]
         except OSError as exc:
@@ -200,34 +198,67 @@ class UdpListener(Listener):
                 raise bind_error(self.name, self.host, port_of(self.spec), exc) from None
             raise Error("bind", f'UDPListener.run: "{self.name}": Could not bind to {where}: bind {reason} {where}') from None
 
-    async def _resolve_peer(self) -> None:
+    async def prepare(self) -> None:
         """Which addresses `connect.address` means. Raises Error("dns")."""
         if self.connect_host is not None:
             found = await self.env.resolver.resolve(str(self.connect_host), 0, socket.SOCK_DGRAM)
             self.allowed = frozenset(str(address[0]) for _, address in found)
 
-    def take_over(self, old: Listener) -> bool:
-        """Also the peers of the old listener are kept: their datagrams come to the same port."""
-        if not isinstance(old, UdpListener) or self.connect_host is not None or not super().take_over(old):
-            return False
-        self.before = old
-        return True
+    def vacate(self) -> Callable[[], None] | None:
+        self._unwatch()
+        places = [Place(sock) for sock in self.bound]
+        for sock in self.bound:
+            sock.close()
+        self.bound = []
+        self.sock = None
+
+        def again() -> None:
+            self.bound = [place.bind() for place in places]
+            self._open()
+            for peer in self.peers.values():
+                peer.sock = self.bound[0]
+
+        return again
+
+    def continues(self, old: Listener) -> bool:
+        """Also peers of another listener at this address are kept: their datagrams come here."""
+        return isinstance(old, UdpListener)
 
     def start(self) -> None:
-        self.sock = self.bound[0]
-        self.told = wish(self.sock)
-        self.receiver = receiver(self.sock.family, True) if self.told else receiver(self.sock.family)
-        before, self.before = self.before, None
-        if before is not None and before.sock is not None:
-            before._unwatch()
-            self.peers, self.keys = before.peers, before.keys
+        self._open()
+        if self.before is None:
+            self._call_remote()
+
+    def _open(self) -> None:
+        self.sock = sock = self.bound[0]
+        enlarge(sock, BUFFER)
+        sock.setsockopt(*RECVERR[sock.family], int(self.singleton))
+        self.told = wish(sock)
+        self.receiver = receiver(sock.family, True) if self.told else receiver(sock.family)
         self._watch()
-        self._reroute(list(self.peers.values()), self.table)
+
+    def _call_remote(self) -> None:
+        """The session of a singleton is there from the start."""
         if self.singleton and self.allowed:
             peer = literal(min(self.allowed), int(self.connect_port or 0))
             assert peer is not None
-            self.sock.setsockopt(*RECVERR[self.sock.family], 1)
-            self._peer(peer[1])
+            if peer[1] not in self.peers:
+                self._peer(peer[1])
+
+    def inherit(self, old: Listener) -> None:
+        super().inherit(old)
+        assert isinstance(old, UdpListener) and self.sock is not None
+        old._unwatch()
+        self.peers, self.keys = old.peers, old.keys
+        old.peers, old.keys = {}, {}
+        self.received, self.sent, self.dropped = old.received, old.sent, old.dropped
+        for peer in list(self.peers.values()):
+            peer.listener, peer.sock = self, self.sock
+            if isinstance(peer, Remote) is not self.singleton or self._filters(plain(peer.address[0]), peer.address[1]):
+                assert peer.session is not None
+                peer.session.kill("its listener has other peers by now", "drain")
+        self._reroute(list(self.peers.values()), self.table)
+        self._call_remote()
 
     def stop(self) -> None:
         """New peers are not served any more; the socket lives until the last session has ended."""
@@ -408,16 +439,14 @@ class UdpListener(Listener):
         self.fresh[host] = self.fresh.get(host, 0) + 1
         peer = Remote(self, self.sock, address) if self.singleton else UdpPeer(self, self.sock, address, local)
         self.peers[peer.place] = peer
-        session = Session(self, peer)
-        self.live.add(session)
-        session.begin(self.table.decide(session.metadata))
+        self.begin(peer)
         return None if peer.closed else peer
 
     def _refusal(self, host: str, port: int) -> str:
         """Why a new peer gets no session, or nothing."""
         if self.draining or self.sock is None:
             return "stopped"
-        if (self.allowed is not None and host not in self.allowed) or self.connect_port not in (None, port):
+        if self._filters(host, port):
             return "filtered"
         if self.fresh.get(host, 0) >= self.max_new:
             return "rate"
@@ -426,6 +455,10 @@ class UdpListener(Listener):
         if self._everywhere() >= share() and not (self._evict() or any(other._evict() for other in self._others())):
             return "descriptors"
         return ""
+
+    def _filters(self, host: str, port: int) -> bool:
+        """Does `connect` name other peers?"""
+        return (self.allowed is not None and host not in self.allowed) or self.connect_port not in (None, port)
 
     def _others(self) -> list[UdpListener]:
         return [other for other in self.env.listeners.values() if isinstance(other, UdpListener) and other is not self]

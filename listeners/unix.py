@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from carrier.core.address import BACKLOG
@@ -111,11 +111,13 @@ class UnixListener(TcpListener):
     def inherit(self, old: Listener) -> None:
         super().inherit(old)
         assert isinstance(old, UnixListener)
-        old.owner, self.owner = False, True
-        self.peers |= old.peers
-        old.peers.clear()
-        for peer in self.peers.values():
-            peer.listener, peer.sock = self, self.bound[0]
+        if old.filename == self.filename:
+            old.owner, self.owner = False, True
+        if self.continues(old):
+            self.peers |= old.peers
+            old.peers.clear()
+            for peer in self.peers.values():
+                peer.listener, peer.sock = self, self.bound[0]
 
     def _go(self) -> None:
         if self.mode != "dgram":
@@ -124,9 +126,34 @@ class UnixListener(TcpListener):
             self.accepting = True
             self.env.loop.add_reader(self.bound[0], self._datagrams)
 
+    def blocks(self, key: Key | None) -> bool:
+        return key is not None and key[0].startswith("unix ") and key[1] == self.filename
+
+    def vacate(self) -> Callable[[], None] | None:
+        """The file is put aside, so that it can come back as it is; what is connected to it needs no name."""
+        if self.filename[:1] == "@":
+            return super().vacate()
+        self._pause()
+        if self.mode != "dgram":
+            self._empty()
+        name, self.filename = self.filename, f"{self.filename}.{os.getpid()}"
+        try:
+            os.rename(name, self.filename)
+        except OSError:
+            self.filename = name
+            self._go()
+            return None
+
+        def again() -> None:
+            aside, self.filename = self.filename, name
+            os.rename(aside, name)
+            self._go()
+
+        return again
+
     def release(self) -> None:
         """A dgram socket lives until its last session has ended."""
-        self.env.loop.call_soon(self._unlink)
+        self._unlink()
         if self.mode != "dgram" or not self.live:
             super().release()
 

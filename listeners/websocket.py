@@ -39,7 +39,7 @@ from listeners.tcp import TcpListener
 
 if TYPE_CHECKING:
     from carrier import model as config
-    from carrier.core.address import Place
+    from carrier.core.address import HostPort
     from carrier.core.decision import Table
     from carrier.core.env import Env
     from carrier.core.stream import Socket
@@ -134,7 +134,7 @@ class WebSocketSource(WebSocketEnd):
     __slots__ = ("listener", "local", "peer", "refused", "request", "secured", "tls", "upgraded")
     session: Session | None
 
-    def __init__(self, listener: WebSocketListener, sock: socket.socket, peer: Place, local: Place) -> None:
+    def __init__(self, listener: WebSocketListener, sock: socket.socket, peer: HostPort, local: HostPort) -> None:
         self.peer, self.local = peer, local
         self.listener = listener
         self.request: Head | None = None

@@ -19,6 +19,7 @@ import struct
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from carrier.core.address import Place
 from carrier.core.idle import Idle
 from carrier.core.listener import Listener
 from carrier.core.room import PATIENCE, UNFINISHED, YOUNG, Room
@@ -192,6 +193,24 @@ class Acceptor(Listener):
         super().stop()
         for connection in list(self.connections):
             connection.leave()
+
+    def vacate(self) -> Callable[[], None] | None:
+        self._pause()
+        self._empty()
+        places = [Place(sock) for sock in self.bound]
+        for sock in self.bound:  # at once: who has it, too, closes it later
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        self.release()
+        self.accepting = False
+
+        def again() -> None:
+            self.bound = [place.bind() for place in places]
+            self._go()
+
+        return again
 
     def _empty(self) -> None:
         """Whoever has connected is in the queue, and closing would reset her: take her in first. Who would come while we do is not

@@ -73,17 +73,42 @@ def _bind(family: int, address: Any, dual: bool, transport: int) -> socket.socke
     return sock
 
 
-Place = tuple[str, int]
+class Place:
+    """What a socket was bound to, so that it can be bound there again once it was closed."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.family, self.kind, self.proto, self.name = sock.family, sock.type, sock.proto, sock.getsockname()
+        self.only = sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) if sock.family == socket.AF_INET6 else 0
+        self.listens = bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+    def bind(self) -> socket.socket:
+        """A socket that is bound there, and listens if the first one did. Raises OSError."""
+        sock = socket.socket(self.family, self.kind | socket.SOCK_NONBLOCK, self.proto)
+        try:
+            if self.listens:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if self.family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, self.only)
+            sock.bind(self.name)
+            if self.listens:
+                sock.listen(BACKLOG)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+
+HostPort = tuple[str, int]
 """Host, as people write it, and port."""
 
 
-def places(sock: socket.socket) -> tuple[Place, Place]:
+def places(sock: socket.socket) -> tuple[HostPort, HostPort]:
     """Where an accepted connection comes from, and where it arrived. Raises OSError: it is gone already."""
     peer, local = sock.getpeername(), sock.getsockname()
     return (plain(peer[0]), peer[1]), (plain(local[0]), local[1])
 
 
-def described(peer: Place, local: Place, tls: Mapping[str, Any] | None = None, transport: str = "TCP") -> dict[str, Any]:
+def described(peer: HostPort, local: HostPort, tls: Mapping[str, Any] | None = None, transport: str = "TCP") -> dict[str, Any]:
     """What a session's metadata says of its connection, as l7mp lays it out."""
     found: dict[str, Any] = {
         "IP": {"src_addr": peer[0], "dst_addr": local[0]},
@@ -94,7 +119,7 @@ def described(peer: Place, local: Place, tls: Mapping[str, Any] | None = None, t
     return found
 
 
-def named(peer: Place, local: Place, transport: str = "TCP") -> str:
+def named(peer: HostPort, local: HostPort, transport: str = "TCP") -> str:
     """How l7mp names a session of such a connection."""
     return f"{transport}:{peer[0]}:{peer[1]}-{local[0]}:{local[1]}"
 

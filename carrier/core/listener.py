@@ -12,7 +12,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from carrier.core.address import is_loopback
@@ -148,11 +148,34 @@ class Listener:
 
     def take_over(self, old: Listener) -> bool:
         """Use the bound sockets of the listener that this one replaces; False when they do not fit."""
-        if old.key() is None or old.key() != self.key():
+        key = self.key()
+        if key is None or key not in (old.key(), old.occupies()):
             return False
         self.bound = [sock.dup() for sock in old.bound]
         self.before = old
         return True
+
+    def occupies(self) -> Key | None:
+        """Its key, with the port that the kernel has chosen for it."""
+        key = self.key()
+        if key is None or key[2] != 0 or not self.bound:
+            return key
+        return key[0], key[1], int(self.bound[0].getsockname()[1])
+
+    def blocks(self, key: Key | None) -> bool:
+        """May what this listener occupies be what a listener of that key cannot have beside it: the same port or file?"""
+        mine = self.occupies()
+        if mine is None or key is None or mine[0].partition(" ")[0] != key[0].partition(" ")[0]:
+            return False
+        return mine[2] == key[2] > 0 or (key[2] < 0 and mine[1:] == key[1:])
+
+    async def prepare(self) -> None:
+        """Before an address is taken, by `bind` or from another listener: what has to be looked up. Raises Error."""
+
+    def vacate(self) -> Callable[[], None] | None:
+        """Give the address up for the listener that replaces this one, which goes on otherwise; returns what takes it back (which raises
+        OSError). None: it cannot."""
+        return None
 
     def continues(self, old: Listener) -> bool:
         """May what `old` has accepted go on here, as if nothing had changed?"""

@@ -307,6 +307,15 @@ class Over(Listener):
         self.inner.loopback = self.loopback
         await self.inner.bind()
 
+    async def prepare(self) -> None:
+        await self.inner.prepare()
+
+    def occupies(self) -> Key | None:
+        return self.inner.occupies()
+
+    def vacate(self) -> Callable[[], None] | None:
+        return self.inner.vacate()
+
     def take_over(self, old: Listener) -> bool:
         self.inner.loopback = self.loopback
         if not self.inner.take_over(old.inner if isinstance(old, Over) else old):
@@ -320,19 +329,20 @@ class Over(Listener):
         return same and isinstance(old, Over) and self.inner.continues(old.inner)
 
     def inherit(self, old: Listener) -> None:
+        goes_on = self.continues(old)
         super().inherit(old)
-        goes_on = isinstance(old, Over) and self.continues(old)
-        for session in self.live if goes_on else ():
-            self.adopt(_joint(session))
-        inner, self.inner.before = self.inner.before, None
-        if inner is not None and goes_on:
-            self.inner.inherit(inner)
+        if goes_on and isinstance(old, Over):
+            for session in self.live:
+                self.adopt(_joint(session))
+            self.inner.inherit(old.inner)
 
     def adopt(self, joint: Joint) -> None:
         """A joint of the listener whose place this one has taken."""
         joint.wrapper = self
 
     def start(self) -> None:
+        old = self.before
+        self.inner.before = old.inner if isinstance(old, Over) and self.continues(old) else None
         self.inner.use(_one_way(self.entrance))
         self.inner.start()
 

@@ -52,6 +52,8 @@ class Build:
         self.listeners: dict[str, Listener] = {}
         self.fresh: list[Listener] = []
         """Listeners that are new."""
+        self.vacated: list[tuple[Listener, Callable[[], None]]] = []
+        """Listeners in force that have given up their address to one of `fresh`, and what gives it back to them."""
         self.made: list[Cluster] = []
         """Clusters that are new."""
         self.admin: Listener | None = None
@@ -61,6 +63,8 @@ class Build:
     def undo(self, guard: Callable[..., None]) -> None:
         for listener in self.fresh:
             guard(f"undoing listener {listener.name}", listener.stop)
+        for listener, again in self.vacated:
+            guard(f"binding listener {listener.name} again", again)
         for cluster in self.made:
             guard(f"undoing cluster {cluster.name}", cluster.close)
 

@@ -201,7 +201,7 @@ class Proxy:
             new.use(table)
             self._check_free(new, [*build.listeners.values(), *([self.admin] if self.admin and self.admin not in leaving else [])])
             build.fresh.append(new)
-            await self._bind(new, leaving)
+            await self._bind(new, leaving, build)
         except Error:
             raise
         except Exception as exc:
@@ -214,12 +214,25 @@ class Proxy:
         if key is not None and key[2:] != (0,) and taken is not None:
             raise Error("bind", f'"{new.name}": Could not bind to {_spell(new)}: listener "{taken.name}" has it already')
 
-    async def _bind(self, new: Listener, leaving: list[Listener]) -> None:
+    async def _bind(self, new: Listener, leaving: list[Listener], build: Build) -> None:
+        """Give a new listener its address: from one that leaves, or beside all, or in the place of one that leaves and is in the way."""
+        await new.prepare()
         for old in leaving:
             if new.take_over(old):
                 leaving.remove(old)
                 return
-        await new.bind()
+        old = next((old for old in leaving if old.blocks(new.key())), None)  # type: ignore[assignment]
+        try:
+            await new.bind()
+        except Error:
+            again = old.vacate() if old is not None else None
+            if again is None:
+                raise
+            build.vacated.append((old, again))
+            await new.bind()
+        if old is not None:
+            leaving.remove(old)
+            new.before = old
 
     async def _own_admin(self, build: Build, leaving: list[Listener]) -> Listener | None:
         """The API's own listener: HTTP, with one rule. None, with a warning, when its address is taken and nobody asked for it."""
@@ -229,7 +242,7 @@ class Proxy:
             self.env.gate.secure(listener)
         try:
             self._check_free(listener, build.listeners.values())
-            await self._bind(listener, leaving)
+            await self._bind(listener, leaving, build)
         except Error as error:
             if self.admin_asked:
                 raise

@@ -94,6 +94,7 @@ class HttpListener(Port):
         if self.certificates is not None:
             self.tls = self.certificates.entries[0]
         self.server: asyncio.Server | None = None
+        self.serving: asyncio.Task[None] | None = None
         self.leaving = False
         """The process is about to end: connections are closed after their answer."""
         self.now = env.loop.time()
@@ -165,8 +166,8 @@ class HttpListener(Port):
             super()._go()
         elif self.opened and not self.stopped and not self.accepting:
             self.accepting = True
-            serving = self.env.loop.create_task(self._serve())
-            serving.add_done_callback(self._served)
+            self.serving = self.env.loop.create_task(self._serve())
+            self.serving.add_done_callback(self._served)
 
     async def _serve(self) -> None:
         if self.stopped:  # before it began
@@ -228,6 +229,8 @@ class HttpListener(Port):
 
     def release(self) -> None:
         server, self.server = self.server, None
+        if self.serving is not None:  # perhaps it has not begun
+            self.serving.cancel()
         if server is None:
             super().release()
         else:  # it has the socket

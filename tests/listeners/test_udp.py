@@ -434,10 +434,10 @@ async def test_a_replaced_listener_keeps_its_peers_and_the_new_one_gets_the_othe
                 old.send(b"%d" % n)
                 new.send(b"n")
                 assert [await old.read(), await old.read(), await new.read()] == [b"%d" % n, b"%d" % n, b"n"]
-            assert session in before.live
-            assert [s.source.address[1] for s in after.live] == [new.port]
+            assert session in after.live and session.listener is after
+            assert {s.source.address[1] for s in after.live} == {old.port, new.port}
+            assert before.bound == [] and not before.live
             session.kill()
-            assert before.bound == []
             old.send(b"now mine")
             assert await old.read() == b"now mine"
             assert len(after.live) == 2
