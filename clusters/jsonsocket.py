@@ -17,7 +17,7 @@ from carrier.core.metadata import get_at, set_at
 from carrier.errors import Error, Problem
 from carrier.hops.framing import make_cluster
 from carrier.hops.joint import Joint, OverCluster, check_transport, transport_kind, transport_of
-from carrier.wire.jsonheader import LONGEST, VERSION, Refused, check_answer, compact, end_of, inspect
+from carrier.wire.jsonheader import LONGEST, VERSION, End, Refused, check_answer, compact, inspect
 
 if TYPE_CHECKING:
     from carrier import model as config
@@ -110,7 +110,7 @@ class Client(Joint):
         self.cluster = cluster
         self.header = header
         self.answer: asyncio.Future[None] = cluster.env.loop.create_future()
-        self.held = b""
+        self.end = End()
         self.early: list[tuple[bytes, Any]] = []
         """What came behind the answer before the session was linked."""
         self.last: Callable[[], None] | None = None
@@ -123,13 +123,15 @@ class Client(Joint):
         elif self.answer.done():
             self.early.append((data, kind))
         else:
-            self._answer(self.held + data)
+            self._answer(data)
 
     def _answer(self, data: bytes) -> None:
-        end = end_of(data) if self.cluster.kind == "byte" else len(data)
-        if end is None and len(data) <= LONGEST:
-            self.held = data
-            return
+        end: int | None = len(data)
+        if self.cluster.kind == "byte":
+            end = self.end.feed(data)
+            if end is None and len(self.end.held) <= LONGEST:
+                return
+            data, self.end = bytes(self.end.held), End()
         try:
             check_answer(data[:end])
         except Refused as refused:

@@ -25,7 +25,7 @@ from carrier.errors import Error, Problem
 from carrier.hops.peek import peek
 from carrier.hops.tls import HANDSHAKE
 from carrier.options import check_numbers, numbers
-from carrier.wire.hello import MOST, Hello, parse_hello
+from carrier.wire.hello import MOST, Hello, parse_hello, wanted
 from listeners.auto_ends import AutoPort, AutoSource, LateConnection, SecuredSource
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class AutoListener(AutoPort):
         """The whole ClientHello; None when what begins like one is none, or does not come: that is the destination's to deal with."""
         try:
             async with asyncio.timeout(HANDSHAKE):
-                return await peek(self.env.loop, connection, parse_hello, MOST)
+                return await peek(self.env.loop, connection, parse_hello, MOST, wanted)
         except (TimeoutError, Error):
             return None
 

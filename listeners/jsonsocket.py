@@ -17,7 +17,7 @@ from carrier.errors import Error, Problem
 from carrier.hops.framing import make_listener
 from carrier.hops.joint import Joint, Over, check_transport, transport_kind, transport_of
 from carrier.options import numbers
-from carrier.wire.jsonheader import LONGEST, Refused, answer, end_of, refusal, request
+from carrier.wire.jsonheader import LONGEST, End, Refused, answer, refusal, request
 
 if TYPE_CHECKING:
     from carrier import model as config
@@ -115,21 +115,22 @@ class Server(Joint):
         super().__init__()
         self.listener = listener
         self.header: dict[str, Any] | None = None
-        self.held = b""
+        self.end = End()
         self.answered = False
 
     def arrived(self, data: bytes, kind: Any = None) -> None:
         if self.header is not None:
             self.deliver(data, kind)
         elif not self.over:
-            self._header(self.held + data)
+            self._header(data)
 
     def _header(self, data: bytes) -> None:
-        end = end_of(data) if self.listener.kind == "byte" else len(data)
-        if end is None and len(data) <= LONGEST:
-            self.held = data
-            return
-        self.held = b""
+        end: int | None = len(data)
+        if self.listener.kind == "byte":
+            end = self.end.feed(data)
+            if end is None and len(self.end.held) <= LONGEST:
+                return
+            data, self.end = bytes(self.end.held), End()
         try:
             self.header = request(data[:end])
         except Refused as refused:

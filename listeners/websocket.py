@@ -29,9 +29,11 @@ from carrier.hops.websocket import WebSocketEnd
 from carrier.options import check_numbers, numbers
 from carrier.wire.forwarding import Forwarding, make_id
 from carrier.wire.frames import Closing, accept_key, valid_key
-from carrier.wire.h1.head import ILL, Limits, check_sizes, parse_request, refuse
+from carrier.wire.h1.head import Limits
+from carrier.wire.h1.memo import RequestMemo
+from carrier.wire.h1.reader import RequestReader
 from carrier.wire.h1.text import text_of, without_chunked
-from carrier.wire.http import CHUNKED, Head
+from carrier.wire.http import CHUNKED, Fields, Head
 from carrier.wire.making import canned
 from listeners.http.answers import misdirected
 from listeners.http.routing import rewritten
@@ -73,6 +75,10 @@ class WebSocketListener(TcpListener):
         names = table.needs.headers
         interesting = None if names is None else frozenset(name.encode("latin-1") for name in names)
         self.profile = Forwarding(interesting=interesting, scheme=b"http" if self.certificates is None else b"https")
+        self.memo = RequestMemo(LIMITS, self.profile)
+        for source in self.connections:
+            if isinstance(source, WebSocketSource):
+                source.reader.memo = self.memo
 
     # ------------------------------------------------------------------ connections
 
@@ -127,11 +133,11 @@ def check_upgrade(head: Head) -> tuple[int, str]:
 
 
 class WebSocketSource(WebSocketEnd):
-    """The accepted end of a WebSocket session. peer, local: (host, port). request: the handshake, once read. upgraded: a 101 was sent.
-    refused: the destination's answer, which is no 101, is passed on. tls: what the metadata says
-    below /TLS; secured: of what it says that."""
+    """The accepted end of a WebSocket session. peer, local: (host, port). reader: of the handshake; asked: what it has just read; request:
+    the handshake, once read. upgraded: a 101 was sent. refused: the destination's answer, which is no 101, is passed on. tls: what the
+    metadata says below /TLS; secured: of what it says that."""
 
-    __slots__ = ("listener", "local", "peer", "refused", "request", "secured", "tls", "upgraded")
+    __slots__ = ("asked", "listener", "local", "peer", "reader", "refused", "request", "secured", "tls", "upgraded")
     session: Session | None
 
     def __init__(self, listener: WebSocketListener, sock: socket.socket, peer: HostPort, local: HostPort) -> None:
@@ -141,15 +147,19 @@ class WebSocketSource(WebSocketEnd):
         self.tls: dict[str, Any] | None = None
         self.secured: Any = None
         self.upgraded = self.refused = False
+        self.asked: Head | None = None
+        self.reader = RequestReader(listener.memo, LIMITS, self)
         super().__init__(listener.env.loop, sock, "downstream", listener.limits, listener.connections)
 
     # ------------------------------------------------------------------ as a connection (carrier/core/accepting.py)
 
     def detach(self) -> None:
         super().detach()
+        self.reader.detach()
         self.listener.gone(self)
 
     def moved(self, listener: WebSocketListener) -> None:
+        self.reader.memo = listener.memo
         self.listener, self.limits, self.ends = listener, listener.limits, listener.connections
 
     def standing(self, now: float) -> tuple[int, float] | None:
@@ -164,7 +174,7 @@ class WebSocketSource(WebSocketEnd):
         self.close()
 
     def leave(self) -> None:
-        if self.request is None and not self.early:
+        if self.request is None and not self.reader.pending:
             self.since = self.loop.time()
 
     def tick(self, now: float) -> None:
@@ -174,7 +184,7 @@ class WebSocketSource(WebSocketEnd):
             super().tick(now)
         elif self.request is not None or self.gone:
             return
-        elif listener.stopped and not self.early and now - self.since >= UNSPOKEN:
+        elif listener.stopped and not self.reader.pending and now - self.since >= UNSPOKEN:
             self.close()
         elif timeout and now - self.since >= timeout:
             listener.hit("header_timeout")
@@ -191,23 +201,34 @@ class WebSocketSource(WebSocketEnd):
         if self.upgraded:
             super().took(data)
         elif self.request is None and not self.gone:
-            self._read_head(data)
+            self._read(data)
 
-    def _read_head(self, data: bytes) -> None:
-        end = data.find(b"\r\n\r\n") + 4
+    def _read(self, data: bytes) -> None:
+        reader = self.reader
         try:
-            if end < 4:
-                if match := ILL.search(data):
-                    raise refuse("downstream", f"byte {match[0]!r} in the head")
-                first = data.find(b"\r\n")
-                check_sizes(len(data) if first < 0 else first, len(data), LIMITS, "downstream")
-                self.early = data
-                return
-            head = parse_request(data[:end], LIMITS, self.listener.profile)
+            reader.feed(data)
         except Error as error:
-            self.early = data
             self.refuse(error)
             return
+        head, self.asked = self.asked, None
+        if head is not None:
+            reader.tunnel()  # what came behind the head
+            reader.detach()
+            self._handshake(head)
+
+    def on_head(self, head: Head) -> None:
+        """The request was read."""
+        if self.asked is None:
+            self.asked = head
+
+    def on_data(self, data: bytes) -> None:
+        """Bytes behind it."""
+        self.early += data
+
+    def on_end(self, trailers: Fields) -> None:
+        """There is nothing that ends."""
+
+    def _handshake(self, head: Head) -> None:
         status, why = check_upgrade(head)
         if status:
             self._say(*canned(status, why, [VERSION, (b"upgrade", b"websocket")] if status == 426 else []))
@@ -217,7 +238,6 @@ class WebSocketSource(WebSocketEnd):
         if tls is not None and tls.misdirected(self.secured, head.authority.decode("latin-1")):
             self.refuse(misdirected(head.authority))
             return
-        self.early = data[end:]
         self._begin(head)
 
     def _begin(self, head: Head) -> None:
@@ -313,7 +333,8 @@ class WebSocketSource(WebSocketEnd):
 
     def refuse(self, error: Error) -> None:
         """A request that is none: say so in HTTP, and close."""
-        begun, self.early = bytes(self.early), b""
+        begun, self.early = self.reader.begun, b""
+        self.reader.detach()
         self._say(*canned(error.status, error.detail))
         refused(self.listener, self, begun, error, self.since)
 

@@ -33,19 +33,24 @@ class Lines(Joint):
 
     def __init__(self) -> None:
         super().__init__()
-        self.rest = b""
+        self.held = bytearray()
 
     def encode(self, data: bytes) -> bytes:
         return b"%b\n" % data
 
     def decode(self, data: bytes) -> Iterable[bytes]:
-        *lines, self.rest = (self.rest + data).split(b"\n")
-        if len(self.rest) > MOST:
-            raise too_long(len(self.rest))
+        held = self.held
+        held += data
+        lines: list[bytes] = []
+        if b"\n" in data:  # what is held is looked at once, when a line ends
+            *lines, rest = bytes(held).split(b"\n")
+            self.held = held = bytearray(rest)
+        if len(held) > MOST:
+            raise too_long(len(held))
         return lines
 
     def ended(self, trailer: Any = None) -> None:
-        rest, self.rest = self.rest, b""
+        rest, self.held = bytes(self.held), bytearray()
         if rest:
             self.deliver(rest)
         super().ended(trailer)

@@ -17,9 +17,13 @@ Found = TypeVar("Found")
 
 
 async def peek(
-    loop: asyncio.AbstractEventLoop, sock: socket.socket, look: Callable[[bytes], Found | None], most: int = MOST
+    loop: asyncio.AbstractEventLoop,
+    sock: socket.socket,
+    look: Callable[[bytes], Found | None],
+    most: int = MOST,
+    wanted: Callable[[bytes], int] = lambda data: len(data) + 1,
 ) -> Found | None:
-    """What `look` makes of the first bytes, `most` of them; it is asked again with more while it says None.
+    """What `look` makes of the first bytes, `most` of them; it is asked again with more while it says None, when `wanted` are there.
 
     None: the connection ended, or is full, before it was satisfied. No limit in time: that is the caller's. Raises what `look` raises, and
     OSError when the connection is broken.
@@ -38,7 +42,7 @@ async def peek(
                     return found
             if len(data) < least:  # readable, and yet no more of it: the end
                 return None
-            least = len(data) + 1
+            least = min(max(wanted(data), len(data) + 1), most)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
             await readable(loop, sock)
     finally:

@@ -23,7 +23,7 @@ from carrier.core.stream import Stream, link
 from carrier.errors import Error, Side, from_os
 from carrier.hops.bytesocket import READ, ByteSocket
 from carrier.hops.peek import peek
-from carrier.wire.hello import MOST, Hello, parse_hello
+from carrier.wire.hello import MOST, Hello, parse_hello, wanted
 
 if TYPE_CHECKING:
     from carrier.hops.certificates import ClientTls, Made, ServerTls
@@ -242,7 +242,7 @@ async def first_hello(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> H
     """The ClientHello of an accepted connection, left unread for whoever it is relayed to. Raises Error: it is none, or did not come."""
     try:
         async with asyncio.timeout(HANDSHAKE):
-            hello = await peek(loop, sock, parse_hello, MOST)
+            hello = await peek(loop, sock, parse_hello, MOST, wanted)
     except TimeoutError:
         raise Error("timeout", f"no TLS hello within {HANDSHAKE:g} s", "downstream") from None
     except OSError as exc:

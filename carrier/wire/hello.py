@@ -98,3 +98,11 @@ class _Bytes:
 
     def number(self, size: int) -> int:
         return int.from_bytes(self.take(size), "big")
+
+
+def wanted(data: bytes) -> int:
+    """How many bytes the record needs that is not whole: before they are there, nothing new can be said."""
+    at = 0
+    while at + 5 <= len(data):
+        at += 5 + int.from_bytes(data[at + 3 : at + 5], "big")
+    return max(at if at > len(data) else at + 5, len(data) + 1)

@@ -17,6 +17,7 @@ from carrier.wire.http import REASONS
 VERSION = 1
 LONGEST = 64 * 1024
 """Bytes of a header at most: as much as a datagram can hold."""
+_BLANK = b" \t\n\r\x0b\x0c"
 _PIECE = re.compile(rb'[{}"]|\\.', re.S)
 _IDENTIFIER = re.compile(r"[A-Za-z_$][\w$]*").fullmatch
 
@@ -30,22 +31,47 @@ class Refused(Exception):
         self.reason = reason
 
 
+class End:
+    """Looks for the end of the JSON object that a stream begins with, as bytes come; `held`: all that came. Each is looked at once."""
+
+    __slots__ = ("at", "begun", "depth", "held", "in_text")
+
+    def __init__(self) -> None:
+        self.held = bytearray()
+        self.at = self.depth = 0
+        """How far it was looked at, and how many objects are open there."""
+        self.begun = self.in_text = False
+
+    def feed(self, data: bytes) -> int | None:
+        """Where the object ends in `held`; None: it is not complete yet. What is no object ends where `held` does."""
+        held = self.held
+        held += data
+        if not self.begun:
+            while self.at < len(held) and held[self.at] in _BLANK:
+                self.at += 1
+            if self.at == len(held):
+                return None
+            self.begun = True
+            if held[self.at] != 0x7B:
+                return len(held)
+        for found in _PIECE.finditer(held, self.at):
+            self.at = found.end()
+            sign = found[0]
+            if sign == b'"':
+                self.in_text = not self.in_text
+            elif not self.in_text and sign == b"{":
+                self.depth += 1
+            elif not self.in_text and sign == b"}":
+                self.depth -= 1
+                if self.depth <= 0:
+                    return self.at
+        self.at = max(self.at, len(held) - held.endswith(b"\\"))  # what is behind a backslash may come later
+        return None
+
+
 def end_of(data: bytes) -> int | None:
-    """Where the JSON object that `data` begins with ends; None: it is not complete yet. What is no object ends where `data` does."""
-    if data.lstrip()[:1] not in (b"{", b""):
-        return len(data)
-    depth, in_text = 0, False
-    for found in _PIECE.finditer(data):
-        sign = found[0]
-        if sign == b'"':
-            in_text = not in_text
-        elif not in_text and sign == b"{":
-            depth += 1
-        elif not in_text and sign == b"}":
-            depth -= 1
-            if depth <= 0:
-                return found.end()
-    return None
+    """Where the JSON object that `data` begins with ends; None: it is not complete. What is no object ends where `data` does."""
+    return End().feed(data)
 
 
 def request(data: bytes) -> dict[str, Any]:
