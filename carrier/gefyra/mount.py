@@ -64,34 +64,44 @@ class CarrierMount(Shadowed):
         assert own is not None
         before = run_of(pod, self.container)
         await self._keep(name, own["image"])
-        await self._take_out(name)
+        out = before if await self._take_out(name) else None
         began = time.monotonic()
         await self._patch_image(name, self.image)
-        answer = await self._until(lambda: self._configured(name), f"pod {name}: its proxy does not take its configuration")
+        answer = await self._until(lambda: self._configured(name, out), f"pod {name}: its proxy does not take its configuration")
         served = time.monotonic()
         found = await self._until(lambda: self._renewed(name, before), f"pod {name}: it is not ready")
         self.known.runs[_uid(found)] = run_of(found, self.container)
         text = f"pod {name} runs the proxy at revision {answer.revision}; it did not serve for {served - began:.1f} s"
         await self.tell("Proxy installed", text)
 
-    async def _take_out(self, name: str) -> None:
+    async def _take_out(self, name: str) -> bool:
         """Let no Service lead to a pod whose container is about to change, as long as another pod serves. Its kubelet puts it in again."""
         pods = await pods_of(self.access, self.namespace, self.target)
         if not any(name_of(pod) != name and is_ready(pod, self.container) for pod in pods):
-            return
-        condition = {"type": "Ready", "status": "False", "reason": "BridgeMount", "message": "its container is about to be replaced"}
+            return False
         try:
             for _ in range(3):
-                await self.access.patch_status("Pod", self.namespace, name, {"status": {"conditions": [condition]}})
+                await self._say_not_ready(name)
                 await asyncio.sleep(ROUTED * self.pause / 0.1)
                 if not _says_ready(await self.access.get("Pod", self.namespace, name)):
-                    return  # else its kubelet has just said what it knew
+                    return True  # else its kubelet has just said what it knew
         except PermissionError:
-            return  # then a few requests fail while the container changes
+            return False  # then a few requests fail while the container changes
+        return True
 
-    async def _configured(self, name: str) -> Answer | None:
-        """The answer of a pod's proxy to its configuration; None: it does not answer yet. Raises `refused`, Gone."""
+    async def _say_not_ready(self, name: str) -> None:
+        condition = {"type": "Ready", "status": "False", "reason": "BridgeMount", "message": "its container is about to be replaced"}
+        await self.access.patch_status("Pod", self.namespace, name, {"status": {"conditions": [condition]}})
+
+    async def _configured(self, name: str, out: str | None) -> Answer | None:
+        """The answer of a pod's proxy to its configuration; None: it does not answer yet. Raises `refused`, Gone.
+
+        out: the run of the container before, of a pod that was taken out of its Services. An app may take its time to end, and its kubelet
+        may say meanwhile that the pod is ready.
+        """
         pod = await self._living(name)
+        if out is not None and _says_ready(pod) and run_of(pod, self.container) == out:
+            await self._say_not_ready(name)
         if not self._runs_proxy(pod):
             return None
         (answer,) = await self.configure([pod])
@@ -128,7 +138,7 @@ class CarrierMount(Shadowed):
         workload = await self._workload()
         async with self.known.bridging:
             objects = await self.access.list("gefyrabridge", self.gefyra_namespace, {MOUNT_LABEL: self.name})
-            wanted, odd = wanted_of(objects)
+            wanted, odd = wanted_of(objects, self.known.routes)
             body = {**await self._base(workload), "bridges": wanted}
             answers = await Fleet(self.access, pods, self.container).call("PUT", "mount", body)
         by_name = {name_of(one): one for one in objects}

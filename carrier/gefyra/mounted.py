@@ -2,12 +2,13 @@
 
     PUT  /mount         {"document": ..., "bridges": {NAME: BRIDGE}, "files": {NAME: PEM}}
     GET  /mount         how its bridges are: served, by whom instead, nearest misses
-    PUT  /mount/NAME    a bridge, as PUT /bridges/NAME takes it; answered when its endpoint was reached, or after ?patience= seconds
+    PUT  /mount/NAME    a bridge, as PUT /bridges/NAME takes it; in force when its endpoint was reached, or after ?patience= seconds
 
 `PUT /mount` puts in force, at once and as one revision, the ports of a pod (a document in Gefyra's format, without bridges), its
 certificates, and exactly these bridges; those that a hand made, whose names are no provider's (OBJECT.PORT), stay. The same again changes
 nothing. It says which bridges it gave because they were lacking, and which it could not give, and why. A pod that was led by a file is
-taken over in the same step. `PUT /mount/NAME` is refused with 409 by a pod that no provider has configured since its container began.
+taken over in the same step. `PUT /mount/NAME` is refused with 409 by a pod that no provider has configured since its container began. It
+waits with its rule, because a Service is routed up to a second after it is made: until then every request would wait for a connection.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from carrier import model
 from carrier.admin.calls import Call, Operation, Serving
 from carrier.admin.operations import OPERATIONS
 from carrier.bridges.shown import plainly
 from carrier.config.document import from_document
+from carrier.core import registry
 from carrier.errors import ConfigError, Error, Problem, shown
 from carrier.gefyra.format import read
+from carrier.hops.framing import make_cluster
 from carrier.model import Config
 
 if TYPE_CHECKING:
@@ -166,46 +170,65 @@ class Mounted:
     async def put_bridge(self, api: Serving, call: Call) -> Any:
         """One bridge. Raises ConfigError, Error."""
         name, body = call.names[0], _body(call)
-        daemon = self.daemon
-        if not daemon.mounted:
-            raise Error("conflict", "this proxy has no mount: its container has begun anew, or it is led by a file. PUT /mount first")
+        daemon, patience = self.daemon, _seconds(call.query.get("patience", "0"))
+        self._check_mounted()
+        wanted = api.bridges.put(daemon.server.proxy.config, name, body)  # what would be refused is refused at once
+        error = await self._reached(wanted.clusters[wanted.bridges[name].cluster], patience)
         async with api.lock:
+            self._check_mounted()
             old = daemon.server.proxy.config
             new = api.bridges.put(old, name, body)
             if new is not old:
                 await daemon.server.proxy.apply(new)
             if old.bridges.get(name) != new.bridges[name]:
                 daemon.tally.made(new.bridges[name])
-        reason = await self._reached(new.bridges[name].cluster, _seconds(call.query.get("patience", "0")))
-        return {"reached": not reason, "reason": reason, "warnings": api.bridges.warnings(new, name)}
+                self._begin_down(new.bridges[name].cluster, error)
+        reason = error[1] if error is not None else ""
+        return {"reached": error is None, "reason": reason, "warnings": api.bridges.warnings(new, name)}
 
-    async def _reached(self, cluster_name: str, patience: float) -> str:
-        """Try a bridge's endpoint until somebody is there; in plain words why not, or ""."""
-        proxy = self.daemon.server.proxy
+    def _begin_down(self, cluster_name: str, error: tuple[Error, str] | None) -> None:
+        """Nobody's request is to wait for an endpoint that was just looked for and is not there: probes find it when it is."""
+        cluster = self.daemon.server.proxy.clusters.get(cluster_name)
+        if cluster is not None and error is not None:
+            for endpoint in cluster.endpoints:
+                for _ in range(int(cluster.health.failures)):
+                    cluster.health.failed(endpoint, error[0])
+
+    def _check_mounted(self) -> None:
+        if not self.daemon.mounted:
+            raise Error("conflict", "this proxy has no mount: its container has begun anew, or it is led by a file. PUT /mount first")
+
+    async def _reached(self, conf: model.Cluster, patience: float) -> tuple[Error, str] | None:
+        """Try a bridge's endpoint until somebody is there; None, or why not, also in plain words."""
+        kind = registry.cluster(str(conf.spec.get("protocol")))
+        if kind is None:
+            return None
         deadline = time.monotonic() + patience
-        while True:
-            cluster = proxy.clusters.get(cluster_name)
-            if cluster is None:
-                return "the bridge was taken away"
-            reason = await _try(cluster)
-            if not reason or time.monotonic() + PAUSE > deadline:
-                return reason
-            await asyncio.sleep(PAUSE)
+        cluster = make_cluster(kind, conf, self.daemon.server.env)
+        try:
+            while True:
+                error = await _try(cluster)
+                if error is None or time.monotonic() + PAUSE > deadline:
+                    return error
+                await asyncio.sleep(PAUSE)
+        finally:
+            cluster.close()
 
 
-async def _try(cluster: Cluster) -> str:
-    """Is somebody at one of a cluster's endpoints? In plain words why not."""
-    reason = ""
+async def _try(cluster: Cluster) -> tuple[Error, str] | None:
+    """Is somebody at one of a cluster's endpoints? None, or why not."""
+    found = None
     for endpoint in cluster.endpoints:
         try:
             async with asyncio.timeout(TRY):
                 await cluster.probe(endpoint, cluster.health)
-            return ""
+            return None
         except TimeoutError:
-            reason = plainly(endpoint, Error("unreachable", "no connection", "upstream", "yes"))
-        except Error as error:
-            reason = plainly(endpoint, error)
-    return reason
+            error = Error("unreachable", f"{endpoint.address}: no connection within {TRY:g} s", "upstream", "yes")
+        except Error as exc:
+            error = Error(exc.kind, exc.detail, "upstream", "yes")
+        found = error, plainly(endpoint, error)
+    return found
 
 
 def is_providers(name: str) -> bool:

@@ -103,6 +103,7 @@ class CarrierProvider:
         except (ConfigError, ValueError) as exc:
             raise self.failures.refused(why(exc)) from None
         name = self._name(container_port)
+        self.known.routes.add(name)
         patience = await self._patience()
         deadline = time.monotonic() + AGAIN
         while True:
@@ -118,7 +119,6 @@ class CarrierProvider:
                 text = "; ".join(f"{answer.pod}: {answer.reason}" for answer in answers) or f"no pod of {self.mount} runs the proxy"
                 raise self.failures.not_yet(f"no pod takes the bridge within {AGAIN:g} s: {text}")
             await asyncio.sleep(PAUSE)
-        self.known.routes.add(name)
         await self._tell(good, [answer for answer in answers if not answer.good], destination_host, destination_port)
 
     async def remove_proxy_route(self, container_port: int, destination_host: str, destination_port: int) -> None:
@@ -218,17 +218,13 @@ class CarrierProvider:
 
     async def _put(self, name: str, body: Object, patience: float) -> list[Answer]:
         """Put a bridge into every pod; one that has no mount yet is given it first, with all its bridges."""
-        async with self.known.bridging:
-            fleet = await self.fleet()
-            answers = await fleet.call("PUT", f"{path('mount', name)}?patience=0", body)
+        target = f"{path('mount', name)}?patience={patience:g}"
+        fleet = await self.fleet()
+        answers = await fleet.call("PUT", target, body)
         if any(answer.status == 409 and "has no mount" in answer.reason for answer in answers):
             await self._take_over()
-            async with self.known.bridging:
-                fleet = await self.fleet()
-                answers = await fleet.call("PUT", f"{path('mount', name)}?patience=0", body)
-        reached = any(answer.good and answer.body.get("reached") for answer in answers)
-        if patience and not reached and any(answer.good for answer in answers):
-            answers = await fleet.call("PUT", f"{path('mount', name)}?patience={patience:g}", body)
+            fleet = await self.fleet()
+            answers = await fleet.call("PUT", target, body)
         return answers
 
     async def _take_back(self, name: str) -> None:

@@ -7,7 +7,7 @@ provider's. A bridge that was ACTIVE once is wanted until its object is deleted,
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -98,12 +98,16 @@ def why(exc: Exception) -> str:
     return "; ".join(str(problem) for problem in exc.problems) if isinstance(exc, ConfigError) else str(exc)
 
 
-def wanted_of(objects: list[Object]) -> tuple[dict[str, Object], dict[str, str]]:
-    """Every bridge that the pods should have, by its name there; and what is wrong with those that cannot be read, by their objects."""
+def wanted_of(objects: list[Object], routes: Collection[str] = ()) -> tuple[dict[str, Object], dict[str, str]]:
+    """Every bridge that the pods should have, by its name there; and what is wrong with those that cannot be read, by their objects.
+
+    routes: those that are just being put into the pods: the operator writes down that a bridge is being made when it has been made.
+    """
     found: dict[str, Object] = {}
     odd = {}
     for bridge in objects:
-        if not is_live(bridge):
+        making = [route for route in routes if route.rpartition(".")[0] == name_of(bridge)]
+        if not is_live(bridge) and (not making or bridge["metadata"].get("deletionTimestamp")):
             continue
         try:
             bodies = bodies_of(bridge, str(bridge.get("client") or name_of(bridge)))

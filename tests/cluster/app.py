@@ -1,0 +1,40 @@
+"""The app of the tests on a node: says who answers, which version, in which pod. `app.py [ADDRESS:PORT [WHO]]`; answers at 9090, too."""
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+WHERE = sys.argv[1] if len(sys.argv) > 1 else ":8080"
+WHO = sys.argv[2] if len(sys.argv) > 2 else "app"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        found = {"who": WHO, "version": os.environ.get("VERSION", ""), "pod": socket.gethostname(), "path": self.path}
+        body = json.dumps(found).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    request_queue_size = 128
+    daemon_threads = True
+
+
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # the first process of a container has to say that it wants to end
+host, _, port = WHERE.rpartition(":")
+if len(sys.argv) < 2:
+    threading.Thread(target=Server(("", 9090), Handler).serve_forever, daemon=True).start()
+Server((host, int(port)), Handler).serve_forever()
