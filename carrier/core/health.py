@@ -1,8 +1,9 @@
 """Is an endpoint up? The one place that knows; balancing, fallback and user bridges ask `Endpoint.up` and `Cluster.down`.
 
 Passive, always on: `failures` attempts to connect that fail one after the other take an endpoint down, until a probe connects to it
-(every `interval` seconds). As many answers that fail one after the other (none came, or no HTTP) take it down for `down` seconds;
-a session that ended well in between, by the endpoint's own counters, begins the count anew, so that success costs nothing.
+(every `interval` seconds). As many answers that fail one after the other (none came, or no HTTP) take it down for `down` seconds, if there
+are others: an only one that takes connections is asked again at once, because whoever stood at a breakpoint goes on.
+A session that ended well in between, by the endpoint's own counters, begins the count anew, so that success costs nothing.
 Active, when configured: every endpoint is probed every `interval` seconds; `unhealthy` failures in a row take it down, `healthy` successes
 bring it up. What is probed is the cluster's affair (`Cluster.probe`): a TCP connection, or a request.
 
@@ -82,7 +83,7 @@ class Health:
             state.connects += 1
             if state.connects >= self.failures and endpoint.up:
                 self._take_down(endpoint, state, error.kind, f"{state.connects} connections failed: {error.detail}", None)
-        elif error.kind in ANSWERS:
+        elif error.kind in ANSWERS and len(self.cluster.endpoints) > 1:
             good = endpoint.total - endpoint.active - endpoint.failed
             if good > state.good:
                 state.answers = 0

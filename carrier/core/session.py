@@ -27,9 +27,12 @@ if TYPE_CHECKING:
 
 MAX_EVENTS = 64
 NOBODY: frozenset[str] = frozenset()
-UNANSWERED = frozenset(("reset", "closed", "timeout", "bad-answer"))  # failures of a destination that has not answered
+UNANSWERED = frozenset(("reset", "closed", "timeout"))
+"""Failures of a destination that has not answered. What has answered, and not in its protocol, has a fault that its developer is to see."""
 SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
-"""Methods that may be sent again (RFC 9110 section 9.2.1); the other idempotent ones carry bodies that are gone by then."""
+"""Methods that may be sent again, to another server too (RFC 9110 section 9.2.1)."""
+IDEMPOTENT = SAFE | {b"PUT", b"DELETE"}
+"""Methods that may be sent again to the same one (section 9.2.2), where the head is all of the request: content is gone by then."""
 
 
 class Session(Stream):
@@ -330,7 +333,8 @@ class Session(Stream):
     def head(self, head: Any, last: bool = False) -> None:
         if self.decision.statuses and head.status in self.decision.statuses and self._ask_again(head.status):
             return
-        self._answer()
+        if head.status >= 200 or head.tunnel:  # an interim answer is none: what follows it may still be another's
+            self._answer()
         self.to.head(head, last)
 
     def message(self, head: Any, body: bytes) -> None:
@@ -386,7 +390,7 @@ class Session(Stream):
         if endpoint is not None and self.cluster is not None:
             endpoint.failed += 1
             self.cluster.health.failed(endpoint, error)
-        repeatable = self.request is not None and self.request_last and self.request.method in SAFE
+        repeatable = self.request is not None and self.request_last and self.request.method in IDEMPOTENT
         cluster = self.cluster or self.decision.cluster
         if error.retry == "if_reused" and repeatable and self.retries < 1 and cluster is not None:
             self.retries += 1

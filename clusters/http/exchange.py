@@ -99,6 +99,8 @@ class Exchange(Socket):
             self.waiting = False
             if self.plain:
                 return
+        else:
+            self.since = self.shared.now  # it lives
         self.to.head(head)
 
     def broken(self, error: Error) -> None:

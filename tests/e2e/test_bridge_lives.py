@@ -53,16 +53,10 @@ async def slamming(peer):
     peer.reset()
 
 
-async def babbling(peer):
-    await peer.reader.readuntil(b"\r\n\r\n")
-    peer.send(b"220 this is a mail server\r\n")
-
-
 @pytest.mark.parametrize(
     ("laptop", "why", "said"),
     [
         (slamming, "reset", "does your container crash?"),
-        (babbling, "bad-answer", "does not answer in the protocol of this port"),
         (silent, "timeout", "stopped at a breakpoint?"),
     ],
 )
@@ -77,6 +71,80 @@ async def test_a_laptop_that_takes_a_safe_request_and_fails_is_answered_for_by_t
         shown = bridges.dump(proxy.config, "john", proxy.clusters)["status"]
         assert not shown["healthy"]
         assert said in shown["health"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"220 this is a mail server\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: many\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-le",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nno chunk",
+    ],
+)
+async def test_an_answer_that_breaks_http_is_her_error_in_words_and_her_next_request_is_hers(answer):
+    asked = 0
+
+    async def babbling(peer):
+        nonlocal asked
+        await peer.reader.readuntil(b"\r\n\r\n")
+        asked += 1
+        peer.send(answer)
+
+    async with (
+        tcp_server(http_server_saying(b"shadow")) as shadow,
+        tcp_server(babbling) as john,
+        port(shadow.port, endpoint=f"127.0.0.1:{john.port}") as (number, proxy, bridges),
+    ):
+        for n in range(7):
+            status, fields, text = await ask(number)
+            assert (status, fields.get("x-carrier-fallback"), asked) == (502, None, n + 1), text
+            assert str(john.port).encode() in text and fields["x-carrier-error"] == "bad-answer"
+        shown = bridges.dump(proxy.config, "john", proxy.clusters)["status"]
+        assert "does not answer in the protocol of this port" in shown["health"]
+        assert not proxy.clusters["bridge/john"].down
+
+
+async def test_who_stood_at_a_breakpoint_is_asked_again_at_once():
+    asked, going = 0, False
+
+    async def stopped(peer):
+        nonlocal asked
+        await peer.reader.readuntil(b"\r\n\r\n")
+        asked += 1
+        if going:
+            peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nlaptop")
+        await peer.reader.read()
+
+    async with (
+        tcp_server(http_server_saying(b"shadow")) as shadow,
+        tcp_server(stopped) as john,
+        port(shadow.port, endpoint=f"127.0.0.1:{john.port}", answer_timeout=0.01) as (number, proxy, _),
+    ):
+        answers = await asyncio.gather(*(ask(number) for _ in range(6)))
+        assert {(fields["x-carrier-fallback"], text) for _, fields, text in answers} == {("timeout", b"shadow")}
+        going = True
+        assert (await ask(number))[2] == b"laptop" and asked == 7
+        assert not proxy.clusters["bridge/john"].down
+
+
+async def test_an_interim_answer_does_not_end_the_fallback():
+    async def hinting(peer):
+        await peer.reader.readuntil(b"\r\n\r\n")
+        peer.send(b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n")
+        await peer.writer.drain()
+
+    async with (
+        tcp_server(http_server_saying(b"shadow")) as shadow,
+        tcp_server(hinting) as john,
+        port(shadow.port, endpoint=f"127.0.0.1:{john.port}") as (number, _, _),
+        tcp(number) as client,
+    ):
+        client.send(b"GET / HTTP/1.1\r\nhost: a\r\nx-user: john\r\nconnection: close\r\n\r\n")
+        said = await client.read_all()
+        assert said.startswith(b"HTTP/1.1 103 Early Hints\r\n")
+        assert b"HTTP/1.1 200 " in said and b"x-carrier-fallback: closed\r\n" in said and said.endswith(b"shadow")
 
 
 async def test_what_may_have_been_done_is_not_done_twice():

@@ -65,7 +65,6 @@ async def test_a_cluster_without_endpoints_is_503() -> None:
     [
         b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nxx",
-        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokSURPLUS",
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
         b"HTTP/2 200\r\n\r\n",
     ],

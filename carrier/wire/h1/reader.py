@@ -339,7 +339,10 @@ class AnswerReader(_Reader):
             self._end(())
             self._state = _OVER
         elif not self.complete and self._state != _OVER:
+            inside_head = self._state == _HEAD and self._begun and bool(self._buffer)
             self.stop()
+            if inside_head:
+                raise refuse("upstream", "the connection ended inside the head of its answer")
             where = "inside its answer" if self._begun else "before it answered"
             raise Error("closed", f"the connection ended {where}", "upstream", "no" if self._begun else "if_reused")
 

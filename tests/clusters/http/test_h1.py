@@ -127,3 +127,42 @@ async def test_a_new_connection_that_says_the_same_is_a_bad_answer() -> None:
         client, server, _ = await stage.both(GET)
         await server.says(b"\r\n" + OK)
         assert (await answered(client))[0].startswith(b"HTTP/1.1 502 ") and stage.accepted.empty()
+
+
+@pytest.mark.parametrize(("method", "asked"), [(b"PUT", True), (b"DELETE", True), (b"OPTIONS", True), (b"POST", False), (b"PATCH", False)])
+@pytest.mark.parametrize("framing", [b"", b"content-length: 0\r\n"])
+async def test_on_a_stale_connection_what_is_idempotent_is_sent_again(method: bytes, asked: bool, framing: bytes) -> None:
+    async with Stage() as stage:
+        client, server, _ = await stage.both(GET)
+        await server.says(OK)
+        await answered(client)
+        await client.says(method + b" / HTTP/1.1\r\nhost: a\r\n" + framing + b"\r\n")
+        await server.head()
+        server.breaks()
+        if asked:
+            again = await stage.server()
+            assert (await again.head()).startswith(method + b" / ")
+            await again.says(OK)
+        assert (await answered(client))[0].startswith(b"HTTP/1.1 200 " if asked else b"HTTP/1.1 502 ")
+
+
+async def test_what_is_idempotent_and_has_content_is_not_sent_again() -> None:
+    async with Stage() as stage:
+        client, server, _ = await stage.both(GET)
+        await server.says(OK)
+        await answered(client)
+        await client.says(b"PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello")
+        await server.head()
+        server.breaks()
+        assert (await answered(client))[0].startswith(b"HTTP/1.1 502 ")
+
+
+async def test_an_interim_answer_shows_life() -> None:
+    async with Stage(cluster={"answer_timeout": 5}) as stage:
+        client, server, _ = await stage.both(GET)
+        for later in (4, 8, 12):
+            stage.tick(later)
+            await server.says(b"HTTP/1.1 102 Processing\r\n\r\n")
+            assert (await client.head()).startswith(b"HTTP/1.1 102 ")
+        stage.tick(18)
+        assert (await answered(client))[0].startswith(b"HTTP/1.1 504 ")
