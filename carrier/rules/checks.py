@@ -98,6 +98,29 @@ def compile_regex(pattern: str, fold: bool = False) -> Any:
         raise ValueError(_reason(exc)) from None
 
 
+SET_MEMORY = 64 << 20
+"""Bytes that the automaton of a set of expressions may grow to; it grows with what it is asked."""
+
+
+def regex_set(patterns: list[str], fold: bool = False) -> Callable[[bytes], list[int]] | None:
+    """Which of these expressions are found in a text, by their numbers. None when RE2 cannot make one automaton of them."""
+    import re2
+
+    options = re2.Options()
+    options.log_errors = False
+    options.max_mem = SET_MEMORY
+    options.case_sensitive = not fold
+    try:
+        made = re2.Set.SearchSet(options)
+        for pattern in patterns:
+            made.Add(pattern)
+        made.Compile()
+    except re2.error:
+        return None
+    match: Callable[[bytes], list[int]] = made.Match
+    return match
+
+
 def _reason(exc: Exception) -> str:
     said = exc.args[0] if exc.args else exc
     return said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)

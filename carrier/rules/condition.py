@@ -240,20 +240,20 @@ class Condition:
 def pivot_of(conjunction: Conjunction) -> Leaf | None:
     """The condition that an alternative is found by: an equality on a header before other equalities, those before prefixes; an
     equality on the method only if there is nothing better, as half of all requests have the same."""
-    best: tuple[int, Leaf] | None = None
+    found = min(pivots_of(conjunction), key=lambda pivot: pivot[0], default=None)
+    return found and found[1]
+
+
+def pivots_of(conjunction: Conjunction) -> Iterator[tuple[int, Leaf]]:
+    """All conditions that it could be found by, each with its rank: the lowest is the best."""
     for leaf in conjunction:
         if not isinstance(leaf, Leaf) or leaf.fold:
             continue
         if leaf.op == "test" and (isinstance(leaf.want, str) or is_number(leaf.want)) and leaf.source.reads:
             is_header = leaf.source.reads[0][:2] == HEADERS and len(leaf.source.reads[0]) == 3
-            rank = 0 if is_header else 3 if leaf.source.reads == (METHOD,) else 1
+            yield 0 if is_header else 3 if leaf.source.reads == (METHOD,) else 1, leaf
         elif leaf.op == "starts" and leaf.source.reads:
-            rank = 2
-        else:
-            continue
-        if best is None or rank < best[0]:
-            best = rank, leaf
-    return best and best[1]
+            yield 2, leaf
 
 
 Way = tuple[Conjunction, Leaf | None, Held | None]

@@ -154,6 +154,31 @@ def _address_number(value: object) -> tuple[int, int] | None:
     return version, int.from_bytes(packed, "big")
 
 
+Pairs = Callable[[object], Iterable[tuple[str, str]]]
+
+
+def _query(meta: object) -> Iterable[tuple[str, str]]:
+    text = _query_text(meta)
+    return parse_qsl(text, keep_blank_values=True, errors="replace") if text else ()
+
+
+def _cookies(meta: object) -> Iterable[tuple[str, str]]:
+    return _pairs(joined(headers_of(meta).get("cookie")) or "", ";")
+
+
+def _baggage(meta: object) -> Iterable[tuple[str, str]]:
+    text = readable(joined(headers_of(meta).get("baggage")) or "")
+    return ((name, unquote(value.partition(";")[0].strip(" \t"), errors="replace")) for name, value in _pairs(text, ","))
+
+
+def _tracestate(meta: object) -> Iterable[tuple[str, str]]:
+    return _pairs(joined(headers_of(meta).get("tracestate")) or "", ",")
+
+
+PAIRS: dict[str, Pairs] = {"query": _query, "cookie": _cookies, "baggage": _baggage, "tracestate": _tracestate}
+"""Kinds of sources that are members of one text: all of its members, with their names."""
+
+
 @lru_cache(SHARED)
 def reader(source: Source) -> Reader:
     """A function from metadata to the values that this source has there; a condition holds when one of them satisfies it."""
@@ -180,21 +205,12 @@ def reader(source: Source) -> Reader:
         normal = normal_path(raw) if isinstance(raw, str) else None
         return _NOTHING if normal is None else (normal,)
 
-    def query(meta: object) -> Sequence[object]:
-        text = _query_text(meta)
-        return [v for n, v in parse_qsl(text, keep_blank_values=True, errors="replace") if n == name] if text else _NOTHING
+    def member(meta: object) -> Sequence[object]:
+        return [v for n, v in pairs(meta) if n == name]
 
     def cookie(meta: object) -> Sequence[object]:
-        text = joined(headers_of(meta).get("cookie")) or ""
-        return [v for n, v in _pairs(text, ";") if n == name] if name in text else _NOTHING
-
-    def baggage(meta: object) -> Sequence[object]:
-        text = readable(joined(headers_of(meta).get("baggage")) or "")
-        return [unquote(v.partition(";")[0].strip(" \t"), errors="replace") for n, v in _pairs(text, ",") if n == name]
-
-    def tracestate(meta: object) -> Sequence[object]:
-        text = joined(headers_of(meta).get("tracestate")) or ""
-        return [v for n, v in _pairs(text, ",") if n == name]
+        text = joined(headers_of(meta).get("cookie"))
+        return member(meta) if text and name in text else _NOTHING
 
     def host(meta: object) -> Sequence[object]:
         # The target's host comes before the Host field (RFC 9112 section 3.2.2); the listener put it into the url.
@@ -209,6 +225,7 @@ def reader(source: Source) -> Reader:
         found = _address_number(walk(meta, ("IP", "src_addr")))
         return (found,) if found else _NOTHING
 
+    pairs = PAIRS.get(source.kind, _query)
     search = searcher(compile_regex(name, fold=True)) if source.kind == "headers" else bool
     readers: dict[str, Reader] = {
         "value": value,
@@ -216,10 +233,10 @@ def reader(source: Source) -> Reader:
         "header": header,
         "headers": headers,
         "path": path,
-        "query": query,
+        "query": member,
         "cookie": cookie,
-        "baggage": baggage,
-        "tracestate": tracestate,
+        "baggage": member,
+        "tracestate": member,
         "host": host,
         "sni": sni,
         "source": client,

@@ -15,9 +15,10 @@ from typing import Literal, cast
 import msgspec
 
 from carrier.errors import ConfigError
-from carrier.rules.condition import HASHED, Condition, Conjunction, Held, Leaf, Way
+from carrier.rules.condition import Condition, Conjunction, Leaf, Way
 from carrier.rules.cover import Entry, Seen, contradicts
-from carrier.rules.inputs import HEADERS, METHOD, RAW_PATH, Reader, Source, headers_of, total, whole_and_members
+from carrier.rules.index import Index
+from carrier.rules.inputs import HEADERS, METHOD, RAW_PATH, total
 from carrier.rules.near import ConditionReport, reports
 from carrier.rules.notation import compile_match
 
@@ -75,19 +76,6 @@ class Conditions:
             del self._known[name]
 
 
-_Hit = tuple[int, Held | None]  # a position, and what else must hold
-_Table = dict[object, list[_Hit]]
-
-
-def _earliest(hits: Sequence[_Hit], best: int, meta: object) -> int:
-    for position, held in hits:
-        if position >= best:
-            return best
-        if held is None or held(meta):
-            return position
-    return best
-
-
 class Matcher:
     """One rule list, compiled. `first` gives the rule that takes a session.
 
@@ -114,13 +102,9 @@ class Matcher:
             self.conditions.append(None if isinstance(found, str) else found)
         self.needs = total(condition.needs for condition in self.conditions if condition)
         self.order = order
-        self._rules: list[int | None] = [None]
-        self._end = 0
-        self._by_header: dict[str, list[tuple[_Table, bool]]] = {}
-        self._equal: list[tuple[Reader, _Table]] = []
-        self._starts: list[tuple[Reader, tuple[int, ...], _Table]] = []
-        self._rest: list[_Hit] = []
-        self._index()
+        ways = self._ways()
+        self._rules = [*(rule for rule, _ in ways), None]
+        self._index = Index([way for _, way in ways])
         self._findings: tuple[Finding, ...] | None = None
 
     def _ways(self) -> list[tuple[int, Way]]:
@@ -130,68 +114,9 @@ class Matcher:
             ways.sort(key=lambda way: _specificity(way[1][0]))  # stable: the place in the list decides last
         return ways
 
-    def _index(self) -> None:
-        equal: dict[Source, _Table] = {}
-        starts: dict[Source, _Table] = {}
-        readers: dict[Source, Reader] = {}
-        ways = self._ways()
-        self._rules = [*(rule for rule, _ in ways), None]
-        self._end = len(ways)
-        for position, (_, (_, pivot, held)) in enumerate(ways):
-            hit = position, held
-            if pivot is None:
-                self._rest.append(hit)
-                continue
-            readers[pivot.source] = pivot.read
-            table = (equal if pivot.op == "test" else starts).setdefault(pivot.source, {})
-            table.setdefault(pivot.want, []).append(hit)
-        for source, table in equal.items():
-            path = source.reads[0]
-            if source.kind in ("header", "value") and path[:2] == HEADERS and len(path) == 3:
-                self._by_header.setdefault(path[2], []).append((table, source.kind == "header"))
-            else:
-                self._equal.append((readers[source], table))
-        for source, table in starts.items():
-            lengths = sorted({len(cast(str, want)) for want in table})
-            self._starts.append((readers[source], tuple(lengths), table))
-
     def first(self, meta: object) -> int | None:
         """The index of the rule that takes a session with this metadata, None when no rule does. Never raises."""
-        best = self._end
-        by_header = self._by_header
-        if by_header:
-            headers = headers_of(meta)
-            # Whichever is shorter: the names that rules ask for, or those that the request has.
-            for name in by_header if len(by_header) <= len(headers) else [n for n in headers if n in by_header]:
-                value = headers.get(name)
-                if value is not None:
-                    best = self._by_value(by_header[name], value, best, meta)
-        for read, table in self._equal:
-            for value in read(meta):
-                if value.__class__ in HASHED and value in table:
-                    best = _earliest(table[value], best, meta)
-        for read, lengths, table in self._starts:
-            for value in read(meta):
-                if isinstance(value, str):
-                    for length in lengths:
-                        hits = table.get(value[:length])
-                        if hits is not None:
-                            best = _earliest(hits, best, meta)
-        return self._rules[_earliest(self._rest, best, meta)]
-
-    @staticmethod
-    def _by_value(tables: Sequence[tuple[_Table, bool]], value: object, best: int, meta: object) -> int:
-        for table, members in tables:
-            if isinstance(value, str):
-                hits = table.get(value)
-                if hits is not None:
-                    best = _earliest(hits, best, meta)
-                if not members or "," not in value:
-                    continue
-            for one in whole_and_members(value) if members else (value,):
-                if one.__class__ in HASHED and one in table:
-                    best = _earliest(table[one], best, meta)
-        return best
+        return self._rules[self._index.first(meta)]
 
     def text(self, index: int) -> str:
         """A rule's conditions in words: the reason given wherever a decision is shown."""

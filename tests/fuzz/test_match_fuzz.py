@@ -237,3 +237,44 @@ def test_what_was_set_at_a_path_is_there(tree: object, pieces: list[str], value:
     new = set_at(tree, "/" + path + "/", value)
     assert repr(get_at(new, path)) == repr(value)
     assert repr(tree) == before
+
+
+many = st.lists(matches, min_size=8, max_size=40).map(lambda listed: [(f"r{i}", match) for i, match in enumerate(listed)])
+of_one_kind = st.one_of(
+    *(
+        st.lists(one, min_size=5, max_size=30)
+        for one in (
+            st.builds(lambda p, v: {"op": "test", "path": p, "value": v}, metadata_paths, values),
+            st.builds(
+                lambda op, p, v, fold: {"op": op, "path": p, "value": v, "ignore_case": fold},
+                operators,
+                metadata_paths,
+                values,
+                st.booleans(),
+            ),
+            typed("matchQuery", words, name=names),
+            typed("matchCookie", words, name=names),
+            typed("matchHeader", words, name=names),
+            typed("matchHost", hosts | hosts.map(".".__add__)),
+            st.builds(
+                lambda a, b, bits: {"matchSource": {"cidr": f"10.{a}.{b}.0/{bits}"}},
+                st.integers(0, 2),
+                st.integers(0, 2),
+                st.sampled_from([0, 8, 22, 24, 32]),
+            ),
+        )
+    )
+).map(lambda listed: [(f"r{i}", match) for i, match in enumerate(listed)])
+
+
+@fuzz
+@given(
+    rules=st.one_of(many, of_one_kind), requests=st.lists(metadata, min_size=1, max_size=4), order=st.sampled_from(["first", "specific"])
+)
+def test_the_index_finds_what_a_look_at_each_rule_finds(
+    rules: list[tuple[str, object]], requests: list[dict[str, Any]], order: Any
+) -> None:
+    matcher = Matcher(rules, order)
+    for meta in requests:
+        held = [rule for rule, (conjunction, _, _) in matcher._ways() if all(part.held(meta) for part in conjunction)]
+        assert matcher.first(meta) == next(iter(held), None)
