@@ -201,7 +201,6 @@ BRIDGE = (
     Field("url", "text", TEXT, "with `type: http`: the path prefix", "", "/api"),
     Field("endpoint", "text or object", {"anyOf": [TEXT, ref("endpoint_spec")]}, "where the user's container listens", "", "10.0.0.9:8000", required=True),
     Field("tls", "true or object", {"anyOf": [YES_NO, ref("client_tls")]}, "speak TLS with it", "false", True),
-    Field("http", "number", choice(1, 2), "the version of HTTP to speak", "what TLS agrees on; 1 without TLS", 2),
     Field("expires", "duration or moment", {"anyOf": [{"type": "number"}, TEXT]}, "seconds from now, or a moment; at most a year", "never", 3600, "seconds"),
     Field("fallback", "text", choice("shadow", "error"), "when the endpoint cannot serve: the shadow answers, or 503", "shadow", "error"),
     Field("mirror", "true or false", YES_NO, "the endpoint gets a copy of each request and the shadow answers", "false", True),
