@@ -90,6 +90,8 @@ class Session(Stream):
     dropped = Rare(0)
     """Datagrams that came while there was no destination and no room."""
     last_endpoint = Rare["Endpoint | None"](None)
+    outcome = Rare("")
+    """What was said at its end, where a protocol has a word for how it went."""
     _name = Rare[str | None](None)
     _metadata = Rare[dict[str, Any] | None](None)
     _events = Rare[list[Event] | None](None)

@@ -27,6 +27,7 @@ METRICS = (
     Metric("carrier_sent_bytes", "counter", ("listener", "cluster"), "Bytes sent to downstream, heads included"),
     Metric("carrier_retries", "counter", ("listener", "cluster"), "Attempts after the first"),
     Metric("carrier_fallbacks", "counter", ("listener", "cluster"), "Sessions that the fallback cluster served"),
+    Metric("carrier_grpc_calls", "counter", ("listener", "status"), "Calls of gRPC, by the status that was said"),
     Metric("carrier_datagrams", "counter", ("listener", "direction"), "Datagrams received from and sent to downstream"),
     Metric("carrier_datagrams_dropped", "counter", ("listener", "reason"), "Datagrams that went nowhere"),
     Metric("carrier_cluster_datagrams_dropped", "counter", ("cluster", "reason"), "Datagrams that did not go to a destination"),

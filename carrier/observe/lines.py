@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from carrier.core.reuse import recorded
+from carrier.wire.grpc import call_of
 from carrier.wire.http import TOKEN
 
 if TYPE_CHECKING:
@@ -194,6 +195,7 @@ class Lines:
     def _end(self, session: Session) -> bytes:
         """The end of a line: what all sessions of one decision and endpoint have in common, or what was special about this one."""
         usual = session.error is None and session.fallback is None and not session.retries and not session.dropped
+        usual = usual and (session.request is None or not session.request.grpc)
         key = session.decision, session.cluster, session.endpoint
         if usual and key in self.fixed:
             return self.fixed[key]
@@ -221,8 +223,16 @@ class Lines:
             "error": session.error.kind if session.error is not None else None,
             "flags": flags(session).replace("-", ""),
             "dropped": session.dropped,
+            "grpc": self._call(session),
         }
         return _json(found | {name: value for name, value in special.items() if value})[1:] + b"\n"
+
+    def _call(self, session: Session) -> dict[str, str] | None:
+        """Of a call of gRPC: what was called, and how it went."""
+        if session.request is None or not session.request.grpc:
+            return None
+        service, method = call_of(session.request.target)
+        return {"service": service, "method": method, "status": session.outcome}
 
     def refusal(self, refusal: Refusal) -> bytes:
         """The line of a request that became no session. What its first line holds is shown as far as it can be told apart."""

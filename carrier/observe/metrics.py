@@ -204,6 +204,11 @@ class Metrics:
             if hits.count:
                 yield "", {"rule": rule}, round(hits.last + offset, 3)
 
+    def _grpc_calls(self) -> Iterator[Sample]:
+        for listener in self._listeners():
+            for status, count in getattr(listener, "calls", {}).items():
+                yield "_total", {"listener": listener.name, "status": status}, count
+
     def _limits_hit(self) -> Iterator[Sample]:
         for listener in self._listeners():
             for limit, count in getattr(listener, "limited", {}).items():

@@ -73,7 +73,8 @@ class Head:
     need not know of it, and any whole answer may follow as it is. `family`: of its status, 2 for 2xx. `whole`: a final answer of known
     length, after which the connection stays. `text`: the encoding of HTTP/1.1, b"" until it is made; `stem`: that without its last CRLF.
     `block`: what HTTP/2 keeps of its own. `never`: names of fields that came as never to be indexed (RFC 7541 7.1.3).
-    `raw`: the bytes that HTTP/1.1 read. `onward`: the fields to be sent on without those that frame or route, None until they are split.
+    `grpc`: a call of gRPC. `raw`: the bytes that HTTP/1.1 read. `onward`: the fields to be sent on without those that frame or route, None
+    until they are split.
     """
 
     __slots__ = (
@@ -85,6 +86,7 @@ class Head:
         "expect",
         "explain",
         "family",
+        "grpc",
         "has_id",
         "keep_alive",
         "key",
@@ -151,6 +153,7 @@ class Head:
         self.onward = onward
         self.block: Any = None
         self.never: frozenset[bytes] = NOBODY
+        self.grpc = False
         self.simple = (
             body == NONE and keep_alive and upgrade is None and version == "1.1" and method not in (b"HEAD", b"CONNECT") and not explain
         )
@@ -269,7 +272,7 @@ class Head:
         head.explain = self.explain
         head.key = self.key
         head._fields = head.onward = head.block = None
-        head.tunnel = False
+        head.tunnel = head.grpc = False
         head.never = NOBODY
         head.simple = self.simple
         head.whole = self.whole
@@ -277,9 +280,11 @@ class Head:
         return head
 
     def _like(self, **changed: Any) -> Head:
-        made = ("_fields", "block", "decision", "family", "never", "simple", "stem", "log_line", "whole")
+        made = ("_fields", "block", "decision", "family", "grpc", "never", "simple", "stem", "log_line", "whole")
         values = {name: getattr(self, name) for name in self.__slots__ if name not in made}
-        return Head(**{**values, "fields": self._fields, **changed})
+        head = Head(**{**values, "fields": self._fields, **changed})
+        head.never, head.grpc = self.never, self.grpc
+        return head
 
     def __repr__(self) -> str:
         what = f"{self.status} {self.reason!r}" if self.status else f"{self.method!r} {self.target!r}"

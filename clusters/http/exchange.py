@@ -69,6 +69,17 @@ class Exchange(Socket):
             return head.as_chunked()  # a transform may change the length
         return head
 
+    def refuse_grpc(self) -> None:
+        """A call of gRPC came to where only HTTP/1.1 is spoken, which has no trailers that anybody sends on for sure."""
+        to = self.to
+        self.spared()
+        detail = f"{self.endpoint.address}: gRPC needs HTTP/2, and this cluster speaks HTTP/1.1 with it (spec.http: 2 where it knows both)"
+        to.reset(Error("not-implemented", detail, "upstream"))
+
+    def spared(self) -> None:
+        """It was chosen and is not needed."""
+        self.close()
+
     def gone(self) -> None:
         """It died between being chosen and being used."""
         to = self.to

@@ -97,6 +97,9 @@ class Upstream1(Exchange, asyncio.Protocol):
             return
         if not session.on_lane:
             head = self.sent(head)
+        if head.grpc:
+            self.refuse_grpc()
+            return
         self.request = head
         wire = (head.stem or text_of(head)[:-2]) + session.fields
         if last:
@@ -107,6 +110,12 @@ class Upstream1(Exchange, asyncio.Protocol):
         self.request_done = False
         self.chunked = head.body == CHUNKED
         self.out.append(wire)
+
+    def spared(self) -> None:
+        self.session = None
+        self.to = self.back = NOWHERE
+        if not self.pool.put(self):
+            self.close()
 
     def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
         if self.tunnel:

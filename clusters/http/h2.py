@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 from carrier.core.stream import HIGH, NOWHERE, Stream
 from carrier.errors import Error
 from carrier.wire.frames import accept_key
+from carrier.wire.grpc import timeout_of, timeout_text
 from carrier.wire.h2 import Engine, Memo, Section, code_name
 from carrier.wire.h2 import Stream as Wire
 from carrier.wire.h2.encoder import Encoder
@@ -210,7 +212,7 @@ class Exchange2(Exchange):
             return
         body = self.body or []
         whole = self.request_done and not body and self.trailer is None and not head.upgrade
-        block = request_block(head, way.scheme, way.encoder) + lines_block(session.fields)
+        block = request_block(head, way.scheme, way.encoder, self._time_left(head)) + lines_block(session.fields)
         connection.served += 1
         stream = self.stream = engine.request(block, whole, self, head_only=head.method == b"HEAD")
         for data in body:
@@ -222,6 +224,14 @@ class Exchange2(Exchange):
         if stream.held is not None:
             self.back.pause()
         connection.soon()
+
+    def _time_left(self, head: Head) -> bytes:
+        """The grpc-timeout less what was used, if that is to be seen."""
+        if not head.grpc or self.session is None:
+            return b""
+        seconds = timeout_of(head.get(b"grpc-timeout"))
+        used = monotonic() - self.session.started
+        return timeout_text(seconds - used) if seconds is not None and used >= 0.001 else b""
 
     def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
         if self.tunnel:

@@ -18,7 +18,7 @@ QUANTILES = (0.5, 0.9, 0.99)
 WIDTH, HEIGHT = 8, 7
 """Of a panel, in Grafana's grid of 24 columns."""
 ROWS = (
-    ("Sessions", ("carrier_sessions", "carrier_session_seconds", "carrier_connect", "carrier_received", "carrier_sent")),
+    ("Sessions", ("carrier_sessions", "carrier_session_seconds", "carrier_grpc", "carrier_connect", "carrier_received", "carrier_sent")),
     ("Routing", ("carrier_rule", "carrier_retries", "carrier_fallbacks", "carrier_bridges")),
     ("Upstreams", ("carrier_endpoint",)),
     ("Datagrams and limits", ("carrier_datagrams", "carrier_limits")),

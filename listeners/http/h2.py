@@ -16,6 +16,7 @@ from carrier.core.room import IDLE, PATIENCE, UNFINISHED, YOUNG
 from carrier.core.stream import DESTROYED, HIGH, NOWHERE
 from carrier.errors import Error
 from carrier.wire.frames import accept_key
+from carrier.wire.grpc import refusal, timeout_of
 from carrier.wire.h2 import Engine, Memo, Section, Stream, code_name
 from carrier.wire.h2.encoder import Encoder
 from carrier.wire.h2.frames import CANCEL, ENHANCE_YOUR_CALM, INTERNAL_ERROR, NO_ERROR, SETTINGS_TIMEOUT
@@ -23,6 +24,7 @@ from carrier.wire.h2.heads import CONTINUE_BLOCK, answer_block, lines_block, req
 from carrier.wire.h2.hpack import encode
 from carrier.wire.h2.limits import Limits
 from carrier.wire.http import Head
+from carrier.wire.making import date_field
 from listeners.http.answers import error_answer
 from listeners.http.request import Origin, Request
 
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 SPARE = 32
 """Requests of streams that have ended, kept by a connection for its next ones."""
+FOREVER = 86_400.0
+"""Seconds that a caller is waited for at most."""
 FLUSH = 30.0
 """Seconds that the last bytes of a connection may take to be sent."""
 CODES = {"timeout": CANCEL, "request-timeout": CANCEL, "killed": CANCEL, "drain": CANCEL, "overload": ENHANCE_YOUR_CALM}
@@ -51,9 +55,10 @@ class Both:
 
 
 class Request2(Request):
-    """The request on one stream. early: what came before the tunnel that was asked for began, whose bytes the window bounds."""
+    """The request on one stream. early: what came before the tunnel that was asked for began, whose bytes the window bounds. timer: when a
+    caller of gRPC waits no longer."""
 
-    __slots__ = ("connection", "early", "paused", "stream")
+    __slots__ = ("connection", "early", "paused", "stream", "timer")
     stream: Stream
 
     def __init__(self, connection: Connection2) -> None:
@@ -69,9 +74,24 @@ class Request2(Request):
         self.sent = self.tunnel = self.departing = self.paused = False
         self.frames = None
         self.early: list[bytes] = []
+        self.timer: asyncio.TimerHandle | None = None
         self.body_done = stream.over
         self.body_bytes = self.seen = 0
         self.since = now
+
+    def waits_for(self, seconds: float) -> None:
+        """A caller of gRPC waits so long."""
+        self.timer = self.connection.loop.call_later(min(seconds, FOREVER), self._expired, self.session, seconds)
+
+    def _expired(self, session: object, seconds: float) -> None:
+        self.timer = None
+        if self.session is None or self.session is not session:
+            return
+        error = Error("timeout", f"the caller's grpc-timeout of {seconds:g} s is over", "downstream")
+        self.session.error = self.session.error or error.bare()
+        to = self.to
+        self.reset(error)
+        to.reset(error)
 
     # ------------------------------------------------------------------ what is answered
 
@@ -121,7 +141,7 @@ class Request2(Request):
         if session is None or asked is None:
             return
         plain = head.whole and session.on_lane and self.body_done and not asked.explain
-        if not plain or asked.method == b"HEAD" or asked.expect or asked.upgrade:
+        if not plain or asked.method == b"HEAD" or asked.expect or asked.upgrade or asked.grpc:
             super().message(head, body)
             return
         self.session = None
@@ -329,6 +349,8 @@ class Connection2(asyncio.Protocol):
         if head.upgrade is not None:
             request.body_done = True
         request.begin(head, request.body_done)
+        if head.grpc and request.session is not None and (seconds := timeout_of(head.get(b"grpc-timeout"))) is not None:
+            request.waits_for(seconds)
         if head.expect:
             request.may_go_ahead(head)
 
@@ -415,9 +437,12 @@ class Connection2(asyncio.Protocol):
 
     def say(self, stream: Stream, error: Error, asked: Head | None = None) -> Head:
         """Answer with an error, and read no more of the request."""
-        head, body = error_answer(error)
+        if asked is not None and asked.grpc:
+            head, body = refusal(error, asked.get(b"content-type") or b"", date_field()), b""
+        else:
+            head, body = error_answer(error)
         block = answer_block(head, self.shared.encoder)
-        if asked is not None and asked.method == b"HEAD":
+        if not body or (asked is not None and asked.method == b"HEAD"):
             stream.send_head(block, True)
         else:
             stream.send_message(block, body)
@@ -467,6 +492,9 @@ class Connection2(asyncio.Protocol):
     def forget(self, request: Request2) -> None:
         """A request that is used no more: kept for the next stream."""
         stream = request.stream
+        if request.timer is not None:
+            request.timer.cancel()
+            request.timer = None
         if stream.owner is request:
             stream.owner = None
             if len(self.spare) < SPARE:

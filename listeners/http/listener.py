@@ -93,6 +93,7 @@ class HttpListener(Port):
         self.both = Both(self.limits2(limits))
         if self.certificates is not None:
             self.tls = self.certificates.entries[0]
+        self.calls: dict[str, int] = {}
         self.server: asyncio.Server | None = None
         self.serving: asyncio.Task[None] | None = None
         self.leaving = False

@@ -14,6 +14,7 @@ from carrier.core.reuse import ReusedSession, blank
 from carrier.core.stream import Socket
 from carrier.errors import Error
 from carrier.hops.certificates import describe
+from carrier.wire import grpc
 from carrier.wire.forwarding import make_id, trusts
 from carrier.wire.frames import ANY_RSV, Scanner
 from carrier.wire.http import CHUNKED, Head
@@ -180,7 +181,10 @@ class Request(Socket):
             more = b"x-carrier-fallback: %b\r\n" % session.fallback.encode()
         if asked.explain and self._may_ask(asked):
             more += answer_fields(session)
-        self.send_head(head, more, last or (head.body >= CHUNKED and asked.method == b"HEAD"))
+        last = last or (head.body >= CHUNKED and asked.method == b"HEAD")
+        if last and asked.grpc:
+            self._outcome(head.fields)
+        self.send_head(head, more, last)
 
     def _may_ask(self, asked: Head) -> bool:
         """Is this peer to be told why? Who is on this machine, unless as a proxy for somebody else, and who is in `options.explain`."""
@@ -230,7 +234,17 @@ class Request(Socket):
             return
         if not self.sent:
             self.head(fine(date_field()), False)
+        if self.asked is not None and self.asked.grpc:
+            self._outcome(trailer)
         self.send_end(trailer)
+
+    def _outcome(self, fields: object) -> None:
+        """How a call of gRPC went, as far as it was said."""
+        name = grpc.said(fields) or "UNKNOWN"
+        calls = self.listener.calls
+        calls[name] = calls.get(name, 0) + 1
+        if self.session is not None:
+            self.session.outcome = name
 
     def reset(self, error: Error) -> None:
         """The session failed: say so in HTTP if nothing was said yet, else cut, so that no half of an answer passes as a whole."""
@@ -240,6 +254,10 @@ class Request(Socket):
             session, self.session = self.session, None
             session.close(error)
             self.cut(error)
+            return
+        asked = self.asked
+        if asked is not None and asked.grpc:
+            self.head(grpc.refusal(error, asked.get(b"content-type") or b"", date_field()), True)
             return
         head, body = error_answer(error)
         self.head(head)

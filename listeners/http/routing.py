@@ -125,6 +125,8 @@ class Port(Acceptor):
     body_grace: float
     keeps_half_closed: bool
     """A client that has sent its end is still answered, however late (`options.half_close: keep`)."""
+    calls: dict[str, int]
+    """Calls of gRPC, by the name of their status."""
     now: float
     """The monotonic time of the last tick: good enough for deadlines, free to read."""
     leaving: bool

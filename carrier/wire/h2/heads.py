@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from carrier.errors import Error
+from carrier.wire.grpc import is_type
 from carrier.wire.h1.chunked import passable
 from carrier.wire.h2.encoder import Encoder
 from carrier.wire.h2.hpack import Pair, encode, line
@@ -74,6 +75,7 @@ def _request(section: Section, last: bool, profile: Forwarding) -> Head:
         onward=onward,
     )
     head.never = section.never
+    head.grpc = section.method == b"POST" and is_type(seen.get(b"content-type", b""))
     return head
 
 
@@ -105,10 +107,11 @@ def without_length(fields: Fields) -> Fields:
     return tuple(pair for pair in fields if pair[0] != b"content-length")
 
 
-def request_block(head: Head, scheme: bytes, encoder: Encoder) -> bytes:
-    """The block of a request without what varies per request; kept with the head. A request for a WebSocket is an extended CONNECT."""
+def request_block(head: Head, scheme: bytes, encoder: Encoder, timeout: bytes = b"") -> bytes:
+    """The block of a request without what varies per request; kept with the head. A request for a WebSocket is an extended CONNECT.
+    timeout: in place of its grpc-timeout."""
     kept = head.block
-    if kept is not None and kept[0] is scheme:
+    if kept is not None and kept[0] is scheme and not timeout:
         block: bytes = kept[1]
         return block
     text = head.text
@@ -119,7 +122,7 @@ def request_block(head: Head, scheme: bytes, encoder: Encoder) -> bytes:
     if head.upgrade:
         pseudo[0] = (b":method", b"CONNECT")
         pseudo.insert(1, (b":protocol", head.upgrade))
-    if text and not head.upgrade and not head.never:
+    if text and not head.upgrade and not head.never and not timeout:
         block = encode(pseudo) + encoder.fields(text) + te
     else:
         fields = head.sent_on()
@@ -127,6 +130,9 @@ def request_block(head: Head, scheme: bytes, encoder: Encoder) -> bytes:
             fields = tuple(pair for pair in fields if pair[0] not in _HANDSHAKE)
         elif head.body == LENGTH:
             fields = (*fields, (b"content-length", b"%d" % head.length))
+        if timeout:
+            fields = tuple((name, timeout if name == b"grpc-timeout" else value) for name, value in fields)
+            return encode((*pseudo, *fields), head.never) + te
         block = encode((*pseudo, *fields), head.never) + te
     head.block = scheme, block
     return block

@@ -1,0 +1,148 @@
+"""gRPC through a real proxy, with grpcio as client and server: its trailers, its statuses, how long its callers wait."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from tests.e2e.test_h2 import to
+from tests.support import config, port_of, running, tcp_server
+
+RAW = {"request_serializer": None, "response_deserializer": None}
+
+
+class Echo(grpc.GenericRpcHandler):
+    """Every method echoes: what its name says. Fail: a status and trailers of its own; Slow: after two seconds."""
+
+    def __init__(self) -> None:
+        self.timeouts: list[float | None] = []
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        method = details.method.rpartition("/")[2]
+        if method == "Stream":
+            return grpc.stream_stream_rpc_method_handler(self.stream)
+        return grpc.unary_unary_rpc_method_handler(getattr(self, method.lower(), self.unary))
+
+    async def unary(self, request: bytes, context: Any) -> bytes:
+        self.timeouts.append(context.time_remaining())
+        await context.send_initial_metadata((("x-initial", "1"),))
+        context.set_trailing_metadata((("x-last", "2"),))
+        return b"echo " + request
+
+    async def fail(self, request: bytes, context: Any) -> bytes:
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not so, 100 % sure")
+        return b""
+
+    async def slow(self, request: bytes, context: Any) -> bytes:
+        await asyncio.sleep(2)
+        return b"late"
+
+    async def stream(self, requests: Any, context: Any) -> AsyncIterator[bytes]:
+        async for request in requests:
+            yield b"echo " + request
+
+
+@contextlib.asynccontextmanager
+async def grpc_server(echo: Echo | None = None) -> AsyncIterator[int]:
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((echo or Echo(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(None)
+
+
+@contextlib.asynccontextmanager
+async def channel(port: int) -> AsyncIterator[grpc.aio.Channel]:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as found:
+        yield found
+
+
+async def failure(call: Any) -> tuple[str, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value.code().name, caught.value.details() or ""
+
+
+async def test_unary_calls_keep_their_metadata_and_trailers() -> None:
+    async with grpc_server() as server, to(server, http=2) as proxy, channel(port_of(proxy, "in")) as ours:
+        call = ours.unary_unary("/a.Service/Unary")(b"x" * 100_000, metadata=(("x-user", "john"),))
+        assert await call == b"echo " + b"x" * 100_000
+        assert ("x-initial", "1") in tuple(await call.initial_metadata()) and ("x-last", "2") in tuple(await call.trailing_metadata())
+        assert await failure(ours.unary_unary("/a.Service/Fail")(b"")) == ("FAILED_PRECONDITION", "not so, 100 % sure")
+        assert proxy.listeners["in"].calls == {"OK": 1, "FAILED_PRECONDITION": 1}  # type: ignore[attr-defined]
+
+
+async def test_streams_go_both_ways_at_once() -> None:
+    async with grpc_server() as server, to(server, http=2) as proxy, channel(port_of(proxy, "in")) as ours:
+        call = ours.stream_stream("/a.Service/Stream")()
+        for n in range(100):
+            await call.write(b"%d" % n)
+            assert await call.read() == b"echo %d" % n
+        await call.done_writing()
+        assert await call.read() is grpc.aio.EOF
+        assert await call.code() is grpc.StatusCode.OK
+
+
+async def test_an_auto_port_carries_it_to_the_server() -> None:
+    async with grpc_server() as server, to(server, protocol="auto") as proxy, channel(port_of(proxy, "in")) as ours:
+        assert await ours.unary_unary("/a.Service/Unary")(b"hi") == b"echo hi"
+        (hit,) = (hits for rule, hits in proxy.hits.items() if rule == "all")
+        assert hit.count == 1
+
+
+async def test_nobody_there_is_unavailable_with_the_reason() -> None:
+    async with to(1, http=2) as proxy, channel(port_of(proxy, "in")) as ours:
+        code, details = await failure(ours.unary_unary("/a.Service/Unary")(b"", wait_for_ready=False))
+        assert code == "UNAVAILABLE" and "127.0.0.1:1" in details
+
+
+async def test_a_cluster_of_http_1_is_unimplemented_with_the_reason_and_its_connections_stay() -> None:
+    async with tcp_server() as server, to(server.port) as proxy, channel(port_of(proxy, "in")) as ours:
+        for _ in range(3):
+            code, details = await failure(ours.unary_unary("/a.Service/Unary")(b""))
+            assert code == "UNIMPLEMENTED" and "spec.http: 2" in details
+
+
+async def test_a_callers_timeout_ends_the_call_and_is_passed_on_less_what_was_used() -> None:
+    echo = Echo()
+    async with grpc_server(echo) as server, to(server, http=2) as proxy, channel(port_of(proxy, "in")) as ours:
+        assert await ours.unary_unary("/a.Service/Unary")(b"", timeout=5) == b"echo "
+        (left,) = echo.timeouts
+        assert left is not None and 3 < left < 5.1
+        code, _ = await failure(ours.unary_unary("/a.Service/Slow")(b"", timeout=0.3))
+        assert code == "DEADLINE_EXCEEDED"
+
+
+async def test_a_matched_call_goes_to_the_laptop_and_to_the_shadow_while_that_is_down() -> None:
+    match = {"matchHeader": {"name": "x-user", "value": "john"}}
+    async with grpc_server() as shadow:
+        conf = config(
+            clusters=[
+                {"name": name, "spec": {"protocol": "auto", "port": port}, "endpoints": [{"spec": {"address": "127.0.0.1"}}]}
+                for name, port in (("shadow", shadow), ("laptop", 1))
+            ],
+            listeners=[
+                {
+                    "name": "in",
+                    "spec": {"protocol": "auto", "port": 0, "address": "127.0.0.1"},
+                    "rules": [
+                        {"name": "john", "match": match, "action": {"route": {"destination": "laptop", "fallback": "shadow"}}},
+                        {"name": "all", "action": {"route": {"destination": "shadow"}}},
+                    ],
+                }
+            ],
+        )
+        async with running(conf) as proxy, channel(port_of(proxy, "in")) as ours:
+            call = ours.unary_unary("/a.Service/Unary")(b"hi", metadata=(("x-user", "john"),))
+            assert await call == b"echo hi"
+            assert ("x-carrier-fallback", "refused") in tuple(await call.initial_metadata())
+            assert proxy.hits["john"].count == 1
