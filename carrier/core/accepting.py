@@ -62,6 +62,20 @@ class Connection(Protocol):
         """This listener has taken the place of its own."""
 
 
+class Met(socket.socket):
+    """An accepted connection. peer: who has connected, as accept(2) said: a peer that has reset it by now has no name any more, and what it
+    sent before is still there."""
+
+    __slots__ = ("peer",)
+    peer: Any
+
+
+def met(connection: socket.socket, peer: Any) -> Met:
+    found = Met(connection.family, connection.type, connection.proto, connection.detach())
+    found.peer = peer
+    return found
+
+
 class Acceptor(Listener):
     """A listener of connections. `accepted` makes something of each; see the module."""
 
@@ -135,7 +149,7 @@ class Acceptor(Listener):
     def _take(self, sock: socket.socket) -> bool:
         """Accept one connection; False: there is none, or no descriptor for it."""
         try:
-            connection, _ = sock.accept()
+            connection = met(*sock.accept())
         except (BlockingIOError, InterruptedError):
             return False
         except ConnectionAbortedError:  # gone before we looked at it

@@ -103,8 +103,15 @@ HostPort = tuple[str, int]
 
 
 def places(sock: socket.socket) -> tuple[HostPort, HostPort]:
-    """Where an accepted connection comes from, and where it arrived. Raises OSError: it is gone already."""
-    peer, local = sock.getpeername(), sock.getsockname()
+    """Where an accepted connection comes from, and where it arrived. Raises OSError: it is gone already, and nobody has kept its name
+    (carrier/core/accepting.py: Met)."""
+    try:
+        peer = sock.getpeername()
+    except OSError:
+        peer = getattr(sock, "peer", None)
+        if not peer:
+            raise
+    local = sock.getsockname()
     return (plain(peer[0]), peer[1]), (plain(local[0]), local[1])
 
 

@@ -35,14 +35,16 @@ LINGER = 2.0
 
 
 class Channel:
-    """A TLS endpoint in memory: records go in and come out, no socket. `tls` is the SSLObject. ended: no more records come."""
+    """A TLS endpoint in memory: records go in and come out, no socket. `tls` is the SSLObject. ended: no more records come;
+    failure: because the connection broke."""
 
-    __slots__ = ("ended", "incoming", "outgoing", "tls")
+    __slots__ = ("ended", "failure", "incoming", "outgoing", "tls")
 
     def __init__(self, context: ssl.SSLContext, server_side: bool, name: str | None = None) -> None:
         self.incoming = ssl.MemoryBIO()
         self.outgoing = ssl.MemoryBIO()
         self.ended = False
+        self.failure: OSError | None = None
         self.tls = context.wrap_bio(self.incoming, self.outgoing, server_side, name)
 
 
@@ -102,6 +104,11 @@ class Tls(ByteSocket):
             self.channel.ended = True  # OpenSSL is not told: it would not write any more
         self._decrypt()
 
+    def unread(self, exc: OSError) -> None:
+        if not isinstance(exc, (BlockingIOError, InterruptedError)):
+            self.channel.ended, self.channel.failure = True, self.channel.failure or exc
+            self._decrypt()  # what came before is read first
+
     def _decrypt(self) -> None:
         """Pass on what the records that are here say; a pause stops in between, `resume` goes on."""
         read = self.channel.tls.read
@@ -112,6 +119,9 @@ class Tls(ByteSocket):
             except ssl.SSLWantReadError:
                 if not self.channel.ended:
                     break
+                if self.channel.failure is not None:
+                    self.broken(from_os(self.channel.failure, self.side))
+                    return
                 if self.session is not None:  # RFC 8446 section 6.1; whoever reads may know whether that was all
                     self.session.event("END", "TLS", "the peer ended without close_notify: what it sent may be cut short")
                 plain = b""

@@ -7,12 +7,13 @@ import contextlib
 import os
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator
 
 import pytest
 
 from tests.pki import Pki, pki
-from tests.support import Peer, cluster, config, listener, port_of, running, tcp, tcp_server
+from tests.support import Peer, cluster, config, listener, port_of, running, tcp, tcp_server, udp_server, wait_until
 
 __all__ = ["pki"]
 MUCH = 2_000_000
@@ -129,3 +130,69 @@ async def test_an_http_answer_that_is_shorter_than_it_says_is_still_cut(pki: Pki
             client.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
             with pytest.raises(ConnectionResetError):
                 await client.read_all()
+
+
+# -- who writes and leaves
+
+
+def write_and_leave(port: int, data: bytes, context: ssl.SSLContext | None = None, reset: bool = True) -> None:
+    """Connect, say one thing, be gone. reset: with an RST (SO_LINGER 0)."""
+    sock: socket.socket = socket.create_connection(("127.0.0.1", port), 10)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else the client's own kernel would keep it, and drop it with the reset
+    if context is not None:
+        sock = context.wrap_socket(sock, server_hostname="a.test")
+    sock.sendall(data)
+    if reset:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+class Counter:
+    """An upstream that keeps what each connection has said."""
+
+    def __init__(self) -> None:
+        self.heard: list[bytes] = []
+
+    async def __call__(self, peer: Peer) -> None:
+        data = b""
+        with contextlib.suppress(OSError):
+            while more := await peer.reader.read(65536):
+                data += more
+        self.heard.append(data)
+
+
+@pytest.mark.parametrize("reset", [True, False])
+@pytest.mark.parametrize("secured", [False, True])
+async def test_what_clients_that_write_and_leave_have_said_arrives(pki: Pki, secured: bool, reset: bool) -> None:
+    """40 of 40, also when they are gone before they are accepted."""
+    counter = Counter()
+    async with tcp_server(counter) as backend:
+        spec = {"tls": pki("a", "a.test")} if secured else {}
+        async with running(config(clusters=[cluster("up", backend.port)], listeners=[listener("in", "up", spec=spec)])) as proxy:
+            port = port_of(proxy, "in")
+            context = pki.client() if secured else None
+            said = [b"message %d" % n for n in range(40)]
+            if secured:
+                await asyncio.gather(*(asyncio.to_thread(write_and_leave, port, data, context, reset) for data in said))
+            else:
+                for data in said:  # the loop stands still meanwhile: all are gone before the first is accepted
+                    write_and_leave(port, data, None, reset)
+            await wait_until(lambda: len(counter.heard) == 40)
+            assert sorted(counter.heard) == sorted(said)
+
+
+async def test_what_they_have_said_arrives_through_framing_and_jsonsocket_too() -> None:
+    header = b'{"JSONSocketVersion":1}'
+    for spec, before in (({"protocol": "TCP", "framing": "length32"}, b""), ({"protocol": "JSONSocket"}, header)):
+        transport = {"transport": {"protocol": "TCP", "port": 0, "address": "127.0.0.1"}} if before else {"port": 0, "address": "127.0.0.1"}
+        async with udp_server(None) as server:
+            front = {"name": "in", "spec": {**spec, **transport}, "rules": [{"action": {"route": {"destination": "up"}}}]}
+            conf = config(clusters=[cluster("up", server.port, protocol="UDP")], listeners=[front])
+            async with running(conf) as proxy:
+                for _ in range(40):
+                    write_and_leave(port_of(proxy, "in"), before or struct.pack("!I", 6) + b"framed")
+                    if before:
+                        await asyncio.sleep(0)
+                found = [await server.read() for _ in range(40 if not before else 0)]
+                assert found == [b"framed"] * len(found)
+                await wait_until(lambda: proxy.listeners["in"].counter == 40)
