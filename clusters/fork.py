@@ -2,15 +2,19 @@
 
 The command runs in a process group of its own, which ends with the session: TERM, and KILL for what is left after `GRACE` seconds. How it
 ended is in the session's events. Its standard error is ours. There are no endpoints and no shell: `command` is the list of its words.
-The end of its output is passed on when it has exited, too, so that the event is there before the session ends.
+The end of its output is passed on when it has exited, too, so that the event is there before the session ends; and when it has exited and
+somebody whom it has left behind keeps its output open, after `GRACE` seconds. None outlives us: what still runs when the process ends gets
+the same grace, and KILL.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -90,6 +94,7 @@ class Process(FileStream):
         self.drained = False
         """Its output has ended."""
         self.pidfd = os.pidfd_open(child.pid)
+        _RUNNING.add(self)
         loop.add_reader(self.pidfd, self._exited)
 
     def eof(self) -> None:
@@ -114,6 +119,15 @@ class Process(FileStream):
             self.detach()
             self._reap()
         elif self.drained:
+            super().eof()
+        else:
+            self.loop.call_later(GRACE, self._left_open)
+
+    def _left_open(self) -> None:
+        """It has exited, and its output has not ended: it has left somebody behind who has it, too."""
+        if not self.drained and not self.closed:
+            self.drained = True
+            self.pause()
             super().eof()
 
     def close(self, error: Error | None = None) -> None:
@@ -140,6 +154,28 @@ class Process(FileStream):
 
     def _reap(self) -> None:
         """The command has exited and nobody wants it any more: so do those that it has left behind."""
+        _RUNNING.discard(self)
         self._signal(signal.SIGKILL)
         self.child.wait()
         os.close(self.pidfd)
+
+
+_RUNNING: set[Process] = set()
+"""Commands that have not been reaped."""
+
+
+@atexit.register
+def end_all() -> None:
+    """The process ends: so do its commands, those that ignore TERM too."""
+    left = list(_RUNNING)
+    for one in left:
+        one._signal(signal.SIGTERM)
+    deadline = time.monotonic() + GRACE
+    while left and time.monotonic() < deadline:
+        left = [one for one in left if one.child.poll() is None]
+        time.sleep(0.01 if left else 0)
+    for one in list(_RUNNING):
+        try:
+            os.killpg(one.child.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass  # nobody is left in its group

@@ -21,6 +21,7 @@ from carrier.core.stream import DESTROYED, HIGH, NOWHERE, Socket
 from carrier.errors import Error
 from carrier.hops.bytesource import TcpSource, is_broken
 from carrier.hops.certificates import describe
+from carrier.hops.lookout import unsent
 from carrier.hops.peek import fresh
 from carrier.wire.first import FirstLine
 from carrier.wire.making import canned
@@ -308,7 +309,7 @@ class SecuredSource(Socket, asyncio.Protocol):
     closed, since: it is being closed, and since when (monotonic seconds).
     """
 
-    __slots__ = ("arrival", "closed", "ended_in", "listener", "local", "paused", "peer", "since", "tls", "transport", "undecided")
+    __slots__ = ("arrival", "closed", "ended_in", "listener", "local", "paused", "peer", "since", "tls", "transport", "undecided", "unsent")
     session: Session | None
     transport: asyncio.Transport
 
@@ -318,6 +319,7 @@ class SecuredSource(Socket, asyncio.Protocol):
         self.undecided: Look | None = None
         self.paused = self.closed = self.ended_in = False
         self.since = 0.0
+        self.unsent = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -439,7 +441,9 @@ class SecuredSource(Socket, asyncio.Protocol):
 
     def tick(self, now: float) -> None:
         if self.closed:
-            if now - self.since >= FLUSH:
+            if (left := unsent(self.transport)) != self.unsent:
+                self.unsent, self.since = left, now
+            elif now - self.since >= FLUSH:
                 self.transport.abort()
             return
         if self.undecided is not None:

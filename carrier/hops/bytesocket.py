@@ -28,7 +28,7 @@ from typing import Any
 from carrier.core.stream import DESTROYED, HIGH, Stream
 from carrier.errors import Error, Side, from_os
 from carrier.hops.descriptor import Descriptor
-from carrier.hops.lookout import Lookout, has_error, lookout
+from carrier.hops.lookout import Lookout, has_error, lookout, unacknowledged
 from carrier.hops.splice import POOL, Pipe
 from carrier.wire.frames import Count
 
@@ -38,7 +38,7 @@ LITTLE = 16 * 1024
 LAST_WORDS = 16
 """Reads, at most, of what a peer had sent before it broke the connection."""
 GRACE = 30.0
-"""Seconds that the last bytes of a session that is gone may take to be sent."""
+"""Seconds that a peer may take nothing of the last bytes of a session that is gone."""
 LINGER_RST = struct.pack("ii", 1, 0)
 ORDERLY = ("killed", "drain", "no-route", "closed")
 """Resets that close in order instead of aborting: nothing that was sent is wrong."""
@@ -327,7 +327,22 @@ class ByteSocket(Descriptor):
         if not self._waiting():
             self._shut()
         elif self._orphaned():
-            self.loop.call_later(GRACE, self.close)
+            self.loop.call_later(GRACE, self._last_bytes, self.taken())
+
+    def _last_bytes(self, taken: int) -> None:
+        """The last bytes are not sent yet: as long as the peer takes some, it is there."""
+        if self.closed:
+            return
+        now = self.taken()
+        if now > taken:
+            self.loop.call_later(GRACE, self._last_bytes, now)
+        else:
+            self.close()
+
+    def taken(self) -> int:
+        """Of the bytes that were written, how many the peer has taken; it may be off by what TLS and frames add, and grows all the same."""
+        waits = self.size + (self.pipe.held if self.pipe is not None else 0)
+        return int(self.gave.bytes) - waits - unacknowledged(self.sock.fileno())
 
     def _shut(self) -> None:
         try:

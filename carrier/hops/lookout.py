@@ -9,12 +9,15 @@ nothing for idle sockets. asyncio's own loop does not need this and is not hurt 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import select
+import struct
 from functools import lru_cache
 from typing import Protocol
 
 PERIOD = 0.1
 """Seconds between two looks."""
+SIOCOUTQ = 0x5411
 
 
 class Watched(Protocol):
@@ -56,3 +59,18 @@ def has_error(fd: int) -> bool:
     poll = select.poll()
     poll.register(fd, 0)
     return any(events & select.POLLERR for _, events in poll.poll(0))
+
+
+def unacknowledged(fd: int) -> int:
+    """Bytes that the kernel holds until the other side has acknowledged them (tcp(7), unix(7): SIOCOUTQ); 0 where nobody knows."""
+    try:
+        found: int = struct.unpack("i", fcntl.ioctl(fd, SIOCOUTQ, bytes(4)))[0]
+        return found
+    except OSError:
+        return 0
+
+
+def unsent(transport: asyncio.Transport) -> int:
+    """Bytes that were written to a transport and that the other side has not acknowledged."""
+    sock = transport.get_extra_info("socket")
+    return transport.get_write_buffer_size() + (unacknowledged(sock.fileno()) if sock is not None and sock.fileno() >= 0 else 0)

@@ -95,11 +95,13 @@ class WebSocketEnd(ByteSocket):
 
     raw: bytes go on as they are. inward, outward: the scans of what comes and, when raw, of what is sent: the other end's, or our own if
     that end is no WebSocketEnd (`scans`). messages: wsproto, unless raw, once it was needed. close_got, close_sent: close frames so
-    far. gone: the session is over and this connection only waits to be closed. seen, since, pinged: bytes at the last tick that saw
-    some, when that was (monotonic seconds), and whether we have asked since. limits: see OPTIONS. ends: where its owner keeps it.
+    far. gone: the session is over and this connection only waits to be closed. seen, best, since, pinged: bytes read, and taken by the
+    peer, at the last tick that saw some, when that was (monotonic seconds), and whether we have asked since. limits: see OPTIONS. ends:
+    where its owner keeps it.
     """
 
     __slots__ = (
+        "best",
         "client",
         "close_got",
         "close_sent",
@@ -131,7 +133,7 @@ class WebSocketEnd(ByteSocket):
         self.parts: list[bytes] | None = None
         self.early = b""
         """Came together with the handshake, before somebody could take it."""
-        self.seen = 0
+        self.seen = self.best = 0
         self.since = self.active_at
         self.ends = ends
         ends.add(self)
@@ -403,9 +405,9 @@ class WebSocketEnd(ByteSocket):
     def tick(self, now: float) -> None:
         """Once a second (monotonic seconds): what waits for the peer for too long."""
         limits = self.limits
-        moved = self.bytes_in + (self.bytes_out - self.size if self.full else 0)
-        if moved != self.seen or self.paused:
-            self.seen, self.since, self.pinged = moved, now, False
+        taken = self.taken()
+        if self.bytes_in != self.seen or taken > self.best or self.paused:
+            self.seen, self.best, self.since, self.pinged = self.bytes_in, max(taken, self.best), now, False
             return
         silent = now - self.since
         if self.close_got or self.close_sent or self.ended_in or self.ended_out:

@@ -18,6 +18,7 @@ from carrier.core.ledger import refused
 from carrier.core.room import IDLE, PATIENCE, UNFINISHED, YOUNG
 from carrier.core.stream import HIGH, NOWHERE, Stream
 from carrier.errors import Error
+from carrier.hops.lookout import unsent
 from carrier.wire.h1.reader import RequestReader
 from carrier.wire.h2.frames import PREFACE
 from carrier.wire.http import LENGTH, NONE, Fields, Head
@@ -40,7 +41,7 @@ DISCARD = 256 * 1024
 LINGER = 2.0
 """Seconds to let a client read its answer when its request will not be read to the end."""
 FLUSH = 30.0
-"""Seconds that a closed connection's last bytes may take to be sent."""
+"""Seconds that a client may take nothing of a closed connection's last bytes."""
 HELLO = 18
 """Bytes of the preface of HTTP/2 that tell it: the head that it looks like."""
 HALF_CLOSED = 1.0
@@ -53,10 +54,10 @@ class Connection1(Answering1, asyncio.Protocol):
     full: the transport holds enough of what the downstream does not read; no further request is begun then. discard: bytes of a body that
     are read and dropped. ended: the client sends no more; what came whole before is served. refusal: what is said behind the present
     answer. arrival: what it is counted as before it speaks HTTP. ask: what knows heads, misses: how often in a row it did not, missed: the
-    `number` of the last time.
+    `number` of the last time. unsent: bytes that the client had not taken at the last look at a closing connection.
     """
 
-    __slots__ = ("arrival", "ask", "discard", "ended", "full", "missed", "misses", "refusal")
+    __slots__ = ("arrival", "ask", "discard", "ended", "full", "missed", "misses", "refusal", "unsent")
 
     ask: Callable[[bytes], Head | None]
 
@@ -64,7 +65,7 @@ class Connection1(Answering1, asyncio.Protocol):
         super().__init__(listener)
         self.arrival: Arrival | None = None
         self.full = self.ended = False
-        self.discard = 0
+        self.discard = self.unsent = 0
         self.missed = 0
         self.refusal: Error | None = None
 
@@ -461,7 +462,9 @@ class Connection1(Answering1, asyncio.Protocol):
         """No request is being served: one is being read, dropped or waited for, or the connection ends."""
         listener = self.listener
         if self.transport.is_closing():
-            if waited >= FLUSH:
+            if (left := unsent(self.transport)) != self.unsent:  # a client that reads slowly is there
+                self.unsent, self.since = left, listener.now
+            elif waited >= FLUSH:
                 self.transport.abort()
         elif self.asked is None and listener.stopped and not self.reader.pending:
             if waited >= UNSPOKEN:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +130,33 @@ async def test_what_is_no_command_is_refused(command: Any) -> None:
     with pytest.raises(Error, match="needs a command"):
         async with running(config(clusters=[{"name": "c", "spec": {"protocol": "STDIO-fork", "command": command}}])):
             pass
+
+
+async def test_a_child_that_keeps_the_output_open_does_not_keep_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clusters.fork.GRACE", 0.2)
+    conf = config(clusters=[fork("sh", "-c", "sleep 60 & echo out")], listeners=[listener("in", "cmd")])
+    async with running(conf) as proxy, tcp(port_of(proxy, "in")) as client:
+        assert await client.read_all() == b"out\n"
+
+
+def test_a_command_that_ignores_term_does_not_outlive_the_process() -> None:
+    code = """
+import asyncio, sys
+sys.path.insert(0, ".")
+import clusters.fork
+clusters.fork.GRACE = 0.2
+from tests.support import config, listener, port_of, running, tcp
+
+async def main():
+    command = ["sh", "-c", "trap '' TERM; echo $$; while :; do sleep 1; done"]
+    cluster = {"name": "cmd", "spec": {"protocol": "STDIO-fork", "command": command}}
+    async with running(config(clusters=[cluster], listeners=[listener("in", "cmd")])) as proxy, tcp(port_of(proxy, "in")) as client:
+        print((await client.reader.readline()).decode().strip(), flush=True)
+
+asyncio.run(main())
+"""
+    pid = int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=30).stdout)
+    deadline = time.monotonic() + 3
+    while members(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not members(pid)

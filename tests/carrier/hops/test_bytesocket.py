@@ -8,10 +8,11 @@ import os
 import random
 import socket
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
-from carrier.core.stream import HIGH, Stream, link
+from carrier.core.stream import DESTROYED, HIGH, Stream, link
 from carrier.hops import bytesocket, splice
 from carrier.hops.bytesocket import ByteSocket
 from carrier.hops.lookout import has_error
@@ -495,3 +496,27 @@ async def test_a_closed_socket_takes_late_calls_without_harm():
     assert end.status() == "END"
     assert there.recv(1) == b""
     there.close()
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_the_last_bytes_of_a_session_that_is_over_are_sent_for_as_long_as_the_peer_takes_some(
+    reads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carrier.hops.bytesocket.GRACE", 0.15)
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    for sock in (ours, theirs):
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    hop = ByteSocket(loop, ours, "upstream")
+    hop.session = SimpleNamespace(status=DESTROYED, source=None)  # type: ignore[assignment]
+    hop.data(b"x" * 60_000)
+    hop.end()
+    assert not hop.closed
+    found = 0
+    while reads and (data := await loop.sock_recv(theirs, 3000)):
+        found += len(data)
+        await asyncio.sleep(0.03)
+    await wait_until(lambda: hop.closed)
+    assert found == (60_000 if reads else 0)
+    theirs.close()
