@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from carrier.admin import operations as api
 from carrier.bridges import asked as bridge
 from carrier.cli import main as cli
+from carrier.cli import usage
 from carrier.config import accesslog, jsonschema, source
 from carrier.config import reference as reference_of
 from carrier.config.inspector import LOG_LEVELS, RETRY_ON
@@ -25,6 +27,8 @@ from carrier.observe import lines as access
 from carrier.rules.notation import FIRST_ORDER, SECOND_ORDER
 
 FILE = Path(__file__).parent / "reference.md"
+COMMON = {"--admin", "--token-file", "--json"}
+"""Options of every command that asks a running carrier."""
 CONFIGURATION = Path(__file__).parent / "configuration.md"
 
 
@@ -47,14 +51,27 @@ def _command() -> Iterator[str]:
     yield "## The command"
     yield ""
     yield str(top.epilog)
+    asking = [parser for parser in commands.values() if set(parser._option_string_actions) >= COMMON]
+    yield ""
+    yield (
+        "`-h, --help` of each command has examples. Commands that ask a running carrier ("
+        + _code(p.prog.split()[1] for p in asking)
+        + ") have"
+    )
+    yield "besides:"
+    yield ""
+    yield "| argument | |\n|---|---|"
+    for action in asking[0]._actions:
+        if COMMON & set(action.option_strings):
+            yield _argument(action)
     for parser in commands.values():
         yield f"\n### {parser.prog}\n\n{parser.description}\n"
-        yield "| argument | |\n|---|---|"
-        for action in parser._actions:
-            if action.help != argparse.SUPPRESS:
-                names = ", ".join(action.option_strings) + " " if action.option_strings else ""
-                value = action.metavar if action.nargs != 0 and action.metavar else ""
-                yield f"| `{f'{names}{value}'.strip()}` | {_cell(str(action.help))} |"
+        shown = [action for action in parser._actions if not {"--help", *(COMMON if parser in asking else ())} & set(action.option_strings)]
+        if shown:
+            yield "| argument | |\n|---|---|"
+        yield from [_argument(action) for action in shown if action.help != argparse.SUPPRESS]
+        examples = usage.EXAMPLES.get(parser.prog.partition(" ")[2], ())
+        yield "\n```text\n" + "\n".join(re.sub(r" {3,}", "   # ", line) for line in examples) + "\n```"
     yield ""
     yield f"Log levels: {_code(LOG_LEVELS)}. Retry policies (`retry_on`): {_code(RETRY_ON)}."
     yield f"A file has at most {source.MAX_FILE:,} bytes, {source.MAX_OBJECTS:,} objects and {source.MAX_DEPTH} levels, aliases expanded."
@@ -68,6 +85,13 @@ def _command() -> Iterator[str]:
     yield "and when all tries are refused the session ends. Without such a policy refused datagrams are counted and the session goes on."
     yield "Sessions are named as in l7mp; of two that would have one name, the later gets `_1`, `_2`, …"
     yield ""
+
+
+def _argument(action: argparse.Action) -> str:
+    """One row: the names of an option, or of a place; with its value."""
+    value = "" if action.nargs == 0 else str(action.metavar or "|".join(map(str, action.choices or ())) or action.dest.upper())
+    names = f"{', '.join(action.option_strings)} {value}".strip()
+    return f"| `{_cell(names)}` | {_cell(str(action.help))} |"
 
 
 def _protocols() -> Iterator[str]:

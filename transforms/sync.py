@@ -1,7 +1,8 @@
 """Sync: sessions of one label are joined; each gets what the others send.
 
 The label is what lies at `query` in the session's metadata; a session without it is refused. What a session sends before another of its
-label is there waits, bounded, and goes to the first that comes. One that takes no more pauses all the others. A session that has ended
+label is there waits, bounded, and goes to the first that comes. One that takes no more pauses all the others, or, with the option
+`drop: true`, goes without what comes meanwhile, which is counted as dropped of its session. A session that has ended
 still hears the others until they have ended too; one that has not waits for the next of its label.
 """
 
@@ -15,6 +16,7 @@ from carrier.core.endpoint import Endpoint
 from carrier.core.metadata import get_at
 from carrier.core.stream import DESTROYED, NOWHERE, Backlog, Socket, Stream
 from carrier.errors import Error, Problem
+from carrier.options import check_numbers
 from carrier.wire.jsonheader import compact
 
 if TYPE_CHECKING:
@@ -36,6 +38,15 @@ class SyncCluster(Cluster):
         super().__init__(conf, env)
         self.query = conf.spec.get("query")
         self.groups: dict[bytes, list[SyncStream]] = {}
+        self.drops = conf.options.get("drop") is True
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], path: str = "") -> list[Problem]:
+        """Everything wrong with the options, by the strict standard."""
+        found = check_numbers(options, {}, path, ("drop",))
+        if not isinstance(options.get("drop", False), bool):
+            found.append(Problem("expected true or false", f"{path}.drop", seen=repr(options["drop"]), allowed="true, false"))
+        return found
 
     @classmethod
     def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
@@ -87,6 +98,9 @@ class SyncStream(Socket):
         if others:
             self._play(others)
             for one in others:
+                if one.full and self.cluster.drops:
+                    one.owner.dropped += 1
+                    continue
                 one.to.data(data, kind)
                 one.to.flush()
         else:
@@ -135,7 +149,7 @@ class SyncStream(Socket):
 
     def pause(self) -> None:
         self.full = True
-        for one in self.others():
+        for one in self.others() if not self.cluster.drops else ():
             one.back.pause()
 
     def end(self, trailer: Any = None) -> None:

@@ -25,20 +25,25 @@ def _dump(config: Config, bridge: Bridge, running: Mapping[str, Cluster]) -> dic
     status |= {"rule": bridge.rules[0] if bridge.rules else None, "cluster": bridge.cluster}
     status["fallback"] = route.fallback if route is not None else None
     if bridge.cluster in running:
-        status |= _health(running[bridge.cluster])
+        status |= health(running[bridge.cluster])
     shown = {"name": bridge.name, **bridge.spec}
     if bridge.expires is not None:
         shown["expires"] = _iso(bridge.expires)
     return {**shown, "status": status}
 
 
-def _health(cluster: Cluster) -> dict[str, Any]:
+def health(cluster: Cluster) -> dict[str, Any]:
     """How a bridge's endpoint is: `healthy`, and in words why not."""
     for endpoint in cluster.endpoints:
         state = cluster.health.states.get(endpoint)
         if state is not None and state.last is not None:
-            return {"healthy": False, "health": plainly(endpoint, state.last), "sessions": cluster.sessions_total}
-    return {"healthy": True, "health": "reached" if cluster.sessions_total else "not tried yet", "sessions": cluster.sessions_total}
+            return {"healthy": False, "health": plainly(endpoint, state.last), **_counts(cluster)}
+    return {"healthy": True, "health": "reached" if cluster.sessions_total else "not tried yet", **_counts(cluster)}
+
+
+def _counts(cluster: Cluster) -> dict[str, int]:
+    """Sessions at this moment, and ever."""
+    return {"sessions": sum(endpoint.active for endpoint in cluster.endpoints), "total": cluster.sessions_total}
 
 
 def plainly(endpoint: Endpoint, error: Error) -> str:

@@ -25,6 +25,8 @@ def show_bridges(bridges: list[Dict], page: Page) -> None:
     rows = []
     for bridge in bridges:
         where = ", ".join(f"{endpoint['address']} {health(endpoint)}" for endpoint in bridge["endpoints"])
+        if not bridge.get("healthy", True) and all(endpoint["up"] for endpoint in bridge["endpoints"]):
+            where = bridge["health"]  # it has not failed often enough to be down
         expires = moment(bridge["expires"]) if bridge["expires"] else "never"
         rows.append((bridge["name"], bridge["user"], bridge["listener"], where, bridge["hits"], ago(bridge["last_hit"]), expires))
     page.table(("bridge", "user", "listener", "endpoint", "hits", "last hit", "expires"), rows)

@@ -106,6 +106,9 @@ class _Builder:
         checks: dict[str, Check] = dict.fromkeys(_KNOWN, self.inspector.anything)
         checks["admin"] = self.inspector.admin
         self.inspector.members(self.document, "$", "the configuration", checks)
+        if "clusterUpstream" in self.document:  # as Gefyra's README shows a port, without what stands around it
+            hint = "this looks like one port of Gefyra's format: put it in a list under proxy:"
+            self.problems[:] = [msgspec.structs.replace(p, hint=hint) if p.path == "$.clusterUpstream" else p for p in self.problems]
         self.draft.admin = _admin(self.document.get("admin"))
         for section, kind in SECTIONS.items():
             objects = self.document.get(section)

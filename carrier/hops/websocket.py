@@ -59,7 +59,7 @@ frames, and until the connection is closed."""
 NO_LIMIT = 1 << 63
 LINGER = 2.0
 """Seconds that a peer whose session has failed gets to read why."""
-NORMAL, GOING_AWAY, INTERNAL, TRY_LATER = 1000, 1001, 1011, 1013
+NORMAL, GOING_AWAY, INTERNAL, TRY_LATER, BAD_GATEWAY = 1000, 1001, 1011, 1013, 1014
 
 
 class Violation(Error):
@@ -387,7 +387,8 @@ class WebSocketEnd(ByteSocket):
         if self.closed or self.gone:
             return
         to, session = self.to, self.session
-        self._depart(closing_of(error))
+        theirs = isinstance(error, Violation) and error.side == "upstream" != self.side  # our peer has broken no rule
+        self._depart(Closing(BAD_GATEWAY, error.detail) if theirs else closing_of(error))
         if session is not None and session.source is self:
             session.close(error)
             to.reset(error)

@@ -42,6 +42,11 @@ class Times:
         self.counts[bisect_left(BOUNDS, seconds)] += 1
         self.sum += seconds
 
+    def absorb(self, other: Times) -> None:
+        """Count what another one has counted."""
+        self.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
+        self.sum += other.sum
+
 
 class Flow(Times):
     """What is counted by listener and cluster; it is itself the histogram of the sessions' durations.
@@ -56,6 +61,16 @@ class Flow(Times):
         self.connects = Times()
         self.recent: list[float] = []
         self.received = self.sent = self.retries = self.fallbacks = 0
+
+    def absorb(self, other: Times) -> None:
+        assert isinstance(other, Flow)
+        other.settle()
+        super().absorb(other)
+        self.connects.absorb(other.connects)
+        self.received += other.received
+        self.sent += other.sent
+        self.retries += other.retries
+        self.fallbacks += other.fallbacks
 
     def settle(self) -> None:
         """Count the recent durations."""
@@ -140,9 +155,7 @@ class Meter:
 
     def _new(self, key: tuple[str, str, str]) -> Series:
         if len(self.known) >= MAX_SETS:
-            key = (OTHER, OTHER, OTHER)
-            if key in self.known:
-                return self.known[key]
+            return self.known.get((OTHER, OTHER, OTHER)) or self._other()
         at = key[0], key[2]
         flow = self.flows.get(at)
         if flow is None:
@@ -151,10 +164,19 @@ class Meter:
         return series
 
     def forget(self, rules: Iterable[str], listeners: Iterable[str]) -> None:
-        """Keep only the series of rules and listeners that are there; called when the configuration has changed."""
+        """Keep the series of rules and listeners that are there, and of all others the sum; called when the configuration has changed."""
         keep_rules, keep_listeners = {"", OTHER, *rules}, {OTHER, *listeners}
-        for key in [key for key in self.known if key[1] not in keep_rules or key[0] not in keep_listeners]:
-            del self.known[key]
+        gone = [key for key in self.known if key[1] not in keep_rules or key[0] not in keep_listeners]
+        if not gone:
+            return
+        others = self.known.get((OTHER, OTHER, OTHER)) or self._other()
+        for key in gone:  # the total of all series never falls: what a bridge carried until it expired is in it
+            others.codes = [a + b for a, b in zip(others.codes, self.known.pop(key).codes, strict=True)]
         used = {(key[0], key[2]) for key in self.known}
         for at in [at for at in self.flows if at not in used]:
-            del self.flows[at]
+            others.flow.absorb(self.flows.pop(at))
+
+    def _other(self) -> Series:
+        flow = self.flows[OTHER, OTHER] = Flow()
+        series = self.known[OTHER, OTHER, OTHER] = Series(flow)
+        return series

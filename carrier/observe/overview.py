@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from carrier.bridges.shown import health
 from carrier.config import privileges
 from carrier.config.dump import version
 from carrier.core.address import authority
@@ -149,6 +150,7 @@ def _bridge(proxy: Proxy, bridge: Bridge) -> Dict:
         if bridge.expires is not None
         else None,
         "endpoints": _cluster(cluster)["endpoints"] if cluster is not None else [],
+        **({name: shown for name, shown in health(cluster).items() if name in ("healthy", "health")} if cluster is not None else {}),
     }
 
 

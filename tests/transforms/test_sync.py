@@ -135,3 +135,24 @@ async def test_a_session_without_the_label_is_refused() -> None:
         assert session.error is not None
         assert session.error.detail == f'SyncCluster.stream: reject: Session: "{session.name}": query "/label": empty label'
     assert "needs 'query'" in str(SyncCluster.check({"protocol": "Sync"})[0])
+
+
+async def test_with_drop_a_member_that_does_not_read_holds_nobody_up() -> None:
+    conf = config(clusters=[{**SYNC, "options": {"drop": True}}], listeners=[labelled("a", 1)])
+    async with running(conf) as proxy, tcp(port_of(proxy, "a")) as slow, tcp(port_of(proxy, "a")) as one, tcp(port_of(proxy, "a")) as two:
+        for end in (slow, one, two):
+            end.send(b"x")
+        await wait_until(lambda: len(list(proxy.sessions())) == 3)
+        slow.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        got = 0
+        for number in range(1, 301):  # more than the kernel and two buffers hold for the slow one
+            one.send(bytes(65536))
+            while got < number * 65536 - 65536:
+                got += len(await asyncio.wait_for(two.reader.read(1 << 20), 10))
+        assert any(session.dump()["counters"]["dropped"] for session in proxy.sessions())
+
+
+def test_drop_is_true_or_false() -> None:
+    (problem,) = SyncCluster.check_options({"drop": "yes"}, "$.options")
+    assert problem.path == "$.options.drop" and problem.allowed == "true, false"
+    assert SyncCluster.check_options({"dorp": True}, "$.options")[0].hint == "did you mean 'drop'?"

@@ -91,7 +91,9 @@ async def test_a_bridge_is_made_seen_renewed_checked_and_removed(pod: Pod) -> No
     assert 86_000 < (pod.server.proxy.config.bridges["john"].expires or 0) - time.time() <= 86_400, "a day, when nobody says how long"
     await pod.get("/", "x-user: john")
     status, text = await pod.carrier("bridges")
-    assert status == 0 and re.search(rf"^\s*john +john +web +{nobody} up +1 +0 s ago", text, re.M)
+    assert status == 0 and re.search(
+        rf"^\s*john +john +web +{nobody} refused: is your container listening on \d+\? +1 +0 s ago", text, re.M
+    )
     status, text = await pod.carrier("bridges", "renew", "john", "--expires", "2m")
     assert status == 0 and text.startswith("bridge john lives until ")
     assert (pod.server.proxy.config.bridges["john"].expires or 0) - time.time() <= 120

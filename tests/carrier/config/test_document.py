@@ -247,3 +247,9 @@ def test_settings_of_l7mp_that_do_nothing_here_are_of_their_type_all_the_same(se
         from_document({"admin": settings, "listeners": []})
     assert [str(problem) for problem in caught.value.problems] == [said]
     from_document({"admin": {"offload": False, "offload_ifs": "lo,eth0"}, "listeners": []})
+
+
+def test_a_port_of_gefyras_format_without_its_frame_is_told_where_it_belongs() -> None:
+    with pytest.raises(ConfigError) as error:
+        from_document({"port": 8080, "clusterUpstream": ["app:8080"], "bridges": {}})
+    assert any("put it in a list under proxy:" in problem.hint for problem in error.value.problems)

@@ -59,3 +59,21 @@ def test_durations_counted_at_once_fall_into_the_same_buckets_as_each_by_itself(
     many.settle()
     many.settle()
     assert many.counts == one.counts and many.sum == pytest.approx(one.sum) and not many.recent
+
+
+def test_what_is_forgotten_stays_in_the_sum_of_all() -> None:
+    found = Meter()
+    for listener, rule, cluster, status in (("web", "bridge/john", "john", 2), ("web", "everybody", "shadow", 2), ("gone", "r", "c", 5)):
+        series = found._new((listener, rule, cluster))
+        series.codes[status] += 3
+        series.flow.add(0.25)
+        series.flow.recent.append(0.5)
+        series.flow.received += 100
+        series.flow.retries += 1
+    found.forget(["everybody"], ["web"])
+    assert set(found.known) == {("web", "everybody", "shadow"), (OTHER, OTHER, OTHER)}
+    others = found.known[OTHER, OTHER, OTHER]
+    assert (others.codes[2], others.codes[5]) == (3, 3)
+    assert (sum(others.flow.counts), others.flow.sum, others.flow.received, others.flow.retries) == (4, 1.5, 200, 2)
+    found.forget(["everybody"], ["web"])
+    assert found.known[OTHER, OTHER, OTHER] is others
