@@ -17,6 +17,7 @@ from carrier.core.metadata import get_at, set_at
 from carrier.errors import Error, Problem
 from carrier.hops.framing import make_cluster
 from carrier.hops.joint import Joint, OverCluster, check_transport, transport_kind, transport_of
+from carrier.options import check_numbers
 from carrier.wire.jsonheader import LONGEST, VERSION, End, Refused, check_answer, compact, inspect
 
 if TYPE_CHECKING:
@@ -54,6 +55,11 @@ class JsonSocketCluster(OverCluster):
             for i, item in enumerate(header)
             if _read(item) is None
         ]
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], path: str = "") -> list[Problem]:
+        """The transport's options are known to the transport only: here they must be numbers, in any unit."""
+        return [problem for name in options for problem in check_numbers({name: options[name]}, {name: 0}, path)]
 
     @classmethod
     def kind_of(cls, spec: Mapping[str, Any]) -> Kind:

@@ -8,7 +8,7 @@ from typing import Any
 
 from carrier.config import accesslog as access
 from carrier.config.draft import POLICIES, Protocols
-from carrier.core import registry
+from carrier.core import health, registry
 from carrier.core.breaker import BREAKER
 from carrier.core.resolve import literal
 from carrier.core.spec import NEEDS_PORT
@@ -183,14 +183,21 @@ class Inspector:
             self.problems[before:] = [p for p in found if (p.message, p.path) != (NEEDS_PORT, f"{path}.spec")]
 
     def _cluster_options(self, cls: Any) -> Check:
-        """The circuit breaker's, which every cluster has, and those of the protocol."""
+        """The circuit breaker's and those of health, which every cluster has, and those of the protocol."""
 
         def check(value: Any, path: str) -> None:
-            own = value
-            if isinstance(value, dict):
-                own = {name: limit for name, limit in value.items() if name not in BREAKER}
-                self.problems += check_numbers({name: limit for name, limit in value.items() if name in BREAKER}, BREAKER, path)
-            self._options(cls, None)(own, path)
+            if not isinstance(value, dict):
+                self.mapping(value, path)
+                return
+            common = (*BREAKER, "health")
+            own = {name: limit for name, limit in value.items() if name not in common}
+            self.problems += check_numbers({name: limit for name, limit in value.items() if name in BREAKER}, BREAKER, path)
+            if "health" in value:
+                self.problems += health.check(value["health"], f"{path}.health")
+            if hasattr(cls, "check_options"):
+                self.problems += cls.check_options(own, path)
+            elif cls is not None:
+                self.problems += check_numbers(own, {}, path, common)
 
         return check
 
