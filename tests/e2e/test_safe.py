@@ -21,7 +21,7 @@ from carrier.admin.gate import Limits
 from carrier.admin.operations import OPERATIONS
 from carrier.cli.main import LIMITS, parser
 from carrier.core.breaker import BREAKER
-from tests.soak import churn, damaged, drain, kill9, memory
+from tests.soak import churn, damaged, drain, kill9, memory, stops
 from tests.soak.process import PATIENCE, carrier, free_port
 
 EMPTY = {"listeners": []}
@@ -31,6 +31,13 @@ def test_sigterm_with_requests_a_websocket_a_tunnel_and_a_udp_session_in_flight_
     figures, failures = drain.run(30)
     assert not failures, failures
     assert figures["requests"] == "30 of 30"
+
+
+@pytest.mark.parametrize("protocol", ["HTTP", "auto"])
+def test_sigterm_resets_nobody_who_got_in(protocol: str) -> None:
+    figures, failures = stops.run(3, protocol)
+    assert not failures, (failures, figures)
+    assert figures["answered"] > 50 < figures["refused"]
 
 
 def test_kill_9_loses_nothing_that_was_acknowledged_and_leaves_nothing_half() -> None:

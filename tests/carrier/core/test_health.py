@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from carrier.core.endpoint import Endpoint
 from carrier.core.health import Health, check
 from carrier.errors import Error
-from tests.support import cluster, config, free_port, running
+from tests.support import ask, cluster, config, free_port, listener, port_of, running, wait_until
 
 REFUSED = Error("refused", "refused", "upstream", "yes")
 CLOSED = Error("closed", "closed", "upstream")
@@ -224,3 +226,33 @@ async def test_down_and_up_are_lines_of_the_log_with_the_reason_and_how_many_ses
         up.health._bring_up(endpoint, up.health.states[endpoint])
         event, values = said[-1]
         assert event == "endpoint is up" and values["endpoint"] == endpoint.address and values["after"].endswith("s")
+
+
+# -- clusters of streams in other streams
+
+
+@pytest.mark.parametrize("kind", ["framed", "JSONSocket", "UnixDomainSocket", "framed unix"])
+@pytest.mark.parametrize("active", [False, True])
+async def test_a_cluster_over_another_one_that_went_down_comes_up_again(kind: str, active: bool, tmp_path: Path) -> None:
+    port, path = free_port(), str(tmp_path / "s")
+    unix = "unix" in kind.lower()
+    spec: dict[str, Any] = {"protocol": "UnixDomainSocket"} if unix else {"protocol": "TCP", "port": port}
+    if kind == "JSONSocket":
+        spec = {"protocol": "JSONSocket", "transport": spec}
+    elif kind.startswith("framed"):
+        spec["framing"] = "lines"
+    health = {"failures": 2, "interval": 0.1, **({"active": "TCP", "unhealthy": 1, "healthy": 1} if active else {})}
+    endpoints = [{"name": "e", "spec": {"address": path if unix else "127.0.0.1"}}]
+    up = {"name": "up", "spec": spec, "endpoints": endpoints, "options": {"health": health}}
+    front = listener("in", "up", spec={} if not kind.startswith("framed") else {"framing": "lines"})
+    async with running(config(clusters=[up], listeners=[front])) as proxy:
+        for _ in range(0 if active else 3):
+            with contextlib.suppress(ConnectionError):
+                await ask(port_of(proxy, "in"), b"x\n")
+        await wait_until(lambda: proxy.clusters["up"].down, "for it to be noticed")
+        if unix:
+            server = await asyncio.start_unix_server(lambda reader, writer: writer.close(), path)
+        else:
+            server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", port)
+        await wait_until(lambda: not proxy.clusters["up"].down, "for it to come up")
+        server.close()
