@@ -21,6 +21,7 @@ from functools import lru_cache, partial
 from typing import Protocol
 
 from carrier.errors import ConfigError, Problem
+from carrier.redact import quoted, visible
 from carrier.writer import WAITING, Writer, opened, to_descriptor
 
 FORMATS = ("text", "json")
@@ -111,13 +112,13 @@ def json_line(at: float, level: str, event: str, values: dict[str, object]) -> s
     """The same as a JSON object: time, level, event, and the values, which may not be called so."""
     stamp = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     said = {name: _json(value) for name, value in values.items() if value is not None}
-    return json.dumps({**said, "time": stamp, "level": level, "event": event}) + "\n"
+    return json.dumps({**said, "time": stamp, "level": level, "event": visible(event)}) + "\n"
 
 
 def _json(value: object) -> object:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    return value if isinstance(value, bool | int | float | str) else str(value)
+    if isinstance(value, bool | int | float):
+        return value
+    return visible(value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value))
 
 
 def shown(value: object) -> str:
@@ -125,11 +126,11 @@ def shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
-    return text if _BARE(text) else json.dumps(text)
+    return text if _BARE(text) else quoted(text)
 
 
 def _plain(event: str) -> str:
-    return event if event.isprintable() else json.dumps(event)
+    return event if event.isprintable() else quoted(event)
 
 
 def open_log(level: str, file: str | None = None, form: str = "text") -> Log:

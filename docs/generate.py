@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from carrier import redact
 from carrier.admin import operations as api
 from carrier.bridges import asked as bridge
 from carrier.cli import main as cli
@@ -23,7 +24,6 @@ from carrier.config.inspector import LOG_LEVELS, RETRY_ON
 from carrier.core import registry
 from carrier.errors import STATUS
 from carrier.observe import catalogue as metrics
-from carrier.observe import lines as access
 from carrier.rules.notation import FIRST_ORDER, SECOND_ORDER
 
 FILE = Path(__file__).parent / "reference.md"
@@ -176,7 +176,7 @@ def _seen() -> Iterator[str]:
     for field, allowed in accesslog.FIELDS.items():
         yield f"| `{field}` | {_cell(allowed)} |"
     yield ""
-    yield f"Redacted in any case: {_code(sorted(access.SECRET))}. See [why.md](why.md)."
+    yield f"Redacted in any case: {_code(sorted(redact.SECRET))}. See [why.md](why.md)."
 
 
 def configuration() -> str:

@@ -11,6 +11,7 @@ import msgspec
 from carrier.core.metadata import set_at
 from carrier.errors import Error
 from carrier.model import same
+from carrier.redact import ALWAYS, Hidden
 
 if TYPE_CHECKING:
     from carrier import model as config
@@ -101,6 +102,8 @@ class Asked(Protocol):
     @property
     def text(self) -> str: ...
 
+    def words(self, hidden: Hidden) -> str: ...
+
 
 class Table(Protocol):
     """Who decides the sessions of a listener."""
@@ -146,6 +149,7 @@ class Decision:
         "said",
         "statuses",
         "tally",
+        "veiled",
     )
 
     def __init__(self, rule: str, rulelist: str, hits: Hits, asked: Asked | str = "") -> None:
@@ -156,6 +160,8 @@ class Decision:
         self.made_of: config.Rule | None = None
         self.tally: Any = None
         """Where its sessions are counted (carrier/observe/meter.py)."""
+        self.veiled: tuple[Hidden, str] | None = None
+        """The reason without what a process hides beside what is secret in any case."""
         self.said = ""
         """The reason, once somebody has asked for it."""
         self.rewrite: tuple[config.Rewrite, ...] = ()
@@ -173,6 +179,15 @@ class Decision:
         self.plain = False
         self.missing = False
         self.conf: config.Route | None = None
+
+    def words(self, hidden: Hidden) -> str:
+        """The reason, without what is hidden."""
+        if hidden is ALWAYS or isinstance(self.asked, str):
+            return self.reason
+        if self.veiled is None or self.veiled[0] != hidden:
+            asked = self.asked.words(hidden)
+            self.veiled = hidden, f"rule {self.rule}: {asked}" if asked else f"rule {self.rule}"
+        return self.veiled[1]
 
     @property
     def reason(self) -> str:

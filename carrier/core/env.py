@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from carrier.core.ledger import Ledger, Reader
 from carrier.core.names import Names
 from carrier.core.resolve import Resolver
+from carrier.redact import ALWAYS
 
 if TYPE_CHECKING:
     from carrier.core.parts import Cluster, Listener
@@ -37,6 +38,8 @@ class Env:
         """Who may call the REST API (carrier/admin/gate.py); None: everybody who reaches it, which is this machine only."""
         self.api_files: dict[str, tuple[int, int]] = {}
         """Socket files that the REST API listens at, as they were bound -> device and inode: no cluster leads there."""
+        self.hidden = ALWAYS
+        """What logs and reasons do not show."""
         self.insecure_admin = False
         self.file: str | None = None
         """The configuration file, for who asks which carrier this is."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from carrier import model as config
     from carrier.core.spec import Kind
     from carrier.core.stream import Socket, Stream
+    from carrier.redact import Hidden
 
 
 class Env(Protocol):
@@ -26,6 +27,7 @@ class Env(Protocol):
     loop: asyncio.AbstractEventLoop
     warn: Callable[..., None]
     note: Callable[..., None]
+    hidden: Hidden
 
     @property
     def clusters(self) -> Mapping[str, Cluster]: ...

@@ -145,7 +145,7 @@ class Session(Stream):
     @property
     def why(self) -> str:
         """The one reason for where it went."""
-        return why(self)
+        return why(self, self.listener.env.hidden)
 
     def event(self, event: str, message: str = "", content: Any = "") -> None:
         """Add to the session's history, as l7mp lists it; bounded."""

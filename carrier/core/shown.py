@@ -7,25 +7,27 @@ from datetime import UTC, datetime
 from typing import Any
 
 from carrier.core.stream import DESTROYED, INIT
+from carrier.redact import Hidden, refused
 
 Event = tuple[str, float, str, Any]
 """What happened, monotonic seconds, a message, more of it."""
 CONNECTED_TEXT = "Session successfully connected"
 
 
-def why(session: Any) -> str:
+def why(session: Any, hidden: Hidden) -> str:
     """The one reason for where it went: rule and conditions, fallback and why, retries, failure. Made when somebody asks."""
     decision, error = session.decision, session.error
     if decision is None:
         return "it was not routed"
-    said = [decision.reason]
+    said = [decision.words(hidden)]
     if session.fallback is not None and decision.fallback is not None:
         detail = next((content for event, _, _, content in session.events if event == "FALLBACK"), "")
+        detail = refused(session.fallback, detail)
         said.append(f"fallback {decision.fallback.name}, because {session.fallback}" + (f" ({detail})" if detail else ""))
     if session.retries:
         said.append("1 retry" if session.retries == 1 else f"{session.retries} retries")
     if error is not None and decision.error is None:
-        said.append(f"failed, {error.kind}: {error.detail}")
+        said.append(f"failed, {error.kind}: {refused(error.kind, error.detail)}")
     return "; ".join(said)
 
 

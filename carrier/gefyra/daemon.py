@@ -44,6 +44,7 @@ from carrier.observe.endings import Endings, Said
 from carrier.process import serve
 from carrier.process.serve import Server, Settings
 from carrier.process.state import fingerprint
+from carrier.redact import refused
 from carrier.writer import to_descriptor
 
 if TYPE_CHECKING:
@@ -400,7 +401,7 @@ def _ended(session: Session) -> Said | None:
         return None
     what = f"Selected GefyraClient {rule}" if bridged else "Selected cluster upstream"
     cluster = session.cluster.name if session.cluster is not None else ""
-    status = session.error.detail if session.error is not None else None
+    status = refused(session.error.kind, session.error.detail) if session.error is not None else None
     return f"({name}) {what}" if name else what, {"cluster": cluster, "fallback": session.fallback, "error": status}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
+from carrier import redact
 from carrier.core.reuse import recorded
+from carrier.core.shown import why
 from carrier.wire.grpc import call_of
 from carrier.wire.http import TOKEN
 
@@ -20,8 +23,7 @@ if TYPE_CHECKING:
     from carrier.errors import Error
 
 
-SECRET = frozenset(("authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "x-auth-token", "x-amz-security-token"))
-REDACTED = "(redacted)"
+VERSION = re.compile(rb"HTTP/[0-9.]{1,4}")
 SHOWN = 1024
 """Bytes of a refused request that are looked at for its first line."""
 KEPT = 4096
@@ -73,7 +75,9 @@ class Lines:
     def __init__(self, settings: Settings, users: Callable[[str], str]) -> None:
         self.settings = settings
         self.users = users
-        self.headers = tuple((name.lower(), name.lower() in SECRET | {r.lower() for r in settings.redact}) for name in settings.headers)
+        self.hidden = redact.hidden(settings.redact, settings.query)
+        self.headers = tuple((name.lower(), name.lower() in self.hidden.fields) for name in settings.headers)
+        self.request_id = _no_id if "x-request-id" in self.hidden.fields else request_id
         self.fixed: dict[tuple[object, ...], bytes] = {}
         self.asked: dict[bytes, tuple[bytes, bytes, bytes]] = {}
         """By target: method, host, and what the line says of a request of these three."""
@@ -156,7 +160,7 @@ class Lines:
                 source.client or self._client(source),
                 b'","duration_us":%d' % ((at - started) * 1e6),
                 sizes,
-                request_id(request, fields) if request.has_id else fields[OUR_ID],
+                self.request_id(request, fields) if request.has_id else fields[OUR_ID],
                 asked,
                 end,
             )
@@ -173,7 +177,7 @@ class Lines:
         )
         if request is not None:
             status = answer.status if answer is not None else 0
-            line += b'"status":%d,"id":"%b%b' % (status, request_id(request, session.fields), self._asked(request))
+            line += b'"status":%d,"id":"%b%b' % (status, self.request_id(request, session.fields), self._asked(request))
         return line + self._end(session)
 
     def _asked(self, request: Any) -> bytes:
@@ -182,8 +186,8 @@ class Lines:
         known = self.asked.get(target)
         if known is not None and known[0] == method and known[1] == host:
             return known[2]
-        path = _json(self._path(target).decode("latin-1"))
-        made = b'","method":%b,"path":%b,"host":%b,' % (_json(method.decode("latin-1")), path, _json(host.decode("latin-1")))
+        path = _text(self._path(target))
+        made = b'","method":%b,"path":%b,"host":%b,' % (_text(method), path, _text(redact.target(host)))
         if self.headers:
             return made + b'"headers":%b,' % _json(self.shown_headers(request))
         if len(target) <= SHORT:
@@ -212,7 +216,7 @@ class Lines:
             "listener": session.listener.name,
             "protocol": session.listener.spec.get("protocol"),
             "rule": decision.rule,
-            "why": session.why,
+            "why": why(session, self.hidden),
             "cluster": session.cluster.name if session.cluster is not None else "",
             "endpoint": endpoint.address if endpoint is not None else "",
         }
@@ -225,7 +229,7 @@ class Lines:
             "dropped": session.dropped,
             "grpc": self._call(session),
         }
-        return _json(found | {name: value for name, value in special.items() if value})[1:] + b"\n"
+        return _line(found | {name: value for name, value in special.items() if value})[1:]
 
     def _call(self, session: Session) -> dict[str, str] | None:
         """Of a call of gRPC: what was called, and how it went."""
@@ -239,7 +243,7 @@ class Lines:
         error, listener, ended = refusal.error, refusal.listener, refusal.ended
         method, target, version = first_line(refusal.begun)
         if self.settings.format == "envoy":
-            what = f"{_plain(method)} {_plain(self._path(target))} {_plain(version)}"
+            what = f"{_plain(method)} {_plain(self._path(target) if method else _size(target))} {_plain(version)}"
             return (
                 f'[{self.when(refusal.began).decode()}] "{what}" {refusal.status} {_downstream(error)} 0 {refusal.bytes_out} '
                 f'{round((ended - refusal.began) * 1000)} - "-" "-" "-" "-" "-"\n'
@@ -254,16 +258,16 @@ class Lines:
         }
         if method:
             found |= {"method": method.decode("latin-1"), "path": self._path(target).decode("latin-1")}
-        elif target:
-            found["request"] = target.decode("latin-1")
+        elif target:  # a line that is no request's may be anything, a password too
+            found["request"] = _size(target).decode()
         found |= {
             "listener": listener.name,
             "protocol": listener.spec.get("protocol"),
-            "why": f"refused, {error.kind}: {error.detail}",
+            "why": f"refused, {error.kind}: {redact.refused(error.kind, error.detail, refusal.begun)}",
             "error": error.kind,
             "flags": _downstream(error),
         }
-        return _json(found) + b"\n"
+        return _line(found)
 
     def shown_headers(self, request: Any) -> dict[str, str]:
         """The fields that are to be written, secrets redacted."""
@@ -271,7 +275,7 @@ class Lines:
         for name, secret in self.headers:
             value = request.get(name.encode("latin-1", "replace"))
             if value is not None:
-                found[name] = REDACTED if secret else value.decode("latin-1")
+                found[name] = redact.REDACTED if secret else redact.visible(value.decode("latin-1"))
         return found
 
     def envoy(self, ended: Iterable[Session | Record]) -> bytes:
@@ -286,9 +290,10 @@ class Lines:
         if request is not None:
             got = max(0, got - len(request.raw or request.text))
             what = f"{_plain(request.method)} {_plain(self._path(request.target))} HTTP/{request.version}"
-            agent, host = _plain(request.get(b"user-agent")), _plain(request.authority)
-            passed = _plain(request.get(b"x-forwarded-for"))
-            own = request_id(request, session.fields)
+            agent = self._field("user-agent", request.get(b"user-agent"))
+            host = self._field("host", request.authority)
+            passed = self._field("x-forwarded-for", request.get(b"x-forwarded-for"))
+            own = self.request_id(request, session.fields)
         if answer is not None:
             sent = max(0, sent - len(answer.text))
         service = answer.get(b"x-envoy-upstream-service-time") if answer is not None else None
@@ -296,11 +301,14 @@ class Lines:
         return (
             f'[{self.when(session.started).decode()}] "{what}" {answer.status if answer is not None else 0} {flags(session)} {got} {sent} '
             f'{milliseconds} {_plain(service)} "{passed}" "{agent}" "{_plain(own)}" "{host}" '
-            f'"{endpoint.address if endpoint is not None else "-"}"\n'
+            f'"{_quotable(endpoint.address) if endpoint is not None else "-"}"\n'
         ).encode("utf-8", "replace")
 
     def _path(self, target: bytes) -> bytes:
-        return target if self.settings.query else target.partition(b"?")[0]
+        return redact.target(target, self.settings.query)
+
+    def _field(self, name: str, value: bytes | None) -> str:
+        return redact.REDACTED if value and name in self.hidden.fields else _plain(value)
 
 
 def first_line(begun: bytes) -> tuple[bytes, bytes, bytes]:
@@ -310,7 +318,7 @@ def first_line(begun: bytes) -> tuple[bytes, bytes, bytes]:
     if not space or not TOKEN.fullmatch(method):
         return b"", line, b""
     target, _, version = rest.partition(b" ")
-    return method, target, version
+    return method, target, version if VERSION.fullmatch(version) else b""
 
 
 def request_id(request: Any, fields: bytes) -> bytes:
@@ -319,7 +327,31 @@ def request_id(request: Any, fields: bytes) -> bytes:
     if at >= 0:
         return fields[at + 14 : fields.find(b"\r", at + 14)]
     own: bytes | None = request.get(b"x-request-id") if request.has_id else None
-    return b"" if own is None else own if _is_bare(own) else _json(own.decode("latin-1"))[1:-1]
+    return b"" if own is None else own if _is_bare(own) else _text(own)[1:-1]
+
+
+def _no_id(request: Any, fields: bytes) -> bytes:
+    return redact.REDACTED.encode()
+
+
+def _text(value: bytes) -> bytes:
+    """A value of a request as JSON text, without control bytes."""
+    return _json(redact.visible(value.decode("latin-1")))
+
+
+def _line(found: dict[str, Any]) -> bytes:
+    """An object as a line."""
+    return _json(_visible(found)) + b"\n"
+
+
+def _visible(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _visible(inner) for name, inner in value.items()}
+    return redact.visible(value) if isinstance(value, str) else value
+
+
+def _size(value: bytes) -> bytes:
+    return b"(%d bytes)" % len(value)
 
 
 def _is_bare(value: bytes) -> bool:
@@ -329,6 +361,8 @@ def _is_bare(value: bytes) -> bool:
 
 def _plain(value: bytes | None) -> str:
     """A value between quotes: what would end it or the line is escaped."""
-    if not value:
-        return "-"
-    return value.decode("latin-1").replace("\\", "\\\\").replace('"', '\\"')
+    return _quotable(value.decode("latin-1")) if value else "-"
+
+
+def _quotable(text: str) -> str:
+    return redact.visible(text.replace("\\", "\\\\").replace('"', '\\"'))

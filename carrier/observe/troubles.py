@@ -11,6 +11,8 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from carrier.redact import refused
+
 if TYPE_CHECKING:
     from carrier.core.listener import Listener
     from carrier.log import Log
@@ -63,7 +65,7 @@ class Troubles:
                 key = ("(others)", "(others)")
             kind = self.kinds.setdefault(key, Kind())
         kind.count += 1
-        kind.detail = error.detail
+        kind.detail = refused(error.kind, error.detail)
         kind.cluster = session.cluster.name if session.cluster is not None else ""
         now = self.loop.time()
         if now - kind.told >= PERIOD:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import uvloop
 
+from carrier import redact
 from carrier.admin import gate
 from carrier.admin.api import Api
 from carrier.admin.probes import Probes
@@ -165,6 +166,7 @@ class Server:
 
         def put_in_force() -> None:
             self.env.gate.trust_loopback = trust_of(settings, config)
+            self.env.hidden = redact.hidden(wanted.redact, wanted.query) if wanted is not None else redact.ALWAYS
             if new is not old:
                 self._log_to(new, old)
 
@@ -386,7 +388,7 @@ def _ended(session: Session) -> Said:
         "fallback": session.fallback,
         "bytes_in": session.bytes_in,
         "bytes_out": session.bytes_out,
-        "error": error.detail if error is not None else None,
+        "error": redact.refused(error.kind, error.detail) if error is not None else None,
     }
 
 

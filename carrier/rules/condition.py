@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Literal
 
 from carrier.errors import shown as shown_value
+from carrier.redact import ALWAYS, REDACTED, Hidden
 from carrier.rules.checks import ASKS, Check, checker, compile_regex, hashable, is_number, searcher
 from carrier.rules.inputs import HEADERS, METHOD, OF_BYTES, Reader, Source, headers_of, joined, members, needs_of, reader, total
 
@@ -92,8 +93,13 @@ class Leaf:
 
     @property
     def text(self) -> str:
-        """In words: `header x-user is "john"`."""
-        wanted = "" if self.op in ("defined", "undefined") else f" {self.shown}"
+        """In words: `header x-user is "john"`. What is secret in any case is not shown."""
+        return self.words(ALWAYS)
+
+    def words(self, hidden: Hidden) -> str:
+        """The same, without what is hidden."""
+        shown = REDACTED if self.source.is_hidden(hidden) else self.shown
+        wanted = "" if self.op in ("defined", "undefined") else f" {shown}"
         return f"{self.source} {ASKS[self.op]}{wanted}" + (" (in any case)" if self.fold else "")
 
 
@@ -148,11 +154,16 @@ class Group:
     @property
     def text(self) -> str:
         """In words, with parentheses where they are needed."""
+        return self.words(ALWAYS)
+
+    def words(self, hidden: Hidden) -> str:
+        """The same, without what is hidden."""
         if not self.parts:
             return "nothing" if self.op == "any" else "anything"
+        said = [(part, part.words(hidden)) for part in self.parts]
         if self.op == "none":
-            return "not (" + " or ".join(part.text for part in self.parts) + ")"
-        texts = [f"({part.text})" if isinstance(part, Group) and part.op != "none" else part.text for part in self.parts]
+            return "not (" + " or ".join(text for _, text in said) + ")"
+        texts = [f"({text})" if isinstance(part, Group) and part.op != "none" else text for part, text in said]
         return (" and " if self.op == "all" else " or ").join(texts)
 
 
@@ -227,6 +238,10 @@ class Condition:
     def text(self) -> str:
         """In words."""
         return self.node.text
+
+    def words(self, hidden: Hidden) -> str:
+        """The same, without what is hidden."""
+        return self.node.words(hidden)
 
     @property
     def always(self) -> bool:

@@ -23,6 +23,7 @@ import msgspec
 
 from carrier.core.decision import Needs
 from carrier.core.metadata import MISSING, readable, walk
+from carrier.redact import Hidden
 from carrier.rules.checks import compile_regex, searcher
 from carrier.rules.target import normal_path
 
@@ -42,6 +43,19 @@ class Source(msgspec.Struct, frozen=True):
     kind: str
     name: str
     reads: tuple[tuple[str, ...], ...]
+
+    def is_hidden(self, hidden: Hidden) -> bool:
+        """Are its values not to be shown?"""
+        if self.kind == "headers":
+            return any(map(searcher(compile_regex(self.name, True)), hidden.fields))
+        if self.kind == "query":
+            return not hidden.query
+        for path in self.reads:
+            if path[:2] == HEADERS and (len(path) < 3 or path[2].lower() in hidden.fields):
+                return True
+            if path[:2] == ("HTTP", "url") and self.kind == "value" and not hidden.query:
+                return True
+        return False
 
     def __str__(self) -> str:
         return LABELS[self.kind].format(self.name)

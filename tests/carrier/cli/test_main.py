@@ -561,7 +561,7 @@ def test_a_value_cannot_forge_a_line_or_a_field():
     lines = lines_of("info", lambda log: log.info("ended", session='a b=c "d"\n2027 error x', path=b"\xff\x1b[31m"))
     assert len(lines) == 1
     assert lines[0].count("\n") == 1
-    assert r'session="a b=c \"d\"\n2027 error x"' in lines[0]
+    assert r'session="a b=c \"d\"\x0a2027 error x"' in lines[0]
     assert "\x1b" not in lines[0]
 
 

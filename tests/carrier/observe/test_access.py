@@ -413,12 +413,12 @@ async def test_a_request_that_is_refused_before_it_is_a_session_has_its_line(tmp
     length, connect, long, tls = read_lines(file)
     assert (length["method"], length["path"], length["status"]) == ("POST", "/a?b=1", 400)
     assert (length["listener"], length["protocol"], length["error"], length["flags"]) == ("front", "HTTP", "protocol-error", "DPE")
-    assert length["why"] == 'refused, protocol-error: Content-Length "+5" is not one decimal number'
+    assert length["why"] == "refused, protocol-error: Content-Length (2 bytes at offset 50) is not one decimal number"
     assert length["bytes_in"] == len("POST /a?b=1 HTTP/1.1\r\nhost: shop\r\ncontent-length: +5\r\n\r\n") and length["bytes_out"] > 100
     assert re.fullmatch(r"127\.0\.0\.1:\d+", length["client"]) and 0 <= length["duration_us"] < 5_000_000
     assert (connect["method"], connect["path"], connect["status"]) == ("CONNECT", "shop:443", 501)
     assert (long["method"], long["path"], long["status"], long["error"]) == ("GET", "/long", 431, "headers-too-large")
-    assert (tls["request"], tls["status"]) == ("\x16\x03\x01 hello", 400) and "method" not in tls
+    assert (tls["request"], tls["status"]) == ("(9 bytes)", 400) and "method" not in tls
 
 
 async def test_a_head_that_never_ends_has_its_line_and_so_has_a_body_that_is_too_slow(tmp_path: Path) -> None:
@@ -466,7 +466,7 @@ async def test_a_refused_request_in_the_format_of_envoy(tmp_path: Path) -> None:
         await request(stage, "nonsense", None)
     first, second = file.read_text().splitlines()
     assert re.fullmatch(r'\[[^]]+\] "GET /\\"x HTTP/1\.1" 400 DPE 0 \d+ \d+ - "-" "-" "-" "-" "-"', first)
-    assert '"- nonsense -" 400 DPE' in second
+    assert '"- (8 bytes) -" 400 DPE' in second
 
 
 async def test_what_a_connection_sends_behind_its_limit_of_connections_is_told(tmp_path: Path) -> None:
