@@ -118,6 +118,10 @@ class Table(Protocol):
 
     def decide(self, meta: Mapping[str, Any]) -> Decision: ...
 
+    def place(self, address: str) -> object | None:
+        """What its rules can tell of a client at this address, equal for those whom they cannot tell apart; None: they look at more of a
+        connection than that."""
+
 
 class Decision:
     """What one rule means: rewrites and the resolved route, or the error of a session that hits it.
@@ -270,6 +274,10 @@ class Fixed:
     def decide(self, meta: Mapping[str, Any]) -> Decision:
         """The one."""
         return self.decision
+
+    def place(self, address: str) -> object | None:
+        """They are all the same to it."""
+        return ()
 
 
 def same_route(now: Decision, before: Decision) -> bool:

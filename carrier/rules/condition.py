@@ -217,6 +217,11 @@ class Condition:
         return self.node.held
 
     @property
+    def leaves(self) -> Iterator[Leaf]:
+        """All conditions that it is made of."""
+        return _leaves(self.node)
+
+    @property
     def alternatives(self) -> list[Conjunction]:
         """The condition as an OR of ANDs."""
         return _alternatives(self.node)

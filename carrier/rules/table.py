@@ -17,6 +17,7 @@ from carrier.errors import Error
 from carrier.model import same
 from carrier.rules.inputs import total
 from carrier.rules.match import Conditions, Matcher
+from carrier.rules.places import networks_of
 
 if TYPE_CHECKING:
     from carrier import model as config
@@ -110,6 +111,13 @@ class Table:
         """Every cluster that a session may come to."""
         self.needs = total(matcher.needs for matcher, _ in self.lists.values())
         self.start = self.lists.get(rulelist)
+        self._networks = networks_of(matcher for matcher, _ in self.lists.values())
+
+    def place(self, address: str) -> object | None:
+        """See `core.decision.Table`: the networks that a client's address is in."""
+        if self._networks is None:
+            return None
+        return self._networks.around(address)
 
     def equals(self, other: Table) -> bool:
         """Both decide alike: the same decisions in the same lists."""

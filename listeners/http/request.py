@@ -22,7 +22,7 @@ from carrier.wire.making import date_field
 from listeners.http.answers import answer_fields, error_answer, fine, misdirected
 
 if TYPE_CHECKING:
-    from listeners.http.routing import Port
+    from listeners.http.routing import Port, Routing
 
 IDS = 4096
 TAILS = [b"%03x\r\n\r\n" % number for number in range(IDS)]
@@ -36,13 +36,15 @@ class Origin:
 
     peer, local: host and port. trusted: what it says of others is believed. special: what is added depends on more than the connection.
     tls: how it is secured, or None. fields: lines for each request; fields_and_id: the same and all but the end of a request id; number:
-    how many ids have been used.
+    how many ids have been used. place: what the rules can tell of it, as placed_by found.
     """
 
-    __slots__ = ("fields", "fields_and_id", "local", "number", "peer", "special", "tls", "trusted")
+    __slots__ = ("fields", "fields_and_id", "local", "number", "peer", "place", "placed_by", "special", "tls", "trusted")
 
     def __init__(self, port: Port, peer: tuple[str, int], local: tuple[str, int], tls: Any) -> None:
         self.peer, self.local, self.tls = peer, local, tls
+        self.place: object = None
+        self.placed_by: Routing | None = None
         self.believed_by(port)
         self.fields = b"x-forwarded-for: " + peer[0].encode() + b"\r\n" if peer[0] else b""
         self.number = self.new_ids()

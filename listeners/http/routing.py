@@ -45,6 +45,10 @@ def networks(value: object) -> list[IPv4Network | IPv6Network]:
 class Asked(Protocol):
     """What a decision needs of who asks."""
 
+    @property
+    def origin(self) -> Any:
+        """The connection that it came on (listeners/http/request.py)."""
+
     def metadata(self, head: Head | None, /) -> dict[str, Any]: ...
 
 
@@ -63,9 +67,12 @@ class Routing:
         self.table = table
         self.profile, self.trusting = Forwarding(**common), Forwarding(**common, trusted=True)
         self.memo, self.trusted_memo = RequestMemo(limits, self.profile), RequestMemo(limits, self.trusting)
-        self.by_peer = needs.peer or needs.other
+        self.by_peer = needs.peer
+        """Decisions depend on the connection: they are remembered with its place, and not with heads that come on others too."""
+        self.by_other = needs.other
+        """They depend on what is not looked at here: none is remembered."""
         self.by_url = needs.url
-        self.decisions: dict[tuple[bytes, bytes, object], Decision] = {}
+        self.decisions: dict[tuple[Any, ...], Decision] = {}
         self.size = 0
         """Bytes of `decisions`."""
 
@@ -74,23 +81,32 @@ class Routing:
 
     def route(self, request: Asked, head: Head) -> tuple[Decision, Head | None]:
         """The decision for a request, and the head to send on if the rule rewrites it; remembered with the head where it may be."""
-        if self.by_peer:
+        if self.by_other:
             decision = self.table.decide(request.metadata(head))
             return decision, rewritten(head, decision)
         decided: Decision | None = None
         key = None
         if head.key is not None:
-            key = (head.method, head.target if self.by_url else b"", head.key)
+            key = (head.method, head.target if self.by_url else b"", head.key, self._place(request.origin) if self.by_peer else None)
             decided = self.decisions.get(key)
         if decided is None:
             decided = self.table.decide(request.metadata(head))
             if key is not None:
                 self._remember(key, decided)
         onward = rewritten(head, decided)
-        found = head.decision = decided, None if onward is head else onward
+        found = decided, None if onward is head else onward
+        if not self.by_peer:
+            head.decision = found
         return found
 
-    def _remember(self, key: tuple[bytes, bytes, object], decision: Decision) -> None:
+    def _place(self, origin: Any) -> object:
+        """What the rules can tell of a connection; asked once for each. At worst that is one of its own."""
+        if origin.placed_by is not self:
+            place = self.table.place(origin.peer[0])
+            origin.place, origin.placed_by = object() if place is None else place, self
+        return origin.place
+
+    def _remember(self, key: tuple[Any, ...], decision: Decision) -> None:
         size = len(key[0]) + len(key[1]) + weight(key[2])
         if size > LONG:
             return

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import tracemalloc
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from carrier.core.decision import Decision, Hits
 from carrier.model import Rewrite
-from carrier.wire.h1.head import parse_request
+from carrier.rules.table import Matchers, Table
+from carrier.wire.h1.head import Limits, parse_request
 from carrier.wire.http import Head
-from listeners.http.routing import rewritten
+from listeners.http.routing import Routing, rewritten
 from tests.listeners.http.test_h1 import GET, Pair
+from tests.support import config, echo, listener
 
 
 def head(raw: bytes = b"GET /a?b HTTP/1.1\r\nhost: h\r\nx-user: john\r\n\r\n") -> Head:
@@ -86,3 +90,60 @@ def test_what_is_remembered_of_long_targets_is_bounded_in_bytes() -> None:
     finally:
         tracemalloc.stop()
     assert routing.decisions
+
+
+# -- decisions that depend on the connection
+
+
+class Asking:
+    """A request of a connection; `looks`: how often its metadata was asked for."""
+
+    looks = 0
+
+    def __init__(self, address: str, port: int = 1) -> None:
+        self.origin = SimpleNamespace(peer=(address, port), place=None, placed_by=None)
+
+    def metadata(self, head: Head | None) -> dict[str, Any]:
+        Asking.looks += 1
+        address, port = self.origin.peer
+        return {"IP": {"src_addr": address}, "TCP": {"src_port": port}, "HTTP": head.metadata() if head is not None else {}}
+
+
+def routing(*matches: object) -> Routing:
+    rules = [{"name": f"r{i}", "match": match, "action": {"route": {"destination": "echo"}}} for i, match in enumerate(matches)]
+    conf = config(clusters=[echo()], listeners=[listener("web", protocol="HTTP", rules=rules)])
+    return Routing(Table(conf, conf.listeners["web"].rules, {}, Matchers(), {}), Limits(), {}, b"http")
+
+
+def keyed(found: Routing, raw: bytes = b"GET / HTTP/1.1\r\nhost: h\r\n\r\n") -> Head:
+    return found.memo.parse(raw)
+
+
+def test_where_rules_look_at_networks_the_source_is_asked_once_for_a_connection_and_decisions_hold_for_its_network() -> None:
+    found = routing({"matchSource": {"cidr": "10.1.0.0/16"}}, {"matchSource": {"cidr": ["10.0.0.0/8", "2001:db8::/32"]}}, None)
+    came = keyed(found)
+    Asking.looks = 0
+    clients = [Asking(address) for address in ("10.1.2.3", "10.2.3.4", "192.0.2.1", "2001:db8::1", "::ffff:10.1.9.9")]
+    for _ in range(10):
+        assert [found.route(client, came)[0].rule for client in clients] == ["r0", "r1", "r2", "r1", "r0"]
+    assert Asking.looks == 3, "one for each set of networks"
+    assert came.decision is None
+    others = [Asking(f"10.1.0.{i}") for i in range(100)]
+    assert {found.route(client, came)[0].rule for client in others} == {"r0"} and Asking.looks == 3
+
+
+def test_where_they_look_at_more_of_a_connection_decisions_hold_for_that_connection() -> None:
+    found = routing({"op": "test", "path": "/TCP/src_port", "value": 7}, None)
+    came = keyed(found)
+    Asking.looks = 0
+    one, other = Asking("10.0.0.1", 7), Asking("10.0.0.1", 8)
+    for _ in range(10):
+        assert (found.route(one, came)[0].rule, found.route(other, came)[0].rule) == ("r0", "r1")
+    assert Asking.looks == 2
+
+
+def test_a_new_table_asks_a_connection_again() -> None:
+    client = Asking("10.1.2.3")
+    before, after = routing({"matchSource": {"cidr": "10.0.0.0/8"}}, None), routing({"matchSource": {"cidr": "11.0.0.0/8"}}, None)
+    assert before.route(client, keyed(before))[0].rule == "r0"
+    assert after.route(client, keyed(after))[0].rule == "r1"
