@@ -78,6 +78,7 @@ class Request(Socket):
         "departing",
         "frames",
         "listener",
+        "local",
         "origin",
         "peer",
         "seen",
@@ -105,7 +106,7 @@ class Request(Socket):
     def asked_by(self, origin: Origin) -> None:
         """Who asks."""
         self.origin = origin
-        self.peer = origin.peer
+        self.peer, self.local = origin.peer, origin.local
 
     # ------------------------------------------------------------------ what is asked
 

@@ -71,16 +71,16 @@ class Downstream:
     def routed(self, request: dict[str, Any]) -> Decision:
         lines = "".join(f"{name}: {value}\r\n" for name, value in request["headers"])
         raw = f"{request['method']} {request['path']} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
-        known = self.listener.memo.heads.get(raw)
+        known = self.listener.routing.memo.heads.get(raw)
         if known is not None:
             self.on_head(known)
         else:
-            http1.RequestReader(self.listener.memo, self.listener.limits, self).feed(raw)
+            http1.RequestReader(self.listener.routing.memo, self.listener.limits, self).feed(raw)
         assert self.decision is not None
         return self.decision
 
     def on_head(self, head: Head) -> None:
-        found = head.decision or self.listener.route(self, head)  # type: ignore[arg-type]
+        found = head.decision or self.listener.routing.route(self, head)  # type: ignore[arg-type]
         self.decision = found[0]
 
     def metadata(self, head: Head) -> dict[str, Any]:

@@ -123,7 +123,7 @@ async def test_forms_are_415_and_no_answer_allows_another_origin() -> None:
         status, headers, _ = await up.call("POST", "/api/v1/drain", {}, content_type="text/plain")
         assert status == 415
         status, headers, _ = await up.call("OPTIONS", "/api/v1/config", origin="http://127.0.0.1")
-        assert status == 404
+        assert status == 405
         assert not [name for name in headers if name.startswith("access-control")]
         assert up.server.life.state == "ready"
 
@@ -383,7 +383,7 @@ async def test_a_lease_runs_out_during_a_drain_as_at_any_time() -> None:
         await live.read(1)
         match = {"matchHeader": {"name": "x-user", "value": "john"}}
         body = {"listener": "web", "user": "john", "match": match, "endpoint": "127.0.0.1:9", "expires": 0.3}
-        assert await up.status("PUT", "/api/v1/bridges/john", body) == 200
+        assert await up.status("PUT", "/api/v1/bridges/john", body) == 201
         assert await up.status("POST", "/api/v1/drain") == 200
         await wait_until(lambda: not up.proxy.config.bridges)
         assert not up.proxy.listeners["web"].bound
@@ -580,7 +580,7 @@ async def test_every_write_has_an_audit_line_with_names_and_no_contents() -> Non
         lines = [line.split(" change ")[1].strip() for line in up.lines if " change " in line]
         assert [line.replace(line.split("peer=")[1].split()[0], "P") for line in lines] == [
             'revision=2 peer=P call="POST /rules" result=200 names=+rules/r',
-            'revision=2 peer=P call="POST /rules" result=400',
+            'refused revision=2 peer=P call="POST /rules" result=400 reason="Cannot add rule: Rule \\"r\\" already defined"',
             'revision=2 peer=P call="DELETE /rules/r" result="200 dry run"',
             'revision=3 peer=P call="DELETE /rules/r" result=200 names=-rules/r',
         ]
