@@ -1,11 +1,13 @@
 """UNIX socket cluster: the endpoint's address is the name of a socket file, or "@name"; `mode` as the listener's.
 
-Connecting to a UNIX socket takes no time, so a destination is always there at once, or refused. A dgram socket binds an address that the
-kernel makes up (unix(7), autobind), so that it can be answered.
+Connecting to a UNIX socket takes no time, so a destination is there at once, or refused; but when the server's queue of connections is
+full, there is nothing to do but to try again. A dgram socket binds an address that the kernel makes up (unix(7), autobind), so that it
+can be answered.
 """
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
     from carrier.core.session import Session
     from carrier.core.spec import Kind
     from carrier.core.stream import Socket
+
+
+SOON, LATER = 0.002, 0.1
+"""Seconds between two tries to get into a full queue, at first and at most."""
 
 
 class UnixCluster(Cluster):
@@ -45,9 +51,20 @@ class UnixCluster(Cluster):
     def kind_of(cls, spec: Mapping[str, Any]) -> Kind:
         return super().kind_of(spec) if mode_of(spec) == "stream" else "datagram"
 
-    def ready(self, session: Session, endpoint: Endpoint | None) -> Socket:
+    def ready(self, session: Session, endpoint: Endpoint | None) -> Socket | None:
         assert endpoint is not None
         sock = self._connected(endpoint.host)
+        return None if sock is None else self._end(session, sock)
+
+    async def open(self, session: Session, endpoint: Endpoint) -> Socket:
+        """The queue is full: the kernel does not say when it is so no more."""
+        delay = SOON
+        while (sock := self._connected(endpoint.host)) is None:
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, LATER)
+        return self._end(session, sock)
+
+    def _end(self, session: Session, sock: socket.socket) -> Socket:
         loop = self.env.loop
         upstream: ByteSocket | PacketSocket
         if self.mode == "stream":
@@ -59,10 +76,12 @@ class UnixCluster(Cluster):
         return upstream
 
     async def probe(self, endpoint: Endpoint, health: Health) -> None:
-        self._connected(endpoint.host).close()
+        sock = self._connected(endpoint.host)
+        if sock is not None:  # a full queue is somebody's
+            sock.close()
 
-    def _connected(self, filename: str) -> socket.socket:
-        """A connected socket. Raises Error (retry "yes": nothing was sent)."""
+    def _connected(self, filename: str) -> socket.socket | None:
+        """A connected socket; None: the server's queue is full. Raises Error (retry "yes": nothing was sent)."""
         sock = socket.socket(socket.AF_UNIX, MODES[self.mode] | socket.SOCK_NONBLOCK)
         try:
             if self.mode == "dgram":
@@ -75,7 +94,7 @@ class UnixCluster(Cluster):
             raise
         except BlockingIOError:
             sock.close()
-            raise Error("overload", f"{filename}: its queue of connections is full", "upstream", "yes") from None
+            return None
         except OSError as exc:
             sock.close()
             raise from_os(exc, "upstream", filename, "yes") from None

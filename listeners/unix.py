@@ -1,9 +1,11 @@
 """UNIX socket listener: `mode` stream (connections), seqpacket (connections of messages) or dgram (one socket, a session per address).
 
 The file is made when the listener is bound and removed when it stops; a file that nobody listens at any more is replaced. A name that
-begins with "@" is abstract (unix(7)). A dgram peer is answered only if it has bound an address; all those that have not share one
-session, which cannot be answered. Its replies wait, bounded, while the peer's queue is full, because the kernel does not say when there
-is room in it; a session on which nothing moves ends after `idle_timeout`.
+begins with "@" is abstract (unix(7)). `mode`, `user` and `group` of the file are options.
+
+A dgram peer is answered only if it has bound an address; all those that have not share one session, which cannot be answered. Its replies
+wait, bounded, while the peer's queue is full, because the kernel does not say when there is room in it; a session on which nothing moves
+ends after `idle_timeout`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from carrier.errors import Error, Problem, from_os
 from carrier.hops.bytesocket import ByteSocket
 from carrier.hops.bytesource import Accepted
 from carrier.hops.packetsocket import LONGEST, READS, PacketSocket
-from carrier.hops.unixsocket import MODES, address_of, check_mode, mode_of, remove_stale
+from carrier.hops.unixsocket import MODES, address_of, check_file, check_mode, closed_to_others, give, identity, mode_of, remove_stale
 from carrier.options import check_numbers, numbers
 from listeners.tcp import TcpListener
 
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 OPTIONS: Mapping[str, float] = {"track": 0, "max_connections": 4096, "half_close_timeout": 300, "idle_timeout": 0}
 """Limits (connections or dgram peers, seconds); 0 means none."""
+FILE = ("mode", "user", "group")
+"""Options of the file."""
 DGRAM_IDLE = 60.0
 """The default of idle_timeout for dgram: such a session has no other end."""
 AGAIN = 0.002
@@ -57,8 +61,8 @@ class UnixListener(TcpListener):
         """dgram: by address; None: all who have none."""
         self.dropped: dict[str, int] = {}
         """dgram: messages dropped, by reason."""
-        self.owner = False
-        """The file is this listener's to remove."""
+        self.owner: tuple[int, int] | None = None
+        """The file that is this listener's to remove: device and inode. One that somebody else has put in its place is not."""
 
     @classmethod
     def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
@@ -74,7 +78,7 @@ class UnixListener(TcpListener):
     @classmethod
     def check_options(cls, options: Mapping[str, Any], path: str = "") -> list[Problem]:
         """Everything wrong with the options, by the strict standard."""
-        return check_numbers(options, OPTIONS, path)
+        return check_numbers(options, OPTIONS, path, FILE) + check_file(options, path)
 
     @classmethod
     def kind_of(cls, spec: Mapping[str, Any]) -> Kind:
@@ -92,12 +96,15 @@ class UnixListener(TcpListener):
         sock = socket.socket(socket.AF_UNIX, MODES[self.mode] | socket.SOCK_NONBLOCK)
         try:
             remove_stale(self.filename)
-            sock.bind(address_of(self.filename))
-            self.owner = True
+            with closed_to_others(self.options):
+                sock.bind(address_of(self.filename))
+            self.owner = identity(self.filename) if self.filename[:1] != "@" else None
+            give(self.filename, self.options)
             if self.mode != "dgram":
                 sock.listen(BACKLOG)
         except (OSError, ValueError) as exc:
             sock.close()
+            self._unlink()
             reason = from_os(exc, "carrier").detail if isinstance(exc, OSError) else str(exc)
             raise Error("bind", f'"{self.name}": Could not bind to {self.filename!r}: {reason}') from None
         self.bound = [sock]
@@ -112,7 +119,8 @@ class UnixListener(TcpListener):
         super().inherit(old)
         assert isinstance(old, UnixListener)
         if old.filename == self.filename:
-            old.owner, self.owner = False, True
+            self.owner, old.owner = old.owner, None
+            self.env.guard(f"mode and owner of {self.filename}", give, self.filename, self.options)
         if self.continues(old):
             self.peers |= old.peers
             old.peers.clear()
@@ -158,8 +166,8 @@ class UnixListener(TcpListener):
             super().release()
 
     def _unlink(self) -> None:
-        if self.owner and self.filename[:1] != "@":
-            self.owner = False
+        owner, self.owner = self.owner, None
+        if owner is not None and identity(self.filename) == owner:
             try:
                 os.unlink(self.filename)
             except OSError:

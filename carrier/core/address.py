@@ -14,6 +14,8 @@ from carrier.core.spec import check_members
 from carrier.errors import Error, Problem, from_os
 
 BACKLOG = 4096
+KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 6))
+"""Seconds of silence until a peer is asked, between two questions, and how many of those stay unanswered."""
 NO_IPV6 = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EADDRNOTAVAIL)
 """What binding to "::" says on a machine without IPv6: not built in, or switched off."""
 
@@ -59,6 +61,14 @@ def authority(host: str, port: object) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def keep_alive(sock: socket.socket) -> None:
+    """A TCP peer that has left the network without a word is found out after two minutes of silence. What a listening socket accepts
+    inherits this (tcp(7))."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEP_ALIVE:
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
 def _bind(family: int, address: Any, dual: bool, transport: int) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, transport)
     try:
@@ -66,6 +76,8 @@ def _bind(family: int, address: Any, dual: bool, transport: int) -> socket.socke
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dual else 1)
         sock.bind(address)
+        if transport == socket.IPPROTO_TCP:
+            keep_alive(sock)
         sock.listen(BACKLOG)
     except BaseException:
         sock.close()
@@ -90,6 +102,8 @@ class Place:
             if self.family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, self.only)
             sock.bind(self.name)
+            if self.listens and self.proto == socket.IPPROTO_TCP:
+                keep_alive(sock)
             if self.listens:
                 sock.listen(BACKLOG)
         except BaseException:

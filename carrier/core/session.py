@@ -527,6 +527,8 @@ class Session(Stream):
         self.ended_at = monotonic()
         if (endpoint := self.endpoint) is not None:
             endpoint.leave()
+        if error is not None and self.error is None:  # nobody here wanted or found that: an end broke
+            self.event("DISCONNECT", "destination" if error.side == "upstream" else "source", error.detail)
         if error is None and not self.source_done:  # a source without an end of its own
             self.source_done = True
             to, self.source.to = self.source.to, NOWHERE

@@ -57,13 +57,15 @@ def dump(session: Any) -> dict[str, Any]:
     source, endpoint = session.source, session.endpoint or session.last_endpoint
     decision, over = session.decision, session.status == DESTROYED
     destination: dict[str, Any] = {"status": "PENDING"}
-    if session.cluster is not None and session.status != INIT:
+    cluster = session.cluster or (decision.cluster if decision is not None and session.retries else None)
+    if cluster is not None and (session.status != INIT or session.retries):
         shown: Any = "<INVALID>"
         if endpoint is not None:
             shown = {"name": endpoint.name, "spec": {"address": endpoint.host}}
-        elif session.cluster.virtual:
-            shown = {"name": session.cluster.name, "spec": {"address": "<VIRTUAL>"}}
-        destination = {"origin": session.cluster.name, "endpoint": shown, "status": "END" if session.status == DESTROYED else "READY"}
+        elif cluster.virtual:
+            shown = {"name": cluster.name, "spec": {"address": "<VIRTUAL>"}}
+        status = "END" if session.status == DESTROYED else "RETRYING" if session.status == INIT else "READY"
+        destination = {"origin": cluster.name, "endpoint": shown, "status": status}
     name, metadata = session.described()
     metadata = {k: v for k, v in metadata.items() if k != "name"}
     found: dict[str, Any] = {

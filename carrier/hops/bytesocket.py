@@ -25,6 +25,7 @@ from operator import attrgetter
 from os import read, write
 from typing import Any
 
+from carrier.core.address import keep_alive
 from carrier.core.stream import DESTROYED, HIGH, Stream
 from carrier.errors import Error, Side, from_os
 from carrier.hops.descriptor import Descriptor
@@ -489,6 +490,7 @@ async def connect(
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         if family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            keep_alive(sock)
         if bind is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(bind)

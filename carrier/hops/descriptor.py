@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from carrier.core.stream import NOWHERE, Socket
+from carrier.core.stream import CONNECTED, NOWHERE, Socket
 
 if TYPE_CHECKING:
     from carrier.errors import Error, Side
@@ -53,7 +53,12 @@ class Descriptor(Socket):
         session = self.session
         if session is not None and session.source is self:
             session.source_done = True
+            session.event("END", "source")
+            self.to.end()
+            return
         self.to.end()
+        if session is not None and self.session is session and session.status == CONNECTED:  # it was not replaced, nor was that all
+            session.event("END", "destination")
 
     def broken(self, error: Error) -> None:
         """The descriptor failed: tell both neighbours. The one in front may have this hop replaced meanwhile (a reconnect, the fallback):

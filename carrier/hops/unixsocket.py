@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import grp
 import os
+import pwd
+import re
 import socket
 import stat
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from carrier.errors import Problem
@@ -55,6 +59,63 @@ def identity(filename: str) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return found.st_dev, found.st_ino
+
+
+def check_file(options: Mapping[str, Any], path: str) -> list[Problem]:
+    """Everything wrong with the options of a socket's file: `mode`, `user`, `group`."""
+    found = []
+    if "mode" in options and _mode(options["mode"]) is None:
+        found.append(Problem("expected the mode of a file", f"{path}.mode", seen=repr(options["mode"]), allowed='octal, as "0660"'))
+    for name, look in (("user", pwd.getpwnam), ("group", grp.getgrnam)):
+        if name in options and _number(options[name], look) is None:
+            found.append(Problem(f"there is no such {name}", f"{path}.{name}", seen=repr(options[name]), allowed="a name or a number"))
+    return found
+
+
+def _mode(value: Any) -> int | None:
+    if isinstance(value, str) and re.fullmatch("0?o?[0-7]{3,4}", value):
+        return int(value.replace("o", ""), 8)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 0o777 else None
+
+
+def _number(value: Any, look: Callable[[str], Any]) -> int | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value if 0 <= value < 1 << 31 else None
+    if not isinstance(value, str):
+        return None
+    if value.isascii() and value.isdigit():
+        return int(value) if int(value) < 1 << 31 else None
+    try:
+        return int(look(value)[2])
+    except KeyError:
+        return None
+
+
+def give(filename: str, options: Mapping[str, Any]) -> None:
+    """Give a socket's file its mode, user and group. Raises OSError."""
+    if filename[:1] == "@":
+        return
+    user, group, mode = (
+        _number(options.get("user"), pwd.getpwnam),
+        _number(options.get("group"), grp.getgrnam),
+        _mode(options.get("mode")),
+    )
+    if user is not None or group is not None:
+        os.chown(filename, -1 if user is None else user, -1 if group is None else group)
+    if mode is not None:
+        os.chmod(filename, mode)
+
+
+@contextlib.contextmanager
+def closed_to_others(options: Mapping[str, Any]) -> Iterator[None]:
+    """A file that is made here is never open to more than its `mode` says, not even for a moment."""
+    mode = _mode(options.get("mode"))
+    before = os.umask(0o777 & ~mode) if mode is not None else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.umask(before)
 
 
 def remove_stale(filename: str) -> None:

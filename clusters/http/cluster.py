@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from carrier.core import health
-from carrier.core.address import check_bind, local_address
+from carrier.core.address import check_bind, keep_alive, local_address
 from carrier.core.breaker import BREAKER
 from carrier.core.cluster import Cluster, first_that_connects
 from carrier.core.endpoint import Endpoint
@@ -190,7 +190,9 @@ class HttpCluster(Cluster):
                 _, upstream = await self.env.loop.create_connection(
                     lambda: self._make(endpoint, version), *address[1][:2], family=address[0], local_addr=local
                 )
-                upstream.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED)
+                sock = upstream.transport.get_extra_info("socket")
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED)
+                keep_alive(sock)
             except OSError as exc:
                 raise from_os(exc, "upstream", endpoint.address, "yes") from None
             return upstream

@@ -9,11 +9,12 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from tests.pki import Pki, pki
-from tests.support import Peer, cluster, config, listener, port_of, running, tcp, tcp_server, udp_server, wait_until
+from tests.support import Peer, cluster, config, free_port, listener, port_of, running, tcp, tcp_server, udp_server, wait_until
 
 __all__ = ["pki"]
 MUCH = 2_000_000
@@ -196,3 +197,81 @@ async def test_what_they_have_said_arrives_through_framing_and_jsonsocket_too() 
                 found = [await server.read() for _ in range(40 if not before else 0)]
                 assert found == [b"framed"] * len(found)
                 await wait_until(lambda: proxy.listeners["in"].counter == 40)
+
+
+# -- what is told of an end
+
+
+def said(session: Any) -> list[tuple[str, str]]:
+    return [(event, message) for event, _, message, _ in session.events if event in ("END", "DISCONNECT")]
+
+
+async def test_who_has_ended_and_how_stands_in_the_events() -> None:
+    async with tcp_server() as backend:
+        conf = config(clusters=[cluster("up", backend.port)], listeners=[listener("in", "up", options={"track": 60})])
+        async with running(conf) as proxy:
+            tracked = proxy.listeners["in"].tracked
+            for how in ("client", "upstream", "client resets", "upstream resets"):
+                async with tcp(port_of(proxy, "in")) as client:
+                    client.send(b"x")
+                    peer = await backend.peer(len(tracked))
+                    peer.send(b"y")
+                    assert await client.read(1) == b"y"
+                    first, second = (client, peer) if how.startswith("client") else (peer, client)
+                    if how.endswith("resets"):
+                        first.reset()
+                    else:
+                        first.end()
+                        await asyncio.sleep(0.01)
+                        second.end()
+                    number = len(tracked)
+                    await wait_until(lambda number=number: len(tracked) == number + 1)
+            assert [said(session)[0] for session in tracked] == [
+                ("END", "source"),
+                ("END", "destination"),
+                ("DISCONNECT", "source"),
+                ("DISCONNECT", "destination"),
+            ]
+
+
+async def test_a_session_that_is_being_retried_names_its_cluster() -> None:
+    retry = {"retry_on": "connect-failure", "num_retries": 5, "timeout": 300}
+    conf = config(clusters=[cluster("up", free_port())], listeners=[listener("in", "up", retry=retry)])
+    async with running(conf) as proxy, tcp(port_of(proxy, "in")):
+        await wait_until(lambda: [s for s in proxy.sessions() if s.retries])
+        shown = next(iter(proxy.sessions())).dump()["destination"]
+        assert (shown["origin"], shown["status"]) == ("up", "RETRYING")
+
+
+async def test_connections_ask_who_is_silent_whether_he_is_there(pki: Pki) -> None:
+    """On both sides, whatever the protocol: a laptop that sleeps says no goodbye."""
+    for protocol in ("TCP", "HTTP", "auto", "WebSocket"):
+        async with tcp_server() as backend:
+            up = cluster("up", backend.port, protocol=protocol if protocol != "auto" else "TCP")
+            conf = config(clusters=[up], listeners=[listener("in", "up", protocol=protocol)])
+            async with running(conf) as proxy, tcp(port_of(proxy, "in")) as client:
+                fields = b"host: x\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\nsec-websocket-key: "
+                client.send(b"GET / HTTP/1.1\r\n" + fields + b"A" * 22 + b"==\r\n\r\n")
+                await backend.peer()
+                ports = {client.port, backend.port}
+                found = [alive(fd, ports) for fd in map(int, os.listdir("/proc/self/fd"))]
+                assert [asked for asked in found if asked is not None] == [(1, 60, 10, 6)] * 2, protocol
+
+
+def alive(fd: int, ports: set[int]) -> tuple[int, ...] | None:
+    """How a descriptor asks, if it is ours and connected to one of these ports."""
+    try:
+        sock = socket.socket(fileno=os.dup(fd))
+    except OSError:
+        return None
+    with sock:
+        try:
+            if sock.type != socket.SOCK_STREAM or sock.getpeername()[1] not in ports:
+                return None
+            if sock.getsockname()[1] in ports:
+                return None
+            options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            idle = [sock.getsockopt(socket.IPPROTO_TCP, option) for option in options]
+            return (sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), *idle)
+        except (OSError, IndexError):
+            return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import grp
 import os
 import socket
 from pathlib import Path
@@ -14,7 +15,7 @@ from carrier.config.findings import warnings
 from carrier.errors import Error
 from listeners.unix import UnixListener
 from tests.sockets import MODES, client, server
-from tests.support import cluster, config, echo, running, tcp_server, wait_until
+from tests.support import cluster, config, echo, listener, port_of, running, tcp, tcp_server, wait_until
 
 ALL = sorted(MODES)
 CONNECTED = ["seqpacket", "stream"]
@@ -253,3 +254,64 @@ def test_messages_into_a_stream_of_bytes_are_warned_of(tmp_path: Path) -> None:
     assert not warnings(config(clusters=[up], listeners=[unix("in", tmp_path / "s", "stream", "up")]))
     for mode in ("seqpacket", "dgram"):
         assert "limits" in warnings(config(clusters=[up], listeners=[unix("in", tmp_path / "s", mode, "up")]))[0]
+
+
+# -- the file
+
+
+async def test_the_file_has_the_mode_that_is_asked_for_from_its_first_moment_and_may_get_another(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    conf = config(clusters=[echo()], listeners=[unix("in", path, options={"mode": "0660"})])
+    async with running(conf) as proxy:
+        assert path.stat().st_mode & 0o777 == 0o660
+        await proxy.apply(config(clusters=[echo()], listeners=[unix("in", path, options={"mode": "0600"})]))
+        assert path.stat().st_mode & 0o777 == 0o600
+        with client(path) as one:
+            await one.send(b"hello")
+            assert await one.read() == b"hello"
+    assert not path.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to give a file away takes root")
+async def test_the_file_belongs_to_whom_it_is_to_belong(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    async with running(config(clusters=[echo()], listeners=[unix("in", path, options={"user": 1234, "group": "daemon"})])):
+        found = path.stat()
+        assert (found.st_uid, found.st_gid) == (1234, grp.getgrnam("daemon").gr_gid)
+
+
+@pytest.mark.parametrize("options", [{"mode": "0999"}, {"mode": True}, {"user": "no-such-user"}, {"group": -1}, {"mod": "0600"}])
+def test_what_is_no_mode_and_nobody_is_refused(options: dict[str, Any]) -> None:
+    assert UnixListener.check_options(options, "$")
+
+
+async def test_a_file_that_somebody_else_has_put_in_its_place_stays(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    async with running(config(clusters=[echo()], listeners=[unix("in", path)])):
+        path.unlink()
+        other = server(path)
+    assert path.exists()
+    with client(path):
+        pass
+    other.sock.close()
+
+
+async def test_a_full_queue_of_connections_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listening.bind(str(path))
+    listening.listen(0)
+    first = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    first.connect(str(path))
+    up = {"name": "up", "spec": {"protocol": "UnixDomainSocket"}, "endpoints": [{"name": "e", "spec": {"address": str(path)}}]}
+    async with running(config(clusters=[up], listeners=[listener("in", "up")])) as proxy, tcp(port_of(proxy, "in")) as one:
+        one.send(b"hello")
+        await asyncio.sleep(0.05)
+        assert proxy.listeners["in"].live
+        listening.setblocking(False)
+        for _ in range(2):
+            peer, _ = await asyncio.wait_for(asyncio.get_running_loop().sock_accept(listening), 3)
+        assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(peer, 100), 3) == b"hello"
+        peer.close()
+    first.close()
+    listening.close()

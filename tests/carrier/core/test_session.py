@@ -182,7 +182,7 @@ async def test_an_ended_session_is_remembered_while_it_is_tracked_and_not_else()
         session = only_session(proxy)
         assert session.listener.name == "in"
         assert session.dump()["status"] == "DESTROYED"
-        assert names(session) == ["INIT", "LOOKUP SUCCESS", "CONNECT", "DESTROY"]
+        assert names(session) == ["INIT", "LOOKUP SUCCESS", "CONNECT", "END", "DESTROY"]
         proxy.listeners["in"].tick(session.ended_at + 61)
         assert not list(proxy.sessions())
 
@@ -374,7 +374,7 @@ async def test_a_refused_destination_is_answered_by_the_fallback() -> None:
         assert await ask(port_of(proxy, "in"), b"hello") == b"hello"
         shown = only_session(proxy).dump()
         assert shown["fallback"] == "refused"
-        assert [e["event"] for e in shown["events"]] == ["INIT", "LOOKUP SUCCESS", "ERROR", "FALLBACK", "CONNECT", "DESTROY"]
+        assert [e["event"] for e in shown["events"]] == ["INIT", "LOOKUP SUCCESS", "ERROR", "FALLBACK", "CONNECT", "END", "DESTROY"]
 
 
 async def test_a_fallback_that_is_down_too_fails_the_session_once() -> None:
