@@ -300,7 +300,9 @@ class LateConnection(Connection1):
         first, self.first = self.first, b""
         if not self.closing or self.listener.leaving:
             self.data_received(first)
-        self.since = began if self.session is None and self.reader.pending else self.since
+        if self.session is None and self.reader.pending:
+            self.since = began
+            self.wait_for_head()
 
 
 class SecuredSource(Socket, asyncio.Protocol):
@@ -381,6 +383,7 @@ class SecuredSource(Socket, asyncio.Protocol):
             connection.data_received(first)
         if connection.session is None and connection.reader.pending:
             connection.since = since
+            connection.wait_for_head()
 
     def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
         if not self.transport.is_closing():

@@ -27,8 +27,8 @@ SHORT = 4096
 MISSES = 8
 """Straight misses of the memo after which a connection does not ask it for the next REST answers: they differ every time."""
 REST = 4096
-PIECE = 64 * 1024
-"""Bytes of one read of an answer that is large, or of which nobody knows how large it is."""
+PIECE = 48 * 1024
+"""Bytes of one read of an answer that is large, or of which nobody knows how large it is. Of a downstream that does not read, two are held."""
 
 
 class Bulk(asyncio.BufferedProtocol):

@@ -44,6 +44,8 @@ FLUSH = 30.0
 """Seconds that a client may take nothing of a closed connection's last bytes."""
 HELLO = 18
 """Bytes of the preface of HTTP/2 that tell it: the head that it looks like."""
+UNREAD = HIGH // 2
+"""Bytes that wait for a downstream that does not read before the upstream is paused; what it had read by then, a piece, comes on top."""
 HALF_CLOSED = 1.0
 """Seconds in which an answer has to begin when its client has sent its end behind the request; or to move on, if it had begun."""
 
@@ -53,17 +55,19 @@ class Connection1(Answering1, asyncio.Protocol):
 
     full: the transport holds enough of what the downstream does not read; no further request is begun then. discard: bytes of a body that
     are read and dropped. ended: the client sends no more; what came whole before is served. refusal: what is said behind the present
-    answer. arrival: what it is counted as before it speaks HTTP. ask: what knows heads, misses: how often in a row it did not, missed: the
-    `number` of the last time. unsent: bytes that the client had not taken at the last look at a closing connection.
+    answer. timer: until a head that was begun must be whole. arrival: what it is counted as before it speaks HTTP. ask: what knows heads,
+    misses: how often in a row it did not, missed: the `number` of the last time. unsent: bytes that the client had not taken at the last
+    look at a closing connection.
     """
 
-    __slots__ = ("arrival", "ask", "discard", "ended", "full", "missed", "misses", "refusal", "unsent")
+    __slots__ = ("arrival", "ask", "discard", "ended", "full", "missed", "misses", "refusal", "timer", "unsent")
 
     ask: Callable[[bytes], Head | None]
 
     def __init__(self, listener: Port) -> None:
         super().__init__(listener)
         self.arrival: Arrival | None = None
+        self.timer: asyncio.TimerHandle | None = None
         self.full = self.ended = False
         self.discard = self.unsent = 0
         self.missed = 0
@@ -84,7 +88,7 @@ class Connection1(Answering1, asyncio.Protocol):
         self.reader = RequestReader(listener.routing.memo, listener.limits, self)
         self.learn()
         self.write = self.transport.write
-        self.transport.set_write_buffer_limits(HIGH)
+        self.transport.set_write_buffer_limits(UNREAD)
         self.closing = listener.leaving
         tls = self.origin.tls
         if tls is not None and tls.selected_alpn_protocol() == "h2":
@@ -131,8 +135,9 @@ class Connection1(Answering1, asyncio.Protocol):
         reader = self.reader
         if self.asked is None and self._is_other(data):
             return
+        fresh = self.session is None and not reader.pending
         if self.session is None:
-            if not reader.pending:
+            if fresh:
                 self.since = max(self.since, self.listener.now)  # a new connection is not older than it is
         elif self.body_done and not self.tunnel:
             reader.held = True  # the reader does not know of a request that the memo knew
@@ -149,6 +154,19 @@ class Connection1(Answering1, asyncio.Protocol):
             self.to.flush()
         else:
             self._rest()
+            if fresh and reader.pending:
+                self.wait_for_head()
+
+    def wait_for_head(self) -> None:
+        """A head was begun: it has its time, to the moment. (`tick`, once a second, is for those that nobody holds up.)"""
+        timeout = self.listener.header_timeout
+        if timeout > 0:
+            self.timer = self.listener.env.loop.call_at(self.since + timeout, self._head_is_late, self.since)
+
+    def _head_is_late(self, since: float) -> None:
+        self.timer = None
+        if self.session is None and self.since == since and self.reader.pending and not self.full and not self.transport.is_closing():
+            self._tick_between(self.listener.header_timeout)
 
     def _is_other(self, data: bytes) -> bool:
         """On the first bytes: do they begin HTTP/2 (RFC 9113 3.4), or what this port does not speak?"""
@@ -300,6 +318,9 @@ class Connection1(Answering1, asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.listener.gone(self)
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
         self.reader.detach()
         self.spare = None
         self.give_up(Error("reset", "the downstream closed the connection", "downstream"))

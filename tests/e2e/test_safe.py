@@ -21,7 +21,7 @@ from carrier.admin.gate import Limits
 from carrier.admin.operations import OPERATIONS
 from carrier.cli.main import LIMITS, parser
 from carrier.core.breaker import BREAKER
-from tests.soak import churn, damaged, drain, kill9, memory, stops
+from tests.soak import churn, damaged, drain, kill9, memory, readers, stops
 from tests.soak.process import PATIENCE, carrier, free_port
 
 EMPTY = {"listeners": []}
@@ -38,6 +38,12 @@ def test_sigterm_resets_nobody_who_got_in(protocol: str) -> None:
     figures, failures = stops.run(3, protocol)
     assert not failures, (failures, figures)
     assert figures["answered"] > 50 < figures["refused"]
+
+
+@pytest.mark.parametrize("protocol", ["HTTP", "auto", "TCP"])
+def test_a_reader_that_does_not_read_costs_128_kilobytes_at_most(protocol: str) -> None:
+    figures, failures = readers.run(150, protocol)
+    assert not failures, figures
 
 
 def test_kill_9_loses_nothing_that_was_acknowledged_and_leaves_nothing_half() -> None:

@@ -221,6 +221,23 @@ async def test_the_limit_of_the_process_knows_raw_sessions_of_auto_and_handshake
             await wait_until(lambda: proxy.connections() == 2)
 
 
+@pytest.mark.parametrize("protocol", ["HTTP", "auto"])
+async def test_a_head_that_is_said_byte_by_byte_has_its_time_and_not_a_moment_more(protocol: str) -> None:
+    async with web(protocol, header_timeout=1.5) as (proxy, _, _), tcp(port_of(proxy, "in")) as client:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+
+        async def drip() -> None:
+            for byte in REQUEST[:-2] + b"x-a: b\r\n" * 100:
+                client.send(bytes([byte]))
+                await asyncio.sleep(0.05)
+
+        dripping = asyncio.create_task(drip())
+        assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 408 ")
+        assert loop.time() - began <= 1.5 + 0.2
+        dripping.cancel()
+
+
 # -- a listener that stops
 
 
