@@ -28,7 +28,7 @@ MISSES = 8
 """Straight misses of the memo after which a connection does not ask it for the next REST answers: they differ every time."""
 REST = 4096
 PIECE = 48 * 1024
-"""Bytes of one read of an answer that is large, or of which nobody knows how large it is. Of a downstream that does not read, two are held."""
+"""Bytes of one read of an answer that is large, or of which nobody knows how large it is. Two are held for who does not read."""
 
 
 class Bulk(asyncio.BufferedProtocol):
