@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import operator
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from itertools import product
 
 from carrier.wire.http import HOP, Fields, Head
 
-_CLAIMS = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port", b"forwarded")
-ALIASES = frozenset(b"x%bforwarded%b%b" % (a, b, name[12:]) for name in _CLAIMS[:4] for a in (b"-", b"_") for b in (b"-", b"_")) - {
-    *_CLAIMS
-}
+
+def _spellings(name: bytes) -> Iterator[bytes]:
+    """The name with each "-" as it is or as "_"."""
+    first, *others = name.split(b"-")
+    for between in product((b"-", b"_"), repeat=len(others)):
+        yield first + b"".join(map(operator.add, between, others))
+
+
+_CLAIMS = (
+    b"x-forwarded-for",
+    b"x-forwarded-proto",
+    b"x-forwarded-host",
+    b"x-forwarded-port",
+    b"x-forwarded-client-cert",
+    b"x-forwarded-prefix",
+    b"x-forwarded-ssl",
+    b"x-forwarded-scheme",
+    b"x-forwarded-server",
+    b"x-forwarded-user",
+    b"front-end-https",
+    b"true-client-ip",
+    b"forwarded",
+)
+ALIASES = frozenset(spelt for name in _CLAIMS for spelt in _spellings(name)) - {*_CLAIMS}
 """Names that a server behind CGI or WSGI takes for claims: "-" and "_" are the same to it (RFC 3875 4.1.18). Never sent on: a trusted proxy
 that knows only the real names passes its clients' forgeries."""
 CLAIMS = ALIASES.union(_CLAIMS)

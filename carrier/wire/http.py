@@ -38,6 +38,10 @@ HOP = frozenset(
 )
 """Fields for one hop only (RFC 9110 7.6.1 and 11.7); never sent on."""
 EXPLAIN = b"x-carrier-explain"
+OURS = b"x-carrier-"
+"""How the fields begin in which we say why: nobody else's answer has them."""
+SAYS = frozenset(OURS + name for name in (b"rule", b"cluster", b"endpoint", b"why", b"fallback", b"error"))
+"""Those that there are."""
 """Asks for the reason of the routing in the answer's head; heeded from authorised peers (listeners/http/listener.py)."""
 ENDURING = frozenset((b"host", b"content-length", b"transfer-encoding"))
 """Fields that a Connection field cannot name away: they say where a message ends and whom it is for."""

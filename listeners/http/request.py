@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from carrier.core.address import is_loopback
 from carrier.core.reuse import ReusedSession, blank
 from carrier.core.stream import Socket
 from carrier.errors import Error
@@ -190,12 +189,14 @@ class Request(Socket):
         self.send_head(head, more, last)
 
     def _may_ask(self, asked: Head) -> bool:
-        """Is this peer to be told why? Who is on this machine, unless as a proxy for somebody else, and who is in `options.explain`."""
-        host = self.origin.peer[0]
+        """Is this peer to be told why? Who is in `options.explain`; else who calls from 127.0.0.1 or over a unix socket, unless as a proxy
+        for somebody else, and nobody where that address is others' as well (`trust_loopback`): containers of one pod."""
+        host, env = self.origin.peer[0], self.listener.env
         if self.listener.explained and trusts(self.listener.explained, host):
             return True
         passed_on = any(asked.get(name) is not None for name in (b"x-forwarded-for", b"forwarded", b"via"))
-        return (not host or is_loopback(host)) and not passed_on
+        here = host in ("", "127.0.0.1", "::1") and (env.gate is None or env.gate.trust_loopback != "none")
+        return here and not passed_on
 
     def _switch(self, head: Head) -> None:
         """Both sides speak another protocol from now on."""

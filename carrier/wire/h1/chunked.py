@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from carrier.errors import Error, Side, shown
 from carrier.wire.forwarding import CLAIMS
 from carrier.wire.h1.head import ILL, TCHARS, Limits, refuse, split_lines, split_pairs, too_large
-from carrier.wire.http import ENDURING, UNMERGEABLE, Fields, join_fields
+from carrier.wire.http import ENDURING, OURS, UNMERGEABLE, Fields, join_fields
 
 # Spaces and tabs around the parts of an extension are "bad", but the grammar has them (RFC 9112 7.1.1): read, and dropped with it. Before
 # the first ";" we refuse them, as h11 does. Old servers pad the sizes of their chunks; their answers are read, requests like that are not.
@@ -35,7 +35,7 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 def passable(name: bytes) -> bool:
     """May a trailer of this lower-case name be sent on?"""
-    return name not in _UNTRUSTED
+    return name not in _UNTRUSTED and not name.startswith(OURS)
 
 
 def chunk(data: bytes) -> bytes:

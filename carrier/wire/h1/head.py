@@ -16,7 +16,7 @@ import h11
 
 from carrier.errors import Error, Side, shown
 from carrier.wire.forwarding import Forwarding
-from carrier.wire.http import CHUNKED, CLOSE, ENDURING, EXPLAIN, HOP, LENGTH, NONE, TOKEN, Head, join_fields
+from carrier.wire.http import CHUNKED, CLOSE, ENDURING, EXPLAIN, HOP, LENGTH, NONE, OURS, TOKEN, Head, join_fields
 
 
 @dataclass(frozen=True)
@@ -244,6 +244,9 @@ def plan_answer(pairs: Pairs, status: int, minor: int, profile: Forwarding) -> P
         doubtful = True
     plan.tail = b"via: 1.1 " + profile.via + b"\r\n" if profile.via else b""
     options = _connection(plan, seen, minor, "upstream")
+    forged = [name for name in seen if name.startswith(OURS)]
+    if forged:
+        plan.cut = plan.cut.union(forged)
     doubtful |= bare and (plan.body == CHUNKED or plan.length > 0)
     if bare or doubtful:
         plan.cut = plan.cut | {b"content-length"}  # RFC 9110 8.6: not in 1xx and 204

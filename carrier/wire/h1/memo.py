@@ -31,7 +31,7 @@ from carrier.wire.h1.head import (
     plan_request,
     tokens,
 )
-from carrier.wire.http import EXPLAIN, FIELD_BYTES, HOP, LENGTH, NONE, TOKEN, Head
+from carrier.wire.http import EXPLAIN, FIELD_BYTES, HOP, LENGTH, NONE, OURS, SAYS, TOKEN, Head
 
 _TABLE = 4096  # entries of a table: lines or heads
 _PLANS = 1024
@@ -206,7 +206,7 @@ class _Memo:
         lower = name.lower()
         if len(name) > _NAME_MAX or not TOKEN.fullmatch(name) or self.profile.confusable(lower):
             return _SLOW
-        kind = self._names[name] = _BY_LINE if lower in self._by_line else self._present.get(lower, 0)
+        kind = self._names[name] = _BY_LINE if lower in self._by_line else self._present.get(lower, self._unknown(lower))
         return kind
 
     def _seek(self, name: bytes) -> None:
@@ -229,6 +229,10 @@ class _Memo:
         if len(self._shapes) >= _SHAPES:
             self._shapes.clear()
         self._shapes[left] = _Shape(left, [needle[2:-1] for needle in needles], plan, head)
+
+    def _unknown(self, name: bytes) -> int:
+        """The kind of a name that nobody has named."""
+        return 0
 
     def _find(self, key: tuple[int, ...], numbers: tuple[int, ...], status: int) -> Plan | None:
         """Make and keep the plan for a key. None where only h11 may judge: an unsure line, a name twice, fields that the plan refuses."""
@@ -388,8 +392,11 @@ class AnswerMemo(_Memo):
 
     def __init__(self, limits: Limits | None = None, profile: Forwarding | None = None) -> None:
         by_line = frozenset((b"connection", b"transfer-encoding", b"upgrade"))
-        super().__init__(limits, profile, by_line, HOP | {b"content-length"})
+        super().__init__(limits, profile, by_line, HOP | SAYS | {b"content-length"})
         self._starts: dict[bytes, tuple[int, bytes] | None] = {}
+
+    def _unknown(self, name: bytes) -> int:
+        return _SLOW if name.startswith(OURS) else 0  # never sent on
 
     def like(self, raw: bytes, keep: bool = False) -> Head | None:
         """The Head of a whole answer head of a known shape; None for all others, and for whatever is not one whole head.

@@ -15,7 +15,7 @@ from carrier.wire.grpc import is_type
 from carrier.wire.h1.chunked import passable
 from carrier.wire.h2.encoder import Encoder
 from carrier.wire.h2.hpack import Pair, encode, line
-from carrier.wire.http import CHUNKED, EXPLAIN, LENGTH, NONE, Fields, Head
+from carrier.wire.http import CHUNKED, EXPLAIN, LENGTH, NONE, OURS, Fields, Head
 
 if TYPE_CHECKING:
     from carrier.wire.forwarding import Forwarding
@@ -95,6 +95,8 @@ def answer_of(section: Section, last: bool) -> Head:
     length, status = section.length, section.status
     body = NONE if last or status < 200 or status in (204, 304) else LENGTH if length >= 0 else CHUNKED
     onward = section.fields if last and status >= 200 and status != 204 else without_length(section.fields)
+    if any(name.startswith(OURS) for name, _ in onward):
+        onward = tuple(pair for pair in onward if not pair[0].startswith(OURS))
     head = Head(b"", status=status, version="2", body=body, length=max(0, length), fields=section.fields, onward=onward)
     head.never = section.never
     if section.kept:
