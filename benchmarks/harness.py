@@ -132,7 +132,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="CPU per request of Carrier2 and its peers, side by side.")
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(SCENARIOS)} (default: all)")
     parser.add_argument("--short", action="store_true", help="the main scenarios, 3 rounds of 1 s each")
-    parser.add_argument("--peers", help="comma-separated names (default: all that are installed; carrier-bare and the -watched when named)")
+    parser.add_argument("--peers", help="comma-separated names (default: all that are installed; some only when named)")
     parser.add_argument("--only", default="", help="scenarios whose name contains this")
     parser.add_argument("--rounds", type=int, help="rounds of each scenario (default 5)")
     parser.add_argument("--seconds", type=float, help="length of one round (default 3; wrk takes whole seconds)")
@@ -158,7 +158,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     rounds = options.rounds or (3 if options.short else 5)
     seconds = options.seconds or (1.0 if options.short else 3.0)
     wanted = options.peers.split(",") if options.peers else None
-    peers = [peer for peer in PEERS if (peer.name in wanted if wanted is not None else not getattr(peer, "more", ()))]
+    peers = [
+        peer for peer in PEERS if (peer.name in wanted if wanted is not None else not getattr(peer, "apart", getattr(peer, "more", ())))
+    ]
     results: list[Result] = []
     with ExitStack() as restore:
         _settle(restore)

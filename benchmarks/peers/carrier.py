@@ -1,7 +1,9 @@
 """Ours: `carrier run -c FILE` with the same job in our own YAML, and variants of it.
 
 `carrier-ws` ends WebSocket itself (listener and cluster) where `carrier` passes the Upgrade on; `carrier-100` and `carrier-1000` have so
-many rules more; `carrier-bare` counts and logs nothing of sessions, `carrier-watched` counts them and writes an access log to a file.
+many rules more, `carrier-2` and `carrier-20` so many endpoints in each cluster, round robin; `carrier-bare` counts and logs nothing of
+sessions, `carrier-watched` counts them and writes an access log to a file. `carrier-other` is that of another tree, which CARRIER_OTHER
+names (a `git worktree` of an older commit, after `make venv` there).
 """
 
 import compileall
@@ -28,8 +30,19 @@ class Carrier:
     routes = True
     version_command = (sys.executable, "--version")
 
-    def __init__(self, name: str = "carrier", protocols: Sequence[str] = PROTOCOLS, rules: int = 0, more: Sequence[str] = ()):
+    def __init__(
+        self,
+        name: str = "carrier",
+        protocols: Sequence[str] = PROTOCOLS,
+        rules: int = 0,
+        more: Sequence[str] = (),
+        endpoints: int = 1,
+        tree: str = "",
+    ):
         self.name = name
+        self.endpoints = endpoints
+        self.tree = tree
+        self.apart = bool(more or tree or endpoints > 1)  # only when it is named
         self.protocols = protocols
         self.rules = rules  # exact header rules that no request meets, before the others
         self.more = more  # options of the command; DIR is the directory of this run
@@ -38,17 +51,20 @@ class Carrier:
         """See `Peer`."""
         if importlib.util.find_spec("carrier.cli.main") is None:
             return "carrier.cli.main is not there yet"
+        if self.tree and not Path(self.tree, ".venv", "bin", "carrier").exists():
+            return f"CARRIER_OTHER: {self.tree} has no .venv"
         return _no_websocket() if self.name == "carrier-ws" else None
 
     def prepare(self, job: Job, directory: Path) -> Command:
         """See `Peer`."""
         _compile()
         file = directory / "carrier.yaml"
-        protocol = "http" if job.protocol == "websocket" and self.name == "carrier" else job.protocol
+        protocol = "http" if job.protocol == "websocket" and self.name in ("carrier", "carrier-other") else job.protocol
         users = {f"nobody-{number}": job.default for number in range(self.rules)} | dict(job.users)
-        file.write_text(yaml.safe_dump(config(replace(job, users=users), protocol, free_ports(1)[0]), sort_keys=False))
+        file.write_text(yaml.safe_dump(config(replace(job, users=users), protocol, free_ports(1)[0], self.endpoints), sort_keys=False))
         more = [option.replace("DIR", str(directory)) for option in self.more]
-        return Command([sys.executable, "-c", START, "run", "-c", str(file), "-l", "error", *more])
+        start = [f"{self.tree}/.venv/bin/carrier"] if self.tree else [sys.executable, "-c", START]
+        return Command([*start, "run", "-c", str(file), "-l", "error", *more])
 
 
 @cache
@@ -65,16 +81,19 @@ def _no_websocket() -> str | None:
     return None if found else "no WebSocket listener and cluster yet"
 
 
-def config(job: Job, protocol: str, admin_port: int) -> dict[str, Any]:
+def _endpoints(number: int) -> dict[str, Any]:
+    """So many of one address: each has its own connections."""
+    found: dict[str, Any] = {"endpoints": [{"spec": {"address": "127.0.0.1"}} for _ in range(number)]}
+    return found | ({"loadbalancer": {"policy": "round_robin"}} if number > 1 else {})
+
+
+def config(job: Job, protocol: str, admin_port: int, endpoints: int = 1) -> dict[str, Any]:
     """The configuration for `job`; `protocol` is a key of `SPELLING`. The API gets a port of its own, so that several can run at once."""
     spelled = SPELLING[protocol]
     front = {"protocol": spelled, "port": job.port, "address": "127.0.0.1"}
     rules = _rules(job) if job.parses_http else []
     rules.append({"name": "default", "action": {"route": {"destination": job.default}}})
-    clusters = [
-        {"name": name, "spec": {"protocol": spelled, "port": port}, "endpoints": [{"spec": {"address": "127.0.0.1"}}]}
-        for name, port in job.backends.items()
-    ]
+    clusters = [{"name": name, "spec": {"protocol": spelled, "port": port}, **_endpoints(endpoints)} for name, port in job.backends.items()]
     controller = {"name": "controller", "spec": {"protocol": "L7mpController"}}
     admin = {
         "name": "admin",
