@@ -36,6 +36,9 @@ class AutoCluster(HttpCluster):
         request = session.request
         return 2 if request is not None and request.version == "2" else 1
 
+    def tunnels(self, session: Session) -> bool:
+        return False
+
     def ready(self, session: Session, endpoint: Endpoint | None) -> Stream | None:
         # The HTTP listener asks before its session is whole: what has no source yet is a request's.
         bytes_only = getattr(session, "source", None) is not None and session.request is None
@@ -45,7 +48,7 @@ class AutoCluster(HttpCluster):
         if session.request is not None:
             return await super().open(session, endpoint)
         source = session.source
-        decrypted = isinstance(source, Tls) or getattr(source, "transport", None) is not None
+        decrypted = isinstance(source, Tls) or source.transport is not None
         return await (self.over_tls if decrypted else self.plain).open(session, endpoint)
 
     def tick(self, now: float) -> None:

@@ -60,6 +60,8 @@ class WebSocketCluster(TcpCluster):
         """Everything wrong with the options, by the strict standard."""
         return check_numbers(options, OPTIONS, path)
 
+    messages_only = True
+
     def tunnels(self, session: Session) -> bool:
         """Will the source's own handshake be answered by the upstream, and its bytes be relayed as they are? What stands between a
         WebSocket listener and us wants messages; through an HTTP listener an upgrade is a tunnel, also to its transforms."""

@@ -104,7 +104,7 @@ class JsonSocketListener(Over):
         return self.env.names.give(session, f"JSONSocket:{self.name}-{session.number}")
 
     def metadata(self, session: Session) -> dict[str, Any]:
-        joint = session.source.joint  # type: ignore[attr-defined]
+        joint = session.source.joint
         return {**super().metadata(session), "JSONSocket": joint.header}
 
 

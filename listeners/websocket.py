@@ -251,7 +251,7 @@ class WebSocketSource(WebSocketEnd):
         named = b"" if head.has_id else make_id()
         session.fields = listener.profile.extra(head, self.peer[0].encode(), named) + b"\r\n"
         # Where only messages will pass there is no request to be answered, and a route may reconnect.
-        asks = decision.plain or not hasattr(decision.cluster, "tunnels")
+        asks = decision.plain or decision.cluster is None or not decision.cluster.messages_only
         session.begin(decision, rewritten(head, decision) if asks else None, False)
         if self.session is session and session.status == CONNECTED and not self.upgraded:
             self.resume()
@@ -262,15 +262,14 @@ class WebSocketSource(WebSocketEnd):
         cluster = session.cluster if session is not None else None
         if session is None or cluster is None or session.request is None:
             return False
-        tunnels = getattr(cluster, "tunnels", None)
-        return bool(tunnels(session)) if tunnels is not None else cluster.protocol == "HTTP"
+        return cluster.tunnels(session)
 
     def resume(self) -> None:
         session = self.session
         if not self.upgraded and not self.refused and session is not None and not self.gone:
             if session.status != CONNECTED or self._answer_comes():
                 return
-            self._upgrade(getattr(session.destination, "subprotocol", None) or self._first_subprotocol())
+            self._upgrade(session.destination.subprotocol or self._first_subprotocol())
         super().resume()
 
     def _first_subprotocol(self) -> bytes:

@@ -237,7 +237,7 @@ class Gate:
 
     def secures(self, listener: Any) -> bool:
         """Has it that one? Only its certificates count."""
-        own = getattr(listener, "certificates", None)
+        own = listener.certificates
         return own is self.certificates if self.certificates is not None else self.context is not None and listener.tls is self.context
 
     @property
@@ -409,13 +409,13 @@ def _is_address(name: str) -> bool:
 def caller_of(session: Session, gate: Gate) -> Caller:
     """Who is at the other end of a session."""
     source: Any = session.source
-    transport = getattr(source, "transport", None)
+    transport = source.transport
     sock = transport.get_extra_info("socket") if transport is not None else None
     if sock is not None and sock.family == socket.AF_UNIX:
         pid, uid = credentials(sock)
         return Caller("unix", f"unix uid={uid} pid={pid}", uid=uid, pid=pid)
-    host, port = getattr(source, "peer", ("", 0))[:2]
-    at = getattr(source, "local", ("", 0))[:2]
+    host, port = source.peer[:2]
+    at = source.local[:2]
     certificate = gate.secures(session.listener) and transport is not None and bool(transport.get_extra_info("peercert"))
     kind: Literal["loopback", "remote"] = "loopback" if is_loopback(host) else "remote"
     return Caller(

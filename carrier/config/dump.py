@@ -117,13 +117,13 @@ class View:
         cls = self.protocols.cluster(spec["protocol"])
         if cls is None or not cls.virtual:
             return spec
-        shown = {"protocol": spec["protocol"], **getattr(cls, "defaults", {})}
+        shown = {"protocol": spec["protocol"], **cls.defaults}
         return shown | {field: spec[field] for field in cls.fields if field in spec}
 
     def _endpoints(self, obj: Cluster) -> list[Dict]:
         cls = self.protocols.cluster(obj.spec["protocol"])
         if cls is not None and cls.virtual:
-            return [{"name": obj.name, "spec": {"address": "<VIRTUAL>"}}] if getattr(cls, "shows_endpoint", True) else []
+            return [{"name": obj.name, "spec": {"address": "<VIRTUAL>"}}] if cls.shows_endpoint else []
         return [endpoint(e) for e in obj.endpoints]
 
     def _child(self, kind: str, name: str) -> Dict | str:

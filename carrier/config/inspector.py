@@ -145,11 +145,12 @@ class Inspector:
         self.members(value, path, "a listener", checks, ("name", "spec", "rules"))
 
     def _options(self, cls: Any, plain: Mapping[str, Check] | None) -> Check:
-        """The options of a protocol: its class checks them if it has `check_options`; else `plain`, or anything."""
+        """The options of a protocol: its class checks them if it has some of its own; else `plain`, or anything."""
 
         def check(value: Any, path: str) -> None:
-            if hasattr(cls, "check_options") and isinstance(value, dict):
-                self.problems += cls.check_options(value, path)
+            found = cls.check_options(value, path) if cls is not None and isinstance(value, dict) else None
+            if found is not None:
+                self.problems += found
             elif plain is not None:
                 self.members(value, path, "options", plain)
             else:
@@ -194,10 +195,9 @@ class Inspector:
             self.problems += check_numbers({name: limit for name, limit in value.items() if name in BREAKER}, BREAKER, path)
             if "health" in value:
                 self.problems += health.check(value["health"], f"{path}.health")
-            if hasattr(cls, "check_options"):
-                self.problems += cls.check_options(own, path)
-            elif cls is not None:
-                self.problems += check_numbers(own, {}, path, common)
+            if cls is not None:
+                found = cls.check_options(own, path)
+                self.problems += found if found is not None else check_numbers(own, {}, path, common)
 
         return check
 

@@ -50,6 +50,16 @@ class Cluster:
     kind: Kind = "byte"
     virtual: ClassVar[bool] = False
     """Has no endpoints: the stream is played here."""
+    tls: Any = None
+    """Its TLS towards endpoints (a ClientTls of carrier/hops/certificates.py); None or something else: none."""
+    dropped: Mapping[str, int] = {}
+    """Datagrams that went nowhere, by reason."""
+    shows_endpoint: ClassVar[bool] = True
+    """A virtual one is listed with an endpoint, as l7mp does."""
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    """Fields of the spec that are shown although nobody gave them."""
+    messages_only: ClassVar[bool] = False
+    """Takes a request of its own protocol or none: what only passes messages on is sent without one."""
     endpoint_class: ClassVar[type[Endpoint]] = Endpoint
     default_policy: ClassVar[str] = "Trivial"
     admin: ClassVar[bool] = False
@@ -100,6 +110,11 @@ class Cluster:
     def check_tls(cls, spec: Mapping[str, Any], path: str) -> list[Problem]:
         """What is wrong with `tls`; a protocol that has it looks (carrier/hops/certificates.py)."""
         return []
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], path: str = "") -> list[Problem] | None:
+        """Everything wrong with the options, by the strict standard; None: it has only those that all have."""
+        return None
 
     @classmethod
     def kind_of(cls, spec: Mapping[str, Any]) -> Kind:
@@ -213,6 +228,15 @@ class Cluster:
         if found is None:
             raise Error("no-endpoint", f"Not Found: No endpoint in cluster {self.name!r}", "upstream", "yes")
         return found
+
+    @property
+    def limited(self) -> Mapping[str, int]:
+        """How often a limit of its own refused something, by its name."""
+        return {}
+
+    def tunnels(self, session: Session) -> bool:
+        """Will the destination itself answer a session's request for another protocol, so that its bytes are relayed as they are?"""
+        return False
 
     def whose_turn(self) -> Endpoint | None:
         """The endpoint that `choose` will say next; None: that depends on the session, or nobody may be chosen."""

@@ -36,7 +36,7 @@ class Idle:
 
     def since(self, source: Socket, now: float) -> float:
         """When the source was last seen moving; to be asked once a second."""
-        moved = source.bytes_in + source.bytes_out + source.messages_in + source.messages_out - getattr(source, "size", 0)
+        moved = source.bytes_in + source.bytes_out + source.messages_in + source.messages_out - source.size
         known = self.seen.get(source)
         if known is None or known[0] != moved:
             known = self.seen[source] = moved, now

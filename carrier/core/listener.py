@@ -52,6 +52,10 @@ class Listener:
     """Of what its `port` is a port."""
     waits: ClassVar[bool] = False
     """What finds no room waits in the kernel's queue (`hold`); False: it is told so, or dropped."""
+    certificates: Any = None
+    """The certificates that it shows (a ServerTls of carrier/hops/certificates.py); None: none."""
+    dropped: Mapping[str, int] = {}
+    """Datagrams that went nowhere, by reason."""
     gives_names: ClassVar[bool] = True
     """A session's name may be another's already (carrier/core/names.py); False: it is made of what the session is, and no other has it."""
     __slots__ = ("__dict__", "__weakref__", "counter", "env", "listed", "now", "track")  # read for each session: faster than the others
@@ -102,6 +106,11 @@ class Listener:
     def check_tls(cls, spec: Mapping[str, Any], path: str) -> list[Problem]:
         """What is wrong with `tls`; a protocol that has it looks (carrier/hops/certificates.py)."""
         return []
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], path: str = "") -> list[Problem] | None:
+        """Everything wrong with the options, by the strict standard; None: it has only those that all have."""
+        return None
 
     @classmethod
     def kind_of(cls, spec: Mapping[str, Any]) -> Kind:
@@ -225,6 +234,15 @@ class Listener:
     def connections(self) -> Collection[Any]:
         """What is accepted and not gone; where nothing is accepted, the sources of its sessions."""
         return [session.source for session in self.live]
+
+    @property
+    def port(self) -> int | None:
+        """The port that it is bound to, if it has one."""
+        return None
+
+    def datagrams(self) -> Mapping[str, int] | None:
+        """What a listener of datagrams has received, sent and dropped; None: it is none."""
+        return None
 
     def make_room(self) -> bool:
         """Close a connection that is of no use to anybody; False: there is none."""

@@ -277,11 +277,7 @@ class Session(Stream):
     def _no_room(self, count: int) -> None:
         """Datagrams that found no destination in time, nor room to wait for one."""
         if count:
-            drop = getattr(self.source, "drop", None)
-            if drop is not None:
-                drop("no-destination", count)
-            else:
-                self.dropped += count
+            self.source.drop("no-destination", count)
 
     def _hold(self) -> None:
         """Until the destination is there, what the source sends waits in a backlog."""

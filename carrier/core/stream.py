@@ -57,6 +57,10 @@ class Stream:
     __slots__ = ("__weakref__", "back", "to")
     waits = False
     """It reads nothing before `resume()`."""
+    joint: Any = None
+    """What stands behind it is another protocol's stream (carrier/hops/joint.py)."""
+    subprotocol = b""
+    """What the two ends of a tunnel have agreed on, if the destination chose."""
     to: Stream
     back: Stream
 
@@ -134,6 +138,13 @@ class Socket(Stream):
     It starts paused: nothing is read before `resume()`. It counts its own bytes and messages; a session shows its source's.
     """
 
+    peer: Any = ("", 0)
+    local: Any = ("", 0)
+    """Host and port of the other end, and of ours; empty: it has none, or nobody has to know."""
+    transport: Any = None
+    """The event loop's transport; None: it has its descriptor itself."""
+    size = 0
+    """Bytes that wait to be written."""
     __slots__ = ("bytes_in", "bytes_out", "messages_in", "messages_out", "session", "waits")
     session: Owner | None
 
@@ -157,6 +168,11 @@ class Socket(Stream):
 
     def falls_back(self, reads_heads: bool) -> None:
         """Another cluster serves the session in place of the one that was decided. reads_heads: it speaks of messages, not of bytes."""
+
+    def drop(self, reason: str, count: int = 1) -> None:
+        """Datagrams of it go nowhere: where they are counted. By default with its session."""
+        if self.session is not None:
+            self.session.dropped += count
 
     def depart(self) -> None:
         """The process is about to end, and takes nothing new: say so, if the protocol has a word for that in mid-stream."""

@@ -293,7 +293,7 @@ class Daemon:
     async def refresh(self) -> None:
         """Read the files of certificates again that have changed; a bad one leaves what was there, and says so."""
         listeners = self.server.proxy.listeners.values()
-        found: list[tuple[ServerTls | None, str]] = [(getattr(one, "certificates", None), f"listener/{one.name}") for one in listeners]
+        found: list[tuple[ServerTls | None, str]] = [(one.certificates, f"listener/{one.name}") for one in listeners]
         asked = [(tls, owner) for tls, owner in found if tls is not None]
         for tls, _ in asked:
             tls.told = ""  # who asks hears of trouble, also if it was said a moment ago into a log that his shell has emptied since

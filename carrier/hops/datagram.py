@@ -77,6 +77,11 @@ class DatagramSocket(Socket):
         """Datagrams above this are not sent in bursts: the path has refused it."""
         self.closed = False
 
+    @property
+    def peer(self) -> Any:
+        """Where its datagrams go."""
+        return self.address or ("", 0)
+
     def drop(self, reason: str, count: int = 1) -> None:
         """Count datagrams that go nowhere."""
         raise NotImplementedError
@@ -177,7 +182,7 @@ def of_bytes(end: Socket) -> bool:
     session: Any = end.session
     if session is None or session.hops:
         return False
-    joint = getattr(session.destination, "joint", None)
+    joint = session.destination.joint
     if joint is not None and session.source is end:  # another protocol on top of the datagrams (carrier/hops/joint.py): its session knows
         return of_bytes(joint.far)
     other: Any = session.listener if session.source is not end else session.cluster

@@ -37,6 +37,7 @@ class Side(Socket):
     """One side of a joint: what comes in here goes out at the `other` side."""
 
     __slots__ = ("joint", "other")
+    joint: Joint
     other: Side
 
     def __init__(self, joint: Joint) -> None:
@@ -291,10 +292,8 @@ class Over(Listener):
         return self.inner.listening
 
     @property
-    def port(self) -> int:
-        """The bound port, if the transport has ports."""
-        port: int = self.inner.port  # type: ignore[attr-defined]
-        return port
+    def port(self) -> int | None:
+        return self.inner.port
 
     def key(self) -> Key | None:
         self.inner.loopback = self.loopback
@@ -473,7 +472,7 @@ def check_transport(spec: Mapping[str, Any], path: str, classes: Any) -> list[Pr
         return [Problem("needs 'transport'", path, seen="nothing", allowed="{protocol: ..., ...}")]
     where = f"{path}.{'transport_spec' if spec.get('transport_spec') else 'transport'}"
     cls = classes(transport.get("protocol"))
-    if cls is None or getattr(cls, "admin", False):
+    if cls is None or (issubclass(cls, Cluster) and cls.admin):
         return [Problem(f"no transport: {transport.get('protocol')!r}", f"{where}.protocol", seen=repr(transport.get("protocol")))]
     found: list[Problem] = cls.check(transport, where)
     return found

@@ -115,7 +115,7 @@ class Lines:
 
     def peer(self, source: Any) -> bytes:
         """host:port of the client, or nothing."""
-        key = getattr(source, "peer", None) or getattr(source, "address", None)
+        key = source.peer
         if not isinstance(key, tuple) or not key[0]:
             return b""
         host = key[0].removeprefix("::ffff:") if "." in key[0] else key[0]

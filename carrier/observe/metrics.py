@@ -154,9 +154,9 @@ class Metrics:
 
     def _datagram_counts(self) -> Iterator[tuple[str, Mapping[str, int]]]:
         for listener in self._listeners():
-            counts = getattr(listener, "datagrams", None)
+            counts = listener.datagrams()
             if counts is not None:
-                yield listener.name, counts()
+                yield listener.name, counts
 
     def _datagrams(self) -> Iterator[Sample]:
         for name, counts in self._datagram_counts():
@@ -171,7 +171,7 @@ class Metrics:
 
     def _cluster_datagrams_dropped(self) -> Iterator[Sample]:
         for cluster in self._clusters():
-            for reason, count in getattr(cluster, "dropped", {}).items():
+            for reason, count in cluster.dropped.items():
                 yield "_total", {"cluster": cluster.name, "reason": reason}, count
 
     def _endpoints(self, suffix: str, value: str) -> Iterator[Sample]:
@@ -211,12 +211,12 @@ class Metrics:
 
     def _limits_hit(self) -> Iterator[Sample]:
         for listener in self._listeners():
-            for limit, count in getattr(listener, "limited", {}).items():
+            for limit, count in listener.limited.items():
                 yield "_total", {"object": f"listener/{listener.name}", "limit": limit}, count
         for cluster in self._clusters():
             for limit, count in cluster.breaker.tripped.items():
                 yield "_total", {"object": f"cluster/{cluster.name}", "limit": limit}, count
-            for limit, count in getattr(cluster, "limited", {}).items():
+            for limit, count in cluster.limited.items():
                 yield "_total", {"object": f"cluster/{cluster.name}", "limit": limit}, count
         gate = self.proxy.env.gate
         for limit, count in gate.refused.items() if gate is not None else ():
@@ -225,11 +225,11 @@ class Metrics:
     def _secured(self) -> Iterator[tuple[str, ServerTls | ClientTls]]:
         """Who has certificates, and which."""
         for listener in self._listeners():
-            if (served := getattr(listener, "certificates", None)) is not None:
-                yield f"listener/{listener.name}", served
+            if listener.certificates is not None:
+                yield f"listener/{listener.name}", listener.certificates
         for cluster in self._clusters():
-            if isinstance(shown := getattr(cluster, "tls", None), ClientTls):
-                yield f"cluster/{cluster.name}", shown
+            if isinstance(cluster.tls, ClientTls):
+                yield f"cluster/{cluster.name}", cluster.tls
 
     def _certificate_trouble(self) -> Iterator[Sample]:
         return (("", {"object": name}, bool(tls.trouble)) for name, tls in self._secured())

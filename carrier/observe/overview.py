@@ -60,8 +60,8 @@ def address_of(listener: Listener) -> str:
         return listener.name
     if key[2] < 0:  # a file, which has no port to ask for
         return key[1]
-    port = getattr(listener, "port", None) if listener.bound else None
-    return authority(key[1], port if isinstance(port, int) else key[2])
+    port = listener.port if listener.bound else None
+    return authority(key[1], port if port is not None else key[2])
 
 
 def _listener(proxy: Proxy, listener: Listener) -> Dict:
@@ -73,9 +73,9 @@ def _listener(proxy: Proxy, listener: Listener) -> Dict:
         "sessions": len(listener.live),
         "total": listener.counter,
         "failed": listener.failed,
-        "dropped": dict(getattr(listener, "dropped", {})),
+        "dropped": dict(listener.dropped),
         "rules": list(_rules(proxy, proxy.tables[listener.name])),
-    } | _tls(getattr(listener, "certificates", None))
+    } | _tls(listener.certificates)
 
 
 def _tls(tls: Any) -> Dict:
@@ -117,9 +117,9 @@ def _cluster(cluster: Cluster) -> Dict:
         "protocol": cluster.spec.get("protocol"),
         "sessions": cluster.sessions_total,
         "down": cluster.down,
-        "dropped": dict(getattr(cluster, "dropped", {})),
+        "dropped": dict(cluster.dropped),
         "endpoints": [_endpoint(cluster, endpoint, reasons.get(endpoint.name, "")) for endpoint in cluster.endpoints],
-    } | _tls(getattr(cluster, "tls", None))
+    } | _tls(cluster.tls)
 
 
 def _endpoint(cluster: Cluster, endpoint: Endpoint, reason: str) -> Dict:

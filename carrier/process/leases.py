@@ -78,9 +78,7 @@ class Leases:
 
     def _drain(self, bridge: Bridge) -> int:
         """Let the sessions of a bridge that is over come to their end, for so long; returns how many there are."""
-        own = [
-            s for s in self.proxy.sessions() if s.status != DESTROYED and getattr(s, "decision", None) and s.decision.rule in bridge.rules
-        ]
+        own = [s for s in self.proxy.sessions() if s.status != DESTROYED and s.decision is not None and s.decision.rule in bridge.rules]
         for session in own:
             self.proxy.env.loop.call_later(DRAIN, session.kill, f"bridge {bridge.name} is over")
         return len(own)

@@ -80,7 +80,7 @@ class HttpCluster(Cluster):
 
     def __init__(self, conf: config.Cluster, env: Env) -> None:
         version = conf.spec.get("http")
-        self.tls = client_of(conf.spec, ALPN[version] if version in (1, 2) else ALPN[0])
+        self.tls: ClientTls | None = client_of(conf.spec, ALPN[version] if version in (1, 2) else ALPN[0])
         self.version: int = version if version in (1, 2) else 0 if self.tls is not None and "h2" in self.tls.alpn else 1
         """The version that is spoken; 0: TLS agrees on it."""
         self.single: dict[int, ClientTls | None] = {}
@@ -131,6 +131,9 @@ class HttpCluster(Cluster):
                 gone.close()  # connections that still serve close when they have
         self.agreed1.discard(endpoint)
         super().discard(endpoint)
+
+    def tunnels(self, session: Session) -> bool:
+        return True
 
     def ready(self, session: Session, endpoint: Endpoint | None) -> Stream | None:
         assert endpoint is not None
