@@ -3,6 +3,7 @@
 # make check   format, lint, types      make corpus   the HTTP/1.1 attack corpus, where it is at hand
 # make venv    just the environment     make docs     what is generated in docs/
 # make lock    freeze the versions      make clean    remove what these made
+# make h2spec  conformance of HTTP/2    make grpc-interop  gRPC's own suite through the proxy (both are built with Go)
 # make sctp    SCTP's tests in user-mode Linux, where the kernel has none
 # make image   build it with podman     make image-test   run it as Gefyra's operator does
 # make cluster a real Kubernetes, to look at: its API server (any user), a whole node (root, NODE=1)     make cluster-test   tests on it
@@ -23,7 +24,7 @@ IMAGE  ?= localhost/carrier2
 # Of `make cluster` and `make cluster-test`: 1 for a whole node.
 NODE   ?=
 
-.PHONY: all demo test check bench fuzz corpus sctp docs lock image image-test cluster cluster-build cluster-test venv clean
+.PHONY: all demo test check bench fuzz corpus h2spec grpc-interop sctp docs lock image image-test cluster cluster-build cluster-test venv clean
 all: check test
 
 venv: $(STAMP)
@@ -56,6 +57,12 @@ fuzz: $(STAMP)
 
 corpus: $(STAMP)
 	$(BIN)/python tests/compliance/corpus.py --shared $(SHARED) --every $(EVERY)
+
+h2spec: $(STAMP)
+	$(BIN)/python -m tests.compliance.h2spec
+
+grpc-interop: $(STAMP)
+	$(BIN)/python -m tests.compliance.grpc_interop
 
 sctp: $(STAMP)
 	$(BIN)/python -m tests.soak.sctp_uml $(SCTP)
