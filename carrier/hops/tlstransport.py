@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import ssl
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from carrier.core.stream import HIGH, Stream
+from carrier.hops.bytesocket import READ
 from carrier.hops.tls import Channel, TlsUpstream, connected_channel
 
 if TYPE_CHECKING:
@@ -54,6 +56,64 @@ class _Outside(TlsUpstream):
 
     __slots__ = ("transport",)
     transport: TlsTransport
+
+    def _readable(self) -> None:
+        """Most often one read is one record, and what it says is for the protocol: that, written flat, costs half as much."""
+        channel, transport = self.channel, self.transport
+        if channel.ended or transport.buffered is not None or transport.closing:
+            super()._readable()
+            return
+        data = self._received()
+        if data is None:
+            return
+        if not data:
+            channel.ended = True
+            self._decrypt()
+            return
+        incoming, tls = channel.incoming, channel.tls
+        incoming.write(data)
+        try:
+            plain = tls.read(READ)
+        except ssl.SSLError:
+            plain = b""  # not a whole record, or the end: who reads on knows
+        if not plain:
+            self._decrypt()
+            return
+        got = self.got
+        got.bytes += len(plain)
+        got.messages += 1
+        transport.protocol.data_received(plain)
+        if incoming.pending or tls.pending() or channel.ended:
+            self._decrypt()
+        elif channel.outgoing.pending and not self.closed:
+            self._send()
+
+    def write(self, data: bytes) -> None:
+        """`data`, written flat for what goes at once."""
+        if self.closed or self.ended_out:
+            return
+        if self.pending:
+            self.data(data)
+            return
+        channel = self.channel
+        try:
+            channel.tls.write(data)
+        except ssl.SSLError:
+            self.data(data)
+            return
+        gave = self.gave
+        gave.bytes += len(data)
+        gave.messages += 1
+        records = channel.outgoing.read()
+        try:
+            sent = self.sock.send(records)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as exc:
+            self._write_failed(exc)
+            return
+        if sent < len(records):
+            self.queue(memoryview(records)[sent:])
 
     def _orphaned(self) -> bool:
         return self.transport.closing
@@ -139,7 +199,7 @@ class TlsTransport(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if not self.closing:
-            self.socket.data(bytes(data))
+            self.socket.write(bytes(data))
 
     def can_write_eof(self) -> bool:
         return True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-import ssl
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,8 +13,8 @@ from carrier.core.listener import Key
 from carrier.core.stream import DESTROYED
 from carrier.errors import Problem
 from carrier.hops.certificates import check_server, renew, server_of
-from carrier.hops.peek import fresh
-from carrier.hops.tls import HANDSHAKE, entry_for
+from carrier.hops.tls import Channel, entry_for, handshake
+from carrier.hops.tlstransport import TlsTransport
 from carrier.options import check_numbers, numbers, port_of
 from carrier.wire.h1.head import Limits
 from carrier.wire.h2 import Limits as Limits2
@@ -198,14 +197,15 @@ class HttpListener(Port):
         It is an arrival until then: `protocol` has one, and a listener. Raises Error, OSError."""
         arrival.inner = protocol
         protocol.arrival = arrival
-        more: dict[str, Any] = {}
-        if secure:
-            tls: ssl.SSLContext | None = self.tls
-            if self.certificates is not None:
-                tls = await entry_for(self.env.loop, arrival.sock, self.certificates)
-                arrival.sock = fresh(arrival.sock)
-            more = {"ssl": tls, "ssl_handshake_timeout": HANDSHAKE}
-        await self.env.loop.connect_accepted_socket(lambda: protocol, arrival.sock, **more)
+        loop = self.env.loop
+        if not secure:
+            await loop.connect_accepted_socket(lambda: protocol, arrival.sock)
+            return
+        assert self.certificates is not None
+        arrival.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        channel = Channel(await entry_for(loop, arrival.sock, self.certificates), True)
+        await handshake(loop, arrival.sock, channel, "downstream")
+        TlsTransport(loop, arrival.sock, channel, protocol, "downstream")
 
     def came(self, connection: Connection1 | Connection2) -> bool:
         """A connection may speak HTTP; False: there are too many, and all are being used."""

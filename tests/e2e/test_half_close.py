@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ssl
 import time
 
 import pytest
 
+from carrier import model as c
 from tests.conversation import Peer, Stage
 from tests.e2e.test_http_bodies import GET, OK, answered
+from tests.pki import Pki, pki
+
+__all__ = ["pki"]
 
 STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 PIECE = b"5\r\nhello\r\n"
@@ -103,3 +109,74 @@ async def test_by_option_it_is_waited_for(when: str) -> None:
         else:
             await server.says(PIECE + b"0\r\n\r\n")
             assert await client.rest() == PIECE + b"0\r\n\r\n"
+
+
+class Secure:
+    """A TLS client whose records are in our hands, so that it can say close_notify and listen on."""
+
+    def __init__(self, peer: Peer, context: ssl.SSLContext) -> None:
+        self.peer = peer
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, False, "localhost")
+
+    async def turn(self) -> bool:
+        """Send what there is, and read more; False at the end."""
+        if self.outgoing.pending:
+            await self.peer.says(self.outgoing.read())
+        data = await asyncio.wait_for(self.peer.reader.read(65536), 5)
+        self.incoming.write(data)
+        return bool(data)
+
+    async def hello(self) -> None:
+        while True:
+            try:
+                self.tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                await self.turn()
+        await self.peer.says(self.outgoing.read())
+
+    async def says(self, data: bytes) -> None:
+        self.tls.write(data)
+        await self.peer.says(self.outgoing.read())
+
+    async def ends(self) -> None:
+        """Sends close_notify."""
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self.tls.unwrap()
+        await self.peer.says(self.outgoing.read())
+
+    async def rest(self) -> bytes:
+        """What still comes."""
+        found = b""
+        while await self.turn():
+            with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+                while part := self.tls.read(65536):
+                    found += part
+        return found
+
+
+@pytest.mark.parametrize("fin", [False, True])
+async def test_a_client_of_tls_that_says_close_notify_is_answered_too(pki: Pki, fin: bool) -> None:
+    async with Stage() as stage:
+        tls = pki("server", "localhost")
+        front = stage.config().listeners["front"]
+        spec = {**front.spec, "tls": tls}
+        await stage.proxy.apply(stage.config(listeners={"front": c.Listener("front", spec, "rl", {})}))
+        client = Secure(await stage.client(), pki.client())
+        await client.hello()
+        await client.says(GET)
+        server = await stage.server()
+        await server.head()
+        await client.ends()
+        if fin:
+            client.peer.ends()
+        await asyncio.sleep(0.4)
+        await server.says(OK)
+        assert (await client.rest()).endswith(b"\r\n\r\nok")
+        again = Secure(await stage.client(), pki.client())
+        await again.hello()
+        await again.says(GET)
+        await server.head()
+        await again.ends()
+        assert await gone_within(server, 2) < 1.8

@@ -325,13 +325,12 @@ async def talk(port, context, name, piece):
 
 async def test_h2_is_agreed_on_where_the_listener_says_so_and_passes_as_bytes(pki):
     context = pki.client(None, "h2", "http/1.1")
-    for protocol in ("TCP", "auto"):
-        conf = config(clusters=[echo()], listeners=[block(protocol, {**pki("a", "a.test"), "alpn": ["h2"]})])
-        async with running(conf) as proxy, secure(port_of(proxy, "in"), context, "a.test") as (reader, writer):
-            assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
-            writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-            assert await asyncio.wait_for(reader.readexactly(24), 5) == b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-            assert next(iter(proxy.listeners["in"].live)).metadata["TLS"]["alpn"] == "h2"
+    conf = config(clusters=[echo()], listeners=[block("TCP", {**pki("a", "a.test"), "alpn": ["h2"]})])
+    async with running(conf) as proxy, secure(port_of(proxy, "in"), context, "a.test") as (reader, writer):
+        assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        assert await asyncio.wait_for(reader.readexactly(24), 5) == b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+        assert next(iter(proxy.listeners["in"].live)).metadata["TLS"]["alpn"] == "h2"
 
 
 async def test_a_cluster_offers_the_protocols_that_it_is_told_to(pki):
