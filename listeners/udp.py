@@ -7,7 +7,8 @@ together have two thirds of the process's descriptors, the session that is of le
 Replies go only to the peer that asked, from the address that it asked (carrier/hops/pktinfo.py). The peer of a singleton may be waited for
 when it refuses datagrams (`Remote`).
 
-Datagrams know no connection that would have to be kept: a session whose route is another by now ends, and the next datagram is routed anew.
+Datagrams know no connection that would have to be kept: a session whose rule, route or cluster has changed or is gone ends, and the next
+datagram is routed anew.
 
 While wake-ups find more than one datagram they are received in batches, and consecutive ones of one peer are sent on as a burst
 when its destination writes datagrams too and nothing stands between (carrier/hops/datagram.py).
@@ -21,7 +22,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from carrier.core.address import NO_IPV6, Place, authority, bind_error, plain
-from carrier.core.decision import same_route
+from carrier.core.decision import stands
 from carrier.core.listener import Key, Listener
 from carrier.core.resolve import Address, literal
 from carrier.core.room import Room
@@ -37,7 +38,7 @@ from listeners.udp_peers import Remote, UdpPeer, check_peer, share
 
 if TYPE_CHECKING:
     from carrier import model as config
-    from carrier.core.decision import Table
+    from carrier.core.decision import Decision, Table
     from carrier.core.env import Env
 
 BATCHES = 4
@@ -257,7 +258,7 @@ class UdpListener(Listener):
             if isinstance(peer, Remote) is not self.singleton or self._filters(plain(peer.address[0]), peer.address[1]):
                 assert peer.session is not None
                 peer.session.kill("its listener has other peers by now", "drain")
-        self._reroute(list(self.peers.values()), self.table)
+        self._look_at_routes(self.table)
         self._call_remote()
 
     def stop(self) -> None:
@@ -480,21 +481,27 @@ class UdpListener(Listener):
 
     def use(self, table: Table) -> None:
         super().use(table)
-        self._reroute(list(self.peers.values()), table)
+        self._look_at_routes(table)
 
-    def _reroute(self, peers: list[UdpPeer], table: Table) -> None:
-        """End the sessions that would be routed differently now, a few in each turn of the loop."""
+    def _look_at_routes(self, table: Table) -> None:
+        """A new table of rules; one without rules says that there is too much for who is new."""
+        lists: Mapping[str, Any] = getattr(table, "lists", {})
+        if lists and self.peers:
+            self._reroute(list(self.peers.values()), table, {d.rule: d for _, decisions in lists.values() for d in decisions})
+
+    def _reroute(self, peers: list[UdpPeer], table: Table, decided: Mapping[str, Decision]) -> None:
+        """End the sessions whose rule or destination is not as it was, a few in each turn of the loop."""
         for peer in peers[:SLICE]:
             session = peer.session
             if table is not self.table or peer.closed or session is None or peer.listener is not self:
                 continue
-            if not same_route(table.decide({"name": session.name, **self.metadata(session)}), session.decision):
+            if not stands(session.decision, decided.get(session.decision.rule)):
                 address, local, remote = peer.address, peer.local, isinstance(peer, Remote)
                 session.kill("its route is another by now: the next datagram is routed anew", "drain")
                 if remote:  # that session is there from the start
                     self._peer(address, local)
         if len(peers) > SLICE:
-            self.env.loop.call_soon(self._reroute, peers[SLICE:], table)
+            self.env.loop.call_soon(self._reroute, peers[SLICE:], table, decided)
 
     def tick(self, now: float) -> None:
         super().tick(now)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from carrier.errors import Problem, shown
+from carrier.errors import Problem, did_you_mean, shown
 from carrier.options import duration
 from carrier.rules.condition import Condition, Leaf, Node
 
@@ -31,8 +31,11 @@ FIELDS = (
     "fallback",
     "mirror",
     "answer_timeout",
+    "host",
     "options",
 )
+OPTIONS = ("retry_statuses",)
+"""Options of a bridge: those of its route."""
 _READ_ONLY = ("name", "status")
 MOMENTS = 'seconds, a duration such as "8h", or "2027-01-31T18:00:00Z"'
 LONGEST = 366 * 86_400.0
@@ -51,6 +54,8 @@ class Wanted(msgspec.Struct, frozen=True):
     expires: float | None
     spec: dict[str, Any]
     mirror: bool = False
+    host: str = ""
+    """The Host that the laptop gets; the shadow, when it serves instead, gets the one that came."""
 
     @property
     def match(self) -> Any:
@@ -93,6 +98,35 @@ def _alternatives(body: Mapping[str, Any], problems: list[Problem]) -> list[tupl
         problems.append(Problem("expected a list of {match: [...]}", "$.rules", seen=shown(rules), allowed="at least one rule"))
         return []
     return [(rule["match"], f"$.rules[{i}].match") for i, rule in enumerate(rules)]
+
+
+def check_options(options: Mapping[str, Any]) -> list[Problem]:
+    """Everything wrong with the options of a bridge."""
+    found = [
+        Problem(
+            f"unknown option {shown(name)}",
+            f"$.options.{name}",
+            seen=shown(name),
+            allowed=", ".join(OPTIONS),
+            hint=did_you_mean(str(name), OPTIONS),
+        )
+        for name in options
+        if name not in OPTIONS
+    ]
+    statuses = options.get("retry_statuses", [])
+    if not isinstance(statuses, list) or not all(isinstance(s, int) and not isinstance(s, bool) and 100 <= s <= 599 for s in statuses):
+        found.append(Problem("expected a list of statuses", "$.options.retry_statuses", seen=shown(statuses), allowed="[502, 503]"))
+    return found
+
+
+def check_host(host: object, problems: list[Problem]) -> str:
+    """The Host that a bridge sets, or nothing."""
+    if host is None:
+        return ""
+    if not isinstance(host, str) or not re.fullmatch(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?", host):
+        problems.append(Problem("expected a host, with or without a port", "$.host", seen=shown(host), allowed='"app.example:8080"'))
+        return ""
+    return host
 
 
 def _listed(match: Any) -> list[Any]:

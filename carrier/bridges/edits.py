@@ -25,7 +25,19 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from carrier.bridges.asked import _READ_ONLY, FIELDS, Place, Wanted, _alternatives, _expiry, _names_somebody, _ports, _takes_all
+from carrier.bridges.asked import (
+    _READ_ONLY,
+    FIELDS,
+    Place,
+    Wanted,
+    _alternatives,
+    _expiry,
+    _names_somebody,
+    _ports,
+    _takes_all,
+    check_host,
+    check_options,
+)
 from carrier.bridges.conflicts import _check_conflicts
 from carrier.bridges.shown import _dump
 from carrier.config.draft import Draft, Protocols, refused
@@ -231,9 +243,14 @@ class Bridges:
         options = body.get("options", {})
         if not isinstance(options, dict):
             problems.append(Problem(f"expected an object, got {shown(options)}", "$.options", seen=shown(options)))
+        else:
+            problems += check_options(options)
+        host = check_host(body.get("host"), problems)
         mirror = body.get("mirror", False)
         if not isinstance(mirror, bool):
             problems.append(Problem("expected true or false", "$.mirror", seen=shown(mirror)))
+        if mirror is True and host:
+            problems.append(Problem("who only gets copies sets no Host: the shadow would get it, too", "$.host", seen=shown(host)))
         expires = _expiry(body.get("expires"), self.clock(), problems)
         endpoint = self._endpoint(listener, body, problems)
         alternatives = _alternatives(body, problems)
@@ -242,7 +259,7 @@ class Bridges:
             return None
         spec = {key: value for key, value in body.items() if key != "expires"}
         matches = tuple(match for match, _ in alternatives)
-        return Wanted(str(user), matches, condition, endpoint, fallback, options, expires, spec, mirror)
+        return Wanted(str(user), matches, condition, endpoint, fallback, options, expires, spec, mirror, host)
 
     def _endpoint(self, listener: Listener | None, body: Mapping[str, Any], problems: list[Problem]) -> Any:
         """The cluster object that leads to the endpoint, in the listener's own protocol; of an unknown port it is checked as for HTTP."""
@@ -365,10 +382,13 @@ class Bridges:
             route["fallback"] = place.shadow
         if wanted.options:
             route["options"] = wanted.options
+        action: dict[str, Any] = {"route": route}
+        if wanted.host:
+            action["rewrite"] = [{"path": "/HTTP/headers/host", "value": wanted.host}]
         try:
             if wanted.mirror:
                 draft.add_cluster(cluster)
-            draft.insert_rule(place.rulelist.name, at, {"name": own, "match": wanted.match, "action": {"route": route}})
+            draft.insert_rule(place.rulelist.name, at, {"name": own, "match": wanted.match, "action": action})
         except Error as error:  # somebody gave an object of his own that name
             raise Error("conflict", f"bridge {name!r} cannot be made: {error.detail}") from None
         draft.rules[own] = msgspec.structs.replace(draft.rules[own], owner=own, bridge=name)

@@ -4,6 +4,7 @@
     loop         a rule list that applies itself: sessions that go round fail
     invalid      a match that cannot be compiled: it never matches
     duplicate, never-fires    a rule that can never decide, because an earlier one takes all its sessions
+    spelling     a value that no request has in this spelling: the rule never matches
     ignored      weights of endpoints that the cluster's policy does not look at
     datagram     a datagram stream that is routed into a byte stream: the limits between messages get lost
 
@@ -19,13 +20,14 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from carrier.core import registry
+from carrier.rules.spelling import misspelt
 from carrier.rules.table import Matchers
 
 if TYPE_CHECKING:
     from carrier.config.draft import Protocols
     from carrier.model import Config, Route
 
-Code = Literal["dangling", "loop", "invalid", "duplicate", "never-fires", "datagram", "ignored"]
+Code = Literal["dangling", "loop", "invalid", "duplicate", "never-fires", "datagram", "ignored", "spelling"]
 
 UNWEIGHTED = ("Trivial", "None")
 """Policies that look at no weight (carrier/core/balance.py)."""
@@ -51,6 +53,7 @@ def findings(config: Config, matchers: Matchers, protocols: Protocols = registry
         *_dangling(config),
         *_loops(config),
         *_useless(config, matchers),
+        *_misspelt(config, matchers),
         *_datagrams(config, protocols),
         *_ignored(config),
     )
@@ -167,6 +170,15 @@ def _useless(config: Config, matchers: Matchers) -> Iterator[Finding]:
     for rulelist in config.rulelists.values():
         for found in matchers.get(config, rulelist.name).findings:
             yield Finding(found.kind, "rule", found.rule, ".match", f"rule list {rulelist.name!r}: {found.text}")
+
+
+def _misspelt(config: Config, matchers: Matchers) -> Iterator[Finding]:
+    for rulelist in config.rulelists.values():
+        matcher = matchers.get(config, rulelist.name)
+        for name, condition in zip(matcher.names, matcher.conditions, strict=True):
+            for written, sent in misspelt(condition.node) if condition is not None else ():
+                text = f"rule list {rulelist.name!r}: rule {name!r} asks for {written!r}, which no request has in this spelling"
+                yield Finding("spelling", "rule", name, ".match", text, f"write {sent!r}")
 
 
 # -- kinds of streams -------------------------------------------------------------------------------------------------------------------

@@ -205,6 +205,7 @@ BRIDGE = (
     Field("fallback", "text", choice("shadow", "error"), "when the endpoint cannot serve: the shadow answers, or 503", "shadow", "error"),
     Field("mirror", "true or false", YES_NO, "the endpoint gets a copy of each request and the shadow answers", "false", True),
     Field("answer_timeout", "duration", AMOUNTS["seconds"], "after which a silent endpoint has failed", "60", 600, "seconds"),
+    Field("host", "text", TEXT, "the Host that the endpoint gets; the shadow, when it answers, gets the one that came", "", "app.example:8080"),
     Field("options", "object", OBJECT, "options of its route", "", {"retry_statuses": [503]}),
 )
 
@@ -264,6 +265,9 @@ OPTIONS: Mapping[str, Field] = {field.name: field for field in (
     Field("keepalive_timeout", "duration", AMOUNTS["seconds"], "that a connection is kept between requests", "", "2m", "seconds"),
     Field("idle_timeout", "duration", AMOUNTS["seconds"], "without a byte in either direction after which a session ends; of an HTTP cluster: that an idle connection is kept", "", "10m", "seconds"),
     Field("half_close_timeout", "duration", AMOUNTS["seconds"], "that the other direction may go on without a byte after one has ended", "", "1m", "seconds"),
+    Field("mode", "text", TEXT, "of a UNIX socket's file, in octal", "", "0660"),
+    Field("user", "text", TEXT, "whose a UNIX socket's file is: a name or a number", "", "app"),
+    Field("group", "text", TEXT, "the group of a UNIX socket's file: a name or a number", "", "app"),
     Field("body_min_rate", "number", AMOUNTS["bytes per second"], "that a request body must come with", "", 1000, "bytes per second"),
     Field("body_grace", "duration", AMOUNTS["seconds"], "before `body_min_rate` counts", "", 30, "seconds"),
     Field("max_head", "size", AMOUNTS["bytes"], "of a request head; then 431", "", "64Ki", "bytes"),

@@ -280,12 +280,10 @@ class Fixed:
         return ()
 
 
-def same_route(now: Decision, before: Decision) -> bool:
-    """Does this decision lead where the other one did? One that only says that there is too much changes nothing for who is there."""
-    if now.error is not None and now.error.kind == "overload":
-        return True
-    return (
-        (now.rule, now.rulelist) == (before.rule, before.rulelist)
+def stands(before: Decision, now: Decision | None) -> bool:
+    """Is the rule that decided as it was, and does it lead where it did? now: what it decides by now; None: it is gone."""
+    return now is not None and (
+        (now.made_of is before.made_of or same(now.made_of, before.made_of))
         and now.cluster is before.cluster
         and now.fallback is before.fallback
         and (now.ingress, now.egress) == (before.ingress, before.egress)

@@ -18,6 +18,7 @@ import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, cast
+from urllib.parse import quote
 
 import msgspec
 
@@ -74,6 +75,8 @@ FIRST_ORDER = (
 )
 SECOND_ORDER: dict[str, Literal["all", "any", "none"]] = {"and": "all", "or": "any", "not": "none"}
 _PREDICATE_KEYS = ("op", "path", "value", "apply", "ignore_case")
+SAFE = "/%:@!$&'()*+,;=~-._"
+"""Characters of a path that need no escape."""
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch  # RFC 9110 section 5.6.2
 
 
@@ -143,11 +146,19 @@ class _Compiler:
             where = f"{path}.{name}"
             if name not in _KINDS:
                 parts.append(self.refuse(where, f"unknown condition {name!r}", name, (*_KINDS, "any", "op")))
+            elif not isinstance(body, Mapping) and self.is_short(name, body):
+                parts.append(self.condition(name, {_KINDS[name].required[0]: body}, where))
             elif not isinstance(body, Mapping):
                 parts.append(self.refuse(where, f"{name} is an object", body, _KINDS[name].required))
             else:
                 parts.append(self.condition(name, dict(body), where))
         return all_of(parts)
+
+    @staticmethod
+    def is_short(name: str, body: object) -> bool:
+        """Is it the one thing that this condition needs, without an object around it: `matchSource: 10.0.0.0/8`?"""
+        required = _KINDS[name].required
+        return len(required) == 1 and (isinstance(body, str) or (required[0] in ("method", "cidr") and isinstance(body, list)))
 
     def condition(self, kind: str, body: dict[str, object], path: str) -> Node:
         keys = _KINDS[kind]
@@ -228,6 +239,8 @@ class _Compiler:
         if "?" in want:
             return self.refuse(where, "the path is matched without its query", want, hint="use matchQuery")
         normal = normal_path(want)
+        if normal is None and want[0] == "/" and normal_path(quote(want, safe=SAFE)) is not None:
+            return Leaf(source, _OPS[str(body["type"])], want)  # no request has it in this spelling, which is said (rules/spelling.py)
         if normal is None or want[0] not in "/*":
             return self.refuse(where, "not a valid path", want, hint=f"did you mean {'/' + want!r}?" if normal_path("/" + want) else "")
         if body["type"] == "prefix" and want.rsplit("/", 1)[-1] in (".", ".."):

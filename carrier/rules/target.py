@@ -14,6 +14,8 @@ _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]*(.*)", re.S).fullmatc
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})|([\"<>\[\]^`{|}])|(%|[^!-~]|[\\#])")
 # Bytes that only an overlong UTF-8 form has, or begins with (RFC 3629 section 3): lenient decoders make ASCII of them.
 _OVERLONG = re.compile(r"%C[01]|%E0%[89]|%F0%8")
+# Escaped controls where a server that trims would lose them.
+_EDGE = re.compile(r"(?:^|/|%2F|%5C)(?:%[01][0-9A-F]|%7F)|(?:%[01][0-9A-F]|%7F)(?:$|/|;|%2F|%5C)")
 _HIDDEN_DOTS = re.compile(r"(?:^|/|%2F|%5C)\.\.?(?:$|/|;|%2F|%5C)")
 
 
@@ -24,7 +26,8 @@ def normal_path(raw: str, *, merge_slashes: bool = True) -> str | None:
     encoded; characters that only sloppy clients send bare (``"<>[]^`{|}``) become escapes; absolute form gives its path; "*" stays.
     Repeated slashes are one by default: most servers behind a proxy read `//admin` as `/admin`, and a rule must see what they see.
 
-    None: broken escapes, controls (also escaped), spaces, bytes above 127, "#", backslash, overlong UTF-8, neither "/" nor absolute;
+    None: broken escapes, controls, spaces, bytes above 127, "#", backslash, overlong UTF-8, neither "/" nor absolute; escaped controls at
+    the edge of a segment, which some servers cut off, and NUL anywhere (within a segment they are as good as any other character);
     and what servers read differently: dot segments with parameters (`/..;/`) or between encoded slashes (`/x%2F../`), and (when
     merging) `//..`. The query is not looked at.
     """
@@ -51,11 +54,11 @@ def _normal(path: str, merge: bool) -> str | None:
         if bare:
             return f"%{ord(bare):02X}"
         byte = int(digits, 16) if digits else 0
-        bad = bad or wrong is not None or byte < 32 or byte == 127
+        bad = bad or wrong is not None or (digits is not None and byte == 0)
         return chr(byte) if byte in _UNRESERVED else f"%{byte:02X}"
 
     path = _ESCAPE.sub(decoded, path)
-    if bad or ("%" in path and _OVERLONG.search(path)):
+    if bad or ("%" in path and (_OVERLONG.search(path) or _EDGE.search(path))):
         return None
     if "/." in path or "%2F." in path or "%5C." in path:
         plain = _without_dots(path)

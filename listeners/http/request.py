@@ -154,6 +154,9 @@ class Request(Socket):
 
     def falls_back(self, reads_heads: bool) -> None:
         """The fallback serves: a client that waits for leave to send its body has not been given it by a server that was not there."""
+        session = self.session
+        if session is not None and session.request is not None and session.decision.made_of is not None and session.decision.made_of.bridge:
+            session.request = self.asked  # what a bridge changes is for its own endpoint
         if self.asked is not None and self.asked.expect and not self.body_done and not self.body_bytes:
             self._go_ahead(reads_heads)
 

@@ -8,6 +8,7 @@ import contextlib
 import pytest
 
 from carrier.bridges.edits import Bridges
+from carrier.errors import ConfigError
 from carrier.log import Log
 from carrier.model import Config
 from carrier.process.leases import Leases
@@ -143,3 +144,35 @@ async def test_a_refused_bridge_changes_nothing_that_runs():
                 await bridged(proxy, "john", **{"port": port, "endpoint": "127.0.0.1:1", **body})
         assert proxy.config is before
         assert await asyncio.wait_for(says(port), 5) == b"shadow"
+
+
+async def test_a_bridge_sets_the_host_for_its_laptop_and_not_for_the_shadow() -> None:
+    heads: list[bytes] = []
+
+    async def serve(peer: s.Peer) -> None:
+        heads.append(await peer.reader.readuntil(b"\r\n\r\n"))
+        peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+
+    john = {"x-user": "john", "host": "shop.example"}
+    async with s.tcp_server(serve) as laptop, s.tcp_server(serve) as shadow:
+        port = s.free_port()
+        async with s.running(pod("HTTP", shadow.port, port)) as proxy:
+            match = {"matchHeader": {"name": "x-user", "value": "john"}}
+            await bridged(proxy, "john", port=port, match=match, endpoint=f"127.0.0.1:{laptop.port}", host="app.example:8080")
+            await s.http(port, headers=john)
+            assert b"\r\nhost: app.example:8080\r\n" in heads[-1].lower()
+            laptop.stop()
+            await asyncio.sleep(0)
+            await s.http(port, headers=john)
+            assert b"\r\nhost: shop.example\r\n" in heads[-1].lower()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"options": {"retry_status": [502]}}, {"options": {"retry_statuses": [1]}}, {"host": "a b"}, {"host": "a", "mirror": True}]
+)
+async def test_options_and_hosts_that_a_bridge_cannot_have_are_refused(wrong: dict[str, object]) -> None:
+    async with s.running(pod("HTTP", 1, s.free_port())) as proxy:
+        port = proxy.config.listeners["web"].spec["port"]
+        match = {"matchHeader": {"name": "x-user", "value": "ann"}}
+        with pytest.raises(ConfigError):
+            await bridged(proxy, "ann", port=port, match=match, endpoint="127.0.0.1:9", **wrong)

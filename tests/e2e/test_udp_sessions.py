@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from carrier.config.draft import Draft
 from carrier.observe.metrics import Metrics
 from carrier.observe.overview import overview
 from tests.support import Datagrams, cluster, config, echo, free_port, listener, port_of, running, tcp, udp, udp_server, wait_until
@@ -304,16 +305,20 @@ async def test_a_bridge_that_ends_gives_its_peer_back_to_the_shadow() -> None:
     async with udp_server(lambda data: b"shadow") as shadow, udp_server(lambda data: b"laptop") as laptop:
         port = free_port(socket.SOCK_DGRAM)
         base = config(clusters=[up(shadow.port)], listeners=[front(port=port)])
-        async with running(base) as proxy, udp(port) as client:
-            client.send(b"?")
-            assert await client.read() == b"shadow"
+        async with running(base) as proxy:
             made = bridged(base, laptop.port)
-            await proxy.apply(made)
-            client.send(b"?")
-            assert await client.read() == b"laptop"
-            await proxy.apply(base)
-            client.send(b"?")
-            assert await client.read() == b"shadow"
+            async with udp(port) as before:
+                before.send(b"?")
+                assert await before.read() == b"shadow"
+                await proxy.apply(made)
+                before.send(b"?")
+                assert await before.read() == b"shadow"  # nothing that it was routed by has changed
+            async with udp(port) as client:
+                client.send(b"?")
+                assert await client.read() == b"laptop"
+                await proxy.apply(base)
+                client.send(b"?")
+                assert await client.read() == b"shadow"
 
 
 def bridged(base: Any, port: int) -> Any:
@@ -325,10 +330,11 @@ def bridged(base: Any, port: int) -> Any:
             "match": {"matchSource": {"cidr": "127.0.0.0/8"}},
             "action": {"route": {"destination": "laptop", "fallback": "up"}},
         },
-        {"action": {"route": {"destination": "up"}}},
     ]
-    found = base.listeners["in"]
-    return config(clusters=clusters, listeners=[{**front(port=found.spec["port"]), "rules": rules}], base=base)
+    draft = Draft(base)
+    draft.replace("cluster", "laptop", clusters[0])
+    draft.insert_rule(base.listeners["in"].rules, 0, rules[0])
+    return draft.done()
 
 
 async def test_a_session_ends_when_its_endpoint_is_taken_away() -> None:

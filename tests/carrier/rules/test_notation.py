@@ -349,3 +349,18 @@ def test_odd_metadata_never_raises(meta: object) -> None:
     matcher = Matcher([(str(i), match) for i, match in enumerate(matches)])
     chosen = matcher.first(meta)
     assert chosen == next((report.index for report in matcher.explain(meta) if report.matched), None)
+
+
+@pytest.mark.parametrize(
+    ("short", "full"),
+    [
+        ({"matchSource": "10.0.0.0/8"}, {"matchSource": {"cidr": "10.0.0.0/8"}}),
+        ({"matchSource": ["10.0.0.0/8", "::1/128"]}, {"matchSource": {"cidr": ["10.0.0.0/8", "::1/128"]}}),
+        ({"matchHost": "a.test"}, {"matchHost": {"host": "a.test"}}),
+        ({"matchSni": "a.test"}, {"matchSni": {"sni": "a.test"}}),
+        ({"matchPath": "/api"}, {"matchPath": {"path": "/api"}}),
+        ({"matchMethod": ["GET", "HEAD"]}, {"matchMethod": {"method": ["GET", "HEAD"]}}),
+    ],
+)
+def test_a_condition_that_needs_one_thing_may_be_just_that(short, full):
+    assert compile_match(short).key == compile_match(full).key
