@@ -46,7 +46,7 @@ from carrier.admin.operations import OPERATIONS
 from carrier.config import dump, privileges
 from carrier.config import schema as openapi
 from carrier.config.draft import Draft, Protocols, refused
-from carrier.config.findings import Finding, findings
+from carrier.config.findings import Finding, looking
 from carrier.config.inspector import inspect
 from carrier.config.source import Syntax
 from carrier.core import registry
@@ -333,7 +333,7 @@ class Api:
         if call.standing is not None and new is not old:
             await _check_standing(call, privileges.gained(old, new, self.protocols, operation.kind == "bridge"))
         await self._check_size(old, new)
-        warnings = [*said, *self._news(old, new, operation)]
+        warnings = [*said, *await self._news(old, new, operation)]
         if call.flag("dryRun"):
             return self._answer(OK, warnings)
         if new is not old:
@@ -410,10 +410,10 @@ class Api:
         operation.edit(draft, call)  # type: ignore[misc]
         return draft.done(), map(str, problems)
 
-    def _news(self, old: Config, new: Config, operation: Operation) -> list[str]:
+    async def _news(self, old: Config, new: Config, operation: Operation) -> list[str]:
         """What is odd about the new configuration and was not about the old one; a new loop refuses a strict call."""
-        before = self._findings(old)
-        after = findings(new, self.matchers, self.protocols)
+        before = await self._findings(old)
+        after = await sliced(looking(new, self.matchers, self.protocols))
         self._known = (new, frozenset(after))
         fresh = [finding for finding in after if finding not in before]
         loops = [Problem(f.text) for f in fresh if f.code == "loop"]
@@ -421,10 +421,10 @@ class Api:
             raise ConfigError(*loops)
         return [str(f) for f in fresh if operation.edit is not None and f.code != "invalid"]
 
-    def _findings(self, config: Config) -> frozenset[Finding]:
+    async def _findings(self, config: Config) -> frozenset[Finding]:
         known = self._known
         if known[0] is not config and msgspec.structs.replace(known[0], revision=config.revision) != config:
-            known = (config, frozenset(findings(config, self.matchers, self.protocols)))
+            known = (config, frozenset(await sliced(looking(config, self.matchers, self.protocols))))
         return known[1]
 
     def _end_sessions(self, old: Config, new: Config) -> None:

@@ -19,6 +19,7 @@ from carrier.model import Config
 
 if TYPE_CHECKING:
     from carrier.admin.gate import Limits
+    from carrier.rules.table import Matchers
 
 MAX_WARNING = 2048
 """Bytes of a `carrier-warning` header; what does not fit is counted."""
@@ -41,6 +42,7 @@ class Serving(Protocol):
     metrics: Any
     log: Any
     lock: asyncio.Lock
+    matchers: Matchers
     operations: Mapping[tuple[str, str], Operation]
 
     @property

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from carrier.bridges.many import bare, carried
-from carrier.config.document import from_document
+from carrier.config.document import building
 from carrier.config.inspector import SECTIONS
 from carrier.config.source import native
 from carrier.core.slices import Steps
@@ -64,7 +64,13 @@ def _whole(api: Serving, call: Call, old: Config) -> Steps[tuple[Config, Iterabl
         raise ConfigError(Problem("the configuration has no section; to remove everything, say listeners: []", "$", allowed=allowed))
     base = yield from _bare(api, old)
     try:
-        new, warnings = from_document(document, base=base, allow_dangling=call.flag("allowDangling"), protocols=api.protocols)
+        new, warnings = yield from building(
+            document,
+            base=base,
+            allow_dangling=call.flag("allowDangling"),
+            protocols=api.protocols,
+            conditions=api.matchers.conditions,
+        )
     except ConfigError as error:
         raise ConfigError(*call.decoded.problems, *error.problems) from None
     if call.decoded.problems:

@@ -11,6 +11,7 @@ from carrier.errors import ConfigError, Error, Problem, shown
 
 if TYPE_CHECKING:
     from carrier.admin.calls import Serving
+    from carrier.core.slices import Steps
     from carrier.model import Config
 
 
@@ -87,11 +88,11 @@ def _drained(api: Serving, call: Call) -> Any:
     return {**api.life.progress(), "listeners": sorted(api.proxy.drained), "endpoints": sorted(api.proxy.drained_endpoints)}
 
 
-def _put_bridge(api: Serving, call: Call, old: Config) -> tuple[Config, Iterable[str]]:
+def _put_bridge(api: Serving, call: Call, old: Config) -> Steps[tuple[Config, Iterable[str]]]:
     assert call.decoded is not None
     if call.decoded.problems:
         raise ConfigError(*call.decoded.problems)
-    new = api.bridges.put(old, call.names[0], call.body)
+    new = yield from api.bridges.putting(old, call.names[0], call.body)
     return new, api.bridges.warnings(new, call.names[0])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from carrier.core.slices import Steps
 from carrier.errors import Error
 from carrier.rules.match import Conditions, Finding, Matcher
 from carrier.rules.notation import compile_match
@@ -14,23 +15,24 @@ if TYPE_CHECKING:
     from carrier.model import Config, RuleList
 
 
-def _check_conflicts(config: Config, name: str, wanted: Wanted, place: Place, conditions: Conditions) -> None:
+def _check_conflicts(config: Config, name: str, wanted: Wanted, place: Place, conditions: Conditions) -> Steps[None]:
     """Raise Error("conflict") when the rule could never fire, or would keep another bridge's from ever firing."""
     own = f"bridge/{name}"
     rulelist = place.rulelist
     others = [(rule, config.rules[rule].match if rule in config.rules else None) for rule in rulelist.rules]
     for match in wanted.alternatives:
-        found = _finding(others, place.at, (own, match), rulelist, conditions, lambda f: f.index == place.at)
+        found = yield from _finding(others, place.at, (own, match), rulelist, conditions, lambda f: f.index == place.at)
         if found is not None:
             raise Error("conflict", _why(config, name, wanted.user, match, found))
-    dead = {finding.rule for finding in Matcher(others, rulelist.order, conditions).findings}
+    before = yield from Matcher.making(others, rulelist.order, conditions, index=False)
+    dead = {finding.rule for finding in (yield from before.looking())}
     whole_port = wanted.spec.get("type") == "stream"  # it means to take what the shadow got, and nobody's bridge
 
     def takes(finding: Finding) -> bool:
         theirs = config.rules.get(finding.rule)
         return finding.other == place.at and finding.rule not in dead and not (whole_port and (theirs is None or theirs.bridge is None))
 
-    found = _finding(others, place.at, (own, wanted.match), rulelist, conditions, takes)
+    found = yield from _finding(others, place.at, (own, wanted.match), rulelist, conditions, takes)
     if found is not None:
         text = f"bridge {name!r} of user {wanted.user} would take every request that {_who(config, found.rule)} gets"
         raise Error("conflict", f"{text} ({wanted.condition.text}): make its match narrower")
@@ -43,8 +45,9 @@ def _finding(
     rulelist: RuleList,
     conditions: Conditions,
     which: Callable[[Finding], bool],
-) -> Finding | None:
-    return next(filter(which, Matcher([*others[:at], new, *others[at:]], rulelist.order, conditions).findings), None)
+) -> Steps[Finding | None]:
+    matcher = yield from Matcher.making([*others[:at], new, *others[at:]], rulelist.order, conditions, index=False)
+    return next(filter(which, (yield from matcher.looking())), None)
 
 
 def _why(config: Config, name: str, user: str, match: Any, found: Finding) -> str:

@@ -43,6 +43,7 @@ from carrier.bridges.shown import _dump
 from carrier.config.draft import Draft, Protocols, refused
 from carrier.config.inspector import inspect
 from carrier.core import registry
+from carrier.core.slices import Steps, whole
 from carrier.errors import ConfigError, Error, Problem, Problems, did_you_mean, shown
 from carrier.model import Bridge, Config, Listener, RuleList
 from carrier.rules.condition import Condition
@@ -70,6 +71,10 @@ class Bridges:
         """Bridges that have expired, as they were shown, until one of that name is made again."""
 
     def put(self, config: Config, name: str, body: object) -> Config:
+        """Make or replace bridge `name`, see `putting`."""
+        return whole(self.putting(config, name, body))
+
+    def putting(self, config: Config, name: str, body: object) -> Steps[Config]:
         """Make or replace bridge `name`; the configuration itself when that changes nothing.
 
         Raises ConfigError (bad body), Error("not-found") (no such port), Error("conflict").
@@ -80,7 +85,7 @@ class Bridges:
             raise Error("conflict", f"bridge {name!r} belongs to user {old.user}: choose another name, or let {old.user} delete it first")
         without = _without(config, name, self.protocols) if old is not None else config
         place = self._place(without, listener, wanted, _kept_position(config, old, listener))
-        _check_conflicts(without, name, wanted, place, self.conditions)
+        yield from _check_conflicts(without, name, wanted, place, self.conditions)
         draft = Draft(without, self.protocols)
         self.insert(draft, name, wanted, place, place.at)
         new = draft.done()

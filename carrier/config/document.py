@@ -16,11 +16,13 @@ from typing import Any
 import msgspec
 
 from carrier.config.draft import WILDCARD, Draft, Protocols, Raw
-from carrier.config.findings import Finding, findings
+from carrier.config.findings import Finding, looking
 from carrier.config.inspector import _KNOWN, SECTIONS, Check, Inspector
 from carrier.core import registry
+from carrier.core.slices import Steps, whole
 from carrier.errors import MOST_PROBLEMS, ConfigError, Error, Problem, brief, did_you_mean, shown
 from carrier.model import Admin, Cluster, Config, Route, Rule, RuleList
+from carrier.rules.match import Conditions
 from carrier.rules.table import Matchers
 
 # -- whole documents ---------------------------------------------------------------------------------------------------------------------
@@ -34,35 +36,52 @@ def from_document(
     protocols: Protocols = registry,
     files: bool = False,
 ) -> tuple[Config, tuple[Problem, ...]]:
+    """Build a whole configuration, see `building`."""
+    return whole(building(document, base=base, allow_dangling=allow_dangling, protocols=protocols, files=files))
+
+
+def building(
+    document: object,
+    *,
+    base: Config | None = None,
+    allow_dangling: bool = False,
+    protocols: Protocols = registry,
+    files: bool = False,
+    conditions: Conditions | None = None,
+) -> Steps[tuple[Config, tuple[Problem, ...]]]:
     """Build a whole configuration. Returns it and warnings; raises ConfigError with every problem.
 
     base: the configuration it is to replace: what is equal keeps its identity, so that the proxy keeps what runs, and a document
     that changes nothing gives `base` itself. Implicit names count from 0, so the same document always gives the same names. files: read
-    the certificates that it names; what cannot be used is a problem.
+    the certificates that it names; what cannot be used is a problem. conditions: where its matches are kept when they are compiled.
     """
     if not isinstance(document, Mapping):
         raise ConfigError(
             Problem(f"expected a configuration, an object, got {shown(document)}", "$", seen=shown(document), allowed=", ".join(_KNOWN))
         )
-    builder = _Builder(document, protocols)
-    builder.build()
+    compiled = (conditions if conditions is not None else Conditions()).beside()
+    yield from compiled.compiling(_matches_in(document))
+    builder = _Builder(document, protocols, compiled)
+    yield from builder.build()
     dangling = list(islice(builder.dangling(), MOST_PROBLEMS))
-    found = [f for f in findings(builder.config, Matchers(), protocols) if f.code != "dangling"]
+    odd = yield from looking(builder.config, Matchers(compiled), protocols)
+    found = [f for f in odd if f.code != "dangling"]
     builder.problems += [builder.problem(f) for f in found if f.code == "loop"] + ([] if allow_dangling else dangling)
     if files:
         builder.problems += builder.certificates()
     if builder.problems:
         raise ConfigError(*builder.problems)
-    return _rebased(builder.config, base), (*dangling, *map(builder.problem, found))
+    config = yield from _rebased(builder.config, base)
+    return config, (*dangling, *map(builder.problem, found))
 
 
 class _Builder:
     """Inspects and builds every object of a document, and remembers where each one stood."""
 
-    def __init__(self, document: Raw, protocols: Protocols) -> None:
+    def __init__(self, document: Raw, protocols: Protocols, conditions: Conditions) -> None:
         self.document = document
         self.draft = Draft(Config(), protocols)
-        self.inspector = Inspector(protocols)
+        self.inspector = Inspector(protocols, conditions)
         self.problems = self.inspector.problems
         self.places: dict[tuple[str, str], str] = {}
         self.declared: set[tuple[str, str]] = set()
@@ -102,7 +121,7 @@ class _Builder:
                     place = self.places.get((kind, name), "$")
                     yield from [Problem(problem.message, f"{place}.spec.tls", seen=problem.seen) for problem in error.problems]
 
-    def build(self) -> None:
+    def build(self) -> Steps[None]:
         checks: dict[str, Check] = dict.fromkeys(_KNOWN, self.inspector.anything)
         checks["admin"] = self.inspector.admin
         self.inspector.members(self.document, "$", "the configuration", checks)
@@ -117,6 +136,7 @@ class _Builder:
                 continue
             for i, raw in enumerate(objects or ()):
                 self._build(kind, raw, f"$.{section}[{i}]")
+                yield
 
     def _build(self, kind: str, raw: object, path: str) -> None:
         before = len(self.problems)
@@ -214,14 +234,37 @@ def _admin(raw: object) -> Admin:
         return Admin()
 
 
-def _rebased(config: Config, base: Config | None) -> Config:
+def _matches_in(document: Raw) -> Iterator[object]:
+    """The matches of rules, wherever rules stand; what is no rule is looked at later."""
+    rules = list(_listed(document.get("rules")))
+    for rulelist in _listed(document.get("rulelists")):
+        rules += _listed(_member(rulelist, "rules"))
+    for listener in _listed(document.get("listeners")):
+        inner = _member(listener, "rules")
+        rules += _listed(_member(inner, "rules") if isinstance(inner, Mapping) else inner)
+    return (rule["match"] for rule in rules if isinstance(rule, Mapping) and rule.get("match") is not None)
+
+
+def _listed(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _member(value: object, name: str) -> object:
+    return value.get(name) if isinstance(value, Mapping) else None
+
+
+def _rebased(config: Config, base: Config | None) -> Steps[Config]:
     """The same value, made of base's objects where they are equal."""
     if base is None:
         return config
-    tables = {}
+    tables: dict[str, dict[str, object]] = {}
     for table in ("listeners", "clusters", "rulelists", "rules", "routes"):
         old: dict[str, object] = getattr(base, table)
-        tables[table] = {name: old[name] if old.get(name) == obj else obj for name, obj in getattr(config, table).items()}
+        kept: dict[str, object] = {}
+        tables[table] = kept
+        for name, obj in getattr(config, table).items():
+            kept[name] = old[name] if old.get(name) == obj else obj
+            yield
     new = msgspec.structs.replace(config, revision=base.revision + 1, **tables)
     return base if msgspec.structs.replace(new, revision=base.revision, counters=base.counters) == base else new
 

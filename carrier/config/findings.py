@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from carrier.core import registry
+from carrier.core.slices import Steps, whole
+from carrier.errors import did_you_mean
 from carrier.rules.spelling import misspelt
 from carrier.rules.table import Matchers
 
@@ -49,14 +51,28 @@ class Finding(msgspec.Struct, frozen=True):
 
 def findings(config: Config, matchers: Matchers, protocols: Protocols = registry) -> tuple[Finding, ...]:
     """Everything odd. matchers: the compiled rule lists, shared with the proxy."""
-    return (
-        *_dangling(config),
-        *_loops(config),
-        *_useless(config, matchers),
-        *_misspelt(config, matchers),
-        *_datagrams(config, protocols),
-        *_ignored(config),
+    return whole(looking(config, matchers, protocols))
+
+
+def looking(config: Config, matchers: Matchers, protocols: Protocols = registry) -> Steps[tuple[Finding, ...]]:
+    """The same in slices."""
+    found: list[Finding] = []
+    useless = yield from _useless(config, matchers)
+    parts: tuple[Iterable[Finding | None], ...] = (
+        _dangling(config),
+        _loops(config),
+        useless,
+        _misspelt(config, matchers),
+        _datagrams(config, protocols),
+        _ignored(config),
     )
+    for part in parts:
+        for one in part:
+            if one is not None:
+                found.append(one)
+            yield
+        yield
+    return tuple(found)
 
 
 def warnings(config: Config, matchers: Matchers | None = None, protocols: Protocols = registry) -> tuple[str, ...]:
@@ -73,12 +89,9 @@ def _dangling(config: Config) -> Iterator[Finding]:
     for holder, name, at, kind, wanted in _references(config):
         table = getattr(config, kind + "s")
         if wanted not in table:
-            from difflib import get_close_matches  # only who has misspelt something needs it
-
-            near = get_close_matches(wanted, table, 1, 0.6)
             noun = {"rulelist": "rule list"}.get(kind, kind)
             text = f"{_noun(holder)} {name!r} refers to {noun} {wanted!r}, which is not defined"
-            yield Finding("dangling", holder, name, at, text, f"did you mean {near[0]!r}?" if near else "")
+            yield Finding("dangling", holder, name, at, text, did_you_mean(wanted, table))
 
 
 def _any_dangling(config: Config) -> bool:
@@ -166,19 +179,25 @@ def _loops(config: Config) -> Iterator[Finding]:
 # -- matches ----------------------------------------------------------------------------------------------------------------------------
 
 
-def _useless(config: Config, matchers: Matchers) -> Iterator[Finding]:
+def _useless(config: Config, matchers: Matchers) -> Steps[list[Finding]]:
+    listed: list[Finding] = []
     for rulelist in config.rulelists.values():
-        for found in matchers.get(config, rulelist.name).findings:
-            yield Finding(found.kind, "rule", found.rule, ".match", f"rule list {rulelist.name!r}: {found.text}")
+        matcher = yield from matchers.getting(config, rulelist.name)
+        name = f"rule list {rulelist.name!r}"
+        found = yield from matcher.looking()
+        listed += [Finding(one.kind, "rule", one.rule, ".match", f"{name}: {one.text}") for one in found]
+    return listed
 
 
-def _misspelt(config: Config, matchers: Matchers) -> Iterator[Finding]:
+def _misspelt(config: Config, matchers: Matchers) -> Iterator[Finding | None]:
+    """None where the event loop may go on."""
     for rulelist in config.rulelists.values():
         matcher = matchers.get(config, rulelist.name)
         for name, condition in zip(matcher.names, matcher.conditions, strict=True):
             for written, sent in misspelt(condition.node) if condition is not None else ():
                 text = f"rule list {rulelist.name!r}: rule {name!r} asks for {written!r}, which no request has in this spelling"
                 yield Finding("spelling", "rule", name, ".match", text, f"write {sent!r}")
+            yield None
 
 
 # -- kinds of streams -------------------------------------------------------------------------------------------------------------------

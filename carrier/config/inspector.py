@@ -14,6 +14,7 @@ from carrier.core.resolve import literal
 from carrier.core.spec import NEEDS_PORT
 from carrier.errors import ConfigError, Enough, Problem, Problems, brief, did_you_mean, shown
 from carrier.options import check_numbers
+from carrier.rules.match import Conditions
 from carrier.rules.notation import compile_match
 
 LOG_LEVELS = ("silly", "verbose", "debug", "info", "notice", "warn", "error", "silent")
@@ -30,8 +31,10 @@ Check = Callable[[Any, str], None]
 class Inspector:
     """Looks at decoded objects and collects every problem. One method per kind of object: `(value, path)`."""
 
-    def __init__(self, protocols: Protocols = registry) -> None:
+    def __init__(self, protocols: Protocols = registry, conditions: Conditions | None = None) -> None:
         self.protocols = protocols
+        self.conditions = conditions if conditions is not None else Conditions()
+        """Matches that have been compiled already: nothing is wrong with them."""
         self.problems = Problems()
         self.references: list[tuple[str, str, str]] = []
         """(kind, name, path) of every name that refers to another object."""
@@ -257,6 +260,8 @@ class Inspector:
         self.members(value, path, "a rule", checks, ("action",))
 
     def _match(self, value: Any, path: str) -> None:
+        if self.conditions.compiled(value):
+            return
         try:
             compile_match(value, path=path)
         except ConfigError as error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from carrier.core.slices import Steps, whole
 from carrier.rules.condition import HASHED, Conjunction, Held, Leaf, Way, all_of, pivots_of
 from carrier.rules.inputs import HEADERS, PAIRS, Pairs, Reader, Source, headers_of, whole_and_members
 from carrier.rules.operators import Hit, Item, Part, Table, earliest, handles_of, lengths_of
@@ -23,6 +24,16 @@ class Index:
     """The alternatives of a rule list. `first` gives the position of the first that holds, `end` when none does."""
 
     def __init__(self, ways: Sequence[Way]) -> None:
+        whole(self._make(ways))
+
+    @classmethod
+    def making(cls, ways: Sequence[Way]) -> Steps[Index]:
+        """The same in slices."""
+        made = cls.__new__(cls)
+        yield from made._make(ways)
+        return made
+
+    def _make(self, ways: Sequence[Way]) -> Steps[None]:
         self.end = len(ways)
         self.by_header: dict[str, list[tuple[Table, bool]]] = {}
         self.more: list[Item] = []
@@ -31,7 +42,16 @@ class Index:
         starts: dict[Source, Table] = {}
         parts: dict[tuple[type[Part], Source, bool], Part] = {}
         readers: dict[Source, Reader] = {}
-        for position, (hang, held) in enumerate(_hung(ways)):
+        shared: Counter[object] = Counter()
+        for position, (conjunction, pivot, _) in enumerate(ways):
+            if len(conjunction) > 1 and len(choices := _choices(conjunction, pivot)) > 1:
+                shared.update(leaf.key for _, leaf in choices)
+            if not position % STEP:
+                yield
+        for position, way in enumerate(ways):
+            if not position % STEP:
+                yield
+            hang, held = _hung(way, shared)
             if hang is None:
                 self.rest.append((position, held))
                 continue
@@ -92,27 +112,31 @@ Hang = tuple[type[Part] | None, Leaf]
 """A condition that an alternative hangs on; no part: it is an equality or a prefix."""
 
 
-def _hung(ways: Sequence[Way]) -> Iterator[tuple[Hang | None, Held | None]]:
-    """What each alternative hangs on, and what else must hold. Of several conditions it is the one that fewest others have too: a
-    thousand rules for one host and a path each are found by their paths."""
-    choices = [_choices(conjunction) if len(conjunction) > 1 or pivot is None else [(None, pivot)] for conjunction, pivot, _ in ways]
-    shared = Counter(leaf.key for choice in choices if len(choice) > 1 for _, leaf in choice)
-    for choice, (conjunction, pivot, held) in zip(choices, ways, strict=True):
-        if not choice:
-            yield None, held
-            continue
-        hang = min(choice, key=lambda hang: shared[hang[1].key]) if len(choice) > 1 else choice[0]
-        if hang[1] is not pivot:
-            others = [node for node in conjunction if node is not hang[1]]
-            held = all_of(others).held if others else None
-        yield hang, held
+def _hung(way: Way, shared: Counter[object]) -> tuple[Hang | None, Held | None]:
+    """What an alternative hangs on, and what else must hold. Of several conditions it is the one that fewest others have too (shared: how
+    many): a thousand rules for one host and a path each are found by their paths."""
+    conjunction, pivot, held = way
+    choices = _choices(conjunction, pivot)
+    if not choices:
+        return None, held
+    hang = min(choices, key=lambda choice: shared[choice[1].key]) if len(choices) > 1 else choices[0]
+    if hang[1] is not pivot:
+        others = [node for node in conjunction if node is not hang[1]]
+        held = all_of(others).held if others else None
+    return hang, held
 
 
-def _choices(conjunction: Conjunction) -> list[Hang]:
+def _choices(conjunction: Conjunction, pivot: Leaf | None) -> list[Hang]:
     """What an alternative can hang on, the best first: the method last, as half of all requests have the same."""
+    if len(conjunction) == 1 and pivot is not None:
+        return [(None, pivot)]
     pivots = sorted(pivots_of(conjunction), key=lambda pivot: pivot[0])
     found: list[Hang] = [(None, leaf) for rank, leaf in pivots if rank < 3]
     return [*found, *handles_of(conjunction), *((None, leaf) for rank, leaf in pivots if rank == 3)]
+
+
+STEP = 64
+"""Alternatives that are looked at before the event loop may go on, where it may."""
 
 
 class Equal(Item):

@@ -9,11 +9,12 @@ here does I/O, and no metadata, however odd, makes `first` or `explain` raise.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Literal, cast
 
 import msgspec
 
+from carrier.core.slices import Steps, whole
 from carrier.errors import ConfigError
 from carrier.rules.condition import Condition, Conjunction, Leaf, Way
 from carrier.rules.cover import Entry, Seen, contradicts
@@ -21,6 +22,9 @@ from carrier.rules.index import Index
 from carrier.rules.inputs import HEADERS, METHOD, RAW_PATH, total
 from carrier.rules.near import ConditionReport, reports
 from carrier.rules.notation import compile_match
+
+STEP = 64
+"""Rules that are looked at before the event loop may go on, where it may."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -54,8 +58,27 @@ class Conditions:
     A match that is the same object is taken for unchanged: matches are never mutated.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fresh: dict[int, tuple[object, Condition]] | None = None) -> None:
         self._known: dict[str, tuple[object, Condition | str]] = {}
+        self._fresh = fresh if fresh is not None else {}
+        """Matches of rules that are being made, by their identity: they have no names yet."""
+
+    def beside(self) -> Conditions:
+        """Those of a configuration that may never be in force: what is compiled for it need not be compiled again if it is."""
+        return Conditions(self._fresh)
+
+    def compiling(self, matches: Iterable[object]) -> Steps[None]:
+        """Compile these by the strict standard, as far as they can be, before anybody asks for them."""
+        for match in matches:
+            try:
+                self._fresh[id(match)] = match, compile_match(match)
+            except ConfigError:
+                pass  # who looks at it finds all that is wrong, and says where
+            yield
+
+    def compiled(self, match: object) -> bool:
+        """Has `compiling` found nothing wrong with it?"""
+        return id(match) in self._fresh
 
     def get(self, name: str, match: object) -> Condition | str:
         """The condition, or why there is none."""
@@ -63,8 +86,9 @@ class Conditions:
         if known is not None and known[0] is match:
             return known[1]
         made: Condition | str
+        fresh = self._fresh.get(id(match))
         try:
-            made = compile_match(match, strict=False)
+            made = fresh[1] if fresh is not None else compile_match(match, strict=False)
         except ConfigError as exc:
             made = "; ".join(f"{p.message}; {p.hint}" if p.hint else p.message for p in exc.problems)
         self._known[name] = match, made
@@ -72,6 +96,7 @@ class Conditions:
 
     def forget_all_but(self, names: Container[str]) -> None:
         """Drop the conditions of rules that are no more."""
+        self._fresh.clear()
         for name in [name for name in self._known if name not in names]:
             del self._known[name]
 
@@ -91,28 +116,45 @@ class Matcher:
         order: Literal["first", "specific"] = "first",
         conditions: Conditions | None = None,
     ) -> None:
+        whole(self._make(rules, order, conditions))
+
+    @classmethod
+    def making(
+        cls, rules: Sequence[tuple[str, object]], order: Literal["first", "specific"], conditions: Conditions | None, index: bool = True
+    ) -> Steps[Matcher]:
+        """The same in slices. index: it is to be asked for its `first`, and not only for its findings."""
+        made = cls.__new__(cls)
+        yield from made._make(rules, order, conditions, index)
+        return made
+
+    def _make(
+        self, rules: Sequence[tuple[str, object]], order: Literal["first", "specific"], conditions: Conditions | None, index: bool = True
+    ) -> Steps[None]:
         self.names = tuple(name for name, _ in rules)
         self.conditions: list[Condition | None] = []
         self.reasons: dict[int, str] = {}
+        self._findings: tuple[Finding, ...] | None = None
         known = conditions if conditions is not None else Conditions()
-        for index, (name, match) in enumerate(rules):
+        ways: list[tuple[int, Way]] = []
+        for number, (name, match) in enumerate(rules):
             found = known.get(name, match)
             if isinstance(found, str):
-                self.reasons[index] = found
-            self.conditions.append(None if isinstance(found, str) else found)
+                self.reasons[number] = found
+                self.conditions.append(None)
+            else:
+                self.conditions.append(found)
+                ways += [(number, way) for way in found.ways]
+            if not number % STEP:
+                yield
         self.needs = total(condition.needs for condition in self.conditions if condition)
         self.order = order
-        ways = self._ways()
-        self._rules = [*(rule for rule, _ in ways), None]
-        self._index = Index([way for _, way in ways])
-        self._findings: tuple[Finding, ...] | None = None
-
-    def _ways(self) -> list[tuple[int, Way]]:
-        """The rules' alternatives in the order in which they are tried, each with the index of its rule."""
-        ways = [(i, way) for i, condition in enumerate(self.conditions) if condition for way in condition.ways]
-        if self.order == "specific":
+        if order == "specific":
             ways.sort(key=lambda way: _specificity(way[1][0]))  # stable: the place in the list decides last
-        return ways
+        self._ways = ways
+        """The rules' alternatives in the order in which they are tried, each with the index of its rule."""
+        self._rules = [*(rule for rule, _ in ways), None]
+        if index:
+            self._index = yield from Index.making([way for _, way in ways])
 
     def first(self, meta: object) -> int | None:
         """The index of the rule that takes a session with this metadata, None when no rule does. Never raises."""
@@ -143,16 +185,29 @@ class Matcher:
     def findings(self) -> tuple[Finding, ...]:
         """Rules that are invalid, duplicates of an earlier one, or can never fire; in order. Sound, not complete. Made when first
         asked for, so that a change of the configuration does not wait for it."""
+        return whole(self.looking())
+
+    def looking(self) -> Steps[tuple[Finding, ...]]:
+        """The same in slices."""
         if self._findings is None:
-            self._findings = tuple(sorted(self._find(), key=lambda finding: finding.index))
+            found: list[Finding] = []
+            for one in self._find():
+                if one is None:
+                    yield
+                else:
+                    found.append(one)
+            self._findings = tuple(sorted(found, key=lambda finding: finding.index))
         return self._findings
 
-    def _find(self) -> Iterator[Finding]:
+    def _find(self) -> Iterator[Finding | None]:
+        """The findings; None where the event loop may go on."""
         for index, reason in self.reasons.items():
             yield Finding("invalid", index, self.names[index], f"rule {self.names[index]!r} never matches: {reason}")
         seen = Seen()
         covers: dict[int, list[Entry | None]] = {}
-        for position, (rule, (conjunction, pivot, _)) in enumerate(self._ways()):
+        for position, (rule, (conjunction, pivot, _)) in enumerate(self._ways):
+            if not position % STEP:
+                yield None
             entry = Entry(position, rule, conjunction, pivot)
             if not contradicts(conjunction):
                 covers.setdefault(rule, []).append(seen.covering(entry))
@@ -162,7 +217,11 @@ class Matcher:
             for index, condition in enumerate(self.conditions):
                 if condition is not None:
                     keys.setdefault(condition.key, index)
+                if not index % STEP:
+                    yield None
         for index, condition in enumerate(self.conditions):
+            if not index % STEP:
+                yield None
             if condition is None:
                 continue
             covering = covers.get(index, [])

@@ -30,11 +30,15 @@ JUMPS = 64
 class Matchers:
     """Compiled rule lists by name, shared between revisions: an unchanged list is not compiled again."""
 
-    def __init__(self) -> None:
+    def __init__(self, conditions: Conditions | None = None) -> None:
         self.known: dict[str, tuple[object, Matcher]] = {}
-        self.conditions = Conditions()
+        self.conditions = conditions if conditions is not None else Conditions()
 
     def get(self, conf: config.Config, name: str) -> Matcher:
+        return whole(self.getting(conf, name))
+
+    def getting(self, conf: config.Config, name: str) -> Steps[Matcher]:
+        """The same in slices."""
         rulelist = conf.rulelists[name]
         rules = tuple(conf.rules.get(rule) for rule in rulelist.rules)
         key = (rulelist, rules)
@@ -43,7 +47,7 @@ class Matchers:
             return known[1]
         # A dangling name that is met before a match fails the session: it compiles to a rule that takes everything.
         matches = [(n, rule.match if rule else None) for n, rule in zip(rulelist.rules, rules, strict=True)]
-        matcher = Matcher(matches, rulelist.order, self.conditions)
+        matcher = yield from Matcher.making(matches, rulelist.order, self.conditions)
         self.known[name] = (key, matcher)
         return matcher
 
@@ -92,7 +96,7 @@ class Table:
             name = waiting.pop()
             if name in self.lists or name not in conf.rulelists:
                 continue
-            matcher = matchers.get(conf, name)
+            matcher = yield from matchers.getting(conf, name)
             known = {decision.rule: decision for decision in before[name][1]} if name in before else {}
             decisions = []
             for index, rule in enumerate(conf.rulelists[name].rules):

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from carrier.admin.gate import Limits
+from carrier.config.source import loads
 from carrier.log import Log
 from carrier.model import Config
 from carrier.process.serve import Server, Settings, start
-from tests.support import config, echo, listener
+from tests.support import config, echo, free_port, listener
 from tests.turns import TURN, turns
 
 JSON, YAML = "application/json", "application/yaml"
@@ -82,3 +83,62 @@ async def test_the_whole_configuration_has_a_bound_in_bytes_and_what_makes_it_sm
         assert (await call(server, "POST", "/api/v1/clusters", {"cluster": {**large["cluster"], "name": "more"}}))[0] == 200
     finally:
         await server.close()
+
+
+# -- a thousand of each
+
+
+def large(rules: int = 0, clusters: int = 0, endpoints: int = 1) -> dict[str, Any]:
+    """A document with so many of each."""
+    up = [{"name": f"e{i}", "spec": {"address": f"10.0.{i // 250}.{i % 250 + 1}"}} for i in range(endpoints)]
+    more = [
+        {"name": f"c{i}", "spec": {"protocol": "HTTP", "port": 9}, "endpoints": [{"spec": {"address": "127.0.0.1"}}]}
+        for i in range(clusters)
+    ]
+    listed = [
+        {
+            "name": f"r{i}",
+            "match": {"matchHeader": {"name": "x-user", "value": f"u{i}"}},
+            "action": {"route": {"name": f"rt{i}", "destination": "up"}},
+        }
+        for i in range(rules)
+    ]
+    shadow = {"name": "all", "action": {"route": {"name": "shadow", "destination": "up"}}}
+    web = {"name": "web", "spec": {"protocol": "HTTP", "port": free_port(), "address": "127.0.0.1"}, "rules": [*listed, shadow]}
+    return {"clusters": [{"name": "up", "spec": {"protocol": "HTTP", "port": 9}, "endpoints": up}, *more], "listeners": [web]}
+
+
+def bridge(name: str) -> dict[str, Any]:
+    return {"listener": "web", "user": name, "match": {"matchHeader": {"name": "x-b", "value": name}}, "endpoint": "127.0.0.1:9"}
+
+
+CALLS: dict[str, tuple[str, str, Any]] = {
+    "a bridge is made": ("PUT", "/api/v1/bridges/jane", bridge("jane")),
+    "bridges are shown": ("GET", "/api/v1/bridges", None),
+    "a bridge is replaced": ("PUT", "/api/v1/bridges/john", bridge("john") | {"endpoint": "127.0.0.1:10"}),
+    "a bridge is removed": ("DELETE", "/api/v1/bridges/john", None),
+    "a rule is added": ("POST", "/api/v1/rules", {"rule": {"name": "new", "action": {"route": {"destination": "up"}}}}),
+    "a cluster is put": ("PUT", "/api/v1/clusters/new", {"cluster": {"name": "new", "spec": {"protocol": "Echo"}}}),
+    "an endpoint is added": ("POST", "/api/v1/clusters/up/endpoints", {"endpoint": {"name": "new", "spec": {"address": "10.9.9.9"}}}),
+    "everything is shown": ("GET", "/api/v1/config", None),
+    "the state is shown": ("GET", "/api/v1/status", None),
+    "sessions are shown": ("GET", "/api/v1/sessions", None),
+    "it is scraped": ("GET", "/metrics", None),
+}
+
+
+@pytest.mark.parametrize("of", ["rules", "clusters", "endpoints"])
+async def test_with_a_thousand_of_each_no_call_stops_the_traffic(of: str) -> None:
+    document = large(**{of: 1_000})
+    async with serving(loads(json.dumps(document)).config) as server:
+        await call(server, "PUT", "/api/v1/bridges/john", bridge("john"))  # what a first call loads
+        await call(server, "GET", "/metrics")
+        calls = dict(CALLS)
+        calls["the whole is put in force"] = "POST", "/api/v1/config", {**document, "clusters": [*document["clusters"], echo("more")]}
+        long = {}
+        for what, (method, path, body) in calls.items():
+            status, shown, longest = await call(server, method, path, body)
+            assert status < 300, (what, shown[:300])
+            if longest >= TURN:
+                long[what] = longest
+        assert not long

@@ -276,5 +276,5 @@ def test_the_index_finds_what_a_look_at_each_rule_finds(
 ) -> None:
     matcher = Matcher(rules, order)
     for meta in requests:
-        held = [rule for rule, (conjunction, _, _) in matcher._ways() if all(part.held(meta) for part in conjunction)]
+        held = [rule for rule, (conjunction, _, _) in matcher._ways if all(part.held(meta) for part in conjunction)]
         assert matcher.first(meta) == next(iter(held), None)
