@@ -23,6 +23,7 @@ from carrier.rules.explain import Explanation
 from carrier.wire.h1 import reader as http1
 from carrier.wire.http import Head
 from listeners.http.listener import HttpListener
+from listeners.http.request import Origin
 from tests.fuzz.test_match_fuzz import matches
 from tests.support import config
 
@@ -66,6 +67,7 @@ class Downstream:
 
     def __init__(self, listener: HttpListener) -> None:
         self.listener = listener
+        self.origin = Origin(listener, PEER, ("127.0.0.1", 8080), None)
         self.decision: Decision | None = None
 
     def routed(self, request: dict[str, Any]) -> Decision:
