@@ -7,7 +7,7 @@ ARG BASE=docker.io/library/python:3.13-slim-bookworm
 FROM ${BASE} AS build
 COPY deploy/image /image
 RUN /image/prepare
-COPY pyproject.toml README.md LICENSE requirements-dev.lock wheel[s] /source/wheels/
+COPY pyproject.toml README.md LICENSE requirements.lock wheel[s] /source/wheels/
 COPY carrier /source/carrier
 COPY listeners /source/listeners
 COPY clusters /source/clusters

@@ -24,8 +24,12 @@ IMAGE  ?= localhost/carrier2
 # Of `make cluster` and `make cluster-test`: 1 for a whole node.
 NODE   ?=
 
-.PHONY: all demo test check bench fuzz corpus h2spec grpc-interop sctp docs lock image image-test cluster cluster-build cluster-test venv clean
+.DEFAULT_GOAL := help
+.PHONY: help all demo test check bench fuzz corpus h2spec grpc-interop sctp docs lock image image-test cluster cluster-build cluster-test venv clean
 all: check test
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
 
 venv: $(STAMP)
 $(STAMP): pyproject.toml requirements-dev.lock
@@ -90,6 +94,7 @@ docs: $(STAMP)
 lock: $(STAMP)
 	{ head -n 1 requirements-dev.lock; $(BIN)/python -m pip freeze --exclude-editable; } > requirements-dev.new
 	mv requirements-dev.new requirements-dev.lock
+	$(BIN)/python deploy/runtime_lock.py > requirements.lock
 
 clean:
 	rm -rf $(VENV) build dist wheels *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis benchmarks/results

@@ -11,6 +11,8 @@ import ctypes
 import secrets
 from typing import Any
 
+from carrier.errors import Error
+
 NAME = "carrier"
 DAY = 86_400
 LIFETIME = 3650 * DAY
@@ -71,13 +73,16 @@ def _good(result: Any) -> Any:
 
 
 def by_package() -> bytes:
-    """The same by the `cryptography` package."""
+    """The same by the `cryptography` package. Raises Error("config") where it is not installed."""
     from datetime import UTC, datetime, timedelta
 
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
+    try:
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+        from cryptography.x509.oid import NameOID
+    except ImportError:
+        raise Error("config", "self_signed needs a Python that is linked to OpenSSL 3, or the package `cryptography`") from None
 
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
