@@ -7,6 +7,7 @@ downstream HTTP peer sees. Configuration errors carry all their problems at once
 from __future__ import annotations
 
 import errno
+import ssl
 from collections.abc import Iterable
 from itertools import islice
 from typing import Literal, Self
@@ -42,6 +43,7 @@ STATUS: dict[str, int] = {
     "no-endpoint": 503,
     "refused": 503,
     "unreachable": 503,
+    "tls": 503,
     "dns": 503,
     "overload": 503,
     "killed": 503,
@@ -155,7 +157,11 @@ _KINDS = {
 
 
 def from_os(exc: OSError, side: Side, where: str = "", retry: Retry = "no") -> Error:
-    """Translate what the operating system said; `where` names the address, so that a person knows which one."""
+    """Translate what the operating system, or OpenSSL, said; `where` names the address, so that a person knows which one."""
+    if isinstance(exc, ssl.SSLError):
+        text = f"its certificate is not good: {exc.verify_message}" if isinstance(exc, ssl.SSLCertVerificationError) else ""
+        text = text or f"TLS failed: {exc.reason or exc}"
+        return Error("tls", f"{where}: {text}" if where else text, side, retry)
     kind = _KINDS.get(exc.errno or 0)
     if kind is None:
         kind = "timeout" if isinstance(exc, TimeoutError) else "unreachable" if retry == "yes" else "reset"

@@ -53,7 +53,7 @@ def plainly(endpoint: Endpoint, error: Error) -> str:
         return f"{where} refused: is your container listening on {endpoint.port}?"
     if error.kind == "dns":
         return f"{endpoint.host} is not known: has your client's connection been removed?"
-    if error.kind == "unreachable" and ("TLS" in error.detail or "certificate" in error.detail):
+    if error.kind == "tls":
         return f"{error.detail}: does your container speak TLS on {endpoint.port}, with the right certificate?"
     if error.kind == "unreachable" or (error.kind == "timeout" and error.retry == "yes"):
         return f"{where} cannot be reached: is your client connected to the cluster?"

@@ -152,6 +152,7 @@ class Daemon:
         self.mounted = False
         self.files: dict[str, str] = {}
         """What is in force, in Gefyra's words, without bridges made over REST; whether a provider gave it, and with which files."""
+        self.wrote: bytes | None = None
         self.replaced = -1
         self.replaced_at = 0
         """The operator's file as it was before ours took its place, and when it was written: somebody may be writing to it still."""
@@ -377,10 +378,11 @@ class Daemon:
             self.replaced = -1
         else:
             self.replaced_at = os.fstat(self.replaced).st_mtime_ns
-            if self.data is not None and os.pread(self.replaced, len(self.data) + 1, 0) != self.data and not self.mounted:
+            found = os.pread(self.replaced, MAX_FILE, 0)
+            if self.data is not None and found not in (self.data, self.wrote) and not self.mounted:
                 return  # it was changed since: whoever did will ask us to read it
         write(Path(self.file), data, 0o666)
-        self.data = data
+        self.data = self.wrote = data
 
     def _late(self) -> bytes | None:
         """What somebody wrote to the operator's file who had it open when ours took its place."""

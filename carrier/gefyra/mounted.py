@@ -2,7 +2,8 @@
 
     PUT  /mount         {"document": ..., "bridges": {NAME: BRIDGE}, "files": {NAME: PEM}}
     GET  /mount         how its bridges are: served, by whom instead, nearest misses
-    PUT  /mount/NAME    a bridge, as PUT /bridges/NAME takes it; in force when its endpoint was reached, or after ?patience= seconds
+    PUT  /mount/NAME    a bridge, as PUT /bridges/NAME takes it; in force when its endpoint was reached, or after ?patience= seconds (0:
+                        at once, and the shadow serves until a probe has reached it)
 
 `PUT /mount` puts in force, at once and as one revision, the ports of a pod (a document in Gefyra's format, without bridges), its
 certificates, and exactly these bridges; those that a hand made, whose names are no provider's (OBJECT.PORT), stay. The same again changes
@@ -44,6 +45,7 @@ PATIENCE = 10.0
 TRY = 0.3
 """Seconds for one attempt to reach it; its route may be a second in coming, and until then nothing answers at all."""
 PAUSE = 0.1
+UNTRIED = Error("unreachable", "nobody has looked for it yet", "upstream", "yes"), ""
 FILE = re.compile(r"from_k8s_secret_(cert|key)_([0-9]{1,5}|all)\.pem")
 """Names of the files that certificates from a Secret have, as the operator gives them."""
 _FIELDS = ("document", "bridges", "files")
@@ -173,7 +175,9 @@ class Mounted:
         daemon, patience = self.daemon, _seconds(call.query.get("patience", "0"))
         self._check_mounted()
         wanted = api.bridges.put(daemon.server.proxy.config, name, body)  # what would be refused is refused at once
-        error = await self._reached(wanted.clusters[wanted.bridges[name].cluster], patience)
+        error: tuple[Error, str] | None = UNTRIED
+        if patience:
+            error = await self._reached(wanted.clusters[wanted.bridges[name].cluster], patience)
         async with api.lock:
             self._check_mounted()
             old = daemon.server.proxy.config

@@ -35,6 +35,7 @@ class Told:
         self.first = False
         self.unmatched = 0
         self.health = ""
+        self.seen = ""
         self.shadowed = 0
         self.status: Object = {}
         self.written = 0.0
@@ -88,7 +89,8 @@ class Reports:
             told.first = True
             await event("First request", f"the first request matched this bridge ({counts['hits']} by now)")
         trouble = "" if counts["reached"] else counts["health"]
-        if trouble != told.health:
+        lasting, told.seen = trouble == told.seen, trouble  # what is over at the next look is nobody's trouble
+        if trouble != told.health and (lasting or not trouble):
             if trouble:
                 await event("Endpoint not reached", f"the shadow serves this bridge's requests: {trouble}", "Warning")
             elif told.health:

@@ -74,11 +74,7 @@ async def handshake(loop: asyncio.AbstractEventLoop, sock: socket.socket, channe
 
 
 def tls_error(exc: OSError, side: Side, where: str) -> Error:
-    """What OpenSSL, or the socket under it, said; kind "unreachable" for TLS itself: nothing was sent, somebody else may serve."""
-    if isinstance(exc, ssl.SSLCertVerificationError):
-        return Error("unreachable", f"{where}: its certificate is not good: {exc.verify_message}", side, "yes")
-    if isinstance(exc, ssl.SSLError):
-        return Error("unreachable", f"{where}: TLS failed: {exc.reason or exc}", side, "yes")
+    """What OpenSSL, or the socket under it, said of a handshake: nothing was sent, somebody else may serve."""
     return from_os(exc, side, where, "yes")
 
 
@@ -195,7 +191,7 @@ async def connected_channel(loop: asyncio.AbstractEventLoop, sock: socket.socket
         await handshake(loop, sock, channel, "upstream", where)
     except ValueError as exc:  # a name that is none
         sock.close()
-        raise Error("unreachable", f"{where}: {exc}", "upstream", "yes") from None
+        raise Error("tls", f"{where}: {exc}", "upstream", "yes") from None
     except BaseException:
         sock.close()
         raise

@@ -36,7 +36,14 @@ SIZES = b',"bytes_in":%d,"bytes_out":%d,"status":%d,"id":"'
 SEEN = (None,) * 8
 """What is remembered with a head that was seen once: that."""
 _json = msgspec.json.encode
-_UPSTREAM = {"refused": "UF", "unreachable": "UF", "dns": "DF", "timeout": "UT", "closed": "UC", "reset": "UR", "bad-answer": "UPE"}
+_UPSTREAM = {
+    **dict.fromkeys(("refused", "unreachable", "tls"), "UF"),
+    "dns": "DF",
+    "timeout": "UT",
+    "closed": "UC",
+    "reset": "UR",
+    "bad-answer": "UPE",
+}
 _ANY = {"no-endpoint": "UH", "too-many-requests": "RL", "killed": "LR", "drain": "LR", "internal": "LR"}
 
 
