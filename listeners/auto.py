@@ -104,10 +104,10 @@ class AutoListener(AutoPort):
         if self.certificates is not None and hello is not None and self.certificates.speaks(hello):
             await self.hand_over(arrival, SecuredSource(arrival.listener, arrival), secure=True)
             return
-        source = AutoSource(arrival.listener, arrival.sock, looks=False)
+        raw = AutoSource(arrival.listener, arrival.sock, looks=False)
         if hello is not None:
-            source.tls = {"sni": hello.sni, "alpn": list(hello.alpn)}
-        arrival.became(source)
+            raw.tls = {"sni": hello.sni, "alpn": list(hello.alpn)}
+        arrival.became(raw)
 
     async def _read_hello(self, connection: socket.socket) -> Hello | None:
         """The whole ClientHello; None when what begins like one is none, or does not come: that is the destination's to deal with."""

@@ -306,12 +306,27 @@ class LateConnection(Connection1):
 
 
 class SecuredSource(Socket, asyncio.Protocol):
-    """The accepted end of a connection whose TLS the event loop does. It has no half-close: an end that is passed on closes it.
+    """The accepted end of a connection whose TLS is terminated here, over a transport (carrier/hops/tlstransport.py), so that it can
+    become a connection of HTTP. Each direction ends on its own.
 
     closed, since: it is being closed, and since when (monotonic seconds).
     """
 
-    __slots__ = ("arrival", "closed", "ended_in", "listener", "local", "paused", "peer", "since", "tls", "transport", "undecided", "unsent")
+    __slots__ = (
+        "arrival",
+        "closed",
+        "ended_in",
+        "ended_out",
+        "listener",
+        "local",
+        "paused",
+        "peer",
+        "since",
+        "tls",
+        "transport",
+        "undecided",
+        "unsent",
+    )
     session: Session | None
     transport: asyncio.Transport
 
@@ -319,7 +334,7 @@ class SecuredSource(Socket, asyncio.Protocol):
         super().__init__()
         self.listener, self.arrival = listener, arrival
         self.undecided: Look | None = None
-        self.paused = self.closed = self.ended_in = False
+        self.paused = self.closed = self.ended_in = self.ended_out = False
         self.since = 0.0
         self.unsent = 0
 
@@ -354,7 +369,9 @@ class SecuredSource(Socket, asyncio.Protocol):
         if self.session is not None:
             self.session.source_done = True
         self.to.end()
-        return False
+        if self.ended_out:
+            self._close()
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
@@ -386,7 +403,7 @@ class SecuredSource(Socket, asyncio.Protocol):
             connection.wait_for_head()
 
     def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
-        if not self.transport.is_closing():
+        if not self.transport.is_closing() and not self.ended_out:
             self.bytes_out += len(data)
             self.messages_out += 1
             self.transport.write(data)
@@ -394,6 +411,16 @@ class SecuredSource(Socket, asyncio.Protocol):
             self.end()
 
     def end(self, trailer: Any = None) -> None:
+        if self.ended_out or self.transport.is_closing():
+            return
+        self.ended_out = True
+        session = self.session
+        if self.ended_in or session is None or session.status == DESTROYED:
+            self._close()
+        else:
+            self.transport.write_eof()
+
+    def _close(self) -> None:
         if not self.transport.is_closing():
             self.closed, self.since = True, self.listener.env.loop.time()
             self.transport.close()
@@ -408,7 +435,7 @@ class SecuredSource(Socket, asyncio.Protocol):
 
     def hang_up(self) -> None:
         """It has heard all that it is told."""
-        self.end()
+        self._close()
 
     def stop(self, error: Error | None = None) -> None:
         if error is not None:
@@ -452,7 +479,7 @@ class SecuredSource(Socket, asyncio.Protocol):
         if self.undecided is not None:
             self.undecided.tick(now)
         if self.session is not None:
-            error = self.listener.idle.overdue(self, now, self.ended_in or is_broken(self.session))
+            error = self.listener.idle.overdue(self, now, self.ended_in or self.ended_out or is_broken(self.session))
             if error is not None:
                 self.give_up(error)
 

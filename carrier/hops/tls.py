@@ -107,7 +107,8 @@ class Tls(ByteSocket):
 
     def _decrypt(self) -> None:
         """Pass on what the records that are here say; a pause stops in between, `resume` goes on."""
-        read = self.channel.tls.read
+        channel = self.channel
+        read, more, incoming = channel.tls.read, channel.tls.pending, channel.incoming
         to: Stream = self.to
         while not self.closed and not self.paused:
             try:
@@ -133,6 +134,8 @@ class Tls(ByteSocket):
             self.got.messages += 1
             to = self.to
             to.data(plain)
+            if not incoming.pending and not more() and not channel.ended:  # to be told so by an exception takes longer
+                break
         if not self.closed:
             self._send()  # an answer to a key update
         to.flush()

@@ -250,6 +250,7 @@ class TlsTransport(asyncio.Transport):
         protocol.connection_lost(exc)
         self.protocol = asyncio.Protocol()
         self.buffered = None
+        del self.socket.transport  # both are gone: no ring waits for the collector
 
 
 async def secure_upstream(loop: asyncio.AbstractEventLoop, sock: socket.socket, tls: ClientTls, host: str, where: str, protocol: P) -> P:

@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+import socket
 import ssl
 
 import pytest
 import trustme
 
+from carrier.hops.certificates import ClientTls
+from carrier.hops.tlstransport import secure_upstream
 from tests.support import ask, cluster, config, free_port, http, port_of, running, tcp, tcp_server, wait_until, without
 
 
@@ -14,7 +17,7 @@ def auto(shadow, *rules, **spec):
     """A port whose rules lead to clusters of protocol auto."""
     return {
         "name": "in",
-        "spec": {"protocol": "auto", "port": 0, "address": "127.0.0.1", **spec},
+        "spec": {"port": 0, "protocol": "auto", "address": "127.0.0.1", **spec},
         "rules": [*rules, {"action": {"route": {"destination": shadow}}}],
     }
 
@@ -367,3 +370,61 @@ async def test_sessions_of_bytes_inside_tls_have_the_limits_of_others(secured):
             await wait_until(lambda: proxy.listeners["in"].live)
             await wait_until(lambda: not proxy.connections(), "for the limit")
             writer.transport.abort()
+
+
+class HalfCloser(asyncio.Protocol):
+    """A client that says something and its close_notify, and reads on."""
+
+    def __init__(self, said):
+        self.said = said
+        self.heard = b""
+        self.over = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport):
+        self.transport = transport
+        transport.write(self.said)
+        transport.write_eof()
+
+    def data_received(self, data):
+        self.heard += data
+
+    def eof_received(self):
+        return False
+
+    def connection_lost(self, exc):
+        if not self.over.done():
+            self.over.set_result(exc)
+
+
+async def half_closed(port, said, tls):
+    """What a client hears that half-closes inside TLS."""
+    sock = socket.create_connection(("127.0.0.1", port))
+    sock.setblocking(False)
+    client = ClientTls({"ca": tls["certificate"], "verify": False, "sni": "app.test"})
+    protocol = await secure_upstream(asyncio.get_running_loop(), sock, client, "app.test", "here", HalfCloser(said))
+    assert await asyncio.wait_for(protocol.over, 5) is None
+    return protocol.heard
+
+
+@pytest.mark.parametrize(
+    ("protocol", "said"), [("auto", b"raw\n"), *((protocol, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n") for protocol in ("auto", "HTTP"))]
+)
+async def test_a_client_that_ends_its_half_inside_tls_is_answered(secured, protocol, said):
+    tls, _, _ = secured
+
+    async def answer(peer):
+        if said[:3] == b"GET":
+            await peer.reader.readuntil(b"\r\n\r\n")
+            await asyncio.sleep(0.3)
+            peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        else:
+            heard = await peer.reader.read()
+            await asyncio.sleep(0.3)
+            peer.send(b"heard " + heard)
+
+    async with tcp_server(answer) as shadow:
+        conf = config(clusters=[to("shadow", shadow.port)], listeners=[auto("shadow", protocol=protocol, tls=tls)])
+        async with running(conf) as proxy:
+            heard = await half_closed(port_of(proxy, "in"), said, tls)
+            assert heard.endswith(b"ok" if said[:3] == b"GET" else b"heard raw\n")
+            await wait_until(lambda: not proxy.connections())
