@@ -7,6 +7,7 @@ is complete, because what is left in a pipe that nobody holds is gone.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from carrier.core.idle import Idle
 from carrier.core.listener import Key, Listener
 from carrier.errors import Error, Problem
 from carrier.hops.pipe import PipeStream, make_pipe, open_pipe
+from carrier.hops.unixsocket import identity
 from carrier.options import check_numbers, numbers
 
 if TYPE_CHECKING:
@@ -40,7 +42,8 @@ class PipeListener(Listener):
         self.idle = Idle(numbers(conf.options, OPTIONS)["idle_timeout"])
         self.fd: int | None = None
         """Held open while the listener lives, so that what is written between two sessions stays in the pipe."""
-        self.made: list[str] = []
+        self.made: list[tuple[str, tuple[int, int] | None]] = []
+        """Pipes that this listener has made, with device and inode."""
         self.started = False
 
     @classmethod
@@ -75,7 +78,7 @@ class PipeListener(Listener):
         try:
             for name in filter(None, (self.filename, self.reply)):
                 if make_pipe(name):
-                    self.made.append(name)
+                    self.made.append((name, identity(name)))
             self.fd = open_pipe(self.filename, os.O_RDONLY)
         except (OSError, ValueError) as exc:
             self.stop()
@@ -112,11 +115,10 @@ class PipeListener(Listener):
         self.env.loop.call_soon(self._unlink)
 
     def _unlink(self) -> None:
-        for name in self.made:
-            try:
-                os.unlink(name)
-            except OSError:
-                pass  # somebody else has removed it
+        for name, inode in self.made:
+            if inode is not None and identity(name) == inode:  # else somebody has removed it, and what is there now is not ours
+                with contextlib.suppress(OSError):
+                    os.unlink(name)
         self.made = []
 
     # ------------------------------------------------------------------ sessions

@@ -43,6 +43,7 @@ from carrier.bridges.shown import _dump
 from carrier.config.draft import Draft, Protocols, refused
 from carrier.config.inspector import inspect
 from carrier.core import registry
+from carrier.core.fence import Fence
 from carrier.core.slices import Steps, whole
 from carrier.errors import ConfigError, Error, Problem, Problems, did_you_mean, shown
 from carrier.model import Bridge, Config, Listener, RuleList
@@ -67,6 +68,8 @@ class Bridges:
         self.clock = clock
         self.conditions = conditions if conditions is not None else Conditions()
         """Compiled matches, shared with who routes by them."""
+        self.fence = Fence()
+        """Where bridges may lead."""
         self.gone: dict[str, dict[str, Any]] = {}
         """Bridges that have expired, as they were shown, until one of that name is made again."""
 
@@ -294,6 +297,10 @@ class Bridges:
             text = "a bridge needs 'endpoint'" if raw is None else f"{shown(raw)} is no endpoint"
             allowed = '"10.0.0.9:8000", "[2001:db8::9]:8000", "name:8000"'
             problems.append(Problem(f"{text}: where the user's container listens", "$.endpoint", seen=shown(raw), allowed=allowed))
+            return None
+        if not self.fence.lets(address):
+            text = f"bridges may not lead to {address}"
+            problems.append(Problem(text, "$.endpoint", seen=shown(raw), allowed=f"{self.fence} (bridges.networks)"))
             return None
         cluster: dict[str, Any] = {"spec": {**more, "protocol": protocol}, "endpoints": [{"spec": {"address": address}}]}
         if "tls" in body:

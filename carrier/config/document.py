@@ -123,12 +123,12 @@ class _Builder:
 
     def build(self) -> Steps[None]:
         checks: dict[str, Check] = dict.fromkeys(_KNOWN, self.inspector.anything)
-        checks["admin"] = self.inspector.admin
+        checks |= {"admin": self.inspector.admin, "bridges": self.inspector.bridges}
         self.inspector.members(self.document, "$", "the configuration", checks)
         if "clusterUpstream" in self.document:  # as Gefyra's README shows a port, without what stands around it
             hint = "this looks like one port of Gefyra's format: put it in a list under proxy:"
             self.problems[:] = [msgspec.structs.replace(p, hint=hint) if p.path == "$.clusterUpstream" else p for p in self.problems]
-        self.draft.admin = _admin(self.document.get("admin"))
+        self.draft.admin = _admin(self.document.get("admin"), self.document.get("bridges"))
         for section, kind in SECTIONS.items():
             objects = self.document.get(section)
             if objects is not None and not isinstance(objects, list):
@@ -222,12 +222,13 @@ def _names_in(kind: str, raw: object) -> Iterable[tuple[str, str]]:
             yield from _names_in(child, raw.get(member))
 
 
-def _admin(raw: object) -> Admin:
-    """The settings that have the right type; the others are problems already."""
-    if not isinstance(raw, Mapping):
-        return Admin()
+def _admin(raw: object, bridges: object) -> Admin:
+    """The settings that have the right type; the others are problems already. bridges: what stands beside them of user bridges."""
+    raw = raw if isinstance(raw, Mapping) else {}
+    if isinstance(bridges, Mapping):
+        raw = {**raw, "bridges": bridges}
     known = {f: raw[f] for f in ("log_level", "log_file", "access_log_path", "strict", "offload", "offload_ifs") if raw.get(f) is not None}
-    options = {name: raw[name] for name in ("access_log", "trust_loopback") if raw.get(name) is not None}
+    options = {name: raw[name] for name in ("access_log", "trust_loopback", "bridges") if raw.get(name) is not None}
     try:
         return msgspec.convert(known | {"options": options}, Admin)
     except msgspec.ValidationError:

@@ -10,6 +10,7 @@ from carrier.config import accesslog as access
 from carrier.config.draft import POLICIES, Protocols
 from carrier.core import health, registry
 from carrier.core.breaker import BREAKER
+from carrier.core.fence import Fence
 from carrier.core.resolve import literal
 from carrier.core.spec import NEEDS_PORT
 from carrier.errors import ConfigError, Enough, Problem, Problems, brief, did_you_mean, shown
@@ -24,7 +25,7 @@ RETRY_ON = ("never", "connect-failure", "disconnect", "always")
 SECTIONS = {"clusters": "cluster", "listeners": "listener", "rulelists": "rulelist", "rules": "rule", "routes": "route"}
 """Section of a document -> kind of its objects, in the order in which they are built."""
 _IGNORED = ("sessions", "endpoints")
-_KNOWN = ("admin", *SECTIONS, *_IGNORED)
+_KNOWN = ("admin", "bridges", *SECTIONS, *_IGNORED)
 Check = Callable[[Any, str], None]
 
 
@@ -300,12 +301,23 @@ class Inspector:
             "access_log_path": self.text,
             "access_log": self.access_log,
             "trust_loopback": self.choice(*TRUST),
+            "bridges": self.bridges,
             "strict": self.boolean,
             "offload": lambda v, p: None if any(v is o or (v == o and isinstance(v, str)) for o in offload) else self.wrong(p, v, allowed),
             "offload_ifs": lambda v, p: (self.each("names", self.text) if isinstance(v, list) else self.text)(v, p),
             "version": self.anything,
         }
         self.members(value, path, "admin", checks)
+
+    def bridges(self, value: Any, path: str) -> None:
+        """Where user bridges may lead."""
+        self.members(value, path, "bridges", {"networks": self._networks})
+
+    def _networks(self, value: Any, path: str) -> None:
+        try:
+            Fence(value)
+        except (ValueError, TypeError) as exc:
+            self.problems.append(Problem(str(exc), path, seen=shown(value), allowed='a list of networks: ["10.0.0.0/8", "2001:db8::/32"]'))
 
     def access_log(self, value: Any, path: str) -> None:
         try:

@@ -26,6 +26,7 @@ SETTINGS: Mapping[str, str] = {
     "access_log": "writes a file",
     "access_log_path": "writes a file",
     "trust_loopback": "says who is trusted",
+    "bridges": "says where bridges may lead",
 }
 """Settings of `admin` that are privileged."""
 KINDS = ("listener", "cluster", "rulelist", "rule", "route")
@@ -67,6 +68,8 @@ def of_document(document: object, protocols: Protocols = registry) -> str:
             stack += here.values()
         elif isinstance(here, list):
             stack += here
+    if isinstance(document, Mapping) and isinstance(document.get("bridges"), Mapping):
+        return "bridges says where bridges may lead"
     admin = document.get("admin") if isinstance(document, Mapping) else None
     named = (f"admin.{name} {reason}" for name, reason in SETTINGS.items() if isinstance(admin, Mapping) and admin.get(name) is not None)
     return next(named, "")

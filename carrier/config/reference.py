@@ -70,6 +70,7 @@ def named(kind: str, what: str) -> Schema:
 # fmt: off
 CONFIGURATION = (
     Field("admin", "object", ref("admin"), "settings of the process"),
+    Field("bridges", "object", OBJECT, "where user bridges may lead: `networks`, a list; every one but those of the link where it is not given, link-local ones only if they are named", "", {"networks": ["10.0.0.0/8"]}),
     Field("listeners", "list of listeners", listed(ref("listener")), "what is listened at, and the rules of each"),
     Field("clusters", "list of clusters", listed(ref("cluster")), "destinations that routes name"),
     Field("rulelists", "list of rule lists", listed(ref("rulelist")), "rule lists that listeners and rules name"),
@@ -82,6 +83,7 @@ ADMIN = (
     Field("access_log", "path or object", {"anyOf": [TEXT, ref("access_log")]}, "a line for each session that has ended", "", {"path": "stdout"}),
     Field("access_log_path", "path", TEXT, "the same, as l7mp's files have it", "", "/var/log/access.json"),
     Field("trust_loopback", "uid or none", choice("uid", "none"), "callers on loopback that may have what is privileged: those whose socket is our own user's or root's, or none (docs/security.md)", "uid", "none"),
+    Field("bridges", "object", OBJECT, "the same as `bridges` beside it", "", {"networks": ["10.0.0.0/8"]}),
     Field("strict", "true or false", YES_NO, "REST calls are checked against l7mp's schema (its `-s`)", "false", True),
     Field("offload", "text", choice("init", "no_init", "disable", True, False), "kernel offload of l7mp; kept and shown, without effect", "", "disable"),
     Field("offload_ifs", "text or list", {"anyOf": [TEXT, listed(TEXT)]}, "interfaces of l7mp's offload; kept and shown, without effect", "", ["eth0"]),

@@ -92,6 +92,8 @@ class Cluster:
         """The endpoints that are not drained: those that are chosen from."""
         self.ups = 0
         """Endpoints that are up."""
+        self.fenced = False
+        """It is a user bridge's: it leads only where bridges may."""
         self.drained: frozenset[str] = frozenset()
         """Names of endpoints that get no new sessions."""
         self.endpoints: list[Endpoint] = []
@@ -305,7 +307,13 @@ class Cluster:
     async def addresses(self, endpoint: Endpoint, kind: socket.SocketKind = socket.SOCK_STREAM) -> list[Address]:
         """Where an endpoint is. Raises Error: it has no port, its name is not known."""
         self.check_port_of(endpoint)
-        return await self.env.resolver.resolve(endpoint.host, endpoint.port, kind)
+        found = await self.env.resolver.resolve(endpoint.host, endpoint.port, kind)
+        if self.fenced:
+            found = [address for address in found if self.env.fence.lets(str(address[1][0]))]
+            if not found:
+                text = f"{endpoint.address}: bridges may not lead there (bridges.networks: {self.env.fence})"
+                raise Error("forbidden", text, "upstream", "yes")
+        return found
 
     def check_port_of(self, endpoint: Endpoint) -> None:
         """Raises Error: it has none, and is no service, which has one of its own."""

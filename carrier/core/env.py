@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from carrier.core.fence import Fence
 from carrier.core.ledger import Ledger, Reader
 from carrier.core.names import Names
 from carrier.core.resolve import Resolver
@@ -38,6 +39,8 @@ class Env:
         """Who may call the REST API (carrier/admin/gate.py); None: everybody who reaches it, which is this machine only."""
         self.api_files: dict[str, tuple[int, int]] = {}
         """Socket files that the REST API listens at, as they were bound -> device and inode: no cluster leads there."""
+        self.fence = Fence()
+        """Where user bridges may lead."""
         self.hidden = ALWAYS
         """What logs and reasons do not show."""
         self.insecure_admin = False

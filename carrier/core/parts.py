@@ -16,6 +16,7 @@ from carrier.errors import Error
 
 if TYPE_CHECKING:
     from carrier import model as config
+    from carrier.core.fence import Fence
     from carrier.core.spec import Kind
     from carrier.core.stream import Socket, Stream
     from carrier.redact import Hidden
@@ -28,6 +29,7 @@ class Env(Protocol):
     warn: Callable[..., None]
     note: Callable[..., None]
     hidden: Hidden
+    fence: Fence
 
     @property
     def clusters(self) -> Mapping[str, Cluster]: ...

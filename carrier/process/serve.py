@@ -30,6 +30,7 @@ from carrier.admin.where import Door, UnixSocket, open_socket, own_listener
 from carrier.bridges.edits import Bridges
 from carrier.config import accesslog
 from carrier.core.env import Env
+from carrier.core.fence import Fence
 from carrier.observe import access
 from carrier.observe.endings import Endings, Said
 from carrier.observe.metrics import Metrics
@@ -164,8 +165,11 @@ class Server:
             users, revision = partial(user_of, proxy), lambda: proxy.config.revision
             new = access.AccessLog(wanted, self.env.loop, users, revision, self.env.warn) if wanted is not None else None
 
+        fence = Fence((config.admin.options.get("bridges") or {}).get("networks"))
+
         def put_in_force() -> None:
             self.env.gate.trust_loopback = trust_of(settings, config)
+            self.env.fence = self.bridges.fence = fence
             self.env.hidden = redact.hidden(wanted.redact, wanted.query) if wanted is not None else redact.ALWAYS
             if new is not old:
                 self._log_to(new, old)

@@ -258,6 +258,9 @@ class Proxy:
             cluster.adopt(plan)
         old_clusters, self.clusters = self.clusters, build.clusters
         self.env.clusters = build.clusters
+        for bridge in config.bridges.values():
+            if bridge.cluster in build.clusters:
+                build.clusters[bridge.cluster].fenced = True
         self.env.resolver.closed = build.api_ports
         old_listeners, self.listeners = self.listeners, build.listeners
         self.env.listeners = build.listeners

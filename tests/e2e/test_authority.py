@@ -389,3 +389,77 @@ def test_a_token_file_that_others_may_read_is_refused(mode: int, tmp_path: Path)
     command = [sys.executable, "-m", "carrier", "run", "-c", str(conf), "--admin-socket", "off", "--admin-tokens", str(file)]
     found = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert found.returncode == 2 and "others may read it" in found.stderr and TOKEN not in found.stderr
+
+
+# -- 3. where bridges may lead
+
+
+def bridged(port: int, endpoint: str) -> dict[str, Any]:
+    return {"port": port, "user": "u", "match": {"matchHeader": {"name": "x-user", "value": "u"}}, "endpoint": endpoint}
+
+
+def shadowed(port: int, **more: Any) -> dict[str, Any]:
+    spec = {"protocol": "HTTP", "port": port, "address": "127.0.0.1"}
+    answer = {"spec": {"protocol": "Answer", "body": "shadow"}}
+    return {"listeners": [{"name": "web", "spec": spec, "rules": [{"action": {"route": {"destination": answer}}}]}], **more}
+
+
+def test_no_bridge_leads_to_a_metadata_service_by_its_address(tmp_path: Path) -> None:
+    port = free_port()
+    with carrier(shadowed(port)) as one:
+        for endpoint in ("169.254.169.254:80", "[::ffff:169.254.169.254]:80", "[fe80::1]:80"):
+            status, said = one.call("PUT", "/api/v1/bridges/x", bridged(port, endpoint))
+            assert status == 400 and "may not lead" in json.dumps(said), said
+        assert one.call("PUT", "/api/v1/bridges/x", bridged(port, "127.0.0.1:9"))[0] in (200, 201)
+
+
+def test_a_name_of_a_bridge_that_leads_out_of_its_networks_is_not_connected_to(tmp_path: Path) -> None:
+    """The name is known to be bad only when it is looked up."""
+    port, laptop = free_port(), socket.create_server(("127.0.0.1", 0))
+    laptop.settimeout(0.5)
+    with laptop, carrier(shadowed(port, bridges={"networks": ["10.0.0.0/8"]})) as one:
+        status, said = one.call("PUT", "/api/v1/bridges/y", bridged(port, "127.0.0.1:9"))
+        assert status == 400 and "10.0.0.0/8" in json.dumps(said)
+        where = f"localhost:{laptop.getsockname()[1]}"
+        assert one.call("PUT", "/api/v1/bridges/x", bridged(port, where))[0] in (200, 201)
+        found = asked(port, b"GET / HTTP/1.1\r\nhost: a\r\nx-user: u\r\nconnection: close\r\n\r\n")
+        assert found.endswith(b"shadow") and b"x-carrier-fallback: forbidden" in found.lower()
+        with pytest.raises(TimeoutError):
+            laptop.accept()
+
+
+# -- 9. asking makes nothing
+
+
+def test_asking_makes_no_file(tmp_path: Path) -> None:
+    """A dry run, `validate` and `carrier check` of everything that would make one."""
+    made = tmp_path / "made"
+    made.mkdir()
+    spec = {"protocol": "UnixDomainSocket", "filename": str(made / "socket")}
+    conf = {
+        "clusters": [{"name": "log", "spec": {"protocol": "Logger", "log_file": str(made / "log")}}],
+        "listeners": [
+            {"name": "unix", "spec": spec, "rules": [{"action": {"route": {"destination": "log"}}}]},
+            {"name": "pipe", "spec": {"protocol": "PIPE", "filename": str(made / "pipe"), "reply": str(made / "reply")}, "rules": []},
+        ],
+    }
+    with carrier({"listeners": []}) as one:
+        status, said = one.call("POST", "/api/v1/validate", conf)
+        assert status == 200 and said["valid"], said
+        assert one.call("POST", "/api/v1/config?dryRun=true", conf)[0] == 200
+        for kind in ("cluster", "listener"):
+            for obj in conf[f"{kind}s"]:
+                assert (
+                    one.call("POST", f"/api/v1/{kind}s?dryRun=true", {kind: obj | ({} if kind == "cluster" else {"rules": []})})[0] == 200
+                )
+                assert (
+                    one.call(
+                        "PUT", f"/api/v1/{kind}s/{obj['name']}?dryRun=true", {kind: obj | ({} if kind == "cluster" else {"rules": []})}
+                    )[0]
+                    == 200
+                )
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps(conf))
+    found = subprocess.run([sys.executable, "-m", "carrier", "check", str(file)], capture_output=True, text=True, timeout=PATIENCE)
+    assert found.returncode == 0, found
+    assert list(made.iterdir()) == []

@@ -137,3 +137,14 @@ def test_the_strict_check_names_what_is_wrong() -> None:
     assert not PipeListener.check({"protocol": "PIPE", "filename": "/tmp/a", "reply": "/tmp/b", "framing": "lines"})
     assert "needs 'filename'" in str(PipeListener.check({"protocol": "PIPE"})[0])
     assert "expected a path" in str(PipeListener.check({"protocol": "PIPE", "filename": "a", "reply": 5})[0])
+
+
+async def test_a_pipe_that_somebody_put_in_the_place_of_ours_stays(tmp_path: Path) -> None:
+    name = tmp_path / "pipe"
+    conf = config(clusters=[echo()], listeners=[{"name": "in", "spec": {"protocol": "PIPE", "filename": str(name)}, "rules": []}])
+    async with running(conf) as proxy:
+        name.unlink()
+        name.write_text("somebody else's")
+        await proxy.apply(config())
+        await wait_until(lambda: not proxy.draining)
+    assert name.read_text() == "somebody else's"
