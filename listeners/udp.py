@@ -325,7 +325,7 @@ class UdpListener(Listener):
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:  # an error of an earlier reply: that peer's session ends by its timeout
-            self._errors()
+            self.take_errors()
             return True
         peer = self.peers.get(address if local is None else (address, local)) or self._peer(address, local)
         if peer is not None:
@@ -353,7 +353,7 @@ class UdpListener(Listener):
             except (BlockingIOError, InterruptedError):
                 return taken
             except OSError:  # as above
-                self._errors()
+                self.take_errors()
                 return taken
             taken += count
             known = self.counter
@@ -384,7 +384,7 @@ class UdpListener(Listener):
                 peer.came(first, run, sizes[first])
                 first += run
 
-    def _errors(self) -> None:
+    def take_errors(self) -> None:
         """A singleton's remote is told which of its datagrams were refused; the queue of errors must be emptied (ip(7), IP_RECVERR)."""
         if not self.singleton or self.sock is None:
             return

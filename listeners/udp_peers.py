@@ -9,7 +9,7 @@ import resource
 import socket
 from collections import deque
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from carrier.core.address import authority
 from carrier.core.resolve import literal
@@ -20,8 +20,8 @@ from carrier.hops.datagram import DatagramSocket
 from carrier.hops.pktinfo import Local
 
 if TYPE_CHECKING:
+    from carrier.core.env import Env
     from carrier.core.session import Session
-    from listeners.udp import UdpListener
 
 FORGOTTEN, DONE, RESTING, WAITING = range(4)
 """Ranks of peers whose places are needed, the first to leave first."""
@@ -49,6 +49,29 @@ def share() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 2 // 3
 
 
+class UdpPort(Protocol):
+    """The listener as its ends know it."""
+
+    env: Env
+    counter: int
+    places: float
+    """How many peers there can be."""
+    idle_timeout: float
+    answer_timeout: float
+    responses: float
+    exchange_timeout: float
+    peers: dict[Any, UdpPeer]
+    keys: dict[Any, UdpPeer]
+    received: int
+    sent: int
+
+    def drop(self, reason: str, count: int = 1) -> None:
+        """Count datagrams that go nowhere."""
+
+    def take_errors(self) -> None:
+        """A singleton's remote is to be told which of its datagrams were refused."""
+
+
 class UdpPeer(DatagramSocket):
     """One peer of the listener: the source of its session. It has no descriptor of its own.
 
@@ -59,7 +82,7 @@ class UdpPeer(DatagramSocket):
     __slots__ = ("active_at", "born", "held", "key", "listener", "place", "seen")
     session: Session | None
 
-    def __init__(self, listener: UdpListener, sock: socket.socket, address: Any, local: Local | None = None) -> None:
+    def __init__(self, listener: UdpPort, sock: socket.socket, address: Any, local: Local | None = None) -> None:
         super().__init__(sock, address)
         self.listener = listener
         self.local = local
@@ -165,7 +188,7 @@ class Remote(UdpPeer):
 
     __slots__ = ("out", "size", "timer", "told", "tried", "waiting")
 
-    def __init__(self, listener: UdpListener, sock: socket.socket, address: Any) -> None:
+    def __init__(self, listener: UdpPort, sock: socket.socket, address: Any) -> None:
         super().__init__(listener, sock, address)
         self.waiting: deque[bytes] | None = None
         self.size = self.tried = 0
@@ -199,7 +222,7 @@ class Remote(UdpPeer):
         """The kernel tells of a refusal of before in place of sending."""
         if exc.errno == errno.ECONNREFUSED:
             self.told = True
-            self.listener._errors()
+            self.listener.take_errors()
         else:
             super().drop("send-failed")
 
@@ -230,7 +253,7 @@ class Remote(UdpPeer):
         session = self.session
         assert self.waiting and session is not None
         self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # what was refused before is not this one
-        self.listener._errors()
+        self.listener.take_errors()
         self.tried += 1
         session.retries += 1
         self.out = True

@@ -203,7 +203,8 @@ async def test_a_transform_sees_every_datagram_of_a_batch(tmp_path):
                 for n in range(8):
                     client.send(b"%d;" % n)
                 assert [await client.read() for _ in range(8)] == [b"%d;" % n for n in range(8)]
-    assert file.read_bytes() == b"".join(b"p: %d;" % n for n in range(8)) * 5
+    wanted = b"".join(b"p: %d;" % n for n in range(8)) * 5
+    await wait_until(lambda: file.read_bytes() == wanted, "for what was logged")
 
 
 async def test_ipv6_peers_are_served_alone_and_in_batches():
