@@ -10,8 +10,8 @@ it starts in about ten milliseconds.
 """
 
 import sys
-from _socket import AF_UNIX, SOCK_STREAM, socket
-from posix import environ, read, write
+from _socket import AF_UNIX, SO_PEERCRED, SOCK_STREAM, SOL_SOCKET, socket
+from posix import environ, geteuid, read, write
 
 FOLDER = b"/tmp"
 TIMEOUT = 30.0
@@ -36,6 +36,9 @@ def call(path: str, method: str, target: str, body: bytes) -> "tuple[int, str, b
     try:
         sock.settimeout(TIMEOUT)
         sock.connect(path)
+        user = answers(sock)
+        if user not in (geteuid(), 0) and (geteuid() or path == default_socket()):
+            raise ValueError(f"user {user} answers there, neither ours nor root: nothing was sent")
         sock.sendall(head.encode() + body)
         answer = b""
         while len(answer) < MOST and (data := sock.recv(65536)):
@@ -43,6 +46,11 @@ def call(path: str, method: str, target: str, body: bytes) -> "tuple[int, str, b
     finally:
         sock.close()
     return parse(answer)
+
+
+def answers(sock: socket) -> int:
+    """The user of the process that listens, as the kernel knows it (unix(7)): anybody may put a socket into /tmp."""
+    return int.from_bytes(sock.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)[4:8], sys.byteorder)
 
 
 def is_request(method: str, target: str) -> bool:

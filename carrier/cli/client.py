@@ -38,6 +38,8 @@ class Client:
         self.where = where or os.environ.get("CARRIER_ADMIN")
         if self.where:
             self.where = place(self.where)
+        self.named = bool(self.where)
+        """Somebody said where it is, and may send his token there."""
         self.token = token or os.environ.get("CARRIER_TOKEN")
         self.revision = ""
         """Of the configuration, as the last answer told it."""
@@ -49,11 +51,11 @@ class Client:
         headers = {"host": "localhost"}
         if body is not None:
             headers["content-type"] = kind
-        if self.token:
-            headers["authorization"] = f"Bearer {self.token}"
         from http.client import HTTPException
 
         connection = self._connection()
+        if self.token and (self.named or self._is_private()):
+            headers["authorization"] = f"Bearer {self.token}"
         if self.others and method != "GET" and path.partition("?")[0].rpartition("/")[2] not in LOOKS:
             connection.close()
             raise Refused(0, self._which())
@@ -78,6 +80,8 @@ class Client:
         for where in [self.where] if self.where else _defaults():
             try:
                 connection = _connected(where)
+                if self.where is None:
+                    _check_owner(connection)
             except OSError as exc:
                 said.append(f"{where}: {reason(exc)}")
             else:
@@ -87,6 +91,10 @@ class Client:
                 return connection
         hint = "" if self.where else "; --admin or CARRIER_ADMIN says where one is"
         raise Refused(0, f"no carrier answers at {', nor at '.join(said)}{hint}")
+
+    def _is_private(self) -> bool:
+        """Is what was found by chance a unix socket of our own, or TLS? At a TCP address anybody of this machine may listen."""
+        return self.where is not None and (self.where.startswith("https://") or "/" in self.where)
 
     def _which(self) -> str:
         """Several carriers run here: which they are, for who has to name one."""
@@ -143,6 +151,19 @@ def _connected(where: str) -> HTTPConnection:
         unix.close()
         raise
     return unix
+
+
+def _check_owner(connection: HTTPConnection) -> None:
+    """Does a process of our own user, or root's, listen at a unix socket that was found by chance? Raises OSError."""
+    import socket
+
+    from carrier.cli.carrierctl import answers
+
+    sock = connection.sock
+    if isinstance(sock, socket.socket) and sock.family == socket.AF_UNIX and answers(sock) not in (os.geteuid(), 0):
+        user = answers(sock)
+        connection.close()
+        raise PermissionError(0, f"user {user} answers there, neither ours nor root")
 
 
 def _answers(where: str) -> bool:
