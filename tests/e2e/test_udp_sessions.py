@@ -211,7 +211,13 @@ async def test_two_thousand_new_peers_a_second_with_1024_descriptors() -> None:
                 for one in stayers:
                     one.send(b"stay")
                     await one.read()
-            asked, heard = await flood(udp_port, rate, seconds)
+            flooding = asyncio.ensure_future(flood(udp_port, rate, seconds))
+            while not flooding.done():
+                await asyncio.wait((flooding,), timeout=5)  # they say something now and then: else they would be idle
+                for one in stayers:
+                    one.send(b"still here")
+                    assert await one.read() == b"still here"
+            asked, heard = flooding.result()
             for one in stayers:
                 one.send(b"still here")
                 assert await one.read() == b"still here"
