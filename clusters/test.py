@@ -19,6 +19,7 @@ class TestCluster(Cluster):
     """`spec: {protocol: Test}`. mode: what the next sessions get, in turn: "ok" or "fail"."""
 
     protocol = "Test"
+    places = False
     __test__ = False
 
     def __init__(self, conf: config.Cluster, env: Env) -> None:

@@ -9,7 +9,7 @@ read again: owned objects stand in their owner, with their names.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -24,6 +24,9 @@ from carrier.errors import MOST_PROBLEMS, ConfigError, Error, Problem, brief, di
 from carrier.model import Admin, Cluster, Config, Route, Rule, RuleList
 from carrier.rules.match import Conditions
 from carrier.rules.table import Matchers
+
+CONTROLLER = "L7mpController"
+"""The protocol of the cluster that leads into the REST API."""
 
 # -- whole documents ---------------------------------------------------------------------------------------------------------------------
 
@@ -66,13 +69,14 @@ def building(
     dangling = list(islice(builder.dangling(), MOST_PROBLEMS))
     odd = yield from looking(builder.config, Matchers(compiled), protocols)
     found = [f for f in odd if f.code != "dangling"]
-    builder.problems += [builder.problem(f) for f in found if f.code == "loop"] + ([] if allow_dangling else dangling)
+    late = allow_dangling or builder.l7mp
+    builder.problems += [builder.problem(f) for f in found if f.code == "loop"] + ([] if late else dangling)
     if files:
         builder.problems += builder.certificates()
     if builder.problems:
         raise ConfigError(*builder.problems)
     config = yield from _rebased(builder.config, base)
-    return config, (*dangling, *map(builder.problem, found))
+    return config, (*builder.ignored, *dangling, *map(builder.problem, found))
 
 
 class _Builder:
@@ -88,6 +92,9 @@ class _Builder:
         """(kind, name) of objects that could not be built: a reference to one of them is not dangling."""
         self.ports: dict[tuple[Any, ...], object] = {}
         """(transport, address, port) -> name of the listener that asks for it first."""
+        self.l7mp = _is_l7mps(document)
+        """It is a file of l7mp's: what that one ignores is a warning, and names may lead nowhere yet."""
+        self.ignored: list[Problem] = []
         self.old_style: set[tuple[str, str]] = set()
         """Routes that say `cluster` for `destination`."""
 
@@ -125,6 +132,7 @@ class _Builder:
         checks: dict[str, Check] = dict.fromkeys(_KNOWN, self.inspector.anything)
         checks |= {"admin": self.inspector.admin, "bridges": self.inspector.bridges}
         self.inspector.members(self.document, "$", "the configuration", checks)
+        self._ignore(0)
         if "clusterUpstream" in self.document:  # as Gefyra's README shows a port, without what stands around it
             hint = "this looks like one port of Gefyra's format: put it in a list under proxy:"
             self.problems[:] = [msgspec.structs.replace(p, hint=hint) if p.path == "$.clusterUpstream" else p for p in self.problems]
@@ -141,6 +149,7 @@ class _Builder:
     def _build(self, kind: str, raw: object, path: str) -> None:
         before = len(self.problems)
         getattr(self.inspector, kind)(raw, path)
+        self._ignore(before)
         if kind == "listener":
             self._claim(raw, path)
         self._name(kind, raw, path, strict=len(self.problems) > before)
@@ -152,6 +161,14 @@ class _Builder:
                 self.problems.append(Problem(error.detail, path))
         if isinstance(raw, Mapping):
             self.declared |= set(_names_in(kind, raw))
+
+    def _ignore(self, since: int) -> None:
+        """In a file of l7mp's, fields that nobody reads are no more than a warning, as far as they are no near miss of one that is read."""
+        if self.l7mp and len(self.problems) > since:
+            found = self.problems[since:]
+            late = [problem for problem in found if problem.message.startswith("unknown field") and not problem.hint]
+            self.problems[since:] = [problem for problem in found if problem not in late]
+            self.ignored += [Problem(f"{problem.message}: it is ignored, as by l7mp", problem.path, seen=problem.seen) for problem in late]
 
     def _name(self, kind: str, raw: object, path: str, strict: bool) -> None:
         """An object of a section has a name, and one that no other has. strict: it has other problems, so nobody will try to add it."""
@@ -206,6 +223,34 @@ class _Builder:
     def _place_child(self, kind: str, name: str | None, raw: object, path: str) -> None:
         if name is not None and isinstance(raw, Mapping):
             self._place(kind, name, raw, path)
+
+
+def _is_l7mps(document: Raw) -> bool:
+    """Was it written for l7mp? Its files lead a listener into its REST API, which ours has elsewhere, and say `admin`."""
+    if not isinstance(document.get("admin"), Mapping):
+        return False
+    listed = document.get("listeners")
+    clusters = document.get("clusters")
+    names = {
+        cluster.get("name")
+        for cluster in (clusters if isinstance(clusters, list) else ())
+        if isinstance(cluster, Mapping) and isinstance(cluster.get("spec"), Mapping) and cluster["spec"].get("protocol") == CONTROLLER
+    }
+    return any(_leads_to(listener, names, 0) for listener in (listed if isinstance(listed, list) else ()))
+
+
+def _leads_to(value: object, names: Collection[object], depth: int) -> bool:
+    """Is there a destination in it that is the controller?"""
+    if depth > 12:
+        return False
+    if isinstance(value, Mapping):
+        to = value.get("destination", value.get("cluster"))
+        if isinstance(to, str) and to in names:
+            return True
+        if isinstance(to, Mapping) and isinstance(to.get("spec"), Mapping) and to["spec"].get("protocol") == CONTROLLER:
+            return True
+        return any(_leads_to(inner, names, depth + 1) for inner in value.values())
+    return isinstance(value, list) and any(_leads_to(inner, names, depth + 1) for inner in value)
 
 
 def _names_in(kind: str, raw: object) -> Iterable[tuple[str, str]]:

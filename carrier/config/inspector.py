@@ -22,6 +22,7 @@ LOG_LEVELS = ("silly", "verbose", "debug", "info", "notice", "warn", "error", "s
 TRUST = ("uid", "none")
 """`admin.trust_loopback`: a caller on loopback has shown who it is if its socket is our own user's or root's, or never."""
 RETRY_ON = ("never", "connect-failure", "disconnect", "always")
+NEEDS_ADDRESS = "an endpoint's spec needs 'address'"
 SECTIONS = {"clusters": "cluster", "listeners": "listener", "rulelists": "rulelist", "rules": "rule", "routes": "route"}
 """Section of a document -> kind of its objects, in the order in which they are built."""
 _IGNORED = ("sessions", "endpoints")
@@ -186,6 +187,8 @@ class Inspector:
         if isinstance(value, Mapping) and _have_ports(value.get("endpoints")):
             found = self.problems[before:]
             self.problems[before:] = [p for p in found if (p.message, p.path) != (NEEDS_PORT, f"{path}.spec")]
+        if cls is not None and not cls.places:
+            self.problems[before:] = [p for p in self.problems[before:] if p.message != NEEDS_ADDRESS]
 
     def _cluster_options(self, cls: Any) -> Check:
         """The circuit breaker's and those of health, which every cluster has, and those of the protocol."""

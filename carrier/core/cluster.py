@@ -61,6 +61,8 @@ class Cluster:
     messages_only: ClassVar[bool] = False
     """Takes a request of its own protocol or none: what only passes messages on is sent without one."""
     endpoint_class: ClassVar[type[Endpoint]] = Endpoint
+    places: ClassVar[bool] = True
+    """Its endpoints are somewhere: each has an address."""
     default_policy: ClassVar[str] = "Trivial"
     admin: ClassVar[bool] = False
     """Leads into the REST API: a listener that routes here binds loopback only."""

@@ -253,3 +253,31 @@ def test_a_port_of_gefyras_format_without_its_frame_is_told_where_it_belongs() -
     with pytest.raises(ConfigError) as error:
         from_document({"port": 8080, "clusterUpstream": ["app:8080"], "bridges": {}})
     assert any("put it in a list under proxy:" in problem.hint for problem in error.value.problems)
+
+
+# -- l7mp's files
+
+
+def test_what_l7mp_ignores_is_a_warning_in_its_files_and_names_bind_late() -> None:
+    """Its own test configuration: an endpoint with `mode` and no address, a cluster with a `port` that nobody reads."""
+    to_api = {"action": {"route": {"destination": {"name": "api", "spec": {"protocol": "L7mpController"}}}}}
+    test = {"name": "t", "spec": {"protocol": "Test"}, "endpoints": [{"name": "e", "mode": ["ok"], "timeout": 3001, "spec": {}}]}
+    js = {"name": "js", "spec": {"protocol": "JSONSocket", "port": 15003, "transport": {"protocol": "UDP", "port": 15003}}}
+    document = {
+        "admin": {"log_level": "error", "log_file": "stdout", "strict": True},
+        "listeners": [
+            {"name": "l", "spec": {"protocol": "Test"}, "rules": [{"action": {"route": {"destination": test}}}]},
+            {"name": "late", "spec": {"protocol": "UDP", "port": 1}, "rules": [{"action": {"route": {"destination": "comes-later"}}}]},
+            {"name": "api", "spec": {"protocol": "HTTP", "port": 1234}, "rules": [to_api]},
+        ],
+        "clusters": [js],
+    }
+    config, warned = from_document(document)
+    assert set(config.clusters) == {"t", "js", "api"}
+    said = [str(problem) for problem in warned]
+    for word in ("unknown field 'mode'", "unknown field 'timeout'", "unknown field 'port'", "comes-later"):
+        assert any(word in text for text in said), (word, said)
+    with pytest.raises(ConfigError, match="unknown field 'mode'"):  # a file of ours says what it means
+        from_document({**document, "listeners": document["listeners"][:1], "clusters": []})
+    with pytest.raises(ConfigError, match="did you mean"):
+        from_document({**document, "clusters": [{"name": "x", "spec": {"protocol": "TCP", "port": 1}, "endpoint": []}]})
