@@ -269,7 +269,8 @@ class WebSocketSource(WebSocketEnd):
         if not self.upgraded and not self.refused and session is not None and not self.gone:
             if session.status != CONNECTED or self._answer_comes():
                 return
-            self._upgrade(session.destination.subprotocol or self._first_subprotocol())
+            chosen = session.destination.subprotocol  # also none, where a WebSocket server has been asked
+            self._upgrade(self._first_subprotocol() if chosen is None else chosen)
         super().resume()
 
     def _first_subprotocol(self) -> bytes:

@@ -59,7 +59,7 @@ class Stream:
     """It reads nothing before `resume()`."""
     joint: Any = None
     """What stands behind it is another protocol's stream (carrier/hops/joint.py)."""
-    subprotocol = b""
+    subprotocol: bytes | None = None
     """What the two ends of a tunnel have agreed on, if the destination chose."""
     to: Stream
     back: Stream

@@ -371,12 +371,16 @@ class ByteSocket(Descriptor):
                 break
             if not data:
                 break
-            self.got.bytes += len(data)
-            self.got.messages += 1
-            self.to.data(data)
+            self.heard(data)
             if self.closed:
                 return
         self.broken(from_os(exc, self.side))
+
+    def heard(self, data: bytes) -> None:
+        """Last words of a peer that takes no more."""
+        self.got.bytes += len(data)
+        self.got.messages += 1
+        self.to.data(data)
 
     # ------------------------------------------------------------------ bulk
 

@@ -105,6 +105,10 @@ class Tls(ByteSocket):
             self.channel.ended, self.channel.failure = True, self.channel.failure or exc
             self._decrypt()  # what came before is read first
 
+    def heard(self, data: bytes) -> None:
+        self.channel.incoming.write(data)
+        self._decrypt()
+
     def _decrypt(self) -> None:
         """Pass on what the records that are here say; a pause stops in between, `resume` goes on."""
         channel = self.channel

@@ -323,3 +323,14 @@ def framing_field(body: int, length: int) -> bytes:
     if body == CHUNKED:
         return b"transfer-encoding: chunked\r\n"
     return b"content-length: %d\r\n" % length if body == LENGTH else b""
+
+
+def hop_lines(protocols: bytes | None, trailers: bool = False) -> bytes:
+    """Field lines for the next hop: the protocols to switch to (RFC 9110 7.8), and that trailers are welcome (10.1.4)."""
+    if not protocols and not trailers:
+        return b""
+    options = b", ".join(([b"upgrade"] if protocols else []) + ([b"te"] if trailers else []))
+    lines = b"connection: " + options + b"\r\n"
+    if protocols:
+        lines += b"upgrade: " + protocols + b"\r\n"
+    return lines + b"te: trailers\r\n" if trailers else lines

@@ -7,6 +7,7 @@ dies before it answered breaks with retry "if_reused": the session repeats a req
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING, Any, cast
 
 from carrier.core.stream import HIGH, NOWHERE
@@ -15,7 +16,7 @@ from carrier.hops.bytesocket import GRACE
 from carrier.wire.h1.chunked import chunk, last_chunk
 from carrier.wire.h1.reader import AnswerReader
 from carrier.wire.h1.text import text_of
-from carrier.wire.http import CHUNKED, LENGTH, Fields, Head
+from carrier.wire.http import CHUNKED, LENGTH, NONE, Fields, Head
 from clusters.http.exchange import Exchange, Shared, named
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ SHORT = 4096
 MISSES = 8
 """Straight misses of the memo after which a connection does not ask it for the next REST answers: they differ every time."""
 REST = 4096
+LAST_WORDS = 16
+"""Pieces of what a server said before its connection broke that are still read."""
 PIECE = 48 * 1024
 """Bytes of one read of an answer that is large, or of which nobody knows how large it is. Two are held for who does not read."""
 
@@ -107,7 +110,7 @@ class Upstream1(Exchange, asyncio.Protocol):
             write(wire)
             return
         self.since = self.shared.now
-        self.request_done = False
+        self.request_done = head.body == NONE
         self.chunked = head.body == CHUNKED
         self.out.append(wire)
 
@@ -118,7 +121,7 @@ class Upstream1(Exchange, asyncio.Protocol):
             self.close()
 
     def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
-        if self.tunnel:
+        if self.tunnel and self.request_done:
             self._write(data)
             return
         if self.request_done and not self.makes_head():
@@ -129,7 +132,7 @@ class Upstream1(Exchange, asyncio.Protocol):
             self.end()
 
     def end(self, trailer: Any = None) -> None:
-        if self.tunnel:
+        if self.tunnel and self.request_done:
             self.flush()
             if self.half:
                 self._over()
@@ -297,6 +300,8 @@ class Upstream1(Exchange, asyncio.Protocol):
         self.usable = False
         self.shared.busy.discard(self)
         self.pool.left(self)
+        if isinstance(exc, OSError) and self.session is not None:
+            self._last_words(isinstance(exc, BrokenPipeError))
         if self.session is None:
             self.reader.detach()
             return
@@ -308,6 +313,26 @@ class Upstream1(Exchange, asyncio.Protocol):
             error.retry = "if_reused"
         self.broken(error)
         self.reader.detach()
+
+    def _last_words(self, in_order: bool) -> None:
+        """What it said before it would take no more, and the event loop has not read: an early answer (413), as a rule, and then a close
+        that became a reset, because the request was not read to its end. in_order: the end came before the reset (tcp(7): EPIPE)."""
+        sock = self.transport.get_extra_info("socket")
+        if sock is None or self.transport.get_extra_info("ssl_object") is not None:  # TLS reads them itself (carrier/hops/tls.py)
+            return
+        if self.request is not None:
+            self._expect(self.request)  # and never back to the pool
+        for _ in range(LAST_WORDS):
+            try:
+                data = os.read(sock.fileno(), PIECE)
+            except OSError:
+                return
+            if not data and in_order:
+                self.eof_received()
+            elif data and self.session is not None:
+                self.data_received(data)
+            if not data or self.session is None:
+                return
 
     # ------------------------------------------------------------------ ends
 

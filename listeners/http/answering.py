@@ -59,6 +59,8 @@ class Answering1(Request):
 
     def send_switch(self, head: Head) -> None:
         self._write(text_of(head))
+        if self.session is not None:
+            self.session.source_done = False  # of the request only
         self.reader.tunnel()
         self.resume()
 

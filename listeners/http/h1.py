@@ -259,7 +259,7 @@ class Connection1(Answering1, asyncio.Protocol):
 
     def on_end(self, trailers: Fields) -> None:
         """The codec has read the request to its end."""
-        if self.tunnel:
+        if self.tunnel and self.body_done:
             self._tunnel_ended()
             return
         if self.body_done:
@@ -267,7 +267,7 @@ class Connection1(Answering1, asyncio.Protocol):
         self.body_done = True
         self.since = self.listener.now
         if self.session is not None:
-            self.session.source_done = True
+            self.session.source_done = not self.tunnel
             self.to.end(trailers or None)
         elif not self.closing and not self.full:
             self.discard = 0

@@ -16,7 +16,7 @@ import h11
 
 from carrier.errors import Error, Side, shown
 from carrier.wire.forwarding import Forwarding
-from carrier.wire.http import CHUNKED, CLOSE, ENDURING, EXPLAIN, HOP, LENGTH, NONE, OURS, TOKEN, Head, join_fields
+from carrier.wire.http import CHUNKED, CLOSE, ENDURING, EXPLAIN, HOP, LENGTH, NONE, OURS, TOKEN, Head, hop_lines, join_fields
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def plan_request(pairs: Pairs, minor: int, authority: bytes | None, profile: For
     plan.expect, again = _expect(seen.get(b"expect", ()) if minor else (), plan)
     if not plan.expect or again:
         plan.cut = plan.cut | {b"expect"}
-    protocols = _upgrade(seen, options) if minor and not (plan.body and (plan.length or plan.body == CHUNKED)) else None
+    protocols = _upgrade(seen, options) if minor else None
     plan.upgrade = protocols.lower() if protocols else None
     plan.has_id = bool(profile.request_id) and profile.request_id in seen
     plan.explain = EXPLAIN in seen
@@ -183,7 +183,7 @@ def plan_request(pairs: Pairs, minor: int, authority: bytes | None, profile: For
         plan.tail += b"host: " + profile.default_host + b"\r\n"
     elif b"host" not in seen and not profile.host:
         plan.tail += b"host: " + plan.host + b"\r\n"
-    plan.tail += _framing_tail(plan.body, protocols)
+    plan.tail += _framing_tail(plan.body, protocols, bool(minor) and b"trailers" in tokens(seen.get(b"te", ())))
     return plan
 
 
@@ -200,12 +200,10 @@ def _expect(values: Sequence[bytes], plan: Plan) -> tuple[bool, bytes]:
     return waits, b"expect: 100-continue\r\n" if waits and not plain else b""
 
 
-def _framing_tail(body: int, protocols: bytes | None) -> bytes:
-    """The end of a head: the transfer coding and the upgrade in their one form, and the empty line."""
+def _framing_tail(body: int, protocols: bytes | None, trailers: bool = False) -> bytes:
+    """The end of a head: the transfer coding, the upgrade and the wish for trailers in their one form, and the empty line."""
     lines = b"transfer-encoding: chunked\r\n" if body == CHUNKED else b""
-    if protocols:
-        lines += b"connection: upgrade\r\nupgrade: " + protocols + b"\r\n"
-    return lines + b"\r\n"
+    return lines + hop_lines(protocols, trailers) + b"\r\n"
 
 
 def _host(values: Sequence[bytes], minor: int, authority: bytes | None) -> bytes:

@@ -314,7 +314,9 @@ class RequestMemo(_Memo):
 
     def __init__(self, limits: Limits | None = None, profile: Forwarding | None = None) -> None:
         forwarding = profile or Forwarding()
-        by_line = frozenset((b"host", b"connection", b"transfer-encoding", b"upgrade", b"expect")) | (forwarding.interesting or frozenset())
+        by_line = frozenset((b"host", b"connection", b"transfer-encoding", b"upgrade", b"expect", b"te")) | (
+            forwarding.interesting or frozenset()
+        )
         present = HOP | forwarding.cut() | {b"content-length"} | ({forwarding.request_id} if forwarding.request_id else frozenset())
         # Lengths are read each time; rules that look at them send the head to h11.
         self._slow_length = b"content-length" in by_line

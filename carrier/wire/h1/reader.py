@@ -126,10 +126,11 @@ class RequestReader(_Reader):
 
     pause() holds the next request back (the current one's body still flows), resume() goes on; between them `pending` bytes wait, bounded
     by Limits.pipelined: stop reading from the socket while it is not 0. After a request with `Head.upgrade` and after CONNECT the reader
-    holds by itself, until tunnel() or resume(). After a request that ends the connection, later bytes are dropped.
+    holds by itself, until tunnel() or resume(); a tunnel begins behind the request's content (RFC 9110 7.8). After a request that ends the
+    connection, later bytes are dropped.
     """
 
-    __slots__ = ("_blank", "_closing", "_ended", "_refused", "held", "memo")
+    __slots__ = ("_blank", "_closing", "_ended", "_refused", "_switching", "held", "memo")
     side: Side = "downstream"
 
     def __init__(self, memo: RequestMemo, limits: Limits, target: Target) -> None:
@@ -140,6 +141,7 @@ class RequestReader(_Reader):
         self._refused = b""
         self._blank = False  # the one empty line before a request has come (RFC 9112 2.2)
         self._ended = False
+        self._switching = False  # a tunnel begins behind the content at hand
 
     @property
     def idle(self) -> bool:
@@ -173,8 +175,11 @@ class RequestReader(_Reader):
                 self._check_end()
 
     def tunnel(self) -> None:
-        """From here on the bytes are of another protocol: all of them, those that wait first, go to on_data."""
-        self._state = _TUNNEL
+        """Behind the request the bytes are of another protocol: all of them, those that wait first, go to on_data."""
+        if self._state in (_LENGTH_BODY, _CHUNKED_BODY):
+            self._switching = True
+        else:
+            self._state = _TUNNEL
         self.resume()
 
     def finish(self) -> None:
@@ -263,7 +268,9 @@ class RequestReader(_Reader):
         return n
 
     def _end(self, trailers: Fields) -> None:
-        if self._state != _TUNNEL:
+        if self._switching:
+            self._state = _TUNNEL
+        elif self._state != _TUNNEL:
             self._state = _OVER if self._closing else _HEAD
         self._chunked = None
         self.target.on_end(trailers)

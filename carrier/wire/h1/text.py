@@ -5,24 +5,24 @@ A text is a start line, the fields to be sent on, the one line that frames the b
 
 from __future__ import annotations
 
-from carrier.wire.http import CHUNKED, REASONS, Fields, Head, framing_field, join_fields
+from carrier.wire.http import CHUNKED, REASONS, Fields, Head, framing_field, hop_lines, join_fields
 
 
-def request_text(method: bytes, target: bytes, fields: Fields, body: int, length: int, upgrade: bytes | None, host: bytes = b"") -> bytes:
-    """The text of a request. fields: those to be sent on, checked; host: a Host that is not among them. upgrade: as it is to be written."""
+def request_text(
+    method: bytes, target: bytes, fields: Fields, body: int, length: int, upgrade: bytes | None, host: bytes = b"", trailers: bool = False
+) -> bytes:
+    """The text of a request. fields: those to be sent on, checked; host: a Host that is not among them. upgrade: as it is to be written;
+    trailers: they are welcome."""
     lines = join_fields(fields) + framing_field(body, length)
     if host:
         lines = b"host: " + host + b"\r\n" + lines
-    if upgrade:
-        lines += b"connection: upgrade\r\nupgrade: " + upgrade + b"\r\n"
+    lines += hop_lines(upgrade, trailers)
     return method + b" " + target + b" HTTP/1.1\r\n" + lines + b"\r\n"
 
 
 def answer_text(status: int, reason: bytes, fields: Fields, body: int, length: int, upgrade: bytes | None = None) -> bytes:
     """The text of an answer."""
-    lines = join_fields(fields) + framing_field(body, length)
-    if upgrade:
-        lines += b"connection: upgrade\r\nupgrade: " + upgrade + b"\r\n"
+    lines = join_fields(fields) + framing_field(body, length) + hop_lines(upgrade)
     return b"HTTP/1.1 %d %b\r\n%b\r\n" % (status, reason, lines)
 
 
@@ -34,7 +34,14 @@ def text_of(head: Head) -> bytes:
             head.text = answer_text(head.status, reason, head.sent_on(), head.body, head.length, head.upgrade)
         else:
             head.text = request_text(
-                head.method, head.location or head.target, head.sent_on(), head.body, head.length, head.upgrade, head.authority
+                head.method,
+                head.location or head.target,
+                head.sent_on(),
+                head.body,
+                head.length,
+                head.upgrade,
+                head.authority,
+                head.get(b"te") == b"trailers",
             )
         head.stem = head.text[:-2]
     return head.text

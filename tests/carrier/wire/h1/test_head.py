@@ -45,7 +45,7 @@ def test_length_and_chunked_frame_a_body() -> None:
 
 def test_hop_by_hop_fields_are_cut_and_those_that_connection_names() -> None:
     head = parse(
-        b"GET / HTTP/1.1", b"Host: a", b"Connection: close, X-Secret", b"X-Secret: 1", b"Keep-Alive: 5", b"TE: trailers", b"X-Public: 2"
+        b"GET / HTTP/1.1", b"Host: a", b"Connection: close, X-Secret", b"X-Secret: 1", b"Keep-Alive: 5", b"TE: gzip", b"X-Public: 2"
     )
     assert head.text == b"GET / HTTP/1.1\r\nHost: a\r\nX-Public: 2\r\n\r\n"
     assert not head.keep_alive
@@ -325,9 +325,14 @@ def test_an_upgrade_to_h2c_is_dropped() -> None:
     assert parse(*lines, b"Upgrade: h2c, websocket").upgrade == b"websocket"
 
 
-def test_an_upgrade_with_content_is_served_as_a_plain_request() -> None:
-    head = parse(b"POST / HTTP/1.1", b"Host: a", b"Content-Length: 5", b"Connection: upgrade", b"Upgrade: websocket")
-    assert head.upgrade is None and b"upgrade" not in head.text
+def test_an_upgrade_may_have_content() -> None:
+    head = parse(b"POST / HTTP/1.1", b"Host: a", b"Content-Length: 5", b"Connection: upgrade", b"Upgrade: tcp")
+    assert head.upgrade == b"tcp" and head.length == 5 and head.text.endswith(b"connection: upgrade\r\nupgrade: tcp\r\n\r\n")
+
+
+def test_trailers_and_an_upgrade_are_one_connection_field() -> None:
+    head = parse(b"GET / HTTP/1.1", b"Host: a", b"Connection: upgrade, te", b"Upgrade: x", b"TE: deflate, trailers")
+    assert head.text.endswith(b"connection: upgrade, te\r\nupgrade: x\r\nte: trailers\r\n\r\n")
 
 
 def test_connect_needs_host_and_port_and_no_content() -> None:

@@ -1,0 +1,108 @@
+"""What people reported of proxies in front of their apps: early answers, upgrades with content, trailers; with real peers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+
+import pytest
+
+from tests.conversation import Peer, Stage
+from tests.e2e.test_http_bodies import GET, OK, answered
+
+# ------------------------------------------------------------------ an answer before the request's end
+
+
+async def takes_no_more(server: Peer, words: bytes) -> None:
+    """The server says this and closes, with something unread: that becomes a reset, and all of it within this moment."""
+    server.writer.transport.pause_reading()
+    sock = socket.socket(fileno=os.dup(server.writer.get_extra_info("socket").fileno()))
+    server.writer.transport.abort()
+    await asyncio.sleep(0.02)
+    sock.setblocking(True)
+    sock.sendall(words)
+    sock.close()
+
+
+@pytest.mark.parametrize("framing", [b"content-length: 3\r\n\r\nbig", b"transfer-encoding: chunked\r\n\r\n3\r\nbig\r\n0\r\n\r\n"])
+@pytest.mark.parametrize("upload", [b"content-length: 100000000\r\n\r\n", b"transfer-encoding: chunked\r\n\r\n"])
+async def test_an_early_answer_is_read_before_a_broken_connection_is_given_up(upload: bytes, framing: bytes) -> None:
+    async with Stage() as stage:
+        client, server, _ = await stage.both(b"POST / HTTP/1.1\r\nhost: a\r\n" + upload)
+        piece = b"x" * 10000 if b"length" in upload else b"2710\r\n" + b"x" * 10000 + b"\r\n"
+        await client.says(piece * 9)
+        await asyncio.sleep(0.02)
+        await takes_no_more(server, b"HTTP/1.1 413 Content Too Large\r\nconnection: close\r\n" + framing)
+        (connection,) = stage.listener._connections  # type: ignore[attr-defined]
+        for _ in range(2):
+            connection.data_received(piece)  # written before the event loop reads again: the kernel refuses it
+        assert (await client.head()).startswith(b"HTTP/1.1 413 ")
+        assert b"big" in await client.until(b"big")
+
+
+async def test_without_last_words_it_is_502() -> None:
+    async with Stage() as stage:
+        client, server, _ = await stage.both(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n")
+        server.breaks()
+        assert (await answered(client))[0].startswith(b"HTTP/1.1 502 ")
+
+
+# ------------------------------------------------------------------ upgrades with content, trailers
+
+SWITCH = b"HTTP/1.1 101 UPGRADED\r\ncontent-type: application/vnd.docker.raw-stream\r\nconnection: Upgrade\r\nupgrade: tcp\r\n\r\n"
+EXEC = b"POST /exec/1/start HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: tcp\r\n"
+
+
+@pytest.mark.parametrize("at", ["with the head", "before the 101", "after the 101"])
+@pytest.mark.parametrize(
+    ("framing", "content"),
+    [(b"content-length: 2\r\n\r\n", b"{}"), (b"transfer-encoding: chunked\r\n\r\n", b"2\r\n{}\r\n0\r\n\r\n")],
+)
+async def test_a_request_with_content_is_switched_after_its_content(framing: bytes, content: bytes, at: str) -> None:
+    async with Stage() as stage:
+        client, server, head = await stage.both(EXEC + framing + (content if at == "with the head" else b""))
+        assert b"connection: upgrade\r\nupgrade: tcp\r\n" in head
+        if at != "after the 101":
+            if at == "before the 101":
+                await client.says(content)
+            assert await server.hears(len(content)) == content
+            await server.says(SWITCH + b"early")
+            assert (await client.head()).startswith(b"HTTP/1.1 101 ")
+        else:
+            await server.says(SWITCH + b"early")
+            assert (await client.head()).startswith(b"HTTP/1.1 101 ")
+            await client.says(content + b"raw")
+            assert await server.hears(len(content) + 3) == content + b"raw"
+        assert await client.hears(5) == b"early"
+        await client.says(b"ls\n")
+        assert await server.hears(3) == b"ls\n"
+        await server.says(b"bin\n")
+        assert await client.hears(4) == b"bin\n"
+        client.ends()
+        assert await server.rest() == b""
+        await server.says(b"last")
+        server.goes()
+        assert await client.rest() == b"last"
+
+
+async def test_an_upgrade_with_content_that_is_declined_leaves_the_connections_usable() -> None:
+    async with Stage() as stage:
+        client, server, _ = await stage.both(EXEC + b"content-length: 2\r\n\r\n{}")
+        assert await server.hears(2) == b"{}"
+        await server.says(OK)
+        assert (await answered(client))[1] == b"ok"
+        await client.says(GET)
+        assert (await server.head()).startswith(b"GET ")
+
+
+@pytest.mark.parametrize("value", [b"trailers", b"gzip, trailers", b"Trailers, deflate;q=0.5"])
+async def test_that_trailers_are_welcome_is_passed_on_and_no_other_coding(value: bytes) -> None:
+    async with Stage() as stage:
+        for _ in range(3):
+            client, _, head = await stage.both(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: TE\r\nte: " + value + b"\r\n\r\n")
+            assert head.count(b"te: trailers\r\n") == 1 and b"connection: te\r\n" in head and b"gzip" not in head
+            client.breaks()
+        client, _, head = await stage.both(b"GET / HTTP/1.1\r\nhost: a\r\nte: gzip\r\n\r\n")
+        assert b"te:" not in head
+        client.breaks()
