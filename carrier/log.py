@@ -25,6 +25,8 @@ from carrier.redact import quoted, visible
 from carrier.writer import WAITING, Writer, opened, to_descriptor
 
 FORMATS = ("text", "json")
+TAPPED = ("notice", "warn", "error")
+"""Lines that are told to `Log.tap` whatever the level is."""
 LEVELS = ("silly", "verbose", "debug", "info", "notice", "warn", "error", "silent")
 """From the most talkative; each shows itself and what follows it."""
 
@@ -65,21 +67,28 @@ class Log:
         self.clock = clock
         self.reopen = reopen
         self.line = json_line if form == "json" else line
+        self.tap: Callable[[str, str, dict[str, object]], object] | None = None
+        """Told of each line of TAPPED levels, written or not: level, event, values."""
         self.set_level(level)
 
     def set_level(self, level: str) -> None:
         """Show lines of `level` and above from now on."""
         self.level = level
         for name in LEVELS[:-1]:
-            setattr(self, name, self._writer(name) if self.shows(name) else _off)
+            setattr(self, name, self._writer(name) if self.shows(name) or name in TAPPED else _off)
 
     def shows(self, level: str) -> bool:
         """Is a line of this level written?"""
         return LEVELS.index(level) >= LEVELS.index(self.level)
 
     def _writer(self, level: str) -> Line:
+        seen = self.shows(level)
+
         def write(event: str, /, **values: object) -> None:
-            self.write(self.line(self.clock(), level, event, values))
+            if seen:
+                self.write(self.line(self.clock(), level, event, values))
+            if self.tap is not None and level in TAPPED:
+                self.tap(level, event, values)
 
         return write
 

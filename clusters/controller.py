@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from carrier.admin.gate import Limits, caller_of
@@ -81,6 +81,7 @@ class ControllerStream(Stream):
         "standing",
         "task",
         "timer",
+        "unwatch",
     )
 
     def __init__(self, session: Session, env: Env, cluster: ControllerCluster) -> None:
@@ -105,6 +106,8 @@ class ControllerStream(Stream):
         self.asks = False
         """The next of it is about to be written."""
         self.held = False
+        self.unwatch: Callable[[Any], object] | None = None
+        """Called when an answer that never ends has lost its reader."""
 
     def head(self, head: Any, last: bool = False) -> None:
         self.request = head
@@ -140,9 +143,11 @@ class ControllerStream(Stream):
         """The caller is gone; a change that is under way is finished all the same: it is atomic."""
         self._over()
         self.more = None
+        self._unwatch()
 
     def stop(self, error: Error | None = None) -> None:
         self.more = None
+        self._unwatch()
 
     def pause(self) -> None:
         self.held = True
@@ -196,6 +201,9 @@ class ControllerStream(Stream):
     def _answer(self, answer: Any) -> None:
         fields = [(name.encode("latin-1", "replace"), value.encode("latin-1", "replace")) for name, value in answer.headers.items()]
         fields.insert(0, date_field())
+        if answer.watch is not None:
+            self._watch(answer, fields)
+            return
         self.more = answer.more
         if self.more is not None:
             self.to.head(answer_head(answer.status, fields, framing=CLOSE))
@@ -206,6 +214,31 @@ class ControllerStream(Stream):
         self.to.head(answer_head(answer.status, fields, answer.body), not answer.body)
         if answer.body:
             self.to.data(answer.body, None, True)
+
+    def _watch(self, answer: Any, fields: list[tuple[bytes, bytes]]) -> None:
+        """An answer that never ends: events are written to it until its reader goes."""
+        self.unwatch = answer.unwatch
+        self.to.head(answer_head(answer.status, fields, framing=CLOSE))
+        self.to.flush()
+        answer.watch(self)
+
+    def write(self, data: bytes) -> bool:
+        """Something to tell who watches; False when he has enough for now, and nothing was written."""
+        if self.held or self.session.status == DESTROYED:
+            return False
+        self.to.data(data)
+        self.to.flush()
+        return True
+
+    def forget(self) -> None:
+        super().forget()
+        self._unwatch()
+
+    def _unwatch(self) -> None:
+        """Nobody watches any more. Idempotent."""
+        unwatch, self.unwatch = self.unwatch, None
+        if unwatch is not None:
+            unwatch(self)
 
     def _soon(self) -> None:
         if self.more is not None and not self.held and not self.asks:

@@ -95,6 +95,8 @@ class Api:
         self.log = log
         """The process's, whose level may be changed."""
         self.operations: Mapping[tuple[str, str], Operation] = OPERATIONS
+        self.live: Any = None
+        """What serves /events; None: nobody does."""
         self.metrics: Metrics | None = None
         """What serves /metrics; None: nobody does."""
         self.matchers: Matchers = getattr(proxy, "matchers", None) or Matchers()
@@ -265,6 +267,8 @@ class Api:
         return openapi.validate_call(call.query, openapi.query_schema(*operation.query, *ours), at, schema, call.body)
 
     async def _serve(self, operation: Operation, call: Call) -> Answer:
+        if operation.stream is not None:
+            return operation.stream(self, call)
         if operation.read is not None:
             async with self.showing:
                 answer = await self._show(operation, call)

@@ -40,6 +40,7 @@ class Serving(Protocol):
     bridges: Any
     life: Any
     metrics: Any
+    live: Any
     log: Any
     lock: asyncio.Lock
     matchers: Matchers
@@ -55,6 +56,9 @@ class Answer(msgspec.Struct):
     status: int
     headers: dict[str, str]
     body: bytes
+    watch: Callable[[Any], object] | None = None
+    """The answer never ends: hands the stream (`write`) to whoever tells it something; it raises what refuses that."""
+    unwatch: Callable[[Any], object] | None = None
     more: Iterator[bytes] | None = None
     """The rest of a large body, made while its reader takes it."""
 
@@ -123,6 +127,8 @@ class Operation(NamedTuple):
     kind: str = ""
     writes: bool = False
     text: str = ""
+    stream: Callable[[Serving, Call], Answer] | None = None
+    """Instead of those four: an answer that never ends."""
 
     @property
     def is_write(self) -> bool:

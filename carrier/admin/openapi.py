@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from carrier.config.dump import version
 from carrier.config.jsonschema import schema
+from carrier.observe.live import FILTERS
 
 if TYPE_CHECKING:
     from carrier.admin.calls import Operation
@@ -21,6 +22,7 @@ PARAMETERS: dict[str, tuple[Schema, str]] = {
     "document": ({"type": "boolean"}, "as POST /config takes it"),
     "dryRun": ({"type": "boolean"}, "do all but put it in force"),
     "allowDangling": ({"type": "boolean"}, "names that lead nowhere are warnings"),
+    **{name: ({"type": "string"}, text) for name, text in FILTERS.items()},
     "exit": ({"type": "boolean"}, "end the process when it is drained"),
 }
 ERROR: Schema = {

@@ -24,6 +24,7 @@ from carrier.admin.reads import (
     _status,
     _validate,
     _validate_bridge,
+    events,
 )
 from carrier.admin.writes import (
     _add,
@@ -44,6 +45,7 @@ from carrier.admin.writes import (
     _set_log,
 )
 from carrier.config.inspector import SECTIONS
+from carrier.observe.live import FILTERS
 
 _SHOWN = ("recursive", "format")
 
@@ -77,6 +79,9 @@ def _operations() -> dict[tuple[str, str], Operation]:
             edit=_put("endpoint"), body="endpoint", strict=True, takes_body=True, kind="endpoint", text="replace an endpoint"
         ),
         ("DELETE", "endpoints/*"): Operation(edit=_delete("endpoint"), query=("recursive",), kind="endpoint", text="remove an endpoint"),
+        ("GET", "events"): Operation(
+            stream=events, query=tuple(FILTERS), strict=True, text="what happens, as it happens (server-sent events); filters as parameters"
+        ),
         ("GET", "log"): Operation(read=_log, strict=True, text="how much the process's log says"),
         ("PUT", "log"): Operation(act=_set_log, strict=True, takes_body=True, writes=True, text='change that: `{"level": "debug"}`'),
         ("GET", "openapi.json"): Operation(read=_openapi, strict=True, text="this API as OpenAPI 3.1"),

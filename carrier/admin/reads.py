@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from carrier.admin import imagine as explain
-from carrier.admin.calls import Call, Read, _listed, _session_named
+from carrier.admin.calls import Answer, Call, Read, _listed, _session_named
 from carrier.admin.documents import _bare, _changes, _whole
 from carrier.config import dump
 from carrier.config.document import to_document
@@ -150,3 +150,18 @@ def _openapi(api: Serving, call: Call) -> Any:
 def _log(api: Serving, call: Call) -> Any:
     """GET /log: how much the log says."""
     return {"level": api.log.level if api.log is not None else "silent"}
+
+
+def events(api: Serving, call: Call) -> Answer:
+    """GET /events: what happens, as it happens (carrier/observe/live.py)."""
+    from carrier.observe.live import VIEWERS, Wanted
+
+    if api.live is None:
+        raise Error("not-implemented", "this process has no events")
+    if api.live.viewers >= VIEWERS:
+        raise Error("overload", f"{VIEWERS} viewers watch already")
+    query = {name: value for name, value in call.query.items() if name != "format"}
+    Wanted(query)  # what is wrong with it is said before the answer begins
+    last = call.headers.get("last-event-id", "")
+    headers = {"content-type": "text/event-stream", "cache-control": "no-store", "x-accel-buffering": "no"}
+    return Answer(200, headers, b"", watch=lambda viewer: api.live.join(viewer, query, last), unwatch=api.live.leave)

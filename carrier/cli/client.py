@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +73,29 @@ class Client:
     def send(self, method: str, path: str, body: object) -> Any:
         """A call with a JSON body. Raises Refused."""
         return self.call(method, path, json.dumps(body).encode())
+
+    def lines(self, path: str) -> Iterator[str]:
+        """The lines of an answer that never ends. Raises Refused, also when it does."""
+        from http.client import HTTPException
+
+        headers = {"host": "localhost", "accept": "text/event-stream"}
+        if self.token:
+            headers["authorization"] = f"Bearer {self.token}"
+        connection = self._connection()
+        try:
+            connection.request("GET", f"/api/v1/{path}", headers=headers)
+            answer = connection.getresponse()
+            if answer.status >= 400:
+                _decoded(answer.status, answer.read().decode("utf-8", "replace"))
+            if connection.sock is not None:
+                connection.sock.settimeout(None)
+            for line in answer:
+                yield line.decode("utf-8", "replace").rstrip("\r\n")
+        except (OSError, HTTPException) as exc:
+            raise Refused(0, f"the carrier at {self.where} is gone: {reason(exc)}") from None
+        finally:
+            connection.close()
+        raise Refused(0, f"the carrier at {self.where} has ended")
 
     def _connection(self) -> HTTPConnection:
         """Connected. Raises Refused."""

@@ -16,6 +16,7 @@ from carrier.cli.changes import apply, diff, dump
 from carrier.cli.client import FAILED, USAGE, Client, Refused, reason
 from carrier.cli.page import Page, complain
 from carrier.cli.status import log_level, sessions, status
+from carrier.cli.tail import tail
 from carrier.cli.why import explain, explain_file
 
 
@@ -68,6 +69,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace, Client, Page], int]] = {
     "sessions": sessions,
     "bridges": bridges,
     "log": log_level,
+    "tail": tail,
     "apply": apply,
     "dump": dump,
     "diff": diff,

@@ -51,6 +51,11 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "carrier bridges check john                    does his container answer now?",
         "carrier bridges rm john",
     ),
+    "tail": (
+        "carrier tail --user john                      is it mine?",
+        "carrier tail --status 5xx --json",
+        "carrier tail --errors",
+    ),
     "log": ("carrier log", "carrier log debug                             until the process ends"),
     "apply": ("carrier apply --dry-run carrier.yaml", "carrier apply carrier.yaml"),
     "dump": ("carrier dump > now.yaml",),

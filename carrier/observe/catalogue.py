@@ -45,6 +45,8 @@ METRICS = (
     Metric("carrier_state_writes", "counter", ("outcome",), "Revisions written to the folder of --state, or failed to be"),
     Metric("carrier_bridges", "gauge", (), "User bridges in force"),
     Metric("carrier_loop_lag_seconds", "gauge", (), "How late the event loop was at the last look"),
+    Metric("carrier_event_viewers", "gauge", (), "Connections that watch the events"),
+    Metric("carrier_events", "counter", ("outcome",), "Events told to viewers, and lost because there were too many or nobody read them"),
     Metric("carrier_overloaded", "gauge", (), "1 while new sessions are refused because there is too much"),
     Metric("carrier_access_log_lines", "counter", ("outcome",), "Lines of the access log that were written, or dropped"),
     Metric("carrier_label_sets", "gauge", (), "Label sets of sessions that are kept apart"),

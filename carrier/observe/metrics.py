@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from carrier.core.listener import Listener
     from carrier.hops.certificates import ServerTls
     from carrier.observe.access import AccessLog
+    from carrier.observe.live import Live
     from carrier.proxy.overload import Watch
     from carrier.proxy.proxy import Proxy
 
@@ -43,6 +44,8 @@ class Metrics:
         self.watch = watch
         self.access = access
         self.meter = Meter()
+        self.live: Live | None = None
+        """Who tells events."""
         self.revision = -1
         self.left_out = 0
         self.state_writes: Mapping[str, int] = {}
@@ -240,6 +243,15 @@ class Metrics:
                 yield "", {"object": name, "file": file}, until
 
     # ------------------------------------------------------------------ the process
+
+    def _event_viewers(self) -> Iterator[Sample]:
+        if self.live is not None:
+            yield "", {}, self.live.viewers
+
+    def _events(self) -> Iterator[Sample]:
+        if self.live is not None:
+            yield "_total", {"outcome": "told"}, self.live.told
+            yield "_total", {"outcome": "lost"}, self.live.lost
 
     def _config_changes(self) -> Iterator[Sample]:
         yield "_total", {"result": "applied"}, self.proxy.config.revision

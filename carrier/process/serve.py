@@ -33,6 +33,7 @@ from carrier.core.env import Env
 from carrier.core.fence import Fence
 from carrier.observe import access
 from carrier.observe.endings import Endings, Said
+from carrier.observe.live import Live
 from carrier.observe.metrics import Metrics
 from carrier.observe.overview import address_of, user_of
 from carrier.observe.troubles import Troubles
@@ -120,6 +121,10 @@ class Server:
         self.api.metrics = self.metrics
         if settings.metrics:
             self.env.read(self.metrics.meter.read)
+        self.live = Live(loop, lambda: self.proxy.listeners, lambda rule: user_of(self.proxy, rule))
+        self.env.read(self.live.read).watchers.append(self.live.refused)
+        log.tap = self.live.logged
+        self.api.live = self.metrics.live = self.live
         self.troubles = Troubles(loop, log, lambda: self.proxy.listeners)
         self.env.read(self.troubles.read)
         self.endings: list[Endings] = []
@@ -218,6 +223,7 @@ class Server:
         self.base.stop()
         self.metrics.settle()
         self.troubles.close()
+        self.live.close()
         for endings in self.endings:
             endings.close()
         if self.metrics.access is not None:

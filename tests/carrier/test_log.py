@@ -12,7 +12,7 @@ def test_json_is_an_object_a_line_with_numbers_as_numbers() -> None:
     log.debug("unseen")
     (line,) = lines
     assert line.endswith("}\n") and line.count("\n") == 1
-    said = {"cluster": "c", "sessions": 3, "reason": 'a "b"\n', "raw": "\\xff"}
+    said = {"cluster": "c", "sessions": 3, "reason": 'a "b"\\x0a', "raw": "\\xff"}
     assert json.loads(line) == {"time": "2027-01-15T08:00:00.250Z", "level": "warn", "event": "endpoint is down", **said}
 
 

@@ -552,10 +552,10 @@ async def test_an_object_has_its_own_tag_which_changes_with_it_and_with_what_is_
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE"])
 async def test_a_write_by_an_overtaken_tag_is_412_and_by_the_present_one_is_done(client: Client, method: str) -> None:
-    body = cluster("a", options={"x": 1}) if method == "PUT" else None
+    body = cluster("a", options={"max_connections": 1}) if method == "PUT" else None
     await client("POST", "/clusters", cluster("a"))
     old = (await client("GET", "/clusters/a"))[2]["etag"]
-    await client("PUT", "/clusters/a", cluster("a", options={"x": 2}))
+    await client("PUT", "/clusters/a", cluster("a", options={"max_connections": 2}))
     assert "not at" in await client.content(method, "/clusters/a", body, if_match=old)
     await client("POST", "/clusters", cluster("unrelated"))
     now = (await client("GET", "/clusters/a"))[2]["etag"]
@@ -581,7 +581,7 @@ async def test_who_knows_an_object_already_is_told_so(client: Client) -> None:
     tag = (await client("GET", "/clusters/a"))[2]["etag"]
     answer = await client.raw("GET", "/api/v1/clusters/a", if_none_match=f"W/{tag}")
     assert (answer.status, answer.body, answer.headers["etag"]) == (304, b"", tag)
-    await client("PUT", "/clusters/a", cluster("a", options={"x": 1}))
+    await client("PUT", "/clusters/a", cluster("a", options={"max_connections": 1}))
     assert (await client.raw("GET", "/api/v1/clusters/a", if_none_match=tag)).status == 200
 
 

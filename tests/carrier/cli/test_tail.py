@@ -1,0 +1,102 @@
+"""`carrier tail` against a running carrier, and what its lines look like."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from carrier.cli.page import Page
+from carrier.cli.tail import events, shown
+from tests.support import free_port
+
+
+@pytest.fixture
+def ports(tmp_path: Path) -> Iterator[tuple[int, int]]:
+    web, admin = free_port(), free_port()
+    file = tmp_path / "c.yaml"
+    rules = "[{name: all, action: {route: {destination: {name: sh, spec: {protocol: Echo}}}}}]"
+    file.write_text(f"listeners: [{{name: web, spec: {{protocol: HTTP, port: {web}}}, rules: {rules}}}]\n")
+    command = [sys.executable, "-m", "carrier", "run", "-c", str(file), "--admin", f"127.0.0.1:{admin}", "--admin-socket", "off"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None and any("ready" in line for line in process.stderr)
+    yield web, admin
+    process.terminate()
+    process.communicate(timeout=20)
+
+
+def tailing(admin: int, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "carrier", "tail", "--admin", f"127.0.0.1:{admin}", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def watched(admin: int) -> None:
+    """Wait until somebody watches."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        with urllib.request.urlopen(f"http://127.0.0.1:{admin}/metrics", timeout=10) as answer:
+            if b"carrier_event_viewers 1" in answer.read():
+                return
+        time.sleep(0.1)
+    raise AssertionError("nobody watches")
+
+
+def test_requests_are_lines_until_ctrl_c(ports: tuple[int, int]) -> None:
+    web, admin = ports
+    process = tailing(admin, "--path", "/mine")
+    try:
+        watched(admin)
+        for path in ("/other", "/mine/1"):
+            urllib.request.urlopen(f"http://127.0.0.1:{web}{path}", timeout=10).close()
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert " 200 GET /mine/1  web all -> sh" in line
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+
+
+def test_json_is_an_event_a_line_and_an_end_is_told(ports: tuple[int, int]) -> None:
+    web, admin = ports
+    process = tailing(admin, "--json")
+    try:
+        watched(admin)
+        urllib.request.urlopen(f"http://127.0.0.1:{web}/", timeout=10).close()
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["rule"] == "all"
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+
+
+def test_a_filter_that_cannot_hold_is_refused(ports: tuple[int, int]) -> None:
+    process = tailing(ports[1], "--status", "many")
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 1 and "expected a status or a class" in said
+
+
+def test_lines_of_a_stream_are_events_whatever_stands_between() -> None:
+    lines = [": comment", "retry: 2000", "", "id: 1", "event: request", 'data: {"event": "request"}', "", ":", ""]
+    assert list(events(iter(lines))) == [{"event": "request"}]
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        ({"event": "request", "status": 503, "method": "GET", "path": "/x", "rule": "r", "error": "refused"}, "503 GET /x  r"),
+        ({"event": "session", "error": "reset", "session": "TCP:a-b", "rule": "r"}, "reset TCP:a-b  r"),
+        ({"event": "opened", "session": "TCP:a-b", "rule": "r", "cluster": "c"}, "opened TCP:a-b r -> c"),
+        ({"event": "lost", "events": 7}, "7 more events were not told"),
+        ({"event": "endpoint", "level": "warn", "what": "endpoint is down", "endpoint": "e:1"}, "endpoint is down endpoint=e:1"),
+        ({"event": "request", "status": 200, "method": "GET", "path": "/", "user": "john", "fallback": "refused"}, "fallback: refused"),
+    ],
+)
+def test_each_kind_of_event_is_a_line(event: dict[str, object], words: str) -> None:
+    assert words in shown(event, Page())
