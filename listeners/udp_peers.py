@@ -23,10 +23,14 @@ if TYPE_CHECKING:
     from carrier.core.env import Env
     from carrier.core.session import Session
 
-FORGOTTEN, DONE, RESTING, WAITING = range(4)
+FORGOTTEN, DONE, RESTING, WAITING, PAUSING = range(5)
 """Ranks of peers whose places are needed, the first to leave first."""
 OVERTAKEN = 0.6
-"""Who is not answered when so much of all places was taken since will hardly be."""
+"""Who is not answered when so much of all places was taken since will hardly be, where there are few."""
+FEW = 256
+"""Places that one wake-up of a flood may fill."""
+RESTED = 10.0
+"""Seconds of silence after which who talks for longer has to go before somebody who waits for his first answer."""
 PROBED = 1.0
 """Seconds after which a datagram that nobody has refused is taken for delivered, at most."""
 
@@ -132,12 +136,13 @@ class UdpPeer(DatagramSocket):
         if self.closed or session is None:
             return None
         if not self.messages_out:
-            overtaken = listener.counter - session.number > listener.places * OVERTAKEN
+            overtaken = listener.places <= FEW and listener.counter - session.number > listener.places * OVERTAKEN
             return (FORGOTTEN if overtaken or now - self.born >= PATIENCE else WAITING), self.born
         if self.messages_in == 1:
             return DONE, self.born
         moved = self.messages_in + self.messages_out != self.seen
-        return (RESTING, self.active_at) if not moved and now - self.active_at >= PATIENCE else None
+        idle = 0.0 if moved else now - self.active_at
+        return (RESTING if idle >= RESTED else PAUSING, self.active_at) if idle >= PATIENCE else None
 
     def idle_for(self, now: float) -> tuple[float, float]:
         """How long nothing has moved, and how long that may be: seconds."""
