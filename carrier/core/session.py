@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from carrier.core.rare import Rare
 from carrier.core.reach import Stages, reach, reach_again
-from carrier.core.shown import CONNECTED_TEXT, Event, dump, events, why
+from carrier.core.shown import Shown
 from carrier.core.stream import CONNECTED, DESTROYED, HIGH, INIT, NOWHERE, Backlog, Socket, Stream, link
 from carrier.errors import Error
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from carrier.core.endpoint import Endpoint
     from carrier.core.parts import Cluster, Listener
 
-MAX_EVENTS = 64
 NOBODY: frozenset[str] = frozenset()
 UNANSWERED = frozenset(("reset", "closed", "timeout"))
 """Failures of a destination that has not answered. What has answered, and not in its protocol, has a fault that its developer is to see."""
@@ -35,13 +34,13 @@ IDEMPOTENT = SAFE | {b"PUT", b"DELETE"}
 """Methods that may be sent again to the same one (section 9.2.2), where the head is all of the request: content is gone by then."""
 
 
-class Session(Stream):
+class Session(Shown):
     """See the module. Slots: most attributes are read for each request; the others are Rare."""
 
     # fmt: off
     __slots__ = (
-        "answer", "answered", "bytes_in", "bytes_out", "cluster", "connected_at", "decision", "destination", "ended_at", "endpoint",
-        "error", "fields", "listener", "number", "on_lane", "rare", "request", "request_last", "retries", "sent", "source", "source_done",
+        "answer", "answered", "bytes_in", "bytes_out", "cluster", "decision", "destination", "ended_at", "endpoint",
+        "error", "fields", "listener", "number", "rare", "request", "request_last", "retries", "sent", "source", "source_done",
         "started", "status",
     )
     # fmt: on
@@ -92,9 +91,6 @@ class Session(Stream):
     last_endpoint = Rare["Endpoint | None"](None)
     outcome = Rare("")
     """What was said at its end, where a protocol has a word for how it went."""
-    _name = Rare[str | None](None)
-    _metadata = Rare[dict[str, Any] | None](None)
-    _events = Rare[list[Event] | None](None)
 
     def __init__(self, listener: Listener, source: Socket) -> None:
         self.to: Stream = source
@@ -114,67 +110,6 @@ class Session(Stream):
         self.retries = 0
         self.connected_at = self.ended_at = 0.0
         source.session = self
-
-    # ------------------------------------------------------------------ what it is
-
-    @property
-    def name(self) -> str:
-        """l7mp's session name (contract, section 4), made when somebody asks."""
-        if self._name is None:
-            self._name = self.listener.session_name(self)
-        return self._name
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """The metadata tree, with the rule's rewrites once routed; made when somebody asks."""
-        if self._metadata is None:
-            self._metadata = self._tree(self.name)
-        return self._metadata
-
-    def _tree(self, name: str) -> dict[str, Any]:
-        meta = {"name": name, **self.listener.metadata(self)}
-        return self.decision.rewritten(meta) if self.decision is not None else meta
-
-    def described(self) -> tuple[str, dict[str, Any]]:
-        """Name and metadata for who lists many: where names are made of what a session is, neither is kept, and it stays on the lane."""
-        name = self._name
-        if name is None:
-            name = self.name if self.listener.gives_names else self.listener.session_name(self)
-        return name, self._metadata or self._tree(name)
-
-    @property
-    def why(self) -> str:
-        """The one reason for where it went."""
-        return why(self, self.listener.env.hidden)
-
-    def event(self, event: str, message: str = "", content: Any = "") -> None:
-        """Add to the session's history, as l7mp lists it; bounded."""
-        self.on_lane = False
-        if self._events is None:
-            self._events = []
-        if len(self._events) >= MAX_EVENTS:
-            del self._events[MAX_EVENTS // 2]  # how it began and how it ended say most
-        self._events.append((event, monotonic(), message, content))
-
-    @property
-    def events(self) -> list[Event]:
-        """Its history, oldest first."""
-        return self.history(self.name)
-
-    def history(self, name: str) -> list[Event]:
-        """The same, of one whose name is known."""
-        return events(self, name, self._events or [])
-
-    def _note_connect(self) -> None:
-        """Keep the CONNECT of a destination that is gone; the next one gets its own."""
-        self.event("CONNECT", CONNECTED_TEXT)
-        assert self._events is not None
-        self._events[-1] = ("CONNECT", self.connected_at, CONNECTED_TEXT, "")
-        self.connected_at = 0.0
-
-    def dump(self) -> dict[str, Any]:
-        """The session as l7mp lists it."""
-        return dump(self)
 
     # ------------------------------------------------------------------ its life
 
@@ -411,7 +346,7 @@ class Session(Stream):
         endpoint.failed += 1
         cluster.health.failed(endpoint, error)
         self.tried = tried
-        self._note_connect()
+        self.note_connect()
         self._unlink(error)
         self.sent = self.answered = False
         self._hold()
@@ -487,7 +422,7 @@ class Session(Stream):
         cluster = self.cluster
         if cluster is None or cluster.virtual or self.status != CONNECTED or self.task is not None:
             return False
-        self._note_connect()
+        self.note_connect()
         self.event("DISCONNECT", "destination", error.detail if error else "closed by the upstream")
         self._unlink(error or Error("closed", "replaced after a disconnect"))
         self.to = self.source

@@ -4,14 +4,94 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
-from carrier.core.stream import DESTROYED, INIT
+from carrier.core.rare import Rare
+from carrier.core.stream import DESTROYED, INIT, Stream
 from carrier.redact import Hidden, refused
+
+if TYPE_CHECKING:
+    from carrier.core.decision import Decision
+    from carrier.core.parts import Listener
 
 Event = tuple[str, float, str, Any]
 """What happened, monotonic seconds, a message, more of it."""
 CONNECTED_TEXT = "Session successfully connected"
+MAX_EVENTS = 64
+
+
+class Shown(Stream):
+    """What a session says of itself (core/session.py), all of it made when somebody asks."""
+
+    __slots__ = ("connected_at", "on_lane")
+    listener: Listener
+    decision: Decision
+    connected_at: float
+    on_lane: bool
+    rare: dict[str, Any] | None
+    _name = Rare[str | None](None)
+    _metadata = Rare[dict[str, Any] | None](None)
+    _events = Rare[list[Event] | None](None)
+
+    @property
+    def name(self) -> str:
+        """l7mp's session name (contract, section 4), made when somebody asks."""
+        if self._name is None:
+            self._name = self.listener.session_name(self)
+        return self._name
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The metadata tree, with the rule's rewrites once routed; made when somebody asks."""
+        if self._metadata is None:
+            self._metadata = self._tree(self.name)
+        return self._metadata
+
+    def _tree(self, name: str) -> dict[str, Any]:
+        meta = {"name": name, **self.listener.metadata(self)}
+        return self.decision.rewritten(meta) if self.decision is not None else meta
+
+    def described(self) -> tuple[str, dict[str, Any]]:
+        """Name and metadata for who lists many: where names are made of what a session is, neither is kept, and it stays on the lane."""
+        name = self._name
+        if name is None:
+            name = self.name if self.listener.gives_names else self.listener.session_name(self)
+        return name, self._metadata or self._tree(name)
+
+    @property
+    def why(self) -> str:
+        """The one reason for where it went."""
+        return why(self, self.listener.env.hidden)
+
+    def event(self, event: str, message: str = "", content: Any = "") -> None:
+        """Add to the session's history, as l7mp lists it; bounded."""
+        self.on_lane = False
+        if self._events is None:
+            self._events = []
+        if len(self._events) >= MAX_EVENTS:
+            del self._events[MAX_EVENTS // 2]  # how it began and how it ended say most
+        self._events.append((event, monotonic(), message, content))
+
+    @property
+    def events(self) -> list[Event]:
+        """Its history, oldest first."""
+        return self.history(self.name)
+
+    def history(self, name: str) -> list[Event]:
+        """The same, of one whose name is known."""
+        return events(self, name, self._events or [])
+
+    def note_connect(self) -> None:
+        """Keep the CONNECT of a destination that is gone; the next one gets its own."""
+        self.event("CONNECT", CONNECTED_TEXT)
+        assert self._events is not None
+        self._events[-1] = ("CONNECT", self.connected_at, CONNECTED_TEXT, "")
+        self.connected_at = 0.0
+
+    def dump(self) -> dict[str, Any]:
+        """The session as l7mp lists it."""
+        return dump(self)
 
 
 def why(session: Any, hidden: Hidden) -> str:

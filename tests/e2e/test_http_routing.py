@@ -215,14 +215,15 @@ async def test_changed_rules_decide_the_next_request_of_a_live_connection() -> N
         await answered(client)  # the request that was under way keeps its route
         await client.says(request)
         mine = await other.server()
-        await mine.head()
+        assert b"x-user: me" in await mine.head()
         await mine.says(OK)
         await answered(client)
         await stage.proxy.apply(stage.config(clusters=stage.proxy.config.clusters, listeners=stage.proxy.config.listeners))
         await client.says(request)
-        await server.head()
+        assert b"x-user: me" in await server.head()
         await server.says(OK)
         await answered(client)
+        assert await mine.silent()
         client.goes()
 
 

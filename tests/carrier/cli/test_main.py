@@ -581,8 +581,13 @@ def test_an_unknown_level_is_refused():
 def test_a_reader_that_is_gone_costs_the_line_only():
     reader, writer = os.pipe()
     os.close(reader)
-    log.Log("info", to_descriptor(writer)).info("x")
+    write = to_descriptor(writer)
+    log.Log("info", write).info("x")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), writer)  # and somebody is there again
+    seen = []
+    log.Log("info", lambda line: (write(line), seen.append(line))).info("y")
     os.close(writer)
+    assert seen and seen[0].endswith("y\n")
 
 
 def test_the_log_goes_to_the_file_named(tmp_path):

@@ -49,7 +49,11 @@ def test_a_completion_names_every_command_and_option(shell: str, capsys: pytest.
 
 
 def test_bash_can_read_its_completion() -> None:
-    subprocess.run(["bash", "-n"], input=completion(parser(), "bash"), text=True, check=True, timeout=10)
+    name = r'$(complete -p carrier | sed "s/.*-F \([^ ]*\).*/\1/")'
+    asked = f'COMP_WORDS=(carrier expl); COMP_CWORD=1; COMP_LINE="carrier expl"; {name} carrier expl carrier'
+    script = f'{completion(parser(), "bash")}\n{asked}\necho "${{COMPREPLY[@]}}"\n'
+    said = subprocess.run(["bash"], input=script, text=True, capture_output=True, timeout=10)
+    assert (said.stdout.strip(), said.stderr) == ("explain", "")
 
 
 def test_the_man_page_has_every_command_and_is_good_roff(capsys: pytest.CaptureFixture[str]) -> None:

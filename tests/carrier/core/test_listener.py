@@ -29,8 +29,8 @@ def test_without_an_address_both_families_are_served(bound: list[socket.socket])
     bound += bind_stream("l", None, 0)
     port = bound[0].getsockname()[1]
     for host in ("127.0.0.1", "::1"):
-        with socket.create_connection((host, port)):
-            pass
+        with socket.create_connection((host, port)) as client:
+            assert client.getpeername()[:2] == (host, port)
 
 
 def test_an_ipv6_address_serves_ipv6_only(bound: list[socket.socket]) -> None:

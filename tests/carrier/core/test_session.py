@@ -14,7 +14,8 @@ import pytest
 from carrier.core.cluster import Cluster
 from carrier.core.endpoint import Endpoint
 from carrier.core.env import Env
-from carrier.core.session import MAX_EVENTS, Session
+from carrier.core.session import Session
+from carrier.core.shown import MAX_EVENTS
 from carrier.core.stream import MANY, Socket
 from carrier.errors import Error
 from carrier.model import Config
