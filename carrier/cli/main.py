@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, NoReturn
 from carrier.cli.arguments import LEVELS, add_commands
 from carrier.cli.commands import run as ask
 from carrier.cli.connect import FROM, TO
+from carrier.cli.manual import KINDS
 from carrier.cli.manual import commands as commands_of
 from carrier.cli.usage import Parser, misplaced
 
@@ -131,7 +132,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add_commands(commands)
     completion = commands.add_parser("completion", help="completion for a shell", description="Write the completion of a shell.")
-    completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="for example: source <(carrier completion bash)")
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"), nargs="?", help="for example: source <(carrier completion bash)")
+    completion.add_argument("--names", choices=KINDS, help="names of the running carrier's objects, one a line: what completions ask")
     commands.add_parser(
         "schema",
         help="the configuration as JSON Schema",
@@ -262,6 +264,14 @@ def _schema() -> int:
 def _write(options: argparse.Namespace) -> int:
     from carrier.cli import manual
 
+    if options.command == "completion" and options.names:
+        from carrier.cli.names import names
+
+        print("".join(f"{name}\n" for name in names(options.names)), end="")
+        return OK
+    if options.command == "completion" and not options.shell:
+        print("carrier completion: which shell? bash, zsh or fish", file=sys.stderr)
+        return USAGE
     print(manual.page(parser()) if options.command == "manual" else manual.completion(parser(), options.shell), end="")
     return OK
 

@@ -7,6 +7,11 @@ from collections.abc import Iterator, Mapping
 
 FILES = ("FILE", "DIR", "PATH")
 """Metavars whose values are names of files."""
+KINDS = ("bridges", "listeners", "rules", "sessions", "users")
+"""What a completion asks the running carrier for: `carrier completion --names KIND`."""
+OPTION_NAMES = {"--listener": "listeners", "--rule": "rules", "--user": "users"}
+PLACE_NAMES = {"bridges": "bridges", "sessions": "sessions"}
+"""Commands whose NAME is one of these."""
 Parsers = Mapping[str, argparse.ArgumentParser]
 
 
@@ -115,13 +120,23 @@ def _bash(top: argparse.ArgumentParser) -> Iterator[str]:
     yield '  case "${COMP_WORDS[1]}" in'
     for name, parser in commands(top).items():
         files = ' $(compgen -f -- "$word")' if _takes_files(parser) else ""
+        if name in PLACE_NAMES:
+            files += f' $([ "$COMP_CWORD" -ge 3 ] && {_asked(top.prog, PLACE_NAMES[name])})'
         yield f'    {name}) COMPREPLY=($(compgen -W "{" ".join(_words(parser))}" -- "$word"){files}) ;;'
     yield "  esac"
     yield "}"
     yield f"complete -o filenames -F _{top.prog} {top.prog}"
 
 
-def _bash_values(action: argparse.Action) -> str:
+def _asked(prog: str, kind: str) -> str:
+    """Names of objects that run, as words that begin as the one that is typed; nothing when no carrier answers."""
+    return f'compgen -W "$({prog} completion --names {kind} 2>/dev/null)" -- "$word"'
+
+
+def _bash_values(action: argparse.Action, prog: str = "carrier") -> str:
+    kind = next((OPTION_NAMES[name] for name in action.option_strings if name in OPTION_NAMES), None)
+    if kind is not None:
+        return f"$({_asked(prog, kind)})"
     if action.choices:
         return f'$(compgen -W "{" ".join(map(str, action.choices))}" -- "$word")'
     return '$(compgen -f -- "$word")' if action.metavar in FILES else ""
@@ -147,6 +162,11 @@ def _fish(top: argparse.ArgumentParser) -> Iterator[str]:
 def _fish_action(prog: str, command: str, action: argparse.Action) -> Iterator[str]:
     start = f"complete -c {prog} -n '__fish_seen_subcommand_from {command}'"
     choices = f" -a {_quoted(' '.join(map(str, action.choices)))}" if action.choices else ""
+    kind = next((OPTION_NAMES[name] for name in action.option_strings if name in OPTION_NAMES), None)
+    if kind is None and action.metavar == "NAME" and not action.option_strings:
+        kind = PLACE_NAMES.get(command)
+    if kind is not None:
+        choices = f" -a '({prog} completion --names {kind} 2>/dev/null)'"
     files = " -F" if action.metavar in FILES else ""
     if not action.option_strings:
         if choices or files:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -67,3 +68,23 @@ def test_the_man_page_has_every_command_and_is_good_roff(capsys: pytest.CaptureF
         if shutil.which(tool[0]):
             said = subprocess.run(tool, input=text, capture_output=True, text=True, timeout=20)
             assert not said.returncode and not said.stderr
+
+
+def test_bash_completes_names_of_what_runs(tmp_path: Path) -> None:
+    fake = tmp_path / "carrier"
+    fake.write_text("#!/bin/sh\n[ \"$1 $2\" = 'completion --names' ] && printf '%s\\n' \"my-$3\" other\n")
+    fake.chmod(0o755)
+    for line, word in (
+        ("carrier bridges rm my", "my-bridges"),
+        ("carrier explain --user my", "my-users"),
+        ("carrier sessions --listener my", "my-listeners"),
+    ):
+        words = line.split()
+        script = (
+            completion(parser(), "bash")
+            + f"COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _carrier; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        )
+        found = subprocess.run(
+            ["bash"], input=script, capture_output=True, text=True, timeout=10, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}
+        )
+        assert found.stdout.split() == [word], line
