@@ -43,9 +43,9 @@ def read(path: str, most: int = MOST) -> bytes:
     return read_now(path, most)[0]
 
 
-def read_now(path: str, most: int = MOST, alone: bool = False) -> tuple[bytes, Stamp]:
+def read_now(path: str, most: int = MOST, alone: bool = False, ours: bool = False) -> tuple[bytes, Stamp]:
     """Bytes and stamp of a regular file. alone: one that only its owner may read, if it is ours, and not everybody in any case, as ssh has
-    it of keys. Raises Unreadable."""
+    it of keys. ours: one of our own user or of root, where others may write into its folder. Raises Unreadable."""
     try:
         _check(os.stat(path))
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
@@ -56,6 +56,8 @@ def read_now(path: str, most: int = MOST, alone: bool = False) -> tuple[bytes, S
         _check(found)
         if alone and found.st_mode & (0o077 if found.st_uid == os.geteuid() else 0o007):
             raise Unreadable(f"others may read it (mode {stat.S_IMODE(found.st_mode):04o}): chmod 600")
+        if ours and found.st_uid not in (os.geteuid(), 0) and is_shared(path):
+            raise Unreadable(f"user {found.st_uid} has put it there, neither ours nor root")
         return _bytes(descriptor, found.st_size, most), stamp_of(found)
     except OSError as exc:
         raise Unreadable(exc.strerror or str(exc)) from None
@@ -79,6 +81,14 @@ def _bytes(descriptor: int, size: int, most: int) -> bytes:
     if left <= 0:
         raise Unreadable(f"it has more than {most} bytes")
     return b"".join(parts)
+
+
+def is_shared(path: str) -> bool:
+    """May others put files into the folder of this one? Not its owner: who has the folder has what is in it."""
+    try:
+        return bool(os.stat(os.path.dirname(path) or ".").st_mode & 0o022)
+    except OSError:
+        return True
 
 
 def stamp_of(found: os.stat_result) -> Stamp:

@@ -22,6 +22,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,8 @@ ACCEPTING = 2.0
 """Seconds that a pod that is to end goes on accepting: kube-proxies send it new connections for one second more. `CARRIER_ACCEPTING`."""
 DRAIN = 25.0
 """Seconds that what is in flight has when a pod is to end, those among them: pods are killed after 30."""
+ASKED = 64 * 1024
+"""Bytes of a question."""
 LOG_LIMIT = 8 * 1024 * 1024
 """Bytes of the log file, after which it begins anew: it is in a pod's memory, or on its node's disk."""
 REQUEST_IDS = (b"opc-request-id", b"x-amzn-trace-id", b"x-cloud-trace-context", b"request-id", b"x-ms-request-id")
@@ -78,17 +81,17 @@ class Paths:
     def asked(self) -> tuple[str, str, str] | None:
         """(word, log level, file) of the last question; None: there is none, or it is just being written."""
         try:
-            text = self.ask.read_text("utf-8", "replace")
-        except OSError:
+            if self.ask.is_symlink():
+                return None
+            text = files.read_now(str(self.ask), ASKED, ours=True)[0].decode("utf-8", "replace")
+        except (OSError, files.Unreadable):
             return None
         parts = text[:-1].split(" ", 2) if text.endswith("\n") else []
         return (parts[0], parts[1], parts[2]) if len(parts) == 3 else None
 
     def answer(self, word: str, reasons: str = "") -> None:
         """Say yes, or no with reasons. The file is whole whenever somebody reads it."""
-        new = self.ack.with_suffix(f".{os.getpid()}")
-        new.write_text(f"{word} {'refused' if reasons else 'ok'}\n{reasons}", "utf-8", "backslashreplace")
-        new.replace(self.ack)
+        write(self.ack, f"{word} {'refused' if reasons else 'ok'}\n{reasons}".encode("utf-8", "backslashreplace"))
 
 
 class LogFile:
@@ -105,7 +108,8 @@ class LogFile:
         if path == self.path:
             return
         try:
-            new = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
+            links = os.O_NOFOLLOW if files.is_shared(path) else 0  # whoever may write there could have us write somewhere else
+            new = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | links, 0o666)
         except (OSError, ValueError):
             self.close()
             if self.echo is None:
@@ -277,7 +281,10 @@ class Daemon:
         """
         data = b""
         try:
-            data = self._late() or (await asyncio.get_running_loop().run_in_executor(None, files.read_now, self.file, MAX_FILE))[0]
+            data = self._late() or b""
+            if not data:
+                read = partial(files.read_now, self.file, MAX_FILE, ours=True)
+                data, _ = await asyncio.get_running_loop().run_in_executor(None, read)
             if data != self.data:
                 await self._put_in_force(loads(data), data)
             elif asked:
@@ -424,6 +431,7 @@ def main(arguments: Sequence[str]) -> int:
     if background:
         os.closerange(3, 1024)  # shells keep copies of what they redirect; whoever typed the command waits for their end
     files = [argument for argument in arguments if not argument.startswith("--")]
+    os.umask(0o077)
     paths = Paths()
     log_file = LogFile(echo=not background)
     log_file.open(str(paths.log))
@@ -431,7 +439,7 @@ def main(arguments: Sequence[str]) -> int:
     log = Log(level if level in LEVELS else "info", log_file)
     _name_process()
     try:
-        paths.pid.write_text(f"{os.getpid()}\n")
+        write(paths.pid, f"{os.getpid()}\n".encode())
     except OSError as exc:
         log.warn("cannot write the pid file: nobody can ask for a reload", file=str(paths.pid), reason=exc.strerror)
     if background and os.getpgid(0) != os.getpid():
