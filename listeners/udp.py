@@ -21,24 +21,23 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from carrier.core.address import NO_IPV6, Place, authority, bind_error, plain
-from carrier.core.decision import stands
+from carrier.core.address import Place, authority, bind_error, plain
 from carrier.core.listener import Key, Listener
-from carrier.core.resolve import Address, literal
+from carrier.core.resolve import literal
 from carrier.core.room import Room
 from carrier.core.session import Session
 from carrier.core.spec import check_members, check_port
 from carrier.errors import Error, Problem
-from carrier.hops.datagram import Adaptive
+from carrier.hops.datagram import Adaptive, bound
 from carrier.hops.mmsg import COUNT, LONGEST, Receiver, enlarge, kernel_drops, receiver, run_length
 from carrier.hops.pace import unwatch, watch
 from carrier.hops.pktinfo import Local, told, wish
 from carrier.options import check_numbers, numbers, port_of
-from listeners.udp_peers import Remote, UdpPeer, check_peer, share
+from listeners.udp_peers import Remote, UdpPeer, check_peer, reroute, share
 
 if TYPE_CHECKING:
     from carrier import model as config
-    from carrier.core.decision import Decision, Table
+    from carrier.core.decision import Table
     from carrier.core.env import Env
 
 BATCHES = 4
@@ -58,32 +57,12 @@ OPTIONS: Mapping[str, float] = {
 means none."""
 MANY_NEW = 16
 """New sessions of a batch after which no other is taken at once: what comes waits in the kernel, while those that are there are served."""
-SLICE = 64
-"""Peers whose routes are looked at in one turn of the loop."""
 CONTROL = 64
 """Bytes of what the kernel tells beside a datagram."""
 RECVERR = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
 """IP_RECVERR, IPV6_RECVERR: have the kernel say which address refused a datagram."""
 NODE_NAMES = {errno.EADDRINUSE: "EADDRINUSE", errno.EADDRNOTAVAIL: "EADDRNOTAVAIL", errno.EACCES: "EACCES"}
 """How l7mp's error texts call what the kernel says."""
-
-
-def _bound(address: Address, every: bool) -> socket.socket:
-    """A bound socket. every: of "::", IPv6 and IPv4, or IPv4 alone where the kernel has nothing else. Raises OSError."""
-    sock: socket.socket | None = None
-    try:
-        sock = socket.socket(address[0], socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        enlarge(sock, BUFFER)
-        if address[0] == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if every else 1)
-        sock.bind(address[1])
-    except OSError as exc:
-        if sock is not None:
-            sock.close()
-        if every and exc.errno in NO_IPV6:
-            return _bound((socket.AF_INET, ("0.0.0.0", address[1][1])), False)
-        raise
-    return sock
 
 
 class UdpListener(Listener):
@@ -192,7 +171,7 @@ class UdpListener(Listener):
         if address is None or port_of(self.spec) < 0:
             raise Error("bind", f'"{self.name}": expected an IP address and a port to bind to, got {where}')
         try:
-            self.bound = [_bound(address, self.host == "::")]
+            self.bound = [bound(address, self.host == "::", BUFFER)]
         except OSError as exc:
             reason = NODE_NAMES.get(exc.errno or 0)
             if reason is None:
@@ -244,7 +223,7 @@ class UdpListener(Listener):
             peer = literal(min(self.allowed), int(self.connect_port or 0))
             assert peer is not None
             if peer[1] not in self.peers:
-                self._peer(peer[1])
+                self.meet(peer[1])
 
     def inherit(self, old: Listener) -> None:
         super().inherit(old)
@@ -327,7 +306,7 @@ class UdpListener(Listener):
         except OSError:  # an error of an earlier reply: that peer's session ends by its timeout
             self.take_errors()
             return True
-        peer = self.peers.get(address if local is None else (address, local)) or self._peer(address, local)
+        peer = self.peers.get(address if local is None else (address, local)) or self.meet(address, local)
         if peer is not None:
             peer.bytes_in += len(data)
             peer.messages_in += 1
@@ -423,14 +402,14 @@ class UdpListener(Listener):
     def _peer_of(self, batch: Receiver, i: int, key: Any) -> UdpPeer | None:
         """The peer of a sender that has not been seen in a batch yet."""
         address, local = batch.address(i), batch.local(i)
-        peer = self.peers.get(address if local is None else (address, local)) or self._peer(address, local)
+        peer = self.peers.get(address if local is None else (address, local)) or self.meet(address, local)
         if peer is not None:
             self.keys.pop(peer.key, None)
             peer.key = key
             self.keys[key] = peer
         return peer
 
-    def _peer(self, address: Any, local: Local | None = None) -> UdpPeer | None:
+    def meet(self, address: Any, local: Local | None = None) -> UdpPeer | None:
         """The session of a new peer, if it may have one."""
         host = plain(address[0])
         refusal = self._refusal(host, address[1])
@@ -487,21 +466,7 @@ class UdpListener(Listener):
         """A new table of rules; one without rules says that there is too much for who is new."""
         lists: Mapping[str, Any] = getattr(table, "lists", {})
         if lists and self.peers:
-            self._reroute(list(self.peers.values()), table, {d.rule: d for _, decisions in lists.values() for d in decisions})
-
-    def _reroute(self, peers: list[UdpPeer], table: Table, decided: Mapping[str, Decision]) -> None:
-        """End the sessions whose rule or destination is not as it was, a few in each turn of the loop."""
-        for peer in peers[:SLICE]:
-            session = peer.session
-            if table is not self.table or peer.closed or session is None or peer.listener is not self:
-                continue
-            if not stands(session.decision, decided.get(session.decision.rule)):
-                address, local, remote = peer.address, peer.local, isinstance(peer, Remote)
-                session.kill("its route is another by now: the next datagram is routed anew", "drain")
-                if remote:  # that session is there from the start
-                    self._peer(address, local)
-        if len(peers) > SLICE:
-            self.env.loop.call_soon(self._reroute, peers[SLICE:], table, decided)
+            reroute(self, list(self.peers.values()), table, {d.rule: d for _, decisions in lists.values() for d in decisions})
 
     def tick(self, now: float) -> None:
         super().tick(now)

@@ -8,10 +8,12 @@ import re
 import resource
 import socket
 from collections import deque
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from carrier.core.address import authority
+from carrier.core.decision import stands
 from carrier.core.resolve import literal
 from carrier.core.room import PATIENCE
 from carrier.core.stream import HIGH, MANY
@@ -20,6 +22,7 @@ from carrier.hops.datagram import DatagramSocket
 from carrier.hops.pktinfo import Local
 
 if TYPE_CHECKING:
+    from carrier.core.decision import Decision
     from carrier.core.env import Env
     from carrier.core.session import Session
 
@@ -31,6 +34,8 @@ FEW = 256
 """Places that one wake-up of a flood may fill."""
 RESTED = 10.0
 """Seconds of silence after which who talks for longer has to go before somebody who waits for his first answer."""
+SLICE = 64
+"""Peers whose routes are looked at in one turn of the loop."""
 PROBED = 1.0
 """Seconds after which a datagram that nobody has refused is taken for delivered, at most."""
 
@@ -71,6 +76,9 @@ class UdpPort(Protocol):
 
     def drop(self, reason: str, count: int = 1) -> None:
         """Count datagrams that go nowhere."""
+
+    def meet(self, address: Any, local: Local | None = None) -> UdpPeer | None:
+        """The session of a new peer, if it may have one."""
 
     def take_errors(self) -> None:
         """A singleton's remote is to be told which of its datagrams were refused."""
@@ -286,3 +294,18 @@ class Remote(UdpPeer):
         if self.waiting and self.session is not None and not self.closed:
             self.drop("source-away", len(self.waiting))
         super().finish(error)
+
+
+def reroute(listener: Any, peers: list[UdpPeer], table: Any, decided: Mapping[str, Decision]) -> None:
+    """End the sessions whose rule or destination is not as it was by this table of a UDP listener, a few in each turn of the loop."""
+    for peer in peers[:SLICE]:
+        session = peer.session
+        if table is not listener.table or peer.closed or session is None or peer.listener is not listener:
+            continue
+        if not stands(session.decision, decided.get(session.decision.rule)):
+            address, local, remote = peer.address, peer.local, isinstance(peer, Remote)
+            session.kill("its route is another by now: the next datagram is routed anew", "drain")
+            if remote:  # that session is there from the start
+                listener.meet(address, local)
+    if len(peers) > SLICE:
+        listener.env.loop.call_soon(reroute, listener, peers[SLICE:], table, decided)

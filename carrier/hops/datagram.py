@@ -16,8 +16,9 @@ import os
 import socket
 from typing import Any
 
+from carrier.core.address import NO_IPV6
 from carrier.core.stream import Socket
-from carrier.hops.mmsg import COUNTED, LONGEST, NAME, PLACE, Cut, _cut, parts, sockaddr
+from carrier.hops.mmsg import COUNTED, LONGEST, NAME, PLACE, Cut, _cut, enlarge, parts, sockaddr
 from carrier.hops.pktinfo import Local
 
 MOST = 65_507
@@ -187,3 +188,22 @@ def of_bytes(end: Socket) -> bool:
         return of_bytes(joint.far)
     other: Any = session.listener if session.source is not end else session.cluster
     return other is not None and not other.keeps_borders(other.spec)
+
+
+def bound(address: tuple[int, Any], every: bool, buffer: int) -> socket.socket:
+    """A bound socket with kernel buffers of so many bytes. every: of "::", IPv6 and IPv4, or IPv4 alone where the kernel has nothing
+    else. Raises OSError."""
+    sock: socket.socket | None = None
+    try:
+        sock = socket.socket(address[0], socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        enlarge(sock, buffer)
+        if address[0] == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if every else 1)
+        sock.bind(address[1])
+    except OSError as exc:
+        if sock is not None:
+            sock.close()
+        if every and exc.errno in NO_IPV6:
+            return bound((socket.AF_INET, ("0.0.0.0", address[1][1])), False, buffer)
+        raise
+    return sock
