@@ -5,6 +5,8 @@ import json
 import re
 from pathlib import Path
 
+import yaml
+
 from carrier.observe.catalogue import METRICS
 
 FILE = Path(__file__).resolve().parent.parent / "deploy" / "grafana" / "generate.py"
@@ -46,3 +48,23 @@ def test_panels_do_not_overlap_and_have_numbers_of_their_own():
     ]
     assert len(cells) == len(set(cells)) and max(x for x, _ in cells) < 24
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+
+
+def test_what_matters_stands_first_with_thresholds():
+    first = DASHBOARD["panels"][1:7]
+    assert [panel["type"] for panel in first] == ["stat"] * 6
+    assert sum(len(panel["fieldConfig"]["defaults"]["thresholds"]["steps"]) == 3 for panel in first) == 5
+    assert DASHBOARD["panels"][7]["type"] == "table"
+
+
+def test_alert_rules_ask_for_metrics_and_labels_that_there_are():
+    assert grafana.RULES.read_text() == grafana.alerts()
+    exposed = {metric.name + {"counter": "_total", "histogram": "_bucket", "gauge": ""}[metric.kind]: metric for metric in METRICS}
+    rules = yaml.safe_load(grafana.RULES.read_text())["groups"][0]["rules"]
+    assert len({rule["alert"] for rule in rules}) == len(rules) > 8
+    for rule in rules:
+        names = re.findall(r"\bcarrier_\w+", rule["expr"])
+        assert names and set(names) <= set(exposed), rule
+        for name, label in re.findall(r"(carrier_\w+)\{(\w+)[=!]", rule["expr"]):
+            assert label in exposed[name].labels, rule
+        assert rule["annotations"]["summary"] and rule["labels"]["severity"] in ("info", "warning", "critical")

@@ -11,9 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from carrier.observe.catalogue import METRICS, Metric
 
 FILE = Path(__file__).parent / "carrier.json"
+RULES = Path(__file__).parent / "alerts.yaml"
 QUANTILES = (0.5, 0.9, 0.99)
 WIDTH, HEIGHT = 8, 7
 """Of a panel, in Grafana's grid of 24 columns."""
@@ -32,6 +35,85 @@ PROCESS = (
     Metric("process_open_fds", "gauge", (), "Open file descriptors"),
 )
 """Metrics of prometheus-client's own that are shown too."""
+
+
+SESSIONS = f"carrier_sessions_total{{{SELECTOR}}}"
+BAD = SESSIONS.replace("}", ',code=~"5xx|failed"}')
+RATE = "[$__rate_interval]"
+SECONDS = f"sum by (le) (rate(carrier_session_seconds_bucket{{{SELECTOR}}}{RATE}))"
+UP = "carrier_endpoint_up{" + SELECTOR + ',cluster%s"bridge/.*"}'
+FIRST: tuple[tuple[str, str, str, tuple[float, float]], ...] = (
+    ("Requests and sessions a second", f"sum(rate({SESSIONS}{RATE}))", "ops", (0, 0)),
+    ("Share that failed (5xx, broken)", f"sum(rate({BAD}{RATE})) / sum(rate({SESSIONS}{RATE}))", "percentunit", (0.01, 0.05)),
+    ("Half end within", f"histogram_quantile(0.5, {SECONDS})", "s", (0.25, 1)),
+    ("99 of 100 end within", f"histogram_quantile(0.99, {SECONDS})", "s", (1, 5)),
+    ("Endpoints down", f"count({UP % '!~'} == 0) or vector(0)", "short", (1, 2)),
+    ("Bridges whose laptop is down", f"count({UP % '=~'} == 0) or vector(0)", "short", (1, 3)),
+)
+"""What is looked at first: title, expression, unit, and from where on it is yellow and red; (0, 0): never."""
+BRIDGES = "sum by (rule) (increase(carrier_rule_hits_total{" + SELECTOR + ',rule=~"bridge/.*"}[1h]))'
+ALERTS: tuple[tuple[str, str, str, str, str], ...] = (
+    (
+        "CarrierFails",
+        'sum by (instance) (rate(carrier_sessions_total{code=~"5xx|failed"}[5m]))'
+        " / sum by (instance) (rate(carrier_sessions_total[5m])) > 0.05",
+        "5m",
+        "critical",
+        "more than one session in twenty fails; `carrier tail --errors` shows which",
+    ),
+    (
+        "CarrierSlow",
+        "histogram_quantile(0.99, sum by (instance, le) (rate(carrier_session_seconds_bucket[5m]))) > 5",
+        "10m",
+        "warning",
+        "one session in a hundred takes more than 5 s",
+    ),
+    (
+        "CarrierEndpointDown",
+        'carrier_endpoint_up{cluster!~"bridge/.*"} == 0',
+        "5m",
+        "critical",
+        "an endpoint is down; `carrier status` says why",
+    ),
+    ("CarrierBridgeDown", 'carrier_endpoint_up{cluster=~"bridge/.*"} == 0', "30m", "info", "a laptop has been away for half an hour"),
+    ("CarrierOverloaded", "carrier_overloaded == 1", "1m", "critical", "new sessions are refused; `/readyz` says why"),
+    (
+        "CarrierCertificateExpires",
+        "carrier_certificate_expiry_timestamp_seconds - time() < 14 * 86400",
+        "1h",
+        "warning",
+        "a certificate in force expires within two weeks",
+    ),
+    (
+        "CarrierCertificateTrouble",
+        "carrier_certificate_trouble == 1",
+        "5m",
+        "critical",
+        "a certificate is no good, or its successor was not taken",
+    ),
+    (
+        "CarrierChangesRefused",
+        'increase(carrier_config_changes_total{result="refused"}[15m]) > 0',
+        "0m",
+        "info",
+        "a change was refused; the log says why",
+    ),
+    (
+        "CarrierStateNotSaved",
+        'increase(carrier_state_writes_total{outcome="failed"}[15m]) > 0',
+        "0m",
+        "critical",
+        "what is in force is not on the disk",
+    ),
+    (
+        "CarrierLogLost",
+        'increase(carrier_access_log_lines_total{outcome="dropped"}[15m]) > 0',
+        "0m",
+        "warning",
+        "lines of the access log are lost",
+    ),
+)
+"""Alert rules for Prometheus: name, expression, how long it holds, severity, what it means."""
 
 
 def dashboard() -> dict[str, Any]:
@@ -69,8 +151,8 @@ def _variable(name: str, of: str) -> dict[str, Any]:
 
 
 def _panels() -> list[dict[str, Any]]:
-    panels: list[dict[str, Any]] = []
-    top = 0
+    panels = _first()
+    top = 1 + 4 + HEIGHT
     left = [*METRICS, *PROCESS]
     for title, starts in ROWS:
         metrics = [metric for metric in left if metric.name.startswith(starts)]
@@ -81,6 +163,26 @@ def _panels() -> list[dict[str, Any]]:
             panels.append(_panel(len(panels) + 1, metric, at))
         top += 1 + (len(metrics) + 2) // 3 * HEIGHT
     return panels
+
+
+def _first() -> list[dict[str, Any]]:
+    """The first row: rate, errors, durations, what is down; then the bridges."""
+    panels = [{"id": 1, "type": "row", "title": "First of all", "gridPos": {"x": 0, "y": 0, "w": 24, "h": 1}, "panels": []}]
+    for i, (title, expression, unit, (yellow, red)) in enumerate(FIRST):
+        steps: list[dict[str, Any]] = [{"color": "green", "value": None}]
+        if red:
+            steps += [{"color": "yellow", "value": yellow}, {"color": "red", "value": red}]
+        panel = _drawn(len(panels) + 1, "stat", title, {"x": i * 4, "y": 1, "w": 4, "h": 4}, [_target("A", expression, title)])
+        panel["fieldConfig"] = {"defaults": {"unit": unit, "thresholds": {"mode": "absolute", "steps": steps}}, "overrides": []}
+        panels.append(panel)
+    table = _drawn(len(panels) + 1, "table", "Bridges: sessions in the last hour", {"x": 0, "y": 5, "w": 24, "h": HEIGHT}, [])
+    table["targets"] = [{**_target("A", BRIDGES, "{{rule}}"), "format": "table", "instant": True}]
+    return [*panels, table]
+
+
+def _drawn(number: int, kind: str, title: str, at: dict[str, int], targets: list[dict[str, Any]]) -> dict[str, Any]:
+    source = {"type": "prometheus", "uid": "${source}"}
+    return {"id": number, "type": kind, "title": title, "datasource": source, "gridPos": at, "targets": targets}
 
 
 def _panel(number: int, metric: Metric, at: dict[str, int]) -> dict[str, Any]:
@@ -130,19 +232,31 @@ def _unit(metric: Metric) -> str:
 
 
 def text() -> str:
-    """The file's content."""
+    """The dashboard's file."""
     return json.dumps(dashboard(), indent=1) + "\n"
+
+
+def alerts() -> str:
+    """The file of alert rules, as Prometheus reads it."""
+    rules = [
+        {"alert": name, "expr": expression, "for": hold, "labels": {"severity": severity}, "annotations": {"summary": means}}
+        for name, expression, hold, severity, means in ALERTS
+    ]
+    head = "# Alert rules for Prometheus (rule_files), made by `make docs` from deploy/grafana/generate.py.\n"
+    return head + str(yaml.safe_dump({"groups": [{"name": "carrier2", "rules": rules}]}, sort_keys=False, width=140))
 
 
 def main() -> int:
     """Write the file, or, with --check, tell whether it is what would be written."""
+    files = {FILE: text(), RULES: alerts()}
     if "--check" not in sys.argv:
-        FILE.write_text(text(), encoding="utf-8")
+        for file, content in files.items():
+            file.write_text(content, encoding="utf-8")
         return 0
-    fresh = FILE.is_file() and FILE.read_text(encoding="utf-8") == text()
-    if not fresh:
-        print(f"{FILE.name} is not what the metrics say: run `make docs`", file=sys.stderr)
-    return 0 if fresh else 1
+    stale = [file.name for file, content in files.items() if not file.is_file() or file.read_text(encoding="utf-8") != content]
+    for name in stale:
+        print(f"{name} is not what the metrics say: run `make docs`", file=sys.stderr)
+    return 1 if stale else 0
 
 
 if __name__ == "__main__":
