@@ -164,3 +164,18 @@ def test_the_architecture_names_every_module_and_no_other():
     packages = ("carrier", "listeners", "clusters", "transforms")
     there = {str(file.relative_to(ROOT)) for package in packages for file in (ROOT / package).rglob("*.py")}
     assert modules_named_by_the_architecture() == {file for file in there if not file.endswith(("__init__.py", "carrier/__main__.py"))}
+
+
+async def test_the_protocol_of_the_architecture_is_one(monkeypatch):
+    from carrier.core import registry
+    from tests.support import ask, config, listener, port_of, running
+
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    (example,) = re.findall(r"```python\n(from carrier.*?)```", text, re.S)
+    made: dict = {}
+    exec(example, made)
+    known = registry.cluster
+    monkeypatch.setattr(registry, "cluster", lambda protocol: made["ShoutCluster"] if protocol == "Shout" else known(protocol))
+    conf = config(clusters=[{"name": "loud", "spec": {"protocol": "Shout"}}], listeners=[listener("in", "loud")])
+    async with running(conf) as proxy:
+        assert await ask(port_of(proxy, "in"), b"hello") == b"HELLO"

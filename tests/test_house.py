@@ -10,9 +10,9 @@ house = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(house)
 
 
-def test_no_import_goes_up_and_no_rooms_stand_in_a_circle():
+def test_no_import_goes_up_and_nothing_stands_in_a_circle():
     found = house.figures(ROOT)
-    assert (found["imports upwards"], found["circles of rooms"]) == (0, 0)
+    assert (found["imports upwards"], found["circles of rooms"], found["circles of files"]) == (0, 0, 0)
 
 
 def test_circles_and_chains_are_found_where_they_are():

@@ -8,13 +8,28 @@ Content goes out as far as both windows let it. What they do not let out is held
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from carrier.wire.h2.frames import CANCEL, DATA, END_HEADERS, END_STREAM, HEAD, HEADERS, NO_ERROR, header_frames, window_frame
 from carrier.wire.h2.limits import FRAME_EARNS, NEVER, SMALL
 
-if TYPE_CHECKING:
-    from carrier.wire.h2.connection import Connection
+
+class Engine(Protocol):
+    """The connection, as far as a stream of it knows it (connection.py)."""
+
+    credit: int
+    frame_max: int
+    holding: bool
+    now: float
+    our_window: int
+    out: list[bytes]
+    peer_window: int
+    table_update: bytes
+    waiting: dict[int, Stream]
+    window: int
+
+    def cancel(self, stream: Stream, code: int) -> None: ...
+    def ended(self, stream: Stream) -> None: ...
 
 
 class Stream:
@@ -48,7 +63,7 @@ class Stream:
         "window",
     )
 
-    def __init__(self, engine: Connection, number: int) -> None:
+    def __init__(self, engine: Engine, number: int) -> None:
         self.engine, self.id = engine, number
         self.owner: Any = None
         self.window = engine.peer_window
