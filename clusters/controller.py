@@ -73,6 +73,7 @@ class ControllerStream(Stream):
         "held",
         "limits",
         "more",
+        "most",
         "peer",
         "request",
         "role",
@@ -91,6 +92,8 @@ class ControllerStream(Stream):
         self.api = env.api
         self.gate = env.gate
         self.limits: Limits = env.gate.limits if env.gate is not None else Limits()
+        self.most = self.limits.body
+        """Bytes that the body may have."""
         self.peer = ""
         self.standing: Standing | None = None
         self.role = ""
@@ -111,6 +114,7 @@ class ControllerStream(Stream):
 
     def head(self, head: Any, last: bool = False) -> None:
         self.request = head
+        self.most = self.limits.most(head.target.decode("latin-1").partition("?")[0])
         if self.gate is not None:
             method, path, _, headers = self._parts()
             try:
@@ -130,8 +134,9 @@ class ControllerStream(Stream):
         if self.done:
             return
         self.size += len(data)
-        if self.size > self.limits.body > 0:
-            self._refuse(Error("body-too-large", f"the body has more than {self.limits.body} bytes (limit body)", "downstream"))
+        if self.size > self.most > 0:
+            name = "body" if self.most == self.limits.body else "total"
+            self._refuse(Error("body-too-large", f"the body has more than {self.most} bytes (limit {name})", "downstream"))
             return
         self.body.append(data)
         if last:

@@ -150,7 +150,7 @@ class Api:
         operation, names = self._resolve(method, path)
         if operation is None:
             return failure(404, "Unknown API operation")
-        call = Call(names, dict(parse_qsl(query, keep_blank_values=True)), headers, peer=peer, standing=standing, role=role)
+        call = Call(names, dict(parse_qsl(query, keep_blank_values=True)), headers, path=path, peer=peer, standing=standing, role=role)
         if role and operation.is_write and not (operation.kind == "bridge" and role.startswith("user=")):
             may = "read" if role == "read" else f"change the bridges of {role.removeprefix('user=')}"
             return refusal(Error("forbidden", f"this token may only {may}", "downstream"))
@@ -241,7 +241,7 @@ class Api:
 
     def _read(self, body: bytes, syntax: Syntax, call: Call) -> str:
         """Decode a body; what of it is privileged, if the caller may be one who may not have it. Raises ConfigError."""
-        call.decoded = _decode(body, syntax, self.limits)
+        call.decoded = _decode(body, syntax, self.limits, call.path)
         return privileges.of_document(call.body, self.protocols) if call.standing is not None else ""
 
     def _resolve(self, method: str, path: str) -> tuple[Operation | None, list[str]]:

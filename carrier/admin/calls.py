@@ -12,7 +12,7 @@ import msgspec
 
 from carrier.config import dump
 from carrier.config.draft import Draft, Protocols, refused
-from carrier.config.source import Bounds, Decoded, Syntax, decode
+from carrier.config.source import Decoded, Syntax, decode, of_a_file
 from carrier.core.slices import Steps
 from carrier.errors import ConfigError, Error, Problem
 from carrier.model import Config
@@ -80,6 +80,7 @@ class Call(msgspec.Struct):
     query: dict[str, str]
     headers: dict[str, str]
     decoded: Decoded | None = None
+    path: str = ""
     what: str = ""
     """Method and path after the prefix, for the audit line."""
     peer: str = ""
@@ -163,10 +164,11 @@ def failure(status: int, content: object, message: str | None = None) -> Answer:
     return Answer(status, {"content-type": "application/json"}, text.encode("utf-8", "backslashreplace"))
 
 
-def _decode(body: bytes, syntax: Syntax, limits: Limits) -> Decoded:
-    if syntax == "json" and len(body) <= limits.body and not body.strip():
+def _decode(body: bytes, syntax: Syntax, limits: Limits, path: str) -> Decoded:
+    most = limits.most(path) or 1 << 40
+    if syntax == "json" and len(body) <= most and not body.strip():
         raise ConfigError(Problem("the body is empty"))
-    return decode(body, syntax, limits.body or 1 << 40, Bounds(limits.depth, limits.objects))
+    return decode(body, syntax, most, of_a_file(limits.objects, limits.depth))
 
 
 def _unreadable(problem: Problem) -> str:

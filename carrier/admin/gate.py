@@ -61,11 +61,17 @@ class Limits(msgspec.Struct, frozen=True):
     body: int = 1024 * 1024
     total: int = 64 * 1024 * 1024
     depth: int = 32
-    objects: int = 10_000
+    objects: int = 1_000_000
     request_timeout: float = 5.0
     connections: int = 32
     writes: float = 20.0
     burst: int = 100
+
+    def most(self, path: str) -> int:
+        """Bytes of a body that is sent to this path. A whole configuration may be as large as `total` allows, so that what is dumped can be
+        put in force again; unless `body` was made smaller than it is by default."""
+        whole = path.rstrip("/").endswith(("/config", "/validate")) and self.body >= Limits().body
+        return (self.total or 1 << 40) if whole else self.body
 
 
 class Caller(NamedTuple):

@@ -46,6 +46,8 @@ DEFAULT_FILES = ("carrier.yaml", "carrier.yml", "carrier.json", "/etc/carrier/ca
 API_LIMITS = ("body", "total", "depth", "objects", "request_timeout", "connections", "writes", "burst")
 LIMITS = ("memory", "lag", "connections", *(f"api.{name}" for name in API_LIMITS))
 """What --limit takes; a test holds that these are the fields of carrier.admin.gate.Limits and carrier.proxy.overload.Bounds."""
+FILE_LIMIT = "config.objects"
+"""And this, for the configuration file: objects that it may hold."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -168,8 +170,8 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         type=_limit,
         action="append",
         default=[],
-        help="memory (bytes, 512Mi), lag (seconds), connections; api.body, api.depth, api.objects, api.request_timeout, "
-        "api.connections, api.writes, api.burst; 0 for none",
+        help="memory (bytes, 512Mi), lag (seconds), connections; config.objects in the file; api.body, api.total, api.depth, api.objects, "
+        "api.request_timeout, api.connections, api.writes, api.burst; 0 for none",
     )
     run.add_argument("--access-log", metavar="FILE", help="a line for each session; 'stdout', 'stderr' or a file (SIGUSR1 reopens it)")
     run.add_argument("--access-log-format", metavar="FORMAT", choices=("json", "envoy"), help="json (default) or envoy")
@@ -244,8 +246,8 @@ def _limit(text: str) -> tuple[str, float]:
         value = float(number)
     except ValueError:
         value = size(number) if duration(number) is None else duration(number)
-    if name not in LIMITS or value is None or not 0 <= value < 1e18:
-        raise argparse.ArgumentTypeError(f"expected NAME=NUMBER with one of {', '.join(LIMITS)}, got {text!r}")
+    if name not in (*LIMITS, FILE_LIMIT) or value is None or not 0 <= value < 1e18:
+        raise argparse.ArgumentTypeError(f"expected NAME=NUMBER with one of {', '.join((*LIMITS, FILE_LIMIT))}, got {text!r}")
     return name, value
 
 
@@ -310,10 +312,11 @@ def _check_one(options: argparse.Namespace, file: str) -> int:
     return OK
 
 
-def _load(file: str, allow_dangling: bool, files: bool = False) -> Loaded:
-    from carrier.config.source import load
+def _load(file: str, allow_dangling: bool, files: bool = False, objects: int | None = None) -> Loaded:
+    from carrier.config.source import FILE_OBJECTS, load
 
-    return load("/dev/stdin" if file == "-" else file, allow_dangling=allow_dangling, files=files)
+    path = "/dev/stdin" if file == "-" else file
+    return load(path, allow_dangling=allow_dangling, files=files, objects=FILE_OBJECTS if objects is None else objects)
 
 
 def _refuse(error: ConfigError, file: str) -> int:
@@ -383,7 +386,7 @@ def _run(options: argparse.Namespace, began: float) -> int:
         print(f"carrier run: {problem}", file=sys.stderr)
         return USAGE
     try:
-        loaded = _load(options.config, options.allow_dangling)
+        loaded = _load(options.config, options.allow_dangling, objects=_objects(options))
         config = with_admin(loaded.config, options.log_level, options.strict)
         log = open_log(config.admin.log_level, config.admin.log_file, options.log_format)
     except ConfigError as error:
@@ -412,6 +415,12 @@ def _open_door(options: argparse.Namespace) -> str:
             "--admin-tokens FILE, --admin-ca FILE, or say --insecure-admin"
         )
     return ""
+
+
+def _objects(options: argparse.Namespace) -> int | None:
+    """How many objects the configuration file may hold, if that was said."""
+    given = dict(options.limit).get(FILE_LIMIT)
+    return None if given is None else int(given)
 
 
 def _settings(options: argparse.Namespace, loaded: Loaded) -> Settings:
@@ -446,6 +455,7 @@ def _settings(options: argparse.Namespace, loaded: Loaded) -> Settings:
         bounds=msgspec.structs.replace(own_bounds(), **own),
         state=options.state,
         watch=options.watch,
+        objects=_objects(options),
         file=None if options.config == "-" else options.config,
         text=loaded.text,
         allow_dangling=options.allow_dangling,

@@ -36,23 +36,32 @@ Syntax = Literal["yaml", "json"]
 Place = tuple[int, int]
 """Line and column, from 1."""
 
-MAX_FILE = 10 * 1024 * 1024
+MAX_FILE = 64 * 1024 * 1024
 OPEN = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
 """Names of descriptors that are open already."""
 MAX_DEPTH = 32
 MAX_OBJECTS = 10_000
+FILE_OBJECTS = 1_000_000
+"""Objects of a document whose reader says nothing else, and of a file."""
 MAX_VALUES = 100_000
 
 
 class Bounds(NamedTuple):
-    """How much one document may hold: levels, objects, values (aliases expanded)."""
+    """How much one document may hold: levels, objects, values (aliases expanded), and of those values that stand where an alias does: a
+    few lines could stand for millions."""
 
     depth: int = MAX_DEPTH
     objects: int = MAX_OBJECTS
     values: int = MAX_VALUES
+    aliased: int = MAX_VALUES
 
 
 BOUNDS = Bounds()
+
+
+def of_a_file(objects: int = FILE_OBJECTS, depth: int = MAX_DEPTH) -> Bounds:
+    """Bounds of what is only bounded by its bytes otherwise. objects: 0 for any number."""
+    return Bounds(depth, objects, MAX_FILE)
 
 
 class Decoded(msgspec.Struct):
@@ -98,13 +107,14 @@ def load(
     allow_dangling: bool = False,
     protocols: Protocols = registry,
     files: bool = False,
+    objects: int = FILE_OBJECTS,
 ) -> Loaded:
     """Read a configuration file. Raises ConfigError with every problem, each with line and column where they are known.
 
-    files: look at the certificates and keys that it names, too.
+    files: look at the certificates and keys that it names, too. objects: that it may hold, 0 for any number.
     """
-    text = _read(Path(path))
-    return loads(text, _syntax(Path(path)), base=base, allow_dangling=allow_dangling, protocols=protocols, files=files)
+    text, syntax = _read(Path(path)), _syntax(Path(path))
+    return loads(text, syntax, base=base, allow_dangling=allow_dangling, protocols=protocols, files=files, objects=objects)
 
 
 def loads(
@@ -115,9 +125,10 @@ def loads(
     allow_dangling: bool = False,
     protocols: Protocols = registry,
     files: bool = False,
+    objects: int = FILE_OBJECTS,
 ) -> Loaded:
     """Read a configuration from text. syntax None: JSON if it begins with a brace, else YAML."""
-    decoded = decode(data, syntax, MAX_FILE)
+    decoded = decode(data, syntax, MAX_FILE, of_a_file(objects))
     if decoded.value is None:
         raise ConfigError(Problem("the configuration is empty", "$", 1, 1))
     try:
@@ -257,7 +268,7 @@ def _bounded(value: Any, bounds: Bounds) -> None:
             if isinstance(here, dict):
                 stack += [(key, depth) for key in here if not key.isascii()]
             stack += [(inner, depth + 1) for inner in (here.values() if isinstance(here, dict) else here)]
-        if objects > bounds.objects or values + len(stack) > bounds.values:
+        if objects > bounds.objects > 0 or values + len(stack) > bounds.values:
             raise _too_many(bounds)
 
 
@@ -266,7 +277,7 @@ def _too_deep(bounds: Bounds, place: Place = (0, 0)) -> ConfigError:
 
 
 def _too_many(bounds: Bounds, place: Place = (0, 0)) -> ConfigError:
-    allowed = f"{bounds.objects} objects, {bounds.values} values, aliases expanded"
+    allowed = f"{bounds.objects} objects, {bounds.values} values, {bounds.aliased} of them by aliases"
     return ConfigError(Problem("too many objects or values", "$", *place, allowed=allowed))
 
 
@@ -340,8 +351,8 @@ class _Composer:
         self.places = places
         self.stack: list[_Frame] = []
         self.anchors: dict[str, tuple[Any, int]] = {}
-        self.objects = 0
-        self.total = 0
+        self.total = self.expanded = 0
+        """Values that stand where an alias does."""
         self.documents = 0
 
     def run(self) -> None:
@@ -424,6 +435,9 @@ class _Composer:
             inside = any(frame.anchor == anchor for frame in self.stack)
             self.refuse(f"the alias *{anchor} " + ("stands inside what it refers to" if inside else "refers to no anchor before it"), place)
         value, size = self.anchors[anchor]
+        self.expanded += size
+        if self.expanded > self.bounds.aliased:
+            raise _too_many(self.bounds, place)
         self.add(value, size, None, place)
 
     def open(self, event: Any, place: Place) -> None:

@@ -60,6 +60,7 @@ class Base:
         self.mark = fingerprint(text)
         self.path = path
         self.allow_dangling = allow_dangling
+        self.objects: int | None = None
         self.adjust = adjust
         self.prepare: Callable[[Config], Callable[[], None]] = lambda config: lambda: None
         """Makes ready what a file says of the process, and returns what puts it in force. Raises ConfigError."""
@@ -177,7 +178,8 @@ class Base:
         return True
 
     def _load(self, path: str) -> source.Loaded:
-        return source.load(path, allow_dangling=self.allow_dangling)
+        objects = source.FILE_OBJECTS if self.objects is None else self.objects
+        return source.load(path, allow_dangling=self.allow_dangling, objects=objects)
 
     async def _put_in_force(self, loaded: source.Loaded, why: str) -> None:
         if self.proxy.ending:

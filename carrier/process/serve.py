@@ -83,6 +83,8 @@ class Settings(msgspec.Struct, frozen=True):
     file: str | None = None
     text: str = ""
     allow_dangling: bool = False
+    objects: int | None = None
+    """That the configuration file may hold (`--limit config.objects`); None: the default."""
     adjust: Callable[[Config], Config] | None = None
     access_log: accesslog.Settings | None = None
     access_log_of: Callable[[Config], accesslog.Settings | None] | None = None
@@ -113,6 +115,7 @@ class Server:
         self.base = Base(
             self.proxy, self.bridges, log, config, settings.text, settings.file, settings.allow_dangling, settings.adjust or _as_it_is
         )
+        self.base.objects = settings.objects
         self.watch = Watch(settings.bounds or own_bounds(), self.proxy.connections, self.proxy.shed, log, self.proxy.make_room)
         self.unix: UnixSocket | None = None
         self.metrics = Metrics(self.proxy, self.watch)

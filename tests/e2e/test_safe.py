@@ -21,7 +21,7 @@ from carrier.admin.gate import Limits
 from carrier.admin.operations import OPERATIONS
 from carrier.cli.main import LIMITS, parser
 from carrier.core.breaker import BREAKER
-from tests.soak import churn, damaged, drain, kill9, memory, readers, stops
+from tests.soak import churn, damaged, drain, kill9, memory, readers, size, stops
 from tests.soak.process import PATIENCE, carrier, free_port
 
 EMPTY = {"listeners": []}
@@ -67,6 +67,34 @@ def test_damaged_configurations_are_refused_with_reasons_and_nobody_notices() ->
 def test_after_a_peak_of_memory_requests_are_served_again_and_readiness_said_why() -> None:
     figures, failures = asyncio.run(memory.run(2, 1_000, clients=800, limit=64 << 20, hold=0.6))
     assert not failures, (failures, figures)
+
+
+def test_ten_thousand_rules_start_soon_and_in_little_memory() -> None:
+    figures, failures = size.run(10_000)
+    assert not failures, (failures, figures)
+
+
+def test_what_dump_gives_check_and_apply_take_however_many_rules_and_bridges(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "carrier"]
+    with carrier(size.document(3_500)) as one:
+        for i in range(3):
+            match = {"matchHeader": {"name": "x-b", "value": f"b{i}"}}
+            body = {"listener": "web", "user": f"b{i}", "match": match, "endpoint": "127.0.0.1:9"}
+            assert one.call("PUT", f"/api/v1/bridges/b{i}", body)[0] == 201
+        dumped = tmp_path / "dump.yaml"
+        with dumped.open("wb") as file:
+            subprocess.run([*command, "dump", "--admin", one.socket], stdout=file, check=True, timeout=2 * PATIENCE)
+        for arguments in (["check", str(dumped)], ["apply", "--admin", one.socket, str(dumped)]):
+            found = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=2 * PATIENCE)
+            assert found.returncode == 0, found.stderr
+
+
+def test_a_file_may_have_as_many_objects_as_the_command_line_says(tmp_path: Path) -> None:
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps(size.document(100)))
+    command = [sys.executable, "-m", "carrier", "run", "-c", str(file), "--limit", "config.objects=300"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert found.returncode == 2 and "300 objects" in found.stderr
 
 
 # -- signals

@@ -133,7 +133,7 @@ async def closed_again(running: Carrier, port: int, number: int) -> dict[str, in
     async def left() -> int:
         return resident(running.pid)
 
-    await within(AFTER, left, int(GROWN * before))
+    await within(4 * AFTER, left, int(GROWN * before))
     return {"before": before >> 20, "with": held >> 20, "after": resident(running.pid) >> 20}
 
 

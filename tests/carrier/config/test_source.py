@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from carrier.config.source import MAX_FILE, Bounds, decode, load, loads, render
+from carrier.config.source import MAX_FILE, Bounds, decode, load, loads, of_a_file, render
 from carrier.core import registry
 from carrier.errors import ConfigError, Problem
 
@@ -263,3 +263,15 @@ def test_whatever_is_wrong_with_a_text_is_said_with_its_place(text: str, said: t
     (problem,) = caught.value.problems
     assert (problem.line, problem.column) == said[:2]
     assert said[2] in str(problem)
+
+
+def test_what_aliases_stand_for_is_bounded_and_what_is_written_is_not() -> None:
+    bomb = "a: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(
+        f"{name}: &{name} [{', '.join(['*' + before] * 9)}]\n" for before, name in zip("abcdef", "bcdefg", strict=True)
+    )
+    with pytest.raises(ConfigError, match="of them by aliases"):
+        decode(bomb, "yaml", MAX_FILE)
+    honest = "a:\n" + "".join(f"  - {{name: r{i}, x: [1, 2, 3]}}\n" for i in range(15_000))
+    assert len(decode(honest, "yaml", MAX_FILE, of_a_file()).value["a"]) == 15_000
+    with pytest.raises(ConfigError, match="14000 objects"):
+        decode(honest, "yaml", MAX_FILE, Bounds(objects=14_000))
