@@ -115,7 +115,7 @@ class Enough(ConfigError):
     """So many problems have been found that nobody would read more: the looking ends."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        super().__init__(*problems, Problem(f"there are more problems: the first {MOST_PROBLEMS} are listed"))
+        super().__init__(*problems, Problem(f"there are more problems: the first {MOST_PROBLEMS} are listed", "$"))
 
 
 class Problems(list[Problem]):
