@@ -47,7 +47,18 @@ def _status_once(options: argparse.Namespace, client: Client, page: Page) -> int
     if found["bridges"]:
         print()
     show_bridges(found["bridges"], page)
+    _show_privileged(found, page)
     return OK
+
+
+def _show_privileged(found: Dict, page: Page) -> None:
+    """What takes a caller who has shown who it is, and who that is; nothing where there is nothing of the kind."""
+    if not found.get("privileged"):
+        return
+    print()
+    print(page.paint("1", "privileged") + f"  on loopback: {found['trusted'].get('loopback', 'everybody')}")
+    for one in found["privileged"]:
+        print(f"  {one['kind']} {one['name']}: {one['why']}")
 
 
 def _show_listener(listener: Dict, named: Mapping[str, str], page: Page) -> None:

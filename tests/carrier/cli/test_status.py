@@ -272,3 +272,17 @@ def test_explain_works_by_a_file_alone(tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(("moment", "words"), [(None, "never"), ("2000-01-01T00:00:00.000Z", "d ago")])
 def test_moments_are_told_in_words(moment: str | None, words: str) -> None:
     assert ago(moment).endswith(words)
+
+
+async def test_status_tells_what_is_privileged_and_who_is_trusted(where: str, capsys: pytest.CaptureFixture[str]) -> None:
+    unix = "/" in where
+    conf = config(clusters=[{"name": "sh", "spec": {"protocol": "STDIO-fork", "command": ["cat"]}}], listeners=[listener("tcp", "sh")])
+    admin = None if unix else ("127.0.0.1", int(where.rpartition(":")[2]))
+    server = await start(conf, Log("silent"), Settings(admin, socket=where if unix else None, trust_loopback="none"))
+    server.env.gate.pid = 0  # these tests call from the process of the server, which is nobody
+    try:
+        status, text = await Pod(server, where, capsys).carrier("status")
+    finally:
+        await server.close()
+    assert status == 0 and "privileged  on loopback: nobody without a token" in text
+    assert "  cluster sh: STDIO-fork runs commands\n" in text and 'listener tcp: leads to cluster "sh": STDIO-fork runs commands' in text
