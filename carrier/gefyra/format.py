@@ -23,9 +23,25 @@ from carrier.rules.notation import compile_match
 
 PROTOCOLS = {"auto": "auto", "http": "HTTP", "tcp": "TCP", "udp": "UDP"}
 PROBES = ("httpGet", "httpsGet", "tcpSocket", "grpc")
-_PORT = ("port", "name", "protocol", "tls", "clusterUpstream", "bridges")
+_PORT = ("port", "name", "protocol", "tls", "clusterUpstream", "bridges", "options")
 _BRIDGE = ("endpoint", "tls", "sni", "rules", "fallback")
 _TLS = ("certificate", "key", "sni", "ca", "client_auth")
+HEADS: dict[str, float] = {"max_head": 128 * 1024, "max_fields": 256, "max_line": 16 * 1024}
+OF_BYTES: dict[str, Any] = {"half_close_timeout": 0}
+OF_REQUESTS: dict[str, Any] = {
+    **HEADS,
+    "header_timeout": 60,
+    "keepalive_timeout": 0,
+    "idle_timeout": 0,
+    "body_min_rate": 0,
+    "strict_target": 0,
+    "forwarding": "keep",
+}
+OF_ANSWERS: dict[str, Any] = {**HEADS, "answer_timeout": 0}
+"""A port is what the app made it: no time limits but one for heads, wide heads, fields of the way as they came. What a port's `options` say
+holds instead; those of OF_ANSWERS and UPSTREAM are for its clusters, heads for both."""
+LISTENS: dict[str, dict[str, Any]] = {"auto": {**OF_REQUESTS, **OF_BYTES}, "HTTP": OF_REQUESTS, "TCP": OF_BYTES}
+UPSTREAM = ("answer_timeout", "max_idle", "max_per_endpoint", "max_waiting", "max_pending", "max_retries", "health")
 PROBE_AGENT = {"matchHeader": {"name": "user-agent", "value": "kube-probe/", "type": "prefix"}}
 """What kubelet says who it is: not a user, and never a reason to call a laptop."""
 
@@ -124,11 +140,14 @@ class _Reader:
         if first != path:
             self.problems.append(Problem(f"port {port} is taken by {first} already", path, seen=str(port)))
 
-    def listen(self, name: str, spec: Object, rules: list[Object]) -> None:
+    def listen(self, name: str, spec: Object, rules: list[Object], options: Object | None = None) -> None:
         """A listener. Everything has a name of its own, so that a file that changes renames nothing that stays."""
         for rule in rules:
             rule["action"] = {"route": {"name": rule["name"], **rule["action"]["route"]}}
-        self.listeners.append({"name": name, "spec": spec, "rules": {"name": name, "rules": rules}})
+        listener: Object = {"name": name, "spec": spec, "rules": {"name": name, "rules": rules}}
+        if options:
+            listener["options"] = options
+        self.listeners.append(listener)
 
     # -- a port --------------------------------------------------------------------------------------------------------------------
 
@@ -148,6 +167,11 @@ class _Reader:
         self.claim("udp" if protocol == "UDP" else "tcp", port, f"{path}.port")
         tls = self.tls(body.get("tls"), f"{path}.tls")
         name = f"{port}/udp" if protocol == "UDP" else str(port)
+        given = body.get("options", {})
+        if not isinstance(given, Mapping):
+            self.wrong(f"{path}.options", given, "an object: options of the port and of its clusters")
+            given = {}
+        before = {*self.clusters}
         shadow = self.shadow(name, protocol, body.get("clusterUpstream"), f"{path}.clusterUpstream", tls, pool)
         spec: Object = {"protocol": protocol, "port": port}
         if protocol == "UDP":
@@ -156,7 +180,13 @@ class _Reader:
             spec["tls"] = {key: value for key, value in tls.items() if key != "sni"}
         rules = self.bridges(name, protocol, body.get("bridges"), f"{path}.bridges", tls, shadow)
         rules.append({"name": f"{name}/shadow", "action": {"route": {"destination": shadow}}})
-        self.listen(f"port/{name}", spec, rules)
+        if protocol in ("auto", "HTTP"):
+            upstream = {**OF_ANSWERS, **{key: value for key, value in given.items() if key in HEADS or key in UPSTREAM}}
+            for added in self.clusters.keys() - before:
+                cluster = self.clusters[added]
+                cluster["options"] = {**upstream, **cluster.get("options", {})}
+            given = {key: value for key, value in given.items() if key not in UPSTREAM}
+        self.listen(f"port/{name}", spec, rules, {**LISTENS.get(protocol, {}), **given})
 
     def tls(self, raw: object, path: str) -> Object | None:
         if raw is None or raw is False:

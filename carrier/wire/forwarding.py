@@ -32,12 +32,17 @@ _CLAIMS = (
     b"x-forwarded-user",
     b"front-end-https",
     b"true-client-ip",
+    b"x-real-ip",
+    b"x-original-url",
+    b"x-original-host",
+    b"x-rewrite-url",
     b"forwarded",
 )
 ALIASES = frozenset(spelt for name in _CLAIMS for spelt in _spellings(name)) - {*_CLAIMS}
 """Names that a server behind CGI or WSGI takes for claims: "-" and "_" are the same to it (RFC 3875 4.1.18). Never sent on: a trusted proxy
 that knows only the real names passes its clients' forgeries."""
-CLAIMS = ALIASES.union(_CLAIMS)
+PROPER = frozenset(_CLAIMS)
+CLAIMS = ALIASES | PROPER
 """What a peer says about whom it speaks for: believed from trusted peers only."""
 
 
@@ -49,7 +54,8 @@ class Forwarding:
     None then). scheme: how the client came, "http" or "https". x_forwarded: cut the client's own claims (CLAIMS) and send
     `x-forwarded-for`, `-proto` and `-host`. forwarded: RFC 7239. via: our pseudonym, or empty for none. request_id: field name, or empty
     for none. host: replaces Host, if set. default_host: sent when an HTTP/1.0 client named none (RFC 9112 3.3). trusted: this peer's
-    claims are kept and added to; a listener has one memo for trusted peers and one for the rest.
+    claims are kept and added to; a listener has one memo for trusted peers and one for the rest. keeps: whoever asks, its claims go on as
+    they came, and nothing is added to a request that has any: the app behind us sees what it would see without us.
     """
 
     interesting: frozenset[bytes] | None = frozenset()
@@ -61,6 +67,7 @@ class Forwarding:
     host: bytes = b""
     default_host: bytes = b"localhost"
     trusted: bool = False
+    keeps: bool = False
 
     def confusable(self, name: bytes) -> bool:
         """Would a server that reads "_" as "-" (CGI and WSGI do) take this field (lower case) for one that rules look at?"""
@@ -69,6 +76,8 @@ class Forwarding:
     def cut(self) -> frozenset[bytes]:
         """Names that never pass, beside those that Connection names."""
         names = HOP | {b"host"} if self.host else HOP
+        if self.keeps:
+            return names | ALIASES
         if self.trusted:
             return names | ALIASES | {b"x-forwarded-for"} if self.x_forwarded else names
         return names | CLAIMS if self.x_forwarded or self.forwarded else names
@@ -76,9 +85,10 @@ class Forwarding:
     def standing(self, host: bytes, seen: Mapping[bytes, object], version: bytes = b"1.1") -> Fields:
         """Fields that are the same for every request with this Host; `seen` has the lower-case names that came. version: it came with."""
         found: list[tuple[bytes, bytes]] = [(b"host", self.host)] if self.host else []
-        if self.x_forwarded and not (self.trusted and b"x-forwarded-proto" in seen):
+        adds = self.x_forwarded and not (self.keeps and not PROPER.isdisjoint(seen))
+        if adds and not (self.trusted and b"x-forwarded-proto" in seen):
             found.append((b"x-forwarded-proto", self.scheme))
-        if self.x_forwarded and host and not (self.trusted and b"x-forwarded-host" in seen):
+        if adds and host and not (self.trusted and b"x-forwarded-host" in seen):
             found.append((b"x-forwarded-host", host))
         if self.via:
             found.append((b"via", version + b" " + self.via))
@@ -88,7 +98,7 @@ class Forwarding:
         """Lines that differ per connection or request, to be put behind `Head.stem`. `peer`: the client's address without port;
         `made`: an id from `make_id()`, sent if the request came without one."""
         lines = b""
-        if self.x_forwarded:
+        if self.x_forwarded and not (self.keeps and claims(head)):
             before = head.get(b"x-forwarded-for") if self.trusted else None
             lines = b"x-forwarded-for: " + (before + b", " + peer if before else peer) + b"\r\n"
         if self.forwarded:
@@ -98,6 +108,14 @@ class Forwarding:
         if made and self.request_id and not head.has_id:
             lines += self.request_id + b": " + made + b"\r\n"
         return lines
+
+
+def claims(head: Head) -> bool:
+    """Does a request say anything of its way to us?"""
+    found = head.claims
+    if found is None:
+        found = head.claims = any(name.lower() in PROPER for name, _ in head.fields)
+    return bool(found)
 
 
 def trusts(networks: Iterable[IPv4Network | IPv6Network], peer: str) -> bool:

@@ -77,8 +77,8 @@ class Head:
     need not know of it, and any whole answer may follow as it is. `family`: of its status, 2 for 2xx. `whole`: a final answer of known
     length, after which the connection stays. `text`: the encoding of HTTP/1.1, b"" until it is made; `stem`: that without its last CRLF.
     `block`: what HTTP/2 keeps of its own. `never`: names of fields that came as never to be indexed (RFC 7541 7.1.3).
-    `grpc`: a call of gRPC. `raw`: the bytes that HTTP/1.1 read. `onward`: the fields to be sent on without those that frame or route, None
-    until they are split.
+    `claims`: does it say of its way to us (wire/forwarding.py); None until somebody asks. `grpc`: a call of gRPC.
+    `raw`: the bytes that HTTP/1.1 read. `onward`: the fields to be sent on without those that frame or route, None until they are split.
     """
 
     __slots__ = (
@@ -86,6 +86,7 @@ class Head:
         "authority",
         "block",
         "body",
+        "claims",
         "decision",
         "expect",
         "explain",
@@ -164,6 +165,7 @@ class Head:
         self.whole = status >= 200 and keep_alive and body <= LENGTH
         self.decision: Any = None
         self.log_line: Any = None
+        self.claims: bool | None = None
 
     @property
     def fields(self) -> Fields:
@@ -280,11 +282,11 @@ class Head:
         head.never = NOBODY
         head.simple = self.simple
         head.whole = self.whole
-        head.decision = head.log_line = None
+        head.decision = head.log_line = head.claims = None
         return head
 
     def _like(self, **changed: Any) -> Head:
-        made = ("_fields", "block", "decision", "family", "grpc", "never", "simple", "stem", "log_line", "whole")
+        made = ("_fields", "block", "claims", "decision", "family", "grpc", "never", "simple", "stem", "log_line", "whole")
         values = {name: getattr(self, name) for name in self.__slots__ if name not in made}
         head = Head(**{**values, "fields": self._fields, **changed})
         head.never, head.grpc = self.never, self.grpc

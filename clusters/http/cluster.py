@@ -18,6 +18,7 @@ from carrier.hops.certificates import ClientTls, check_client, client_of, renew
 from carrier.hops.tls import HANDSHAKE, connected_channel
 from carrier.hops.tlstransport import TlsTransport
 from carrier.options import check_numbers, numbers
+from carrier.wire.h1.head import Limits
 from carrier.wire.making import request_head
 from clusters.http.exchange import Exchange, Shared
 from clusters.http.h1 import Upstream1
@@ -42,9 +43,12 @@ OPTIONS: Mapping[str, float] = {
     "max_streams": 100,
     "idle_timeout": 55,
     "answer_timeout": 60,
+    "max_head": 32 * 1024,
+    "max_fields": 100,
+    "max_line": 16 * 1024,
 }
 """Per endpoint: idle connections, connections in all, requests that wait for one; streams on one connection of HTTP/2. Seconds: an idle
-connection is kept, the answer's head may take. 0 means none."""
+connection is kept, the answer's head may take. Of an answer's head: bytes, fields, bytes of a line. 0 means none."""
 
 
 ALPN = {0: ("h2", "http/1.1"), 1: ("http/1.1",), 2: ("h2",)}
@@ -92,7 +96,8 @@ class HttpCluster(Cluster):
         limits = numbers(conf.options, OPTIONS)
         self.max_idle, self.max_per_endpoint, self.max_waiting = (int(limits[n]) for n in ("max_idle", "max_per_endpoint", "max_waiting"))
         self.idle_timeout = limits["idle_timeout"]
-        self.shared = Shared(env.loop.time(), limits["answer_timeout"])
+        head, fields, line = (int(limits[name]) for name in ("max_head", "max_fields", "max_line"))
+        self.shared = Shared(env.loop.time(), limits["answer_timeout"], Limits(head=head, fields=fields, line=line))
         self.way = Way2(self.shared, b"https" if self.tls is not None else b"http", int(limits["max_streams"]))
         super().__init__(conf, env)
 

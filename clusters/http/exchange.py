@@ -29,10 +29,10 @@ class Shared:
 
     __slots__ = ("answer_timeout", "busy", "known", "limits", "memo", "now")
 
-    def __init__(self, now: float, answer_timeout: float) -> None:
+    def __init__(self, now: float, answer_timeout: float, limits: Limits | None = None) -> None:
         self.now, self.answer_timeout = now, answer_timeout
-        self.limits = Limits()
-        self.memo = AnswerMemo()
+        self.limits = limits or Limits()
+        self.memo = AnswerMemo(self.limits)
         self.known: tuple[bytes, Head | None, bytes] = (b"", None, b"")
         self.busy: set[Exchange] = set()
 

@@ -44,7 +44,17 @@ class Way2:
 
     def __init__(self, shared: Shared, scheme: bytes, streams: int) -> None:
         self.shared, self.scheme, self.streams = shared, scheme, streams
-        self.limits = Limits(connect=False, connection_window=4 * 1024 * 1024, window=256 * 1024, budget=20_000, refill=4000)
+        of = shared.limits
+        self.limits = Limits(
+            connect=False,
+            connection_window=4 * 1024 * 1024,
+            window=256 * 1024,
+            budget=20_000,
+            refill=4000,
+            head=of.head,
+            fields=of.fields,
+            line=of.line,
+        )
         self.memo = Memo(self.limits, client=True)
         self.encoder = Encoder()
 

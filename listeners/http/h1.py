@@ -50,6 +50,10 @@ HALF_CLOSED = 1.0
 """Seconds in which an answer has to begin when its client has sent its end behind the request; or to move on, if it had begun."""
 
 
+SERVED = Head(b"GET * HTTP/1.1\r\n\r\n")
+"""Stands for a request that was answered, and whose own head is too long to be kept."""
+
+
 class Connection1(Answering1, asyncio.Protocol):
     """One downstream connection.
 
@@ -57,10 +61,10 @@ class Connection1(Answering1, asyncio.Protocol):
     are read and dropped. ended: the client sends no more; what came whole before is served. refusal: what is said behind the present
     answer. timer: until a head that was begun must be whole. arrival: what it is counted as before it speaks HTTP. ask: what knows heads,
     misses: how often in a row it did not, missed: the `number` of the last time. unsent: bytes that the client had not taken at the last
-    look at a closing connection.
+    look at a closing connection. weight: bytes of heads that are counted at the listener.
     """
 
-    __slots__ = ("arrival", "ask", "discard", "ended", "full", "missed", "misses", "refusal", "timer", "unsent")
+    __slots__ = ("arrival", "ask", "discard", "ended", "full", "missed", "misses", "refusal", "timer", "unsent", "weight")
 
     ask: Callable[[bytes], Head | None]
 
@@ -69,7 +73,7 @@ class Connection1(Answering1, asyncio.Protocol):
         self.arrival: Arrival | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.full = self.ended = False
-        self.discard = self.unsent = 0
+        self.discard = self.unsent = self.weight = 0
         self.missed = 0
         self.refusal: Error | None = None
 
@@ -100,6 +104,8 @@ class Connection1(Answering1, asyncio.Protocol):
 
     def moved(self, listener: Port) -> None:
         """Another listener has taken the place of its own, with other options: they hold from now on, for a request from the next one."""
+        self.listener.heads -= self.weight
+        listener.heads += self.weight
         self.listener = listener
         self.reader.limits = listener.limits
         self.origin.believed_by(listener)
@@ -148,6 +154,8 @@ class Connection1(Answering1, asyncio.Protocol):
         except Error as error:
             self.refuse(error)
             return
+        if reader.pending or self.weight or size > HEAD_MAX:
+            self.weigh(reader.pending)
         if self.session is not None:
             if reader.held and reader.pending:
                 self.pause()
@@ -188,6 +196,7 @@ class Connection1(Answering1, asyncio.Protocol):
     def _become2(self, begun: bytes) -> None:
         """The connection is one of HTTP/2, which begins with these bytes."""
         self.reader.detach()
+        self.listener.heads -= self.weight
         self.listener.connections.discard(self)
         other = Connection2(self.listener, self.listener.both)
         other.arrival, self.arrival = self.arrival, None
@@ -195,6 +204,18 @@ class Connection1(Answering1, asyncio.Protocol):
         other.connection_made(self.transport)
         if begun:
             other.data_received(begun)
+
+    def weigh(self, pending: int) -> None:
+        """Count what this connection holds of heads: of one that is not whole, or waits for its turn, and of a long one that is served."""
+        listener, asked = self.listener, self.asked
+        weight = pending
+        if self.session is not None and asked is not None and len(asked.raw) > HEAD_MAX:
+            weight += len(asked.raw)
+        listener.heads += weight - self.weight
+        more, self.weight = weight > self.weight, weight
+        if more and listener.heads > listener.max_heads and pending:
+            detail = f"heads of more than {listener.max_heads:g} bytes on all connections of this port together (options.max_heads)"
+            self.refuse(Error("headers-too-large", detail, "downstream"))
 
     def _whole(self, data: bytes) -> bool:
         """If a read is one known head and all of its body, it is served without the codec."""
@@ -317,6 +338,8 @@ class Connection1(Answering1, asyncio.Protocol):
                 self._close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.listener.heads -= self.weight
+        self.weight = 0
         self.listener.gone(self)
         if self.timer is not None:
             self.timer.cancel()
@@ -330,6 +353,9 @@ class Connection1(Answering1, asyncio.Protocol):
     def _after(self, to: Stream) -> None:
         """What comes after an answer: the next request, the rest of this one, or the end."""
         self.since = self.listener.now
+        if self.weight:
+            self.spare, self.asked = None, SERVED  # a long head is not kept for the time between requests
+            self.weigh(self.reader.pending)
         if self.refusal is not None:
             self.refuse(self.refusal)
         elif not self.body_done:

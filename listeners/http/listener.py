@@ -41,7 +41,8 @@ OPTIONS: Mapping[str, float] = {
     "max_connections": 4096,
     "max_head": 32 * 1024,
     "max_fields": 100,
-    "max_line": 8 * 1024,
+    "max_line": 16 * 1024,
+    "max_heads": 8 * 1024 * 1024,
     "max_body": 0,
     "max_streams": 100,
     "strict_target": 1,
@@ -49,14 +50,14 @@ OPTIONS: Mapping[str, float] = {
 """Limits (bytes, seconds, bytes per second, numbers) and their defaults (DESIGN section 7); 0 means none. strict_target 0: targets may hold
 what RFC 3986 forbids and browsers nevertheless send, as in /find?q={a|b}."""
 PROTOCOLS = frozenset(("h1", "h2"))
-TEXTS = ("trusted", "via", "forwarded", "insecure", "explain", "half_close", "protocols")
+TEXTS = ("trusted", "via", "forwarded", "insecure", "explain", "half_close", "protocols", "forwarding")
 """The other options."""
 
 
 class HttpListener(Port):
     """`spec: {protocol: HTTP, port, address}`. `options`: see OPTIONS, and `trusted`: CIDRs whose x-forwarded-* are believed,
     `via`: our pseudonym, `forwarded`: send RFC 7239 Forwarded, `explain`: CIDRs of peers whose `x-carrier-explain` is heeded too,
-    `protocols`: the versions that are spoken, of h1 and h2,
+    `forwarding: keep`: what requests say of their way goes on as it came, `protocols`: the versions that are spoken, of h1 and h2,
     `half_close: keep`: a client that has sent its end is answered however late (else if the answer begins within a second)."""
 
     protocol = "HTTP"
@@ -81,10 +82,13 @@ class HttpListener(Port):
         self.header_timeout, self.keepalive_timeout = limits["header_timeout"], limits["keepalive_timeout"]
         self.idle_timeout = limits["idle_timeout"]
         self.body_min_rate, self.body_grace = limits["body_min_rate"], limits["body_grace"]
+        self.max_heads = limits["max_heads"] or float("inf")
+        self.heads = 0
         self.max_connections = limits["max_connections"] or float("inf")
         self.networks = networks(given.get("trusted"))
         self.explained = networks(given.get("explain"))
         self.forwarded = bool(given.get("forwarded"))
+        self.keeps_claims = given.get("forwarding") == "keep"
         self.keeps_half_closed = given.get("half_close") == "keep"
         spoken = given.get("protocols")
         self.protocols = frozenset(spoken) if isinstance(spoken, list) and spoken else PROTOCOLS
@@ -111,9 +115,10 @@ class HttpListener(Port):
         spoken = options.get("protocols", ["h1"])
         if not isinstance(spoken, list) or not spoken or not PROTOCOLS.issuperset(map(str, spoken)):
             found.append(Problem("expected a list of protocols", f"{path}.protocols", seen=repr(spoken), allowed="[h1, h2]"))
-        if options.get("half_close", "end") not in ("end", "keep"):
-            seen = repr(options["half_close"])
-            found.append(Problem(f"expected end or keep, got {seen}", f"{path}.half_close", seen=seen, allowed="end, keep"))
+        for name, other in (("half_close", "end"), ("forwarding", "replace")):
+            if options.get(name, other) not in (other, "keep"):
+                seen = repr(options[name])
+                found.append(Problem(f"expected {other} or keep, got {seen}", f"{path}.{name}", seen=seen, allowed=f"{other}, keep"))
         for name in ("trusted", "explain"):
             try:
                 networks(options.get(name))

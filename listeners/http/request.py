@@ -14,7 +14,7 @@ from carrier.core.stream import Socket
 from carrier.errors import Error
 from carrier.hops.certificates import describe
 from carrier.wire import grpc
-from carrier.wire.forwarding import make_id, trusts
+from carrier.wire.forwarding import claims, make_id, trusts
 from carrier.wire.frames import ANY_RSV, Scanner
 from carrier.wire.http import CHUNKED, Head
 from carrier.wire.making import date_field
@@ -38,7 +38,7 @@ class Origin:
     how many ids have been used. place: what the rules can tell of it, as placed_by found.
     """
 
-    __slots__ = ("fields", "fields_and_id", "local", "number", "peer", "place", "placed_by", "special", "tls", "trusted")
+    __slots__ = ("fields", "fields_and_id", "keeps", "local", "number", "peer", "place", "placed_by", "special", "tls", "trusted")
 
     def __init__(self, port: Port, peer: tuple[str, int], local: tuple[str, int], tls: Any) -> None:
         self.peer, self.local, self.tls = peer, local, tls
@@ -51,7 +51,13 @@ class Origin:
     def believed_by(self, port: Port) -> None:
         """How far the options of a port trust who asks."""
         self.trusted = bool(port.networks) and trusts(port.networks, self.peer[0])
+        self.keeps = port.keeps_claims
         self.special = self.trusted or port.forwarded or (port.certificates is not None and port.certificates.guarded)
+
+    def fields_of(self, head: Head) -> bytes:
+        """The lines for a request that has an id, or says itself whom it comes for; and the end of its head."""
+        fields = b"" if self.keeps and claims(head) else self.fields
+        return fields + b"\r\n" if head.has_id else fields + b"x-request-id: " + make_id() + b"\r\n\r\n"
 
     def new_ids(self) -> int:
         """The first part of the ids of the next IDS requests; returns the first number."""
@@ -62,6 +68,7 @@ class Origin:
 class Request(Socket):
     """See the module. Between requests `session` is None.
 
+    awaits: the client has asked for leave to send its content, and has not been given it.
     asked: the head. sent: the answer's final head has gone out, or waits to. body_done: the request was read to its end; body_bytes: of its
     content so far. since: monotonic seconds (coarse) at which the present state began; seen: bytes that had moved when it was looked at.
     spare: the last session, for `begin_again`. tunnel: another protocol has begun. frames: where the frames of a WebSocket in a
@@ -71,6 +78,7 @@ class Request(Socket):
 
     __slots__ = (
         "asked",
+        "awaits",
         "body_bytes",
         "body_done",
         "client",
@@ -94,7 +102,7 @@ class Request(Socket):
         super().__init__()
         self.listener = listener
         self.asked: Head | None = None
-        self.sent = self.tunnel = self.departing = False
+        self.sent = self.tunnel = self.departing = self.awaits = False
         self.body_done = True
         self.body_bytes = self.seen = 0
         self.since = listener.env.loop.time()
@@ -120,8 +128,8 @@ class Request(Socket):
             if self._misdirected(head):
                 return
             fields = listener.routing.forwarding(origin.trusted).extra(head, origin.peer[0].encode(), make_id()) + b"\r\n"
-        elif head.has_id:
-            fields = origin.fields + b"\r\n"
+        elif head.has_id or (origin.keeps and claims(head)):
+            fields = origin.fields_of(head)
         else:
             number = origin.number
             if number == IDS:
@@ -149,6 +157,7 @@ class Request(Socket):
     def may_go_ahead(self, head: Head) -> None:
         """A client that waits for 100 (Continue) is told so here where nobody behind the cluster would say so."""
         session = self.session
+        self.awaits = True
         if head.expect and session is not None and session.fallback is None and session.decision.cluster is not None:
             self._go_ahead(session.decision.cluster.kind == "message")
 
@@ -163,6 +172,7 @@ class Request(Socket):
     def _go_ahead(self, reads_heads: bool) -> None:
         """Say 100 Continue (RFC 9110 section 10.1.1)."""
         if not reads_heads and not self.sent:
+            self.awaits, self.since = False, self.listener.now
             self.send_continue()
 
     # ------------------------------------------------------------------ what is answered
@@ -175,6 +185,8 @@ class Request(Socket):
             self._switch(head)
             return
         if head.status < 200:
+            if head.status == 100:  # the content's time begins
+                self.awaits, self.since = False, self.listener.now
             self.send_interim(head)
             return
         self.sent = True
@@ -310,6 +322,15 @@ class Request(Socket):
 
     def _late_body(self, now: float) -> None:
         listener = self.listener
+        asked = self.asked
+        if asked is not None and asked.expect and not self.body_bytes and self.awaits:
+            self._late_answer(now)
+            return
+        if self.awaits:  # it did not wait, or not any longer: now its content's time begins
+            self.awaits, self.since = False, now
+        if self.sent or not listener.body_min_rate:  # of an answer that has begun, and where no rate is asked for: it has to move
+            self._late_answer(now)
+            return
         if self.held:  # it may not send: that is not its fault
             self.since = max(self.since, now - listener.body_grace)
             return

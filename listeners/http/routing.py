@@ -63,6 +63,7 @@ class Routing:
             "via": str(options.get("via") or "").encode("latin-1", "replace"),
             "forwarded": bool(options.get("forwarded")),
             "scheme": scheme,
+            "keeps": options.get("forwarding") == "keep",
         }
         self.table = table
         self.profile, self.trusting = Forwarding(**common), Forwarding(**common, trusted=True)
@@ -133,12 +134,17 @@ class Port(Acceptor):
     explained: Networks
     """Whose `x-carrier-explain` is heeded, beside those of this machine (`options.explain`)."""
     forwarded: bool
+    keeps_claims: bool
+    """What requests say of their way goes on as it came (`options.forwarding: keep`)."""
     limits: Limits
     header_timeout: float
     keepalive_timeout: float
     idle_timeout: float
     body_min_rate: float
     body_grace: float
+    max_heads: float
+    heads: int
+    """Bytes of heads that are being read or are long, on all connections of HTTP/1.1 together, and how many they may be."""
     keeps_half_closed: bool
     """A client that has sent its end is still answered, however late (`options.half_close: keep`)."""
     calls: dict[str, int]

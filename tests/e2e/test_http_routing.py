@@ -421,7 +421,7 @@ async def test_a_rule_rewrites_header_path_and_method() -> None:
 async def test_hop_by_hop_fields_are_cut_and_host_is_kept() -> None:
     async with Stage() as stage:
         _, _, head = await stage.both(
-            b"GET / HTTP/1.1\r\nHost: b.example:8080\r\nConnection: keep-alive, x-mine\r\nKeep-Alive: 5\r\nTE: trailers\r\nX-Mine: 1\r\n"
+            b"GET / HTTP/1.1\r\nHost: b.example:8080\r\nConnection: keep-alive, x-mine\r\nKeep-Alive: 5\r\nTE: gzip\r\nX-Mine: 1\r\n"
             b"Proxy-Authorization: x\r\nX-Other: 2\r\n\r\n"
         )
         lower = head.lower()

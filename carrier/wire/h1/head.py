@@ -30,7 +30,7 @@ class Limits:
 
     head: int = 32 * 1024
     fields: int = 100
-    line: int = 8 * 1024
+    line: int = 16 * 1024
     body: int = 0
     pipelined: int = 512 * 1024
     extensions: int = 16 * 1024

@@ -17,7 +17,7 @@ import re
 from itertools import count
 
 from carrier.errors import Error
-from carrier.wire.forwarding import Forwarding
+from carrier.wire.forwarding import PROPER, Forwarding
 from carrier.wire.h1.head import (
     LENGTH_LINE,
     REQUEST_LINE,
@@ -320,6 +320,8 @@ class RequestMemo(_Memo):
         present = HOP | forwarding.cut() | {b"content-length"} | ({forwarding.request_id} if forwarding.request_id else frozenset())
         # Lengths are read each time; rules that look at them send the head to h11.
         self._slow_length = b"content-length" in by_line
+        if forwarding.keeps:
+            present |= PROPER
         super().__init__(limits, forwarding, by_line - {b"content-length"}, present | {EXPLAIN, b"x-forwarded-proto", b"x-forwarded-host"})
         self._starts: dict[bytes, tuple[bytes, bytes] | None] = {}
         self._keyed = forwarding.interesting is not None

@@ -146,7 +146,7 @@ def test_raw_bytes_that_browsers_send_pass_when_targets_are_not_strict() -> None
         (b"GET /x HTTP/1.1 ", "protocol-error"),
         (b"GET\t/x HTTP/1.1", "protocol-error"),
         (b"G(T /x HTTP/1.1", "protocol-error"),
-        (b"GET /" + b"x" * 8192 + b" HTTP/1.1", "uri-too-long"),
+        (b"GET /" + b"x" * 16384 + b" HTTP/1.1", "uri-too-long"),
     ],
 )
 def test_request_lines_are_refused_by_kind(line: bytes, kind: str) -> None:
@@ -299,7 +299,7 @@ def test_transfer_encoding_in_http_1_0_is_refused() -> None:
 
 def test_heads_that_are_too_large_are_refused() -> None:
     assert refusal(b"GET / HTTP/1.1", b"Host: a", *[b"X: 1"] * 100) == "headers-too-large"
-    assert refusal(b"GET / HTTP/1.1", b"Host: a", b"X: " + b"1" * 8192) == "headers-too-large"
+    assert refusal(b"GET / HTTP/1.1", b"Host: a", b"X: " + b"1" * 16384) == "headers-too-large"
     assert refusal(b"GET / HTTP/1.1", b"Host: a", *[b"X: " + b"1" * 8000] * 5) == "headers-too-large"
 
 
