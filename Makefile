@@ -81,10 +81,11 @@ cluster-build:
 	deploy/cluster/build $(if $(NODE),node)
 
 cluster: $(STAMP) cluster-build
-	$(BIN)/python -m tests.cluster $(if $(NODE),--node)
+	$(if $(NODE),unshare -n -m --propagation private) $(BIN)/python -m tests.cluster $(if $(NODE),--node)
 
 cluster-test: $(STAMP) cluster-build
-	CARRIER_NODE=$(NODE) CARRIER_IMAGE=$(IMAGE) $(BIN)/pytest -n 2 --dist loadgroup tests/cluster
+	$(if $(NODE),CARRIER_NODE=1 CARRIER_IMAGE=$(IMAGE) unshare -n -m --propagation private) $(BIN)/pytest \
+		$(if $(NODE),-s tests/cluster/test_node.py,-n 2 --dist loadgroup tests/cluster)
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py

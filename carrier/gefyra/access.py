@@ -61,7 +61,7 @@ class Access(Protocol):
         """Merge `patch` into an object (strategic merge for those that have it)."""
 
     async def patch_status(self, kind: str, namespace: str, name: str, patch: Object) -> None:
-        """Merge `patch` into an object's status."""
+        """Merge `patch` into an object's status; with a resourceVersion in it, only into the object at that version."""
 
     async def event(self, regarding: Object, reason: str, note: str, type: str = "Normal") -> None:
         """Tell an object's owner something. It never fails: an event that cannot be posted is lost."""

@@ -102,7 +102,11 @@ class KubernetesAccess:
         await self._ask("PATCH", _path(kind, namespace, name), patch, MERGE if kind.startswith("gefyra") else STRATEGIC)
 
     async def patch_status(self, kind: str, namespace: str, name: str, patch: Object) -> None:
-        await self._ask("PATCH", f"{_path(kind, namespace, name)}/status", patch, STRATEGIC)
+        try:
+            await self._ask("PATCH", f"{_path(kind, namespace, name)}/status", patch, STRATEGIC)
+        except Exception as exc:
+            if getattr(exc, "status", None) != 409:
+                raise  # else it is another one by now than the patch was meant for
 
     async def delete(self, kind: str, namespace: str, name: str) -> None:
         await self._ask("DELETE", _path(kind, namespace, name))

@@ -29,8 +29,8 @@ ORIGINALS = "gefyra-carrier2-restore-configmap"
 """The ConfigMap that keeps what the proxy replaced: `<namespace>-<pod>-<container>` -> the container's image."""
 LEAVING = 600.0
 """Seconds that a workload may take to run its own image again everywhere; its pods are served by the shadow as long."""
-ROUTED = 1.2
-"""Seconds until no node sends new connections to a pod that is not ready: kube-proxies take a second at most to hear of it."""
+ROUTED = 1.8
+"""Seconds until no node sends new connections to a pod that is not ready: a kube-proxy writes its rules once a second, when it can."""
 
 
 class CarrierMount(Shadowed):
@@ -77,11 +77,11 @@ class CarrierMount(Shadowed):
     async def _take_out(self, name: str) -> bool:
         """Let no Service lead to a pod whose container is about to change, as long as another pod serves. Its kubelet puts it in again."""
         pods = await pods_of(self.access, self.namespace, self.target)
-        if not any(name_of(pod) != name and is_ready(pod, self.container) for pod in pods):
+        if not any(name_of(pod) != name and self._serves(pod) for pod in pods):
             return False
         try:
             for _ in range(3):
-                await self._say_not_ready(name)
+                await self._say_not_ready(await self._living(name))
                 await asyncio.sleep(ROUTED * self.pause / 0.1)
                 if not _says_ready(await self.access.get("Pod", self.namespace, name)):
                     return True  # else its kubelet has just said what it knew
@@ -89,9 +89,13 @@ class CarrierMount(Shadowed):
             return False  # then a few requests fail while the container changes
         return True
 
-    async def _say_not_ready(self, name: str) -> None:
+    async def _say_not_ready(self, pod: Object) -> None:
+        """Unless its kubelet has said something since: that would be the new container, which is ready."""
         condition = {"type": "Ready", "status": "False", "reason": "BridgeMount", "message": "its container is about to be replaced"}
-        await self.access.patch_status("Pod", self.namespace, name, {"status": {"conditions": [condition]}})
+        patch: Object = {"status": {"conditions": [condition]}}
+        if version := pod["metadata"].get("resourceVersion"):
+            patch["metadata"] = {"resourceVersion": version}
+        await self.access.patch_status("Pod", self.namespace, name_of(pod), patch)
 
     async def _configured(self, name: str, out: str | None) -> Answer | None:
         """The answer of a pod's proxy to its configuration; None: it does not answer yet. Raises `refused`, Gone.
@@ -101,7 +105,7 @@ class CarrierMount(Shadowed):
         """
         pod = await self._living(name)
         if out is not None and _says_ready(pod) and run_of(pod, self.container) == out:
-            await self._say_not_ready(name)
+            await self._say_not_ready(pod)
         if not self._runs_proxy(pod):
             return None
         (answer,) = await self.configure([pod])
@@ -112,7 +116,12 @@ class CarrierMount(Shadowed):
     async def _renewed(self, name: str, before: str) -> Object | None:
         """The pod, when its status shows another container than before as ready."""
         pod = await self._living(name)
-        return pod if run_of(pod, self.container) != before and is_ready(pod, self.container) else None
+        return pod if run_of(pod, self.container) != before and self._serves(pod) else None
+
+    def _serves(self, pod: Object) -> bool:
+        """Is the container ready, and do Services lead to the pod?"""
+        conditions = (pod.get("status") or {}).get("conditions") or []
+        return is_ready(pod, self.container) and (_says_ready(pod) or not any(one.get("type") == "Ready" for one in conditions))
 
     async def _living(self, name: str) -> Object:
         pod = await self.access.get("Pod", self.namespace, name)

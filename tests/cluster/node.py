@@ -100,7 +100,7 @@ class Node(ControlPlane):
             for task in tasks:
                 self._ctr("tasks", "kill", "-s", "SIGKILL", "-a", task)
         super().stop()
-        for number in self._shims():
+        for number in self._left():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
         for line in reversed(Path("/proc/self/mounts").read_text().splitlines()):
@@ -108,14 +108,20 @@ class Node(ControlPlane):
             if where.startswith(str(self.path)):
                 subprocess.run(["umount", "-l", where], check=False, capture_output=True)
 
-    def _shims(self) -> list[int]:
-        found = []
+    def _left(self) -> list[int]:
+        """What runs still: the shims, which name our folder, and all that they started."""
+        parents: dict[int, int] = {}
+        found: set[int] = set()
         for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError):
-                    if str(self.path) in (entry / "cmdline").read_text().replace("\0", " ") and int(entry.name) != os.getpid():
-                        found.append(int(entry.name))
-        return found
+            if entry.name.isdigit() and int(entry.name) != os.getpid():
+                with contextlib.suppress(OSError, ValueError, IndexError):
+                    parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                    words = (entry / "cmdline").read_text().replace("\0", " ")
+                    if "containerd-shim" in words and str(self.path) in words:
+                        found.add(int(entry.name))
+        while more := {number for number, parent in parents.items() if parent in found} - found:
+            found |= more
+        return sorted(found, reverse=True)
 
     def _ctr(self, *arguments: str) -> str:
         command = ["ctr", "-a", str(self.path / "ctd.sock"), "-n", "k8s.io", *arguments]

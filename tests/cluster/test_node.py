@@ -1,0 +1,307 @@
+"""End to end on a whole node, under constant requests of three kinds: what users see while mounts and bridges come and go.
+
+`make cluster-test NODE=1` runs it, as root, in a network of its own, with our image as `make image` built it.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import ssl
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.cluster import gefyra
+from tests.cluster.conftest import Cluster
+from tests.cluster.control import encoded
+from tests.cluster.node import APP, LAPTOPS, Node, why_not_a_node
+from tests.cluster.operator import Stowaway
+
+REASON = "a node is asked for by `make cluster-test NODE=1`" if not os.environ.get("CARRIER_NODE") else why_not_a_node()
+pytestmark = [
+    pytest.mark.skipif(bool(REASON), reason=REASON or "none"),
+    pytest.mark.timeout(400),
+    pytest.mark.xdist_group("node"),
+]
+KINDS = ("nobody", "alice", "bob")
+
+
+class Gate(Stowaway):
+    """Destinations as they are on a cluster: a Service for each, which leads to the laptop."""
+
+    def __init__(self, plane):
+        super().__init__()
+        self.plane = plane
+
+    async def add_destination(self, peer_id, destination_ip, destination_port):
+        port = 10_000 + len(self.known)
+        name = f"gefyra-stowaway-proxy-{port}"
+        metadata = {"name": name, "namespace": "gefyra"}
+        part = {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {**metadata, "labels": {"kubernetes.io/service-name": name}},
+            "addressType": "IPv4",
+            "ports": [{"name": "", "port": destination_port, "protocol": "TCP"}],
+            "endpoints": [{"addresses": [destination_ip], "conditions": {"ready": True}}],
+        }
+        service = {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"ports": [{"port": port}]}}
+        await asyncio.to_thread(self.plane.apply, service, part)
+        where = self.known[peer_id, destination_ip, destination_port] = f"{name}.gefyra.svc.cluster.local:{port}"
+        return where
+
+
+class Requests:
+    """Constant requests of three kinds to a Service, each on a connection of its own: (moment, kind, who answered, version)."""
+
+    def __init__(self, host, port=80, pause=0.05):
+        self.host, self.port, self.pause = host, port, pause
+        self.seen = []
+        self.task = asyncio.create_task(self._run())
+
+    async def _run(self):
+        running = set()
+        while True:
+            for kind in KINDS:
+                task = asyncio.create_task(self._one(kind))
+                running.add(task)
+                task.add_done_callback(running.discard)
+            await asyncio.sleep(self.pause)
+
+    async def _one(self, kind):
+        at = time.monotonic()
+        try:
+            async with asyncio.timeout(4):
+                reader, writer = await asyncio.open_connection(self.host, self.port)
+                writer.write(f"GET /p HTTP/1.1\r\nhost: web\r\nx-user: {kind}\r\nconnection: close\r\n\r\n".encode())
+                head, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
+                writer.close()
+            status = head.split(b" ")[1:2]
+            found = json.loads(body) if status == [b"200"] else {"who": f"status {status}"}
+        except (OSError, TimeoutError, ValueError) as exc:
+            found = {"who": f"lost: {type(exc).__name__}"}
+        self.seen.append((at, kind, found["who"], found.get("version", "")))
+
+    def since(self, moment):
+        return [one for one in self.seen if one[0] >= moment]
+
+    def lost(self, moment=0.0):
+        return [one for one in self.since(moment) if one[2] not in ("app", "alice", "bob")]
+
+    async def until(self, kind, who, moment, patience=20.0):
+        """Seconds after a moment until requests of a kind were answered by somebody, and by nobody else any more (for ten of them)."""
+        deadline = time.monotonic() + patience
+        while True:
+            found = [one for one in self.since(moment) if one[1] == kind]
+            last = next((i for i in range(len(found) - 1, -1, -1) if found[i][2] != who), -1)
+            if len(found) - last > 10:
+                return round(found[last + 1][0] - moment, 2)
+            assert time.monotonic() < deadline, f"{kind} is not answered by {who}: {found[-3:]}"
+            await asyncio.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def node():
+    folder = Path(tempfile.mkdtemp(prefix="carrier2-"))
+    plane = Node(folder, os.environ.get("CARRIER_IMAGE", "localhost/carrier2") + ":latest")
+    try:
+        plane.start()
+        plane.write_kubeconfig(folder / "operator", gefyra.install(plane))
+        yield plane
+    finally:
+        plane.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class OnNode(Cluster):
+    """The cluster of a test, with real pods."""
+
+    async def deploy(self, name="web", replicas=2, version="v1", **container):
+        probe = {"httpGet": {"path": "/health", "port": 8080}, "periodSeconds": 1}
+        await super().deploy(
+            name,
+            replicas,
+            version,
+            **{
+                "image": "localhost/app:1",
+                "imagePullPolicy": "Never",
+                "env": [{"name": "VERSION", "value": version}],
+                "readinessProbe": probe,
+                "livenessProbe": {"httpGet": {"path": "/live", "port": 9090}, "periodSeconds": 5},
+                **container,
+            },
+        )
+
+    async def address(self, name="web"):
+        return (await self.get(f"/api/v1/namespaces/{self.namespace}/services/{name}"))["spec"]["clusterIP"]
+
+    async def laptop(self, user, port):
+        """Start one; ends with the test."""
+        process = await asyncio.create_subprocess_exec(sys.executable, str(APP), f"{LAPTOPS[KINDS.index(user)]}:{port}", user)
+        self.laptops[user] = process
+        return process
+
+    def bridge_object(self, user, mount="mount-a", ports=("9001:8080",), **more):
+        address = LAPTOPS[KINDS.index(user)] if user in KINDS else LAPTOPS[-1]
+        return super().bridge_object(user, mount, ports, destinationIP=address, **more)
+
+
+class Nodeless:
+    """There is a kubelet."""
+
+    errors: list = []
+    path = Path("/nonexistent")
+
+
+@pytest.fixture
+async def cluster(node):
+    namespace = f"shop-{time.monotonic_ns() % 1_000_000}"
+    node.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+    found = OnNode(node, Nodeless(), namespace)
+    found.laptops = {}
+    try:
+        yield found
+    finally:
+        for one in found.operators:
+            await one.stop()
+        for kind in ("gefyrabridges", "gefyrabridgemounts"):
+            path = f"/apis/gefyra.dev/v1/namespaces/gefyra/{kind}"
+            for obj in node.call("GET", path)["items"]:
+                own = f"{path}/{obj['metadata']['name']}"
+                node.ask("PATCH", own, {"metadata": {"finalizers": None}}, "application/merge-patch+json", False)
+                node.ask("DELETE", own, None, "", False)
+        node.ask("DELETE", f"/api/v1/namespaces/{namespace}", None, "", False)
+        for process in found.laptops.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+async def test_nobody_notices_a_mount_its_bridges_a_rollout_a_restart_and_the_end(cluster, record_property):
+    told = {}
+    await cluster.deploy()
+    await cluster.rolled_out()
+    for user in ("alice", "bob"):
+        await cluster.laptop(user, 9001)
+    operator = await cluster.operator(connection=Gate(cluster.plane))
+    requests = Requests(await cluster.address())
+    await asyncio.sleep(1)
+
+    began = time.monotonic()
+    await cluster.mount()
+    told["mount"] = round(time.monotonic() - began, 2)
+    assert requests.lost() == []
+
+    for user in ("alice", "bob"):
+        began = time.monotonic()
+        await cluster.bridge(user)
+        told[f"{user} active"] = round(time.monotonic() - began, 2)
+        told[f"{user} matched"] = await requests.until(user, user, began)
+    assert requests.lost() == []
+
+    rolled = time.monotonic()
+    await cluster.deploy(version="v2")
+    await asyncio.sleep(1)
+    await cluster.rolled_out()
+    began = time.monotonic()
+    told["bridges after a rollout"] = max([await requests.until(user, user, began) for user in ("alice", "bob")])
+    lost = [(round(at - rolled, 2), *rest) for at, *rest in requests.lost()]
+    assert lost == [], f"{lost}\n{told}, rolled out after {began - rolled:.2f} s\n{await cluster.story()}"
+    # A kube-proxy leads to pods that end for a second more, and those answer.
+    assert {version for _, kind, _, version in requests.since(began + 1.5) if kind == "nobody"} == {"v2"}
+
+    pod = (await cluster.pods())[0]["metadata"]["name"]
+    await operator.stop()
+    cluster.operators.clear()
+    began = time.monotonic()
+    (process,) = [one for one in _processes() if one[1] == "carrier2-entry" and pod in _environment(one[0])]
+    os.kill(process[0], 15)
+    await asyncio.sleep(8)
+    gone = requests.lost(began)
+    told["container restart, seconds without one of two pods"] = round(gone[-1][0] - gone[0][0], 2) if gone else 0.0
+    assert not gone or gone[-1][0] - gone[0][0] < 3
+    assert {who for _, kind, who, _ in requests.since(began) if kind == "alice"} <= {"alice", *(one[2] for one in gone)}
+
+    again = await cluster.operator(connection=operator.connection)
+    began = time.monotonic()
+    await cluster.delete("gefyrabridge", "bridge-bob")
+    told["bridge deleted"] = await requests.until("bob", "app", began)
+    assert requests.lost(began) == []
+
+    began = time.monotonic()
+    await cluster.delete("gefyrabridgemount", "mount-a")
+    told["mount removed"] = round(time.monotonic() - began, 2)
+    await requests.until("alice", "app", began)
+    await asyncio.sleep(2)
+    assert requests.lost(began) == []
+    assert again.errors == []
+    requests.task.cancel()
+    told["requests"] = len(requests.seen)
+    record_property("figures", told)
+    print(told)
+
+
+def _processes():
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                yield int(entry.name), next((w.decode() for w in words if w.endswith(b"carrier2-entry")), "").rpartition("/")[2]
+
+
+def _environment(number):
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{number}/environ").read_text("utf-8", "replace")
+    return ""
+
+
+async def test_three_pods_twenty_bridges_and_a_laptop_that_dies_and_returns(cluster):
+    await cluster.deploy(replicas=3)
+    await cluster.rolled_out()
+    laptop = await cluster.laptop("alice", 9001)
+    operator = await cluster.operator(connection=Gate(cluster.plane))
+    requests = Requests(await cluster.address(), pause=0.1)
+    await cluster.mount()
+    await cluster.bridge("alice")
+    began = time.monotonic()
+    await requests.until("alice", "alice", began)
+    users = [f"user{i:02}" for i in range(20)]
+    began = time.monotonic()
+    await cluster.apply(*(cluster.bridge_object(user, ports=(f"{9100 + i}:8080",)) for i, user in enumerate(users)))
+    for user in users:
+        await cluster.state("gefyrabridge", f"bridge-{user}", "ACTIVE", 60)
+    print("twenty bridges", round(time.monotonic() - began, 2))
+    laptop.kill()
+    await laptop.wait()
+    began = time.monotonic()
+    await requests.until("alice", "app", began)
+    await cluster.laptop("alice", 9001)
+    began = time.monotonic()
+    assert await requests.until("alice", "alice", began) < 8  # a probe a second, and ten requests in a row
+    assert requests.lost() == []
+    assert operator.errors == []
+    requests.task.cancel()
+
+
+async def test_tls_from_a_secret_is_served_by_every_pod(cluster):
+    authority = trustme.CA()
+    made = authority.issue_cert("web.test")
+    data = {"tls.crt": encoded(made.cert_chain_pems[0].bytes().decode()), "tls.key": encoded(made.private_key_pem.bytes().decode())}
+    metadata = {"name": "tls", "namespace": cluster.namespace}
+    await cluster.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data})
+    await cluster.deploy(replicas=1, readinessProbe=None)
+    await cluster.rolled_out()
+    await cluster.operator(connection=Gate(cluster.plane))
+    tls = {key: {"secret": {**metadata, "key": f"tls.{end}"}} for key, end in (("certificate", "crt"), ("key", "key"))}
+    await cluster.mount(providerParameter={"8080": {"tls": tls}})
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    _, writer = await asyncio.open_connection(await cluster.address(), 80, ssl=context, server_hostname="web.test")
+    assert writer.get_extra_info("peercert")["subjectAltName"] == (("DNS", "web.test"),)
+    writer.close()
