@@ -64,10 +64,16 @@ class CarrierMount(Shadowed):
         assert own is not None
         before = run_of(pod, self.container)
         await self._keep(name, own["image"])
-        out = before if await self._take_out(name) else None
+        out = await self._take_out(name)
         began = time.monotonic()
-        await self._patch_image(name, self.image)
-        answer = await self._until(lambda: self._configured(name, out), f"pod {name}: its proxy does not take its configuration")
+        holding = asyncio.create_task(self._hold_out(name, before)) if out else None
+        try:
+            await self._patch_image(name, self.image)
+            answer = await self._until(lambda: self._configured(name), f"pod {name}: its proxy does not take its configuration")
+        finally:
+            if holding is not None:
+                holding.cancel()
+                await asyncio.gather(holding, return_exceptions=True)
         served = time.monotonic()
         found = await self._until(lambda: self._renewed(name, before), f"pod {name}: it is not ready")
         self.known.runs[_uid(found)] = run_of(found, self.container)
@@ -97,15 +103,17 @@ class CarrierMount(Shadowed):
             patch["metadata"] = {"resourceVersion": version}
         await self.access.patch_status("Pod", self.namespace, name_of(pod), patch)
 
-    async def _configured(self, name: str, out: str | None) -> Answer | None:
-        """The answer of a pod's proxy to its configuration; None: it does not answer yet. Raises `refused`, Gone.
+    async def _hold_out(self, name: str, before: str) -> None:
+        """Keep a pod out of its Services until its container is another one than before: its kubelet says that it is ready when it sees the
+        patch, and again while the app takes its time to end. Said again at once, no kube-proxy hears of it."""
+        while run_of(pod := await self._living(name), self.container) == before:
+            if _says_ready(pod):
+                await self._say_not_ready(pod)
+            await asyncio.sleep(self.pause / 2)
 
-        out: the run of the container before, of a pod that was taken out of its Services. An app may take its time to end, and its kubelet
-        may say meanwhile that the pod is ready.
-        """
+    async def _configured(self, name: str) -> Answer | None:
+        """The answer of a pod's proxy to its configuration; None: it does not answer yet. Raises `refused`, Gone."""
         pod = await self._living(name)
-        if out is not None and _says_ready(pod) and run_of(pod, self.container) == out:
-            await self._say_not_ready(pod)
         if not self._runs_proxy(pod):
             return None
         (answer,) = await self.configure([pod])

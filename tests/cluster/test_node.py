@@ -190,13 +190,12 @@ async def test_nobody_notices_a_mount_its_bridges_a_rollout_a_restart_and_the_en
     for user in ("alice", "bob"):
         await cluster.laptop(user, 9001)
     operator = await cluster.operator(connection=Gate(cluster.plane))
-    requests = Requests(await cluster.address())
-    await asyncio.sleep(1)
+    requests = await constant(cluster)
 
     began = time.monotonic()
     await cluster.mount()
     told["mount"] = round(time.monotonic() - began, 2)
-    assert requests.lost() == []
+    await nothing_lost(cluster, requests, began, told)
 
     for user in ("alice", "bob"):
         began = time.monotonic()
@@ -211,8 +210,7 @@ async def test_nobody_notices_a_mount_its_bridges_a_rollout_a_restart_and_the_en
     await cluster.rolled_out()
     began = time.monotonic()
     told["bridges after a rollout"] = max([await requests.until(user, user, began) for user in ("alice", "bob")])
-    lost = [(round(at - rolled, 2), *rest) for at, *rest in requests.lost()]
-    assert lost == [], f"{lost}\n{told}, rolled out after {began - rolled:.2f} s\n{await cluster.story()}"
+    await nothing_lost(cluster, requests, rolled, told)
     # A kube-proxy leads to pods that end for a second more, and those answer.
     assert {version for _, kind, _, version in requests.since(began + 1.5) if kind == "nobody"} == {"v2"}
 
@@ -247,6 +245,21 @@ async def test_nobody_notices_a_mount_its_bridges_a_rollout_a_restart_and_the_en
     print(told)
 
 
+async def constant(cluster, pause=0.05):
+    """Requests from when the Service is routed on."""
+    found = Requests(await cluster.address(), pause=pause)
+    await found.until("nobody", "app", time.monotonic())
+    found.seen.clear()
+    return found
+
+
+async def nothing_lost(cluster, requests, began, told):
+    """Not one request; else which, when after a moment (on the clock, too), and what was told meanwhile."""
+    lost = [(round(at - began, 2), kind, who) for at, kind, who, _ in requests.lost()]
+    at = time.strftime("%H:%M:%S", time.gmtime(time.time() - time.monotonic() + began))
+    assert lost == [], f"{lost}\n{told}, begun at {at}\n{await cluster.story()}"
+
+
 def _processes():
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -266,7 +279,7 @@ async def test_three_pods_twenty_bridges_and_a_laptop_that_dies_and_returns(clus
     await cluster.rolled_out()
     laptop = await cluster.laptop("alice", 9001)
     operator = await cluster.operator(connection=Gate(cluster.plane))
-    requests = Requests(await cluster.address(), pause=0.1)
+    requests = await constant(cluster, 0.1)
     await cluster.mount()
     await cluster.bridge("alice")
     began = time.monotonic()
