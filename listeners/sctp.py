@@ -10,7 +10,7 @@ import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from carrier.core.address import bind_stream, described, named, places
+from carrier.core.address import described, named, places
 from carrier.errors import Error, Problem
 from carrier.hops.bytesource import Accepted
 from carrier.hops.sctp import SCTP_NODELAY, SctpSocket, missing
@@ -18,7 +18,6 @@ from carrier.options import check_numbers
 from listeners.tcp import TcpListener
 
 if TYPE_CHECKING:
-    from carrier.core.listener import Key
     from carrier.core.session import Session
     from carrier.core.spec import Kind
     from carrier.core.stream import Socket
@@ -32,6 +31,7 @@ class SctpListener(TcpListener):
 
     protocol = "SCTP"
     transport = "sctp"
+    number = socket.IPPROTO_SCTP
     fields = {name: TcpListener.fields[name] for name in ("port", "address")}
 
     @classmethod
@@ -43,16 +43,11 @@ class SctpListener(TcpListener):
     def kind_of(cls, spec: Mapping[str, Any]) -> Kind:
         return "datagram"
 
-    def key(self) -> Key:
-        return "sctp", *super().key()[1:]
-
     async def bind(self) -> None:
         reason = missing()
         if reason:
             raise Error("bind", f'"{self.name}": {reason}')
-        address = self.spec.get("address")
-        host = "127.0.0.1" if self.loopback else address if isinstance(address, str) else None
-        self.bound = bind_stream(self.name, host, self.spec.get("port"), socket.IPPROTO_SCTP)
+        await super().bind()
 
     def accepted(self, connection: socket.socket) -> Socket:
         connection.setsockopt(socket.IPPROTO_SCTP, SCTP_NODELAY, 1)

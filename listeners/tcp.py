@@ -10,18 +10,17 @@ import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from carrier.core.accepting import Acceptor, Arrival
-from carrier.core.address import bind_stream, described, named
+from carrier.core.accepting import Arrival, AtPort
+from carrier.core.address import described, named
 from carrier.core.idle import Idle
 from carrier.hops.bytesource import TcpSource, TlsSource
 from carrier.hops.certificates import check_server, passes_through, renew, server_of
 from carrier.hops.tls import first_hello, welcome
-from carrier.options import check_numbers, numbers, port_of
+from carrier.options import check_numbers, numbers
 
 if TYPE_CHECKING:
     from carrier import model as config
     from carrier.core.env import Env
-    from carrier.core.listener import Key
     from carrier.core.session import Session
     from carrier.core.stream import Socket
     from carrier.errors import Problem
@@ -30,7 +29,7 @@ OPTIONS: Mapping[str, float] = {"track": 0, "max_connections": 4096, "half_close
 """Limits (connections, seconds) and their defaults (DESIGN section 7); 0 means none."""
 
 
-class TcpListener(Acceptor):
+class TcpListener(AtPort):
     """`spec: {protocol: TCP, port, address, tls}`, `options`: see OPTIONS. address: default every address, IPv6 and IPv4."""
 
     protocol = "TCP"
@@ -54,19 +53,6 @@ class TcpListener(Acceptor):
         return check_numbers(options, OPTIONS, path)
 
     # ------------------------------------------------------------------ life
-
-    def key(self) -> Key:
-        return "tcp", "127.0.0.1" if self.loopback else str(self.spec.get("address") or "*"), port_of(self.spec)
-
-    async def bind(self) -> None:
-        address = self.spec.get("address")
-        host = "127.0.0.1" if self.loopback else address if isinstance(address, str) else None
-        self.bound = bind_stream(self.name, host, self.spec.get("port"))
-
-    @property
-    def port(self) -> int:
-        """The bound port (the kernel's choice for port 0)."""
-        return int(self.bound[0].getsockname()[1])
 
     def tick(self, now: float) -> None:
         super().tick(now)

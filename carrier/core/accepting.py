@@ -19,11 +19,12 @@ import struct
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from carrier.core.address import Place
+from carrier.core.address import Place, bind_stream
 from carrier.core.idle import Idle
-from carrier.core.listener import Listener
+from carrier.core.listener import Key, Listener
 from carrier.core.room import PATIENCE, UNFINISHED, YOUNG, Room
 from carrier.errors import Error
+from carrier.options import port_of
 
 if TYPE_CHECKING:
     from carrier import model as config
@@ -254,6 +255,26 @@ class Acceptor(Listener):
         for connection in list(self.connections):
             connection.tick(now)
         self._go()  # somebody who was of use may be of none by now
+
+
+class AtPort(Acceptor):
+    """One that listens at `spec.port`, of `spec.address` or of every address."""
+
+    number: ClassVar[int] = socket.IPPROTO_TCP
+    """The protocol's, as the kernel counts them; its name is `transport`."""
+
+    @property
+    def port(self) -> int:
+        """The bound port (the kernel's choice for port 0)."""
+        return int(self.bound[0].getsockname()[1])
+
+    def key(self) -> Key:
+        return self.transport, "127.0.0.1" if self.loopback else str(self.spec.get("address") or "*"), port_of(self.spec)
+
+    async def bind(self) -> None:
+        address = self.spec.get("address")
+        host = "127.0.0.1" if self.loopback else address if isinstance(address, str) else None
+        self.bound = bind_stream(self.name, host, self.spec.get("port"), self.number)
 
 
 class Arrival:

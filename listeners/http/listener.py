@@ -8,14 +8,13 @@ import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from carrier.core.address import BACKLOG, bind_stream
-from carrier.core.listener import Key
+from carrier.core.address import BACKLOG
 from carrier.core.stream import DESTROYED
 from carrier.errors import Problem
 from carrier.hops.certificates import check_server, renew, server_of
 from carrier.hops.tls import Channel, entry_for, handshake
 from carrier.hops.tlstransport import TlsTransport
-from carrier.options import check_numbers, numbers, port_of
+from carrier.options import check_numbers, numbers
 from carrier.wire.h1.head import Limits
 from carrier.wire.h2 import Limits as Limits2
 from listeners.http.h1 import Connection1
@@ -137,19 +136,6 @@ class HttpListener(Port):
         return Limits2(streams=streams, head=limits.head, fields=limits.fields, line=limits.line, strict_target=limits.strict_target)
 
     # ------------------------------------------------------------------ life
-
-    @property
-    def port(self) -> int:
-        """The bound port (the kernel's choice for port 0)."""
-        return int(self.bound[0].getsockname()[1])
-
-    def key(self) -> Key:
-        return "tcp", "127.0.0.1" if self.loopback else str(self.spec.get("address") or "*"), port_of(self.spec)
-
-    async def bind(self) -> None:
-        address = self.spec.get("address")
-        host = "127.0.0.1" if self.loopback else address if isinstance(address, str) else None
-        self.bound = bind_stream(self.name, host, self.spec.get("port"))
 
     def use(self, table: Table) -> None:
         """A new routing table: what was memoised under the old one is not asked any more, also on connections that are there."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from carrier.core.address import described
 from carrier.core.reuse import ReusedSession, blank
 from carrier.core.stream import Socket
 from carrier.errors import Error
@@ -359,11 +360,8 @@ class Request(Socket):
     def metadata(self, head: Head | None) -> dict[str, Any]:
         """The session's metadata as l7mp lays it out, without its name."""
         origin = self.origin
-        found = {
-            "IP": {"src_addr": origin.peer[0], "dst_addr": origin.local[0]},
-            "TCP": {"src_port": origin.peer[1], "dst_port": origin.local[1]},
-            "HTTP": head.metadata() if head is not None else {},
-        }
+        found = described(origin.peer, origin.local)
+        found["HTTP"] = head.metadata() if head is not None else {}
         if origin.tls is not None:
             found["TLS"] = describe(origin.tls)
         return found

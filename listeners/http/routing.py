@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING, Any, Protocol
 
-from carrier.core.accepting import Acceptor
+from carrier.core.accepting import AtPort
 from carrier.core.metadata import set_at
 from carrier.errors import Error
 from carrier.wire.forwarding import Forwarding
@@ -125,7 +125,7 @@ def weight(key: object) -> int:
     return sum(8 if not isinstance(part, tuple) else 200 + sum(map(len, part)) for part in key)
 
 
-class Port(Acceptor):
+class Port(AtPort):
     """A listener as its connections and requests know it."""
 
     routing: Routing

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from carrier import model
-from carrier.core.accepting import Acceptor, Arrival, has_spoken, somebody_waits
+from carrier.core.accepting import Arrival, AtPort, has_spoken, somebody_waits
 from carrier.core.address import Place, bind_stream
 from carrier.core.env import Env
 from tests.support import wait_until
@@ -47,17 +47,13 @@ class Source:
         self.listener.gone(self)
 
 
-class Front(Acceptor):
+SPEC = {"address": "127.0.0.1", "port": 0}
+
+
+class Front(AtPort):
     """A listener whose connections are `Source`s, used or not."""
 
     used = True
-
-    async def bind(self) -> None:
-        self.bound = bind_stream(self.name, "127.0.0.1", 0)
-
-    @property
-    def port(self) -> int:
-        return int(self.bound[0].getsockname()[1])
 
     def accepted(self, connection: socket.socket) -> Any:
         return Source(self, connection, self.used)
@@ -73,7 +69,7 @@ class Hasty(Front):
 
 
 async def made(kind: type[Front] = Front, most: float = 3) -> Front:
-    found = kind(model.Listener("in", {}, "rules"), Env(asyncio.get_running_loop()))
+    found = kind(model.Listener("in", SPEC, "rules"), Env(asyncio.get_running_loop()))
     found.max_connections = most
     await found.bind()
     found.start()
@@ -182,7 +178,7 @@ async def test_a_stop_takes_in_who_waits_and_tells_all_to_leave(clients: list[so
 
 
 async def test_a_listener_that_was_never_opened_takes_nobody_in(clients: list[socket.socket]) -> None:
-    front = Front(model.Listener("in", {}, "rules"), Env(asyncio.get_running_loop()))
+    front = Front(model.Listener("in", SPEC, "rules"), Env(asyncio.get_running_loop()))
     await front.bind()
     knock(front, clients)
     front.stop()
@@ -195,7 +191,7 @@ async def test_connections_move_to_the_listener_that_takes_the_place(clients: li
     await wait_until(lambda: len(front.connections) == 2)
     front.hit("x")
     front.counter = 7
-    heir = Front(model.Listener("in", {}, "rules"), front.env)
+    heir = Front(model.Listener("in", SPEC, "rules"), front.env)
     heir.bound = [sock.dup() for sock in front.bound]
     heir.start()
     heir.inherit(front)
