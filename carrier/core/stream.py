@@ -147,6 +147,12 @@ class Socket(Stream):
     """Bytes that wait to be written."""
     __slots__ = ("bytes_in", "bytes_out", "messages_in", "messages_out", "session", "waits")
     session: Owner | None
+    bound_to: Any = None
+    """An upstream connection that serves nobody else any more, because it was authenticated for this client."""
+
+    def bind(self, upstream: Any) -> bool:
+        """It is to be used for this client only, and closed with it. False: what this is cannot hold one."""
+        return False
 
     def __init__(self) -> None:
         super().__init__()

@@ -75,7 +75,8 @@ class Head:
     equal values in every field that rules look at (Forwarding.interesting), whatever the target; None if that is not known.
     `simple`: a request without body, Upgrade, HEAD, CONNECT and x-carrier-explain, behind which an HTTP/1.1 connection stays: its reader
     need not know of it, and any whole answer may follow as it is. `family`: of its status, 2 for 2xx. `whole`: a final answer of known
-    length, after which the connection stays. `text`: the encoding of HTTP/1.1, b"" until it is made; `stem`: that without its last CRLF.
+    length, after which the connection stays, and which asks for no credentials. `text`: the encoding of HTTP/1.1, b"" until it is made;
+    `stem`: that without its last CRLF.
     `block`: what HTTP/2 keeps of its own. `never`: names of fields that came as never to be indexed (RFC 7541 7.1.3).
     `claims`: does it say of its way to us (wire/forwarding.py); None until somebody asks. `grpc`: a call of gRPC.
     `raw`: the bytes that HTTP/1.1 read. `onward`: the fields to be sent on without those that frame or route, None until they are split.
@@ -162,7 +163,7 @@ class Head:
         self.simple = (
             body == NONE and keep_alive and upgrade is None and version == "1.1" and method not in (b"HEAD", b"CONNECT") and not explain
         )
-        self.whole = status >= 200 and keep_alive and body <= LENGTH
+        self.whole = status >= 200 and status != 401 and keep_alive and body <= LENGTH
         self.decision: Any = None
         self.log_line: Any = None
         self.claims: bool | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from carrier.core import health
@@ -140,6 +140,12 @@ class HttpCluster(Cluster):
     def tunnels(self, session: Session) -> bool:
         return True
 
+    def choose(self, session: Session, tried: Collection[str] = ()) -> Endpoint:
+        bound = session.source.bound_to
+        if bound is not None and bound.usable and bound.endpoint in self.selectable and bound.endpoint.name not in tried:
+            return cast(Endpoint, bound.endpoint)
+        return super().choose(session, tried)
+
     def ready(self, session: Session, endpoint: Endpoint | None) -> Stream | None:
         assert endpoint is not None
         version = self.speaks(session)
@@ -152,6 +158,10 @@ class HttpCluster(Cluster):
                 return exchange
             if version == 2:
                 return None
+        bound = session.source.bound_to
+        if bound is not None and bound.endpoint is endpoint and bound.usable and bound.session is None and not session.retries:
+            bound.session = session
+            return cast("Stream", bound)
         if session.retries or not endpoint.idle:  # what broke one kept-alive connection may have broken them all
             return None
         found: Upstream1 = endpoint.idle.pop()

@@ -22,6 +22,7 @@ from clusters.http.exchange import Exchange, Shared, named
 if TYPE_CHECKING:
     from carrier.core.endpoint import Endpoint
     from carrier.core.pool import Pool
+    from carrier.core.stream import Socket
 
 SHORT = 4096
 """Bytes of an answer that is worth remembering whole."""
@@ -32,6 +33,13 @@ LAST_WORDS = 16
 """Pieces of what a server said before its connection broke that are still read."""
 PIECE = 48 * 1024
 """Bytes of one read of an answer that is large, or of which nobody knows how large it is. Two are held for who does not read."""
+
+
+def authenticates_connections(head: Head) -> bool:
+    """Does an answer offer NTLM or Negotiate? They authenticate a connection, not a request: whoever came next on it would be served as
+    its first user (RFC 4559 section 6)."""
+    offered = (head.get(b"www-authenticate") or b"").lower()
+    return any(offer.strip().partition(b" ")[0] in (b"ntlm", b"negotiate") for offer in offered.split(b","))
 
 
 class Bulk(asyncio.BufferedProtocol):
@@ -67,16 +75,17 @@ class Upstream1(Exchange, asyncio.Protocol):
     """One upstream connection, and the exchange on it.
 
     full: the transport holds enough of what the upstream does not read. bulk: large reads are taken in pieces. misses: heads in a row that
-    the memo did not know.
+    the memo did not know. holder: the client that it was authenticated for, and serves from then on.
     """
 
-    __slots__ = ("bulk", "chunked", "full", "misses", "out", "paused", "place", "pool", "reader", "transport", "write")
+    __slots__ = ("bulk", "chunked", "full", "holder", "misses", "out", "paused", "place", "pool", "reader", "transport", "write")
 
     transport: asyncio.Transport
 
     def __init__(self, shared: Shared, endpoint: Endpoint, pool: Pool) -> None:
         super().__init__(shared, endpoint)
         self.pool = pool
+        self.holder: Socket | None = None
         self.misses = 0
         self.out: list[bytes] = []
         self.chunked = self.paused = self.full = self.bulk = False
@@ -106,6 +115,8 @@ class Upstream1(Exchange, asyncio.Protocol):
         self.request = head
         wire = (head.stem or text_of(head)[:-2]) + session.fields
         if last:
+            if self.holder is not None:
+                self._expect(head)  # so that it never is in the pool, not even between two calls
             write = self.write  # a slot is faster to read than to call
             write(wire)
             return
@@ -117,7 +128,7 @@ class Upstream1(Exchange, asyncio.Protocol):
     def spared(self) -> None:
         self.session = None
         self.to = self.back = NOWHERE
-        if not self.pool.put(self):
+        if self.holder is None and not self.pool.put(self):
             self.close()
 
     def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
@@ -232,7 +243,14 @@ class Upstream1(Exchange, asyncio.Protocol):
         self.waiting = True
         self.reader.expect(request.method, request.upgrade)
 
+    def _kept(self) -> bool:
+        """Its holder has it, or the pool."""
+        return self.holder.bound_to is self if self.holder is not None else self.pool.put(self)
+
     def on_head(self, head: Head) -> None:
+        if head.status == 401 and self.holder is None and self.session is not None and authenticates_connections(head):
+            self.holder = self.session.source
+            self.holder.bind(self)
         if head.status >= 200 and not head.tunnel and not self.plain and (head.body > LENGTH or head.length > PIECE) and not self.bulk:
             self._read_pieces()
         self.answered(head)
@@ -263,7 +281,7 @@ class Upstream1(Exchange, asyncio.Protocol):
         self.to = self.back = NOWHERE
         self.used = True
         self.plain = False
-        if not done or not self.reader.reusable or self.transport.is_closing() or not self.pool.put(self):
+        if not done or not self.reader.reusable or self.transport.is_closing() or not self._kept():
             self.close()
         else:
             self.since = self.shared.now

@@ -32,7 +32,7 @@ class Answering1(Request):
     or a side was full.
     """
 
-    __slots__ = ("chunked", "closing", "out", "paused", "quiet", "reader", "strained", "transport", "write")
+    __slots__ = ("bound_to", "chunked", "closing", "out", "paused", "quiet", "reader", "strained", "transport", "write")
 
     transport: asyncio.Transport
     write: Callable[[bytes], None]
@@ -41,8 +41,15 @@ class Answering1(Request):
     def __init__(self, listener: Port) -> None:
         super().__init__(listener)
         self.out: list[bytes] = []
+        self.bound_to: Any = None
         self.chunked = self.closing = self.paused = self.strained = False
         self.quiet = True
+
+    def bind(self, upstream: Any) -> bool:
+        before, self.bound_to = self.bound_to, upstream
+        if before is not None and before is not upstream and before.session is None:
+            before.close()
+        return True
 
     def _after(self, to: Stream) -> None:
         """What comes after an answer."""

@@ -346,6 +346,9 @@ class Connection1(Answering1, asyncio.Protocol):
             self.timer = None
         self.reader.detach()
         self.spare = None
+        bound, self.bound_to = self.bound_to, None
+        if bound is not None:
+            bound.close()
         self.give_up(Error("reset", "the downstream closed the connection", "downstream"))
 
     # ------------------------------------------------------------------ between requests

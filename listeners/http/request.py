@@ -141,7 +141,7 @@ class Request(Socket):
         spare = self.spare
         if spare is None or not spare.on_lane:
             self.spare = spare = blank(listener, self)
-        if not spare.begin_again(decision, onward, last, fields):
+        if self.bound_to is not None or not spare.begin_again(decision, onward, last, fields):
             session = ReusedSession(listener, self)
             session.fields = fields
             session.begin(decision, onward, last)

@@ -106,3 +106,44 @@ async def test_that_trailers_are_welcome_is_passed_on_and_no_other_coding(value:
         client, _, head = await stage.both(b"GET / HTTP/1.1\r\nhost: a\r\nte: gzip\r\n\r\n")
         assert b"te:" not in head
         client.breaks()
+
+
+# ------------------------------------------------------------------ authentication of a connection
+
+OFFER = b"HTTP/1.1 401 Unauthorized\r\nwww-authenticate: %b\r\ncontent-length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "offers", [b"NTLM", b"Negotiate", b"negotiate, ntlm", b"Basic realm=x, NTLM", b"Basic realm=x\r\nWWW-Authenticate: Negotiate"]
+)
+async def test_a_connection_that_was_authenticated_serves_its_client_and_nobody_else(offers: bytes) -> None:
+    async with Stage() as stage:
+        alice, hers, _ = await stage.both(GET)
+        await hers.says(OFFER % offers)
+        await answered(alice)
+        for credentials, answer in ((b"NTLM one", OFFER % b"NTLM challenge"), (b"NTLM two", OK), (b"", OK)):
+            mallory, server, _ = await stage.both(GET)  # in between, and not on her connection
+            await server.says(OK)
+            assert (await answered(mallory))[1] == b"ok"
+            await alice.says(
+                b"GET / HTTP/1.1\r\nhost: a\r\n" + (b"authorization: " + credentials + b"\r\n" if credentials else b"") + b"\r\n"
+            )
+            assert credentials in await hers.head()
+            await hers.says(answer)
+            await answered(alice)
+            mallory.breaks()
+            server.breaks()
+        alice.breaks()
+        assert await hers.closed()
+
+
+async def test_other_schemes_share_connections() -> None:
+    async with Stage() as stage:
+        client, server, _ = await stage.both(GET)
+        await server.says(OFFER % b'Basic realm="ntlm", Digest realm="a"')
+        await answered(client)
+        other = await stage.client()
+        await other.says(GET)
+        await server.head()
+        await server.says(OK)
+        await answered(other)
