@@ -173,19 +173,23 @@ async def started(folder: Path, text: str) -> Server:
     return await start(loads(text).config, Log(), settings)
 
 
-async def test_400_bridges_are_reloaded_posted_and_started_with_within_half_a_second_and_no_turn_is_long(tmp_path: Path) -> None:
+async def test_400_bridges_are_reloaded_posted_and_started_with_in_the_time_of_one_after_the_other_and_no_turn_is_long(
+    tmp_path: Path,
+) -> None:
     port = free_port()
     server = await started(tmp_path, TEXT % (port, 9000))
     try:
         whole = server.proxy.config
+        before = time.thread_time()
         for n in range(MANY):
             whole = server.bridges.put(whole, f"b{n}", body(f"b{n}", port, endpoint=f"10.0.{n // 200}.{n % 200 + 1}:8000"))
+        each = time.thread_time() - before
         await server.proxy.apply(whole)
         file, turns = tmp_path / "carrier.yaml", Turns()
         file.write_text(TEXT % (port, 9001))
         took = await turns.during(server.base.read_again("it has changed"))
         assert len(server.proxy.config.bridges) == MANY and server.proxy.config.clusters["shadow"].spec["port"] == 9001
-        assert took < 0.5 and turns.longest < 0.02
+        assert took < each and turns.longest < each / 10
         document = json.dumps({"listeners": [{
             "name": "web", "spec": {"protocol": "HTTP", "port": port, "address": "127.0.0.1"},
             "rules": [{"name": "everybody", "action": {"route": {"destination": cluster("other", 9002, protocol="HTTP")}}}],
@@ -197,13 +201,13 @@ async def test_400_bridges_are_reloaded_posted_and_started_with_within_half_a_se
 
         took = await turns.during(post())
         assert len(server.proxy.config.bridges) == MANY and server.proxy.config.routes["bridge/b7"].fallback == "other"
-        assert took < 0.5 and turns.longest < 0.02
+        assert took < each and turns.longest < each / 10
     finally:
         await server.close()
     before = time.thread_time()
     server = await started(tmp_path, TEXT % (port, 9003))
     took = time.thread_time() - before
-    assert len(server.proxy.config.bridges) == MANY and took < 0.5
+    assert len(server.proxy.config.bridges) == MANY and took < each
     await server.close()
 
 

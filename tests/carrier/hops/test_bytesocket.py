@@ -172,6 +172,7 @@ async def test_a_transform_between_sees_every_byte_of_bulk(tmp_path):
         conf = config(clusters=[cluster("up", server.port), logger], listeners=[listener("in", "up", ingress=["log"])])
         async with running(conf) as proxy:
             assert await ask(port_of(proxy, "in"), sent) == sent
+    await wait_until(lambda: file.stat().st_size == len(sent), "for the thread that writes")
     assert file.read_bytes() == sent
 
 

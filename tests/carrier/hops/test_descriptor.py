@@ -55,6 +55,10 @@ class EndedSession:
         self.source = source
         self.source_done = False
         self.closed: list[Error | None] = []
+        self.events: list[str] = []
+
+    def event(self, event: str, message: str = "", content: object = None) -> None:
+        self.events.append(event)
 
     def close(self, error: Error | None = None) -> None:
         self.closed.append(error)

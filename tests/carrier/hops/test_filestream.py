@@ -25,6 +25,8 @@ class Talking:
 
     status, source, source_done = "CONNECTED", None, False
 
+    def event(self, event: str, message: str = "", content: object = None) -> None: ...
+
 
 async def test_it_reads_when_it_may_and_ends_with_the_writers() -> None:
     reader, theirs = os.pipe()
