@@ -18,7 +18,7 @@ from tests.soak.process import Carrier, carrier, number, report
 
 def document(n: int) -> dict[str, Any]:
     """A configuration whose two clusters say `n`."""
-    return {"clusters": [{"name": name, "spec": {"protocol": "Echo"}, "options": {"n": n}} for name in ("left", "right")]}
+    return {"clusters": [{"name": name, "spec": {"protocol": "Echo"}, "options": {"max_connections": n}} for name in ("left", "right")]}
 
 
 class Writer(threading.Thread):
@@ -40,7 +40,7 @@ class Writer(threading.Thread):
 
 
 def numbers(of: Carrier) -> list[int]:
-    return [of.call("GET", f"/api/v1/clusters/{name}")[1].get("options", {"n": 0})["n"] for name in ("left", "right")]
+    return [of.call("GET", f"/api/v1/clusters/{name}")[1].get("options", {"max_connections": 0})["max_connections"] for name in ("left", "right")]
 
 
 def run(times: int, seed: int = 1) -> tuple[dict[str, Any], list[str]]:
