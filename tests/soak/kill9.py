@@ -40,7 +40,10 @@ class Writer(threading.Thread):
 
 
 def numbers(of: Carrier) -> list[int]:
-    return [of.call("GET", f"/api/v1/clusters/{name}")[1].get("options", {"max_connections": 0})["max_connections"] for name in ("left", "right")]
+    return [
+        of.call("GET", f"/api/v1/clusters/{name}")[1].get("options", {"max_connections": 0})["max_connections"]
+        for name in ("left", "right")
+    ]
 
 
 def run(times: int, seed: int = 1) -> tuple[dict[str, Any], list[str]]:
