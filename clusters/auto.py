@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from carrier import model as config
 from carrier.hops.tls import Tls
 from clusters.http.cluster import HttpCluster
+from clusters.http.h2 import MirroringEndpoint
 from clusters.tcp import TcpCluster
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class AutoCluster(HttpCluster):
     """`spec: {protocol: auto, port, tls}`; `options` as for HTTP."""
 
     protocol = "auto"
+    endpoint_class = MirroringEndpoint
 
     def __init__(self, conf: config.Cluster, env: Env) -> None:
         super().__init__(conf, env)

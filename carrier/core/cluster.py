@@ -60,7 +60,7 @@ class Cluster:
     """Fields of the spec that are shown although nobody gave them."""
     messages_only: ClassVar[bool] = False
     """Takes a request of its own protocol or none: what only passes messages on is sent without one."""
-    endpoint_class: ClassVar[type[Endpoint]] = Endpoint
+    endpoint_class: type[Endpoint] = Endpoint
     places: ClassVar[bool] = True
     """Its endpoints are somewhere: each has an address."""
     default_policy: ClassVar[str] = "Trivial"

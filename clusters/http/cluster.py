@@ -22,7 +22,7 @@ from carrier.wire.h1.head import Limits
 from carrier.wire.making import request_head
 from clusters.http.exchange import Exchange, Shared
 from clusters.http.h1 import Upstream1
-from clusters.http.h2 import Exchange2, Pool2, Upstream2, Way2
+from clusters.http.h2 import Exchange2, Pool2, SharedEndpoint, Upstream2, Way2
 from clusters.http.probe import Probe
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ class HttpCluster(Cluster):
         self.tls: ClientTls | None = client_of(conf.spec, ALPN[version] if version in (1, 2) else ALPN[0])
         self.version: int = version if version in (1, 2) else 0 if self.tls is not None and "h2" in self.tls.alpn else 1
         """The version that is spoken; 0: TLS agrees on it."""
+        if self.version != 1 and self.endpoint_class is Endpoint:
+            self.endpoint_class = SharedEndpoint
         self.single: dict[int, ClientTls | None] = {}
         """TLS that offers one version only, for those that are to be spoken whatever else could be agreed on."""
         self.pools: dict[Endpoint, Pool] = {}
@@ -120,6 +122,8 @@ class HttpCluster(Cluster):
         if found is None:
             found = Pool2(self.way, endpoint, lambda: self._connect(endpoint, self.version and 2), self.max_per_endpoint, self.max_waiting)
             self.pools2[endpoint] = found
+            if isinstance(endpoint, SharedEndpoint):
+                endpoint.pool = found
         return found
 
     def speaks(self, session: Session) -> int:
@@ -131,6 +135,8 @@ class HttpCluster(Cluster):
         super().close()
 
     def discard(self, endpoint: Endpoint) -> None:
+        if isinstance(endpoint, SharedEndpoint):
+            endpoint.pool = None
         for gone in (self.pools.pop(endpoint, None), self.pools2.pop(endpoint, None)):
             if gone is not None:
                 gone.close()  # connections that still serve close when they have

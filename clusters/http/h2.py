@@ -11,8 +11,9 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
+from carrier.core.endpoint import Endpoint
 from carrier.core.stream import HIGH, NOWHERE, Stream
 from carrier.errors import Error
 from carrier.wire.frames import accept_key
@@ -25,9 +26,6 @@ from carrier.wire.h2.heads import answer_of, lines_block, request_block, trailer
 from carrier.wire.h2.limits import Limits
 from carrier.wire.http import NONE, Head
 from clusters.http.exchange import Exchange, Shared
-
-if TYPE_CHECKING:
-    from carrier.core.endpoint import Endpoint
 
 KEPT = 64 * 1024
 """Bytes of a request's content that are kept until its answer begins, to be sent again if the peer has not looked at it."""
@@ -160,6 +158,37 @@ class Pool2:
     def tick(self, now: float, idle_timeout: float) -> None:
         for connection in list(self.connections):
             connection.tick(now, idle_timeout)
+
+
+class SharedEndpoint(Endpoint):
+    """An endpoint whose connections carry many sessions. pool: those of HTTP/2, once there are some."""
+
+    __slots__ = ("pool",)
+
+    def __init__(self, name: str, host: str, port: int, weight: float) -> None:
+        super().__init__(name, host, port, weight)
+        self.pool: Pool2 | None = None
+
+    def take(self, session: Any) -> Any:
+        pool = self.pool
+        connection = pool.free() if pool is not None else None
+        if pool is not None and connection is not None:
+            return Exchange2(pool, self, connection)
+        return super().take(session)
+
+
+class MirroringEndpoint(SharedEndpoint):
+    """One that gets each request in the version in which it came."""
+
+    __slots__ = ()
+
+    def take(self, session: Any) -> Any:
+        asked = session.source.asked
+        if asked is None or asked.version != "2":
+            idle = self.idle
+            return idle.pop() if idle else None
+        connection = self.pool.free() if self.pool is not None else None
+        return Exchange2(self.pool, self, connection) if self.pool is not None and connection is not None else None
 
 
 class Exchange2(Exchange):
