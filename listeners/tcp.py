@@ -10,7 +10,7 @@ import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from carrier.core.accepting import Arrival, AtPort
+from carrier.core.accepting import Arrival, AtPort, check_proxies
 from carrier.core.address import described, named
 from carrier.core.idle import Idle
 from carrier.hops.bytesource import TcpSource, TlsSource
@@ -50,7 +50,7 @@ class TcpListener(AtPort):
     @classmethod
     def check_options(cls, options: Mapping[str, Any], path: str = "") -> list[Problem]:
         """Everything wrong with the options, by the strict standard."""
-        return check_numbers(options, OPTIONS, path)
+        return check_numbers(options, OPTIONS, path, ("proxy_protocol",)) + check_proxies(options, path)
 
     # ------------------------------------------------------------------ life
 

@@ -15,7 +15,7 @@ import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from carrier.core.accepting import UNSPOKEN, Arrival
+from carrier.core.accepting import UNSPOKEN, Arrival, check_proxies
 from carrier.core.address import described, places
 from carrier.core.ledger import refused
 from carrier.core.room import IDLE, PATIENCE, UNFINISHED, YOUNG
@@ -68,7 +68,7 @@ class WebSocketListener(TcpListener):
     @classmethod
     def check_options(cls, options: Mapping[str, Any], path: str = "") -> list[Problem]:
         """Everything wrong with the options, by the strict standard."""
-        return check_numbers(options, OPTIONS, path)
+        return check_numbers(options, OPTIONS, path, ("proxy_protocol",)) + check_proxies(options, path)
 
     def use(self, table: Table) -> None:
         super().use(table)

@@ -16,15 +16,17 @@ import ctypes
 import select
 import socket
 import struct
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from carrier.core.address import Place, bind_stream
+from carrier.core.address import Place, bind_stream, plain
 from carrier.core.idle import Idle
 from carrier.core.listener import Key, Listener
 from carrier.core.room import PATIENCE, UNFINISHED, YOUNG, Room
-from carrier.errors import Error
+from carrier.errors import Error, Problem
 from carrier.options import port_of
+from carrier.wire.forwarding import networks, trusts
+from carrier.wire.introduction import Introduced, Introduction
 
 if TYPE_CHECKING:
     from carrier import model as config
@@ -35,6 +37,8 @@ ACCEPTS = 64
 """Connections taken in one wake-up, so that a flood of them does not starve those that are there."""
 ACCEPT_PAUSE = 0.05
 """Seconds without accepting when file descriptors run short."""
+INTRODUCTION = 5.0
+"""Seconds that a proxy may take to say who it connects."""
 UNSPOKEN = 1.0
 """Seconds that who has not said a word yet gets when the listener stops."""
 SO_ATTACH_FILTER = 26
@@ -67,14 +71,25 @@ class Met(socket.socket):
     """An accepted connection. peer: who has connected, as accept(2) said: a peer that has reset it by now has no name any more, and what it
     sent before is still there."""
 
-    __slots__ = ("peer",)
+    __slots__ = ("peer", "told")
     peer: Any
+    told: Introduced | None
+    """What a proxy in front has said of it."""
 
 
 def met(connection: socket.socket, peer: Any) -> Met:
     found = Met(connection.family, connection.type, connection.proto, connection.detach())
-    found.peer = peer
+    found.peer, found.told = peer, None
     return found
+
+
+def check_proxies(options: Mapping[str, Any], path: str) -> list[Problem]:
+    """What is wrong with `options.proxy_protocol`."""
+    try:
+        networks(options.get("proxy_protocol"))
+    except (ValueError, TypeError) as exc:
+        return [Problem(str(exc), f"{path}.proxy_protocol", seen=repr(options["proxy_protocol"]), allowed="a list of CIDRs")]
+    return []
 
 
 class Acceptor(Listener):
@@ -92,6 +107,8 @@ class Acceptor(Listener):
         self.held = False
         """There is too much in the whole process: accept nothing."""
         self.opened = self.stopped = False
+        self.proxies = networks(conf.options.get("proxy_protocol"))
+        """Who introduces those that it connects (`options.proxy_protocol`)."""
 
     def accepted(self, connection: socket.socket) -> Socket | None:
         """The source that a connection is, which is non-blocking; None: it arrives (`arrive`). Raises OSError: it is broken already."""
@@ -161,6 +178,9 @@ class Acceptor(Listener):
                 self.env.loop.call_later(ACCEPT_PAUSE, self._go)
             return False
         connection.setblocking(False)
+        if self.proxies and trusts(self.proxies, plain(connection.peer[0])):
+            self.arrive(connection, self._introduced)
+            return True
         try:
             source = self.accepted(connection)
         except OSError:  # it was reset before it was looked at
@@ -169,6 +189,27 @@ class Acceptor(Listener):
         if source is not None:
             self.enter(source)
         return True
+
+    async def _introduced(self, arrival: Arrival) -> None:
+        """Read who is meant, and go on with the connection as if it came from there. Raises Error, OSError."""
+        sock, loop = arrival.sock, self.env.loop
+        introduction = Introduction()
+        async with asyncio.timeout(INTRODUCTION):
+            while introduction.more:
+                data = await loop.sock_recv(sock, introduction.more)
+                if not data:
+                    return
+                introduction.feed(data)
+        known = met(sock.dup(), sock.peer)  # type: ignore[attr-defined]  # who watched a descriptor may not be followed by a transport
+        known.told = introduction.said
+        sock.close()
+        arrival.sock = known
+        listener = arrival.listener
+        source = listener.accepted(known)
+        if source is not None:
+            arrival.became(source)
+        else:  # it arrives anew
+            listener.connections.discard(arrival)
 
     # ------------------------------------------------------------------ connections
 

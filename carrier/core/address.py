@@ -119,6 +119,9 @@ HostPort = tuple[str, int]
 def places(sock: socket.socket) -> tuple[HostPort, HostPort]:
     """Where an accepted connection comes from, and where it arrived. Raises OSError: it is gone already, and nobody has kept its name
     (carrier/core/accepting.py: Met)."""
+    told = getattr(sock, "told", None)
+    if told is not None:  # by a proxy in front
+        return told.peer, told.local
     try:
         peer = sock.getpeername()
     except OSError:

@@ -54,7 +54,7 @@ def fresh(connection: socket.socket) -> socket.socket:
     """The connection under a new descriptor: a transport may not take over one that the loop has watched."""
     sock = connection.dup()
     if hasattr(connection, "peer"):  # who it was, if it is nobody by now
-        sock.peer = connection.peer  # type: ignore[attr-defined]
+        sock.peer, sock.told = connection.peer, connection.told  # type: ignore[attr-defined]
     connection.close()
     return sock
 

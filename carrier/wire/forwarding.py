@@ -6,7 +6,7 @@ import operator
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from itertools import product
 
 from carrier.wire.http import HOP, Fields, Head
@@ -116,6 +116,15 @@ def claims(head: Head) -> bool:
     if found is None:
         found = head.claims = any(name.lower() in PROPER for name, _ in head.fields)
     return bool(found)
+
+
+def networks(value: object) -> list[IPv4Network | IPv6Network]:
+    """CIDRs as they are configured. Raises TypeError or ValueError with what is wrong."""
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise TypeError(f"expected a list of CIDRs, got {value!r}")
+    return [ip_network(str(item), strict=False) for item in value]
 
 
 def trusts(networks: Iterable[IPv4Network | IPv6Network], peer: str) -> bool:

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from carrier.core.accepting import UNSPOKEN
-from carrier.core.address import plain
 from carrier.core.ledger import refused
 from carrier.core.room import IDLE, PATIENCE, UNFINISHED, YOUNG
 from carrier.core.stream import HIGH, NOWHERE, Stream
@@ -25,7 +24,7 @@ from carrier.wire.http import LENGTH, NONE, Fields, Head
 from listeners.http.answering import Answering1
 from listeners.http.answers import error_answer
 from listeners.http.h2 import Connection2
-from listeners.http.request import Origin
+from listeners.http.request import origin_of
 
 if TYPE_CHECKING:
     from carrier.core.accepting import Arrival
@@ -80,15 +79,7 @@ class Connection1(Answering1, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         listener = self.listener = self.listener.successor()
-        peer, local = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
-        self.asked_by(
-            Origin(
-                listener,
-                (plain(peer[0]), peer[1]) if isinstance(peer, tuple) else ("", 0),
-                (plain(local[0]), local[1]) if isinstance(local, tuple) else (str(local), 0),
-                transport.get_extra_info("ssl_object"),
-            )
-        )
+        self.asked_by(origin_of(listener, transport, self.arrival))
         self.reader = RequestReader(listener.routing.memo, listener.limits, self)
         self.learn()
         self.write = self.transport.write
@@ -198,7 +189,7 @@ class Connection1(Answering1, asyncio.Protocol):
         self.reader.detach()
         self.listener.heads -= self.weight
         self.listener.connections.discard(self)
-        other = Connection2(self.listener, self.listener.both)
+        other = Connection2(self.listener, self.listener.both, self.origin)
         other.arrival, self.arrival = self.arrival, None
         self.transport.set_protocol(other)
         other.connection_made(self.transport)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
-from carrier.core.address import plain
 from carrier.core.ledger import refused
 from carrier.core.room import IDLE, PATIENCE, UNFINISHED, YOUNG
 from carrier.core.stream import DESTROYED, HIGH, NOWHERE
@@ -261,8 +260,8 @@ class Connection2(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, listener: Port, shared: Both) -> None:
-        self.listener, self.shared = listener, shared
+    def __init__(self, listener: Port, shared: Both, origin: Origin) -> None:
+        self.listener, self.shared, self.origin = listener, shared, origin
         self.loop = listener.env.loop
         self.fed = self.due = self.closing = False
         self.arrival: Arrival | None = None
@@ -274,13 +273,6 @@ class Connection2(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         listener = self.listener = self.listener.successor()
-        peer, local = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
-        self.origin = Origin(
-            listener,
-            (plain(peer[0]), peer[1]) if isinstance(peer, tuple) else ("", 0),
-            (plain(local[0]), local[1]) if isinstance(local, tuple) else (str(local), 0),
-            transport.get_extra_info("ssl_object"),
-        )
         self.transport.set_write_buffer_limits(HIGH)
         self.engine = Engine(self, self.shared.memo, self.shared.limits, now=self.loop.time())
         if not listener.came(self):

@@ -15,12 +15,13 @@ from carrier.hops.certificates import check_server, renew, server_of
 from carrier.hops.tls import Channel, entry_for, handshake
 from carrier.hops.tlstransport import TlsTransport
 from carrier.options import check_numbers, numbers
+from carrier.wire.forwarding import networks
 from carrier.wire.h1.head import Limits
 from carrier.wire.h2 import Limits as Limits2
 from listeners.http.h1 import Connection1
 from listeners.http.h2 import Both, Connection2
 from listeners.http.request import Request
-from listeners.http.routing import Port, Routing, networks
+from listeners.http.routing import Port, Routing
 
 if TYPE_CHECKING:
     from carrier import model as config
@@ -49,7 +50,7 @@ OPTIONS: Mapping[str, float] = {
 """Limits (bytes, seconds, bytes per second, numbers) and their defaults (DESIGN section 7); 0 means none. strict_target 0: targets may hold
 what RFC 3986 forbids and browsers nevertheless send, as in /find?q={a|b}."""
 PROTOCOLS = frozenset(("h1", "h2"))
-TEXTS = ("trusted", "via", "forwarded", "insecure", "explain", "half_close", "protocols", "forwarding")
+TEXTS = ("trusted", "via", "forwarded", "insecure", "explain", "half_close", "protocols", "forwarding", "proxy_protocol")
 """The other options."""
 
 
@@ -118,7 +119,7 @@ class HttpListener(Port):
             if options.get(name, other) not in (other, "keep"):
                 seen = repr(options[name])
                 found.append(Problem(f"expected {other} or keep, got {seen}", f"{path}.{name}", seen=seen, allowed=f"{other}, keep"))
-        for name in ("trusted", "explain"):
+        for name in ("trusted", "explain", "proxy_protocol"):
             try:
                 networks(options.get(name))
             except (ValueError, TypeError) as exc:
@@ -148,7 +149,7 @@ class HttpListener(Port):
     @property
     def loop_accepts(self) -> bool:
         """Does the event loop accept, or we?"""
-        return self.tls is None and self.certificates is None
+        return self.tls is None and self.certificates is None and not self.proxies
 
     def _go(self) -> None:
         """Without TLS the event loop accepts: one connection a wake-up, and nevertheless for 23 us where a loop of ours that takes many
@@ -181,7 +182,7 @@ class HttpListener(Port):
         return None
 
     async def _become_http(self, arrival: Arrival) -> None:
-        await self.hand_over(arrival, Connection1(arrival.listener), secure=not self.loop_accepts)
+        await self.hand_over(arrival, Connection1(arrival.listener), secure=self.certificates is not None)
 
     async def hand_over(self, arrival: Arrival, protocol: Any, secure: bool = False) -> None:
         """Give a connection to a transport of the event loop. secure: that shakes hands first, by the entry that the client asks for.

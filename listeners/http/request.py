@@ -7,9 +7,10 @@ HTTP/2 makes one for each stream. Those give the few methods at the end of the c
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
-from carrier.core.address import described
+from carrier.core.address import described, plain
 from carrier.core.reuse import ReusedSession, blank
 from carrier.core.stream import Socket
 from carrier.errors import Error
@@ -64,6 +65,21 @@ class Origin:
         """The first part of the ids of the next IDS requests; returns the first number."""
         self.fields_and_id = self.fields + b"x-request-id: " + make_id()[:29]
         return 0
+
+
+def origin_of(port: Port, transport: asyncio.BaseTransport, arrival: Any) -> Origin:
+    """Who asks over a transport. arrival: what the connection was before; its socket may know whom a proxy in front has introduced."""
+    tls = transport.get_extra_info("ssl_object")
+    told = getattr(arrival.sock, "told", None) if arrival is not None else None
+    if told is not None:
+        return Origin(port, told.peer, told.local, tls)
+    peer, local = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+    return Origin(
+        port,
+        (plain(peer[0]), peer[1]) if isinstance(peer, tuple) else ("", 0),
+        (plain(local[0]), local[1]) if isinstance(local, tuple) else (str(local), 0),
+        tls,
+    )
 
 
 class Request(Socket):

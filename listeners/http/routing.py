@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Any, Protocol
 
 from carrier.core.accepting import AtPort
@@ -31,15 +31,6 @@ EACH = 300
 """Bytes of one of them, beside those of its key."""
 LONG = 2048
 """Bytes of a key that is remembered at most."""
-
-
-def networks(value: object) -> list[IPv4Network | IPv6Network]:
-    """CIDRs as they are configured. Raises TypeError or ValueError with what is wrong."""
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise TypeError(f"expected a list of CIDRs, got {value!r}")
-    return [ip_network(str(item), strict=False) for item in value]
 
 
 class Asked(Protocol):

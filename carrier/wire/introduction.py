@@ -1,0 +1,141 @@
+"""The PROXY protocol, versions 1 and 2: how a proxy in front says who has connected to it (haproxy, doc/proxy-protocol.txt).
+
+It is one header before everything else. `Introduction` reads it, fed as it comes; `version_1` and `version_2` write it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import struct
+from typing import NamedTuple
+
+from carrier.errors import Error, shown
+
+SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+LONGEST_1 = 107
+"""Bytes of a header of version 1 with its line end, at most."""
+LONGEST_2 = 16 + 4096
+"""Bytes of one of version 2 that we take: its length has 16 bits, and nobody needs them all."""
+ALPN, AUTHORITY, TLS = 0x01, 0x02, 0x20
+_FAMILIES = {0x11: (socket.AF_INET, 4), 0x21: (socket.AF_INET6, 16)}
+HostPort = tuple[str, int]
+
+
+class Introduced(NamedTuple):
+    """Who has connected to whom; and of a TLS that ends in front the name and the protocol that were asked for."""
+
+    peer: HostPort
+    local: HostPort
+    sni: str = ""
+    alpn: str = ""
+
+
+class Introduction:
+    """Reads one header. `more`: how many bytes it is sure to have yet; 0 when it is whole. `said`: who it is; None: the proxy itself, whose
+    own address holds (LOCAL, UNKNOWN)."""
+
+    def __init__(self) -> None:
+        self.held = b""
+        self.more = 15  # that of the shortest header, "PROXY UNKNOWN\r\n"
+        self.said: Introduced | None = None
+
+    def feed(self, data: bytes) -> None:
+        """Read on, `more` bytes at most. Raises Error("protocol-error")."""
+        held = self.held = self.held + data
+        if SIGNATURE.startswith(held[:12]):
+            self._second(held)
+        elif b"PROXY ".startswith(held[:6]):
+            self._first(held)
+        else:
+            raise _bad(f"a connection from a proxy begins with {shown(held[:16])}, not with a PROXY header")
+
+    def _first(self, held: bytes) -> None:
+        if not held.endswith(b"\r\n"):
+            if len(held) >= LONGEST_1 or b"\n" in held:
+                raise _bad(f"PROXY header {shown(held)} has no end")
+            self.more = 1 if len(held) >= 15 else 15 - len(held)
+            return
+        self.more = 0
+        words = held[:-2].split(b" ")
+        if words[1:2] == [b"UNKNOWN"]:
+            return
+        version = {b"TCP4": 4, b"TCP6": 6}.get(words[1] if len(words) > 1 else b"")
+        if version is None or len(words) != 6:
+            raise _bad(f"PROXY header {shown(held)} is none")
+        try:
+            hosts = [str(ipaddress.ip_address(word.decode("ascii"))) for word in words[2:4]]
+            ports = [int(word) for word in words[4:6] if word.isdigit()]
+            if len(ports) != 2 or max(ports) > 65535 or any((":" in host) != (version == 6) for host in hosts):
+                raise ValueError
+        except ValueError:
+            raise _bad(f"PROXY header {shown(held)} has no addresses of {words[1].decode()}") from None
+        self.said = Introduced((hosts[0], ports[0]), (hosts[1], ports[1]))
+
+    def _second(self, held: bytes) -> None:
+        if len(held) < 16:
+            self.more = 16 - len(held)
+            return
+        kind, family, length = held[12], held[13], struct.unpack_from(">H", held, 14)[0]
+        if kind not in (0x20, 0x21) or 16 + length > LONGEST_2:
+            raise _bad(f"PROXY header of version {kind >> 4}, command {kind & 15}, {length} bytes")
+        self.more = 16 + length - len(held)
+        if self.more > 0 or kind == 0x20:
+            return
+        known = _FAMILIES.get(family)
+        if known is None:  # not TCP over IP: the proxy knows whom it means
+            return
+        number, size = known
+        if length < 2 * size + 4:
+            raise _bad(f"PROXY header of {length} bytes has no addresses")
+        hosts = [socket.inet_ntop(number, held[at : at + size]) for at in (16, 16 + size)]
+        ports = struct.unpack_from(">HH", held, 16 + 2 * size)
+        values = dict(_values(held[20 + 2 * size :]))
+        texts = [values.get(name, b"").decode("ascii", "replace") for name in (AUTHORITY, ALPN)]
+        self.said = Introduced((hosts[0], ports[0]), (hosts[1], ports[1]), *texts)
+
+
+def _values(data: bytes) -> list[tuple[int, bytes]]:
+    """Type and value of what stands behind the addresses."""
+    found, i = [], 0
+    while len(data) - i >= 3:
+        kind, size = struct.unpack_from(">BH", data, i)
+        found.append((kind, data[i + 3 : i + 3 + size]))
+        i += 3 + size
+    return found
+
+
+def _bad(detail: str) -> Error:
+    return Error("protocol-error", detail, "downstream")
+
+
+def version_1(peer: HostPort, local: HostPort) -> bytes:
+    """The header of version 1."""
+    found = _packed(peer, local)
+    if found is None:
+        return b"PROXY UNKNOWN\r\n"
+    kind = "TCP4" if found[0] == 0x11 else "TCP6"
+    return f"PROXY {kind} {peer[0]} {local[0]} {peer[1]} {local[1]}\r\n".encode()
+
+
+def version_2(peer: HostPort, local: HostPort, sni: str = "", alpn: str = "") -> bytes:
+    """The header of version 2; with the name and the protocol that a TLS was asked for which ends here."""
+    values = b"".join(
+        struct.pack(">BH", kind, len(value)) + value for kind, value in ((ALPN, alpn.encode()), (AUTHORITY, sni.encode())) if value
+    )
+    found = _packed(peer, local)
+    if found is None:
+        return SIGNATURE + b"\x20\0\0\0"
+    family, addresses = found
+    return SIGNATURE + struct.pack(">BBH", 0x21, family, len(addresses) + len(values)) + addresses + values
+
+
+def _packed(peer: HostPort, local: HostPort) -> tuple[int, bytes] | None:
+    """Family and addresses as version 2 has them; None where they are not two of IP and of one kind."""
+    for family, (number, _) in _FAMILIES.items():
+        try:
+            hosts = socket.inet_pton(number, peer[0]) + socket.inet_pton(number, local[0])
+        except (OSError, TypeError):
+            continue
+        return family, hosts + struct.pack(">HH", peer[1], local[1])
+    return None

@@ -1,0 +1,67 @@
+"""The PROXY protocol, bytes in, who is meant out."""
+
+from __future__ import annotations
+
+import pytest
+
+from carrier.errors import Error
+from carrier.wire.introduction import SIGNATURE, Introduced, Introduction, version_1, version_2
+
+FOUR = (("192.0.2.7", 4000), ("198.51.100.1", 443))
+SIX = (("2001:db8::7", 4000), ("2001:db8::1", 443))
+
+
+def read(data: bytes) -> tuple[Introduced | None, bytes]:
+    """Who is meant, and what stands behind the header; fed as somebody does who reads no byte too many."""
+    introduction, at = Introduction(), 0
+    while introduction.more:
+        part = data[at : at + introduction.more]
+        assert part, "it wants more than there is"
+        introduction.feed(part)
+        at += len(part)
+    return introduction.said, data[at:]
+
+
+@pytest.mark.parametrize("places", [FOUR, SIX])
+@pytest.mark.parametrize("write", [version_1, version_2])
+def test_what_is_written_is_read_and_nothing_behind_it(places: tuple[tuple[str, int], tuple[str, int]], write: object) -> None:
+    assert read(write(*places) + b"GET / HTTP/1.1\r\n") == (Introduced(*places), b"GET / HTTP/1.1\r\n")  # type: ignore[operator]
+
+
+def test_name_and_protocol_of_a_tls_are_told() -> None:
+    said, rest = read(version_2(*FOUR, "a.example", "h2") + b"x")
+    assert said == Introduced(*FOUR, "a.example", "h2") and rest == b"x"
+
+
+@pytest.mark.parametrize(
+    "data", [b"PROXY UNKNOWN\r\n", b"PROXY UNKNOWN a b c d\r\n", SIGNATURE + b"\x20\0\0\0", SIGNATURE + b"\x21\x31\0\x04abcd"]
+)
+def test_a_proxy_may_speak_for_itself(data: bytes) -> None:
+    assert read(data + b"next") == (None, b"next")
+
+
+def test_places_that_are_not_of_one_kind_are_unknown() -> None:
+    assert version_1(("@unix", 0), ("127.0.0.1", 1)) == b"PROXY UNKNOWN\r\n"
+    assert version_2(FOUR[0], SIX[1]) == SIGNATURE + b"\x20\0\0\0"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"PROXY TCP4 192.0.2.7 198.51.100.1 4000\r\n",
+        b"PROXY TCP4 192.0.2.7 198.51.100.1 4000 70000\r\n",
+        b"PROXY TCP4 2001:db8::7 198.51.100.1 4000 1\r\n",
+        b"PROXY TCP4 192.0.2.7 nobody 4000 1\r\n",
+        b"PROXY TCP9 192.0.2.7 198.51.100.1 4000 1\r\n",
+        b"PROXY " + b"x" * 120,
+        b"PROXY TCP4 192.0.2.7\n",
+        SIGNATURE + b"\x31\x11\0\x0c" + b"\0" * 12,
+        SIGNATURE + b"\x22\x11\0\x0c" + b"\0" * 12,
+        SIGNATURE + b"\x21\x11\0\x04" + b"\0" * 4,
+        SIGNATURE + b"\x21\x11\xff\xff",
+    ],
+)
+def test_what_is_none_is_refused(data: bytes) -> None:
+    with pytest.raises(Error):
+        read(data + b"x" * 20)

@@ -1,0 +1,108 @@
+"""The PROXY protocol on real sockets: who a trusted proxy introduces is who the session comes from, and the next one is told."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from carrier.wire.introduction import version_1, version_2
+from tests.h2peer import Peer2
+from tests.pki import Pki, pki
+from tests.support import cluster, config, listener, port_of, running, tcp, tcp_server
+
+__all__ = ["pki"]
+CLIENT, PLACE = ("192.0.2.7", 4000), ("198.51.100.1", 443)
+TRUSTED = {"proxy_protocol": ["127.0.0.0/8"]}
+
+
+def through(port: int, protocol: str = "HTTP", **spec: Any) -> Any:
+    """A proxy that trusts who connects from this machine. spec: of its listener."""
+    ends = {"protocol": protocol, "options": TRUSTED, "spec": spec}
+    return running(config(clusters=[cluster("up", port, protocol=protocol)], listeners=[listener("in", "up", **ends)]))
+
+
+async def counting(peer: Any) -> None:
+    """Answers a head with what it was."""
+    head = await peer.reader.readuntil(b"\r\n\r\n")
+    peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(head) + head)
+
+
+@pytest.mark.parametrize("protocol", ["HTTP", "auto"])
+@pytest.mark.parametrize("write", [version_1, version_2])
+async def test_an_http_request_comes_from_whom_the_proxy_names(protocol: str, write: Any) -> None:
+    async with tcp_server(counting) as server:
+        conf = config(
+            clusters=[cluster("up", server.port, protocol=protocol)], listeners=[listener("in", "up", protocol=protocol, options=TRUSTED)]
+        )
+        async with running(conf) as proxy, tcp(port_of(proxy, "in")) as client:
+            client.send(write(CLIENT, PLACE) + b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            head = await client.reader.readuntil(b"\r\n\r\n")
+            body = await client.reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200") and b"x-forwarded-for: 192.0.2.7\r\n" in body
+
+
+async def test_http_2_behind_a_header_is_http_2() -> None:
+    async with tcp_server(counting) as server:
+        conf = config(
+            clusters=[cluster("up", server.port, protocol="HTTP")], listeners=[listener("in", "up", protocol="HTTP", options=TRUSTED)]
+        )
+        async with running(conf) as proxy:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port_of(proxy, "in"))
+            writer.write(version_2(CLIENT, PLACE))
+            client = Peer2(reader, writer, True)
+            client.start()
+            answer = await client.get()
+            assert b"x-forwarded-for: 192.0.2.7\r\n" in answer.body
+            client.close()
+
+
+async def test_a_listener_with_tls_reads_it_before_the_handshake(pki: Pki) -> None:
+    async with tcp_server(counting) as server, through(server.port, tls=pki("a", "localhost")) as proxy:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(proxy, "in"))
+        writer.write(version_1(CLIENT, PLACE))
+        await writer.start_tls(pki.client(), server_hostname="localhost")
+        writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        assert b"x-forwarded-for: 192.0.2.7\r\n" in await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+
+@pytest.mark.parametrize(("version", "write"), [("v1", version_1), ("v2", version_2)])
+async def test_a_tcp_cluster_passes_it_on(version: str, write: Any) -> None:
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def listening(peer: Any) -> None:
+        heard.put_nowait(await peer.reader.readuntil(b"hello"))
+
+    async with tcp_server(listening) as server:
+        up = cluster("up", server.port)
+        up["spec"] = {**up["spec"], "proxy_protocol": version}
+        conf = config(clusters=[up], listeners=[listener("in", "up", options=TRUSTED)])
+        async with running(conf) as proxy, tcp(port_of(proxy, "in")) as client:
+            client.send(version_1(CLIENT, PLACE) + b"hello")
+            assert await asyncio.wait_for(heard.get(), 5) == write(CLIENT, PLACE) + b"hello"
+            (session,) = proxy.listeners["in"].live
+            assert session.metadata["IP"]["src_addr"] == CLIENT[0] and session.name.startswith("TCP:192.0.2.7:4000-198.51.100.1:443")
+
+
+async def test_who_is_not_trusted_introduces_nobody() -> None:
+    options = {"proxy_protocol": ["203.0.113.0/24"]}
+    conf = config(clusters=[{"name": "echo", "spec": {"protocol": "Echo"}}], listeners=[listener("in", "echo", options=options)])
+    async with running(conf) as proxy, tcp(port_of(proxy, "in")) as client:
+        client.send(b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n")
+        assert await client.read(32) == b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n"
+        (session,) = proxy.listeners["in"].live
+        assert session.metadata["IP"]["src_addr"] == "127.0.0.1"
+
+
+async def test_a_trusted_proxy_that_says_something_else_is_closed_and_counted() -> None:
+    conf = config(clusters=[{"name": "echo", "spec": {"protocol": "Echo"}}], listeners=[listener("in", "echo", options=TRUSTED)])
+    async with running(conf) as proxy, tcp(port_of(proxy, "in")) as client:
+        client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        try:
+            assert await client.read_all() == b""
+        except ConnectionResetError:
+            pass
+        assert proxy.listeners["in"].limited == {"handshake": 1}
