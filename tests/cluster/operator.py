@@ -13,16 +13,20 @@ Written from the record of its interfaces and from what was seen of operator 2.5
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import logging
+import ssl
 import types
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.carrier.gefyra.upstream import TemporaryError, standing_in
+import trustme
+
+from tests.carrier.gefyra.upstream import AdmissionError, TemporaryError, standing_in
 from tests.cluster.control import ControlPlane
 
 FINALIZER = "operator.gefyra.dev/kopf-finalizer"
@@ -280,6 +284,58 @@ class Operator:
             await (await thing.bridge(None)).validate(obj, {})
         else:
             await thing.mount(None).validate(obj, {})
+
+
+class Webhook:
+    """Admission as the API server asks for it (admission.k8s.io/v1): of new mounts and bridges, over TLS on loopback."""
+
+    NAME = "gefyra"
+    PATH = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
+
+    def __init__(self, operator: Operator) -> None:
+        self.operator = operator
+
+    async def start(self) -> None:
+        """Listen, and be asked from now on."""
+        authority = trustme.CA()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=context)
+        port = self.server.sockets[0].getsockname()[1]
+        bundle = base64.b64encode(authority.cert_pem.bytes()).decode()
+        hook = {
+            "name": "gefyra.gefyra.dev",
+            "clientConfig": {"url": f"https://127.0.0.1:{port}/", "caBundle": bundle},
+            "rules": [{"apiGroups": ["gefyra.dev"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["*"]}],
+            "failurePolicy": "Fail",
+            "sideEffects": "None",
+            "admissionReviewVersions": ["v1"],
+        }
+        kind = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration"}
+        await self.operator.ask("POST", self.PATH, {**kind, "metadata": {"name": self.NAME}, "webhooks": [hook]}, "application/json")
+
+    async def stop(self) -> None:
+        """Be asked no more."""
+        await self.operator.ask("DELETE", f"{self.PATH}/{self.NAME}")
+        self.server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        size = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
+        review = json.loads(await reader.readexactly(size))
+        answer: dict[str, Any] = {"uid": review["request"]["uid"], "allowed": True}
+        try:
+            await self.operator.admit(review["request"]["object"])
+        except AdmissionError as exc:
+            answer |= {"allowed": False, "status": {"code": 403, "message": str(exc)}}
+        except Exception as exc:  # a webhook that fails refuses, with nothing that helps anybody
+            self.operator.errors.append(f"admission: {exc!r}")
+            answer |= {"allowed": False, "status": {"code": 500, "message": f"{type(exc).__name__}: {exc}"}}
+        body = json.dumps({"apiVersion": review["apiVersion"], "kind": "AdmissionReview", "response": answer}).encode()
+        fields = f"content-type: application/json\r\nconnection: close\r\ncontent-length: {len(body)}"
+        writer.write(f"HTTP/1.1 200 OK\r\n{fields}\r\n\r\n".encode() + body)
+        await writer.drain()
+        writer.close()
 
 
 class Thing:

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from carrier.gefyra import report
-from tests.cluster.operator import Stowaway
+from tests.cluster.operator import Stowaway, Webhook
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("cluster")]
 
@@ -30,6 +30,22 @@ async def test_rules_are_checked_in_admission_where_no_event_can_be_posted(clust
         await operator.admit(cluster.bridge_object("dave", providerParameter={"rules": "all"}))
     with pytest.raises(operator.ours.Refused, match="is mounted already"):
         await operator.admit(cluster.mount_object("mount-b", target="deployment/web"))
+
+
+async def test_the_api_server_asks_and_says_why_not(cluster):
+    """A real admission call: what `kubectl` shows its user."""
+    operator = await mounted(cluster)
+    await cluster.bridge("alice")
+    webhook = Webhook(operator)
+    await webhook.start()
+    try:
+        await asyncio.sleep(1)  # until the API server knows of it
+        with pytest.raises(RuntimeError, match=r"403.*has the same rule already"):
+            await cluster.apply(cluster.bridge_object("mallory", providerParameter=cluster.bridge_object("alice")["providerParameter"]))
+        await cluster.bridge("carol", providerParameter={"rules": [{"match": [{"matchPath": {"path": "/cart", "type": "prefix"}}]}]})
+        assert operator.errors == []
+    finally:
+        await webhook.stop()
 
 
 async def test_a_bridge_with_only_a_path_is_active_and_warned_of(cluster):

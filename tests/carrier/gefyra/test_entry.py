@@ -217,6 +217,24 @@ async def test_kubelets_probes_are_nobodys_although_a_bridge_takes_a_whole_path(
         assert "x-carrier-fallback" not in (await http(port, headers={"user-agent": "kube-probe/1.34"}))[1]
 
 
+async def test_a_laptop_that_speaks_plain_http_where_tls_is_meant_is_told_as_tls(container):
+    port = free_port()
+
+    async def plain(peer):
+        await peer.reader.read(100)  # a ClientHello, which is no request
+        peer.send(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+
+    async with tcp_server(plain) as laptop, tcp_server(answering) as shadow:
+        await container.start()
+        wanted = {**BRIDGE, "endpoint": f"127.0.0.1:{laptop.port}", "tls": {"verify": False}}
+        container.call("PUT", "mount", mounted(port, shadow.port, john_1=wanted))
+        status, fields, body = await http(port, headers={"x-user": "john"})
+        assert (status, body, fields["x-carrier-fallback"]) == (200, b"shadow", "tls")
+        (shown,) = container.call("GET", "mount")["bridges"]
+        assert "does your container speak TLS on" in shown["health"]
+        await container.until(lambda: container.call("GET", "mount")["bridges"][0]["fallbacks"] == {"tls": 1})
+
+
 FREEZER = Path("/sys/fs/cgroup/freezer")
 
 

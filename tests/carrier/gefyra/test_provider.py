@@ -268,6 +268,75 @@ async def test_destinations_are_tcp_and_udp_and_nobody_else_notices(world):
     assert (await made.add_destination("kim", "192.168.101.3", 1)).endswith(":10000")
 
 
+RELAYED = """
+import socket, sys
+kind, where, text = sys.argv[1], ("127.0.0.1", int(sys.argv[2])), sys.argv[3].encode()
+with socket.socket(socket.AF_INET, socket.SOCK_STREAM if kind == "TCP" else socket.SOCK_DGRAM) as peer:
+    peer.settimeout(5)
+    peer.connect(where)
+    peer.sendall(text)
+    print(peer.recv(100).decode(), end="", flush=True)
+    for line in sys.stdin if len(sys.argv) > 4 else ():
+        peer.sendall(line.strip().encode())
+        print(peer.recv(100).decode(), end="", flush=True)
+"""
+LAPTOP = """
+import socket, sys, threading
+who, port = sys.argv[1].encode(), int(sys.argv[2])
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); udp.bind(("127.0.0.1", port))
+tcp = socket.socket(); tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); tcp.bind(("127.0.0.1", port)); tcp.listen()
+def datagrams():
+    while True:
+        data, peer = udp.recvfrom(100)
+        udp.sendto(who + b" " + data, peer)
+def serve(conn):
+    while data := conn.recv(100):
+        conn.sendall(who + b" " + data)
+threading.Thread(target=datagrams, daemon=True).start()
+print("ready", flush=True)
+while True:
+    threading.Thread(target=serve, args=(tcp.accept()[0],), daemon=True).start()
+"""
+
+
+@unshare
+async def test_two_users_destinations_carry_tcp_and_udp_and_neither_notices_the_other(world):
+    """Real packets through the proxy, in its network: what Stowaway restarts for, costs nobody a connection here."""
+    made = await stowaway(world, "stowaway")
+    inside = ("nsenter", "-t", str(world.processes["stowaway"].pid), "-n", sys.executable, "-c")
+    started = []
+
+    async def start(*command, **pipes):
+        started.append(await asyncio.create_subprocess_exec(*inside, *command, stdout=-1, stderr=-3, **pipes))
+        return started[-1]
+
+    async def said(kind, port, text):
+        out, _ = await (await start(RELAYED, kind, port, text)).communicate()
+        return out.decode()
+
+    try:
+        await patiently(lambda: made.ready())
+        for user, port in (("john", "8001"), ("jane", "8002")):
+            laptop = await start(LAPTOP, user, port)
+            assert await laptop.stdout.readline() == b"ready\n"
+        john = (await made.add_destination("john", "127.0.0.1", 8001)).rpartition(":")[2]
+        stays = await start(RELAYED, "TCP", john, "one", "stay", stdin=-1)
+        assert await stays.stdout.read(100) == b"john one"
+        jane = (await made.add_destination("jane", "127.0.0.1", 8002)).rpartition(":")[2]
+        for kind in ("TCP", "UDP"):
+            assert await said(kind, john, "hello") == "john hello"
+            assert await said(kind, jane, "hello") == "jane hello"
+        await made.remove_destination("jane", "127.0.0.1", 8002)
+        assert await said("TCP", jane, "hello") == ""
+        stays.stdin.write(b"two\n")
+        assert await asyncio.wait_for(stays.stdout.read(100), 5) == b"john two"
+    finally:
+        for process in started:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+
 async def stowaway(world, *names):
     """Proxies for destinations, and the provider's side of them, as soon as they answer."""
     for name in names:
