@@ -42,6 +42,7 @@ class LoggerCluster(Cluster):
     protocol = "Logger"
     privileged = {"protocol": "writes files"}
     virtual = True
+    same_length = True
     default_policy = "None"
     defaults = {"log_file": "-", "log_prefix": ""}
     fields = {"log_file": 'a path, or "-" for standard output', "log_prefix": "text"}

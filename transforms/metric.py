@@ -46,6 +46,7 @@ class MetricCluster(Cluster):
     protocol = "Metric"
     kind = "datagram"
     virtual = True
+    same_length = True
 
     def __init__(self, conf: config.Cluster, env: Env) -> None:
         super().__init__(conf, env)

@@ -31,6 +31,7 @@ class MirrorCluster(Cluster):
     names_clusters = ("cluster",)
     kind = "datagram"
     virtual = True
+    same_length = True
     default_policy = "None"
     fields = {"cluster": "the name of a cluster"}
 

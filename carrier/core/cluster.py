@@ -77,6 +77,8 @@ class Cluster:
     """Of what its endpoints' `port` is a port."""
     wrapped: bool = False
     """Its streams carry another protocol's (carrier/hops/joint.py): what comes from a source may not pass as it is."""
+    same_length: ClassVar[bool] = False
+    """As a transform it passes on what came, byte by byte: the length that a message declares still holds behind it."""
     failover: ClassVar[bool] = True
     """An endpoint that cannot be connected to is replaced by another of the cluster, before any retry."""
 

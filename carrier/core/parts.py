@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from carrier.core.endpoint import Endpoint
 from carrier.errors import Error
@@ -91,6 +91,7 @@ class Cluster(Protocol):
 
     conf: config.Cluster
     name: str
+    same_length: ClassVar[bool]
     only: Endpoint | None
     down: bool
     sessions_elsewhere: int

@@ -304,6 +304,11 @@ class Session(Shown):
         self.full = False
         self.back.resume()
 
+    @staticmethod
+    def resizes(transforms: Sequence[Cluster]) -> bool:
+        """May a message be of another length behind these?"""
+        return not all(transform.same_length for transform in transforms)
+
     def _whole(self) -> bool:
         """Can everything be sent again? Of a request whose answer has begun, or that has a body, only a part is left."""
         return self.request is None or (self.request_last and not self.answered and self.request.method in SAFE)

@@ -65,7 +65,7 @@ class Exchange(Socket):
     def sent(self, head: Head) -> Head:
         """The head as it is to be sent on."""
         session = self.session
-        if session is not None and not session.on_lane and session.hops and head.body != NONE:
+        if session is not None and not session.on_lane and session.hops and head.body != NONE and session.resizes(session.decision.ingress):
             return head.as_chunked()  # a transform may change the length
         return head
 

@@ -208,7 +208,7 @@ class Request(Socket):
             return
         self.sent = True
         session.answer = head
-        if session.hops:  # a transform may change the length
+        if session.hops and session.resizes(session.decision.egress):  # a transform may change the length
             head = head.as_chunked()
         more = b""
         if session.fallback is not None:

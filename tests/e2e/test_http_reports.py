@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import pytest
 
+from carrier import model as c
 from tests.conversation import Peer, Stage
 from tests.e2e.test_http_bodies import GET, OK, answered
+from tests.support import cluster, config, http, listener, port_of, running
 
 # ------------------------------------------------------------------ an answer before the request's end
 
@@ -147,3 +151,48 @@ async def test_other_schemes_share_connections() -> None:
         await server.head()
         await server.says(OK)
         await answered(other)
+
+
+# ------------------------------------------------------------------ transforms that do not change lengths
+
+
+async def test_behind_transforms_that_pass_on_what_came_a_wsgi_app_sees_the_body() -> None:
+    """WSGI servers, http.server among them, read CONTENT_LENGTH bytes, and nothing of what comes in chunks."""
+
+    def app(environ: dict[str, Any], start: Any) -> list[bytes]:
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        said = b"%d bytes: %b" % (len(body), body)
+        start("200 OK", [("Content-Length", str(len(said)))])
+        return [said]
+
+    loop = asyncio.get_running_loop()
+    with make_server("127.0.0.1", 0, app, handler_class=Quiet) as server:
+        serving = loop.run_in_executor(None, server.serve_forever, 0.01)
+        try:
+            ways = [{"protocol": "Logger", "log_file": os.devnull}, {"protocol": "Metric"}, {"protocol": "Mirror", "cluster": "copy"}]
+            stages = [{"name": spec["protocol"], "spec": spec} for spec in ways]
+            names = [stage["name"] for stage in stages]
+            up = cluster("up", server.server_port, protocol="HTTP")
+            copy = {"name": "copy", "spec": {"protocol": "Discard"}}
+            in_ = listener("in", "up", protocol="HTTP", ingress=names, egress=names[:2])
+            async with running(config(clusters=[up, copy, *stages], listeners=[in_])) as proxy:
+                status, fields, body = await http(port_of(proxy, "in"), "/", "POST", body=b"hello")
+            assert (status, body, fields.get("content-length")) == (200, b"5 bytes: hello", "14")
+            assert "transfer-encoding" not in fields
+        finally:
+            server.shutdown()
+            await serving
+
+
+async def test_behind_one_that_changes_lengths_the_length_is_not_said() -> None:
+    more = {"encap": c.Cluster("encap", {"protocol": "JSONEncap"})}
+    async with Stage(clusters=more) as stage:
+        conf = stage.config()
+        routes = {**conf.routes, "up": c.Route("up", "up", ingress=("encap",))}
+        await stage.proxy.apply(stage.config(routes=routes))
+        _, _, head = await stage.both(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello")
+        assert b"transfer-encoding: chunked\r\n" in head and b"content-length" not in head
+
+
+class Quiet(WSGIRequestHandler):
+    def log_message(self, *_: object) -> None: ...
