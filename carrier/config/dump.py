@@ -239,7 +239,7 @@ def chunks(value: Any, style: str = "plain") -> Iterator[bytes]:
         yield "".join(texts).encode()
 
 
-CHUNK = 32 * 1024
+CHUNK = 16 * 1024
 
 
 def _space(value: Any) -> str:
