@@ -198,8 +198,10 @@ class Inspector:
                 self.mapping(value, path)
                 return
             common = (*BREAKER, "health")
-            own = {name: limit for name, limit in value.items() if name not in common}
-            self.problems += check_numbers({name: limit for name, limit in value.items() if name in BREAKER}, BREAKER, path)
+            own = dict(value)
+            for name in common:
+                own.pop(name, None)
+            self.problems += check_numbers({name: value[name] for name in BREAKER if name in value}, BREAKER, path)
             if "health" in value:
                 self.problems += health.check(value["health"], f"{path}.health")
             if cls is not None:
