@@ -15,7 +15,7 @@ from tests.h2peer import client2
 
 HEAD = encode([(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"a")])
 FLOODS: dict[str, Callable[[int], bytes]] = {
-    "rapid-reset": lambda n: frame(1, 5, 2 * n + 1, HEAD) + frame(3, 0, 2 * n + 1, b"\0\0\0\x08"),
+    "rapid-reset": lambda n: frame(1, 4, 2 * n + 1, HEAD) + frame(3, 0, 2 * n + 1, b"\0\0\0\x08"),
     "ping-flood": lambda n: frame(6, 0, 0, b"12345678"),
     "settings-flood": lambda n: frame(4, 0, 0, b"\0\x03\0\0\0\x64"),
     "continuation-flood": lambda n: frame(9, 0, 1, b"\0\x01x\x01y") if n else frame(1, 1, 1, HEAD),
