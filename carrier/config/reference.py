@@ -279,6 +279,7 @@ OPTIONS: Mapping[str, Field] = {field.name: field for field in (
     Field("max_body", "size", AMOUNTS["bytes"], "of a request body; then 413", "", "10Mi", "bytes"),
     Field("strict_target", "number", AMOUNTS["0 or 1"], "0: targets may hold what RFC 3986 forbids and browsers send all the same, as in `/find?q={a|b}`", "", 0),
     Field("drop", "true or false", YES_NO, "of Sync: a member that takes no more goes without what comes meanwhile, instead of holding the others up", "false", True),
+    Field("strict_path", "number", AMOUNTS["0 or 1"], "0: where rules look at the normal form of paths, a target about whose path servers disagree (`/x/..;/admin`, `/admin%00`) goes to whom no rule on paths takes; 1: it is refused", "", 0),
     Field("exit", "true or false", YES_NO, "when the session of standard input is over the process ends", "false", True),
     Field("half_close", "text", choice("end", "keep"), "keep: a client that has sent its end gets its answer however late; else one that begins within a second", "", "keep"),
     Field("protocols", "list", listed(choice("h1", "h2")), "versions of HTTP that are spoken; with TLS they are offered to clients. An `auto` port offers h2 inside TLS only if this names it", "h1, h2", ["h1"]),

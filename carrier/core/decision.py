@@ -77,7 +77,8 @@ class Needs(msgspec.Struct, frozen=True):
     """Which inputs any rule looks at, so that a listener knows what a remembered decision depends on.
 
     headers: lower-case names, None for all of them. method; url: the request target (and host). peer: anything below IP, TCP, UDP,
-    UNIX or TLS. other: anything else, also the HTTP version: such decisions must not be remembered by head.
+    UNIX or TLS. path: the normal form of the target's path. other: anything else, also the HTTP version: such decisions must not be
+    remembered by head.
     """
 
     headers: frozenset[str] | None = frozenset()
@@ -85,12 +86,20 @@ class Needs(msgspec.Struct, frozen=True):
     url: bool = False
     peer: bool = False
     other: bool = False
+    path: bool = False
 
     def __or__(self, more: Needs) -> Needs:
         if self in (NOTHING, more):  # a thousand rules on one header share what they need
             return more
         headers = None if self.headers is None or more.headers is None else self.headers | more.headers
-        return Needs(headers, self.method or more.method, self.url or more.url, self.peer or more.peer, self.other or more.other)
+        return Needs(
+            headers,
+            self.method or more.method,
+            self.url or more.url,
+            self.peer or more.peer,
+            self.other or more.other,
+            self.path or more.path,
+        )
 
 
 NOTHING = Needs()

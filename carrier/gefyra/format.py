@@ -35,6 +35,7 @@ OF_REQUESTS: dict[str, Any] = {
     "idle_timeout": 0,
     "body_min_rate": 0,
     "strict_target": 0,
+    "strict_path": 0,
     "forwarding": "keep",
 }
 OF_ANSWERS: dict[str, Any] = {**HEADS, "answer_timeout": 0}

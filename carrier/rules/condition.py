@@ -14,7 +14,7 @@ from typing import Literal
 from carrier.errors import shown as shown_value
 from carrier.redact import ALWAYS, REDACTED, Hidden
 from carrier.rules.checks import ASKS, Check, checker, compile_regex, hashable, is_number, searcher
-from carrier.rules.inputs import HEADERS, METHOD, OF_BYTES, Reader, Source, headers_of, joined, members, needs_of, reader, total
+from carrier.rules.inputs import HEADERS, METHOD, NORMAL, OF_BYTES, Reader, Source, headers_of, joined, members, needs_of, reader, total
 
 MAX_REGEX_MEMBERS = 64  # members of one header tried by one regular expression; more than that, only the whole value counts
 HASHED = frozenset({str, int, float})  # types of values that an index has as keys
@@ -208,7 +208,8 @@ class Condition:
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        self.needs = total(needs_of(path) for leaf in _leaves(node) for path in leaf.source.reads)
+        found = total(needs_of(path) for leaf in _leaves(node) for path in leaf.source.reads)
+        self.needs = found | NORMAL if any(leaf.source.kind == "path" for leaf in _leaves(node)) else found
         self._ways: tuple[Way, ...] | None = None
 
     @property

@@ -260,6 +260,8 @@ def reader(source: Source) -> Reader:
 
 # What a decision depends on.
 
+NORMAL = Needs(url=True, path=True)
+"""Of a rule on the normal form of paths."""
 _PEER = frozenset({"IP", "TCP", "UDP", "UNIX", "TLS"})
 
 

@@ -46,6 +46,7 @@ OPTIONS: Mapping[str, float] = {
     "max_body": 0,
     "max_streams": 100,
     "strict_target": 1,
+    "strict_path": 1,
 }
 """Limits (bytes, seconds, bytes per second, numbers) and their defaults (DESIGN section 7); 0 means none. strict_target 0: targets may hold
 what RFC 3986 forbids and browsers nevertheless send, as in /find?q={a|b}."""

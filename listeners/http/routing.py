@@ -12,14 +12,16 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Any, Protocol
 
 from carrier.core.accepting import AtPort
+from carrier.core.decision import Decision, Hits
 from carrier.core.metadata import set_at
-from carrier.errors import Error
+from carrier.errors import Error, shown
+from carrier.rules.target import normal_path
 from carrier.wire.forwarding import Forwarding
 from carrier.wire.h1.memo import RequestMemo
 from carrier.wire.making import rewrite
 
 if TYPE_CHECKING:
-    from carrier.core.decision import Decision, Table
+    from carrier.core.decision import Table
     from carrier.hops.certificates import ServerTls
     from carrier.wire.h1.head import Limits
     from carrier.wire.http import Head
@@ -57,6 +59,8 @@ class Routing:
             "keeps": options.get("forwarding") == "keep",
         }
         self.table = table
+        self.strict = needs.path and options.get("strict_path", 1) != 0
+        """Targets whose path has no form that all servers agree on are refused: no rule on paths could tell whose they are."""
         self.profile, self.trusting = Forwarding(**common), Forwarding(**common, trusted=True)
         self.memo, self.trusted_memo = RequestMemo(limits, self.profile), RequestMemo(limits, self.trusting)
         self.by_peer = needs.peer
@@ -73,6 +77,8 @@ class Routing:
 
     def route(self, request: Asked, head: Head) -> tuple[Decision, Head | None]:
         """The decision for a request, and the head to send on if the rule rewrites it; remembered with the head where it may be."""
+        if self.strict and normal_path(head.location.decode("latin-1")) is None:
+            return no_path(head), None
         if self.by_other:
             decision = self.table.decide(request.metadata(head))
             return decision, rewritten(head, decision)
@@ -107,6 +113,15 @@ class Routing:
             self.decisions.clear()
             self.size = size + EACH
         self.decisions[key] = decision
+
+
+def no_path(head: Head) -> Decision:
+    """For a target that servers read differently."""
+    detail = f"target {shown(head.target)}: servers disagree about its path, and this port has rules on paths (options.strict_path)"
+    decision = Decision("", "", Hits())
+    decision.said = detail
+    decision.error = Error("protocol-error", detail, "downstream")
+    return decision
 
 
 def weight(key: object) -> int:

@@ -196,3 +196,37 @@ async def test_behind_one_that_changes_lengths_the_length_is_not_said() -> None:
 
 class Quiet(WSGIRequestHandler):
     def log_message(self, *_: object) -> None: ...
+
+
+# ------------------------------------------------------------------ paths that servers read differently
+
+ADMIN = {"matchPath": {"path": "/admin", "type": "prefix"}}
+STRANGE = ["/admin%00", "/x/..;/admin", "/x%2f..%2fadmin", "/x%5c..%5cadmin", "/%c0%ae%c0%ae/admin"]
+
+
+@pytest.mark.parametrize("target", STRANGE)
+async def test_a_path_without_an_agreed_form_is_refused_where_rules_look_at_paths(target: str) -> None:
+    async with Stage(rules=((ADMIN, "other", ()),), clusters={"other": c.Cluster("other", {"protocol": "Discard"})}) as stage:
+        for _ in range(3):
+            status, _, body = await http(stage.port, target)
+            assert status == 400 and b"strict_path" in body and stage.accepted.empty()
+
+
+RAW = {"matchPath": {"path": "/never", "type": "prefix", "raw": True}}
+
+
+@pytest.mark.parametrize(("rule", "options"), [(None, {}), (ADMIN, {"strict_path": 0}), (RAW, {})])
+async def test_where_none_do_or_it_is_wished_it_goes_on_as_it_came(rule: Any, options: dict[str, Any]) -> None:
+    rules, other = (((rule, "other", ()),), {"other": c.Cluster("other", {"protocol": "Discard"})}) if rule else ((), {})
+    async with Stage(rules=rules, clusters=other, listener=options) as stage:
+        for target in STRANGE:
+            client, _, head = await stage.both(b"GET " + target.encode() + b" HTTP/1.1\r\nhost: a\r\n\r\n")
+            assert head.startswith(b"GET " + target.encode())
+            client.breaks()
+
+
+async def test_a_plain_escaped_slash_has_an_agreed_form() -> None:
+    async with Stage(rules=((ADMIN, "other", ()),), clusters={"other": c.Cluster("other", {"protocol": "Discard"})}) as stage:
+        client, _, head = await stage.both(b"GET /x%2Fy HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert head.startswith(b"GET /x%2Fy ")
+        client.breaks()
