@@ -228,7 +228,10 @@ class CarrierMount(Shadowed):
             return [*lost, *([f"{self.target} is being rolled out"] if fresh else [])]
         scalers = await self._scalers(workload)
         shadow = await self._shadow(workload)
-        if shadow is None or not self._is_made_of(shadow, workload, scalers):
+        if shadow is not None and self._is_made_of(shadow, workload, scalers):
+            if clone.MADE_OF not in (shadow["metadata"].get("annotations") or {}):
+                await self._prepare(workload)
+        else:
             await self.tell("Shadow renewed", f"{self.target} is another one than its shadow was made of: it is made anew")
             await self._prepare(workload)
         if fresh:

@@ -98,7 +98,11 @@ class Shadowed:
         elif not self._is_made_of(shadow, workload, scalers):
             if scalers and "replicas" in shadow.get("spec", {}):
                 made["spec"]["replicas"] = shadow["spec"]["replicas"]
+            _keep_selector(made, shadow)
             await self._replace(made)
+        elif clone.MADE_OF not in (shadow["metadata"].get("annotations") or {}):  # the operator's own: it stays, and is known from now on
+            note = {clone.MADE_OF: clone.hash_of(workload, bool(scalers))}
+            await self.access.patch(shadow["kind"], self.namespace, name_of(shadow), {"metadata": {"annotations": note}})
         for hpa in scalers:
             await self.access.apply(clone.scaler(hpa, workload))
 
@@ -159,8 +163,10 @@ class Shadowed:
 
     @staticmethod
     def _is_made_of(shadow: Object, workload: Object, scalers: list[Object]) -> bool:
-        annotations = shadow["metadata"].get("annotations") or {}
-        return bool(annotations.get(clone.MADE_OF) == clone.hash_of(workload, bool(scalers)))
+        made_of = (shadow["metadata"].get("annotations") or {}).get(clone.MADE_OF)
+        if made_of is None:  # the operator's own provider made it, and says nothing: is it the same?
+            return bool(clone.template(shadow)["spec"] == clone.template(workload)["spec"])
+        return bool(made_of == clone.hash_of(workload, bool(scalers)))
 
     async def _scalers(self, workload: Object) -> list[Object]:
         if workload["kind"] == "Pod":
@@ -200,3 +206,11 @@ class Shadowed:
     def _refuse(self, reasons: list[str]) -> None:
         if reasons:
             raise self.failures.refused("; ".join(reasons))
+
+
+def _keep_selector(made: Object, shadow: Object) -> None:
+    """What selects a shadow's pods cannot be changed; the operator's own provider selects them without the duplication id."""
+    there = ((shadow.get("spec") or {}).get("selector") or {}).get("matchLabels") or {}
+    labels = (clone.template(made).get("metadata") or {}).get("labels") or {}
+    if there and there.items() <= labels.items():
+        made["spec"]["selector"] = shadow["spec"]["selector"]

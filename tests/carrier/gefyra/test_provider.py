@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from carrier.gefyra import provider as provider_module
+from carrier.gefyra.clone import DUPLICATION, MADE_OF
 from carrier.gefyra.connection import Destinations
 from carrier.gefyra.kubernetes import KubernetesAccess, parse
 from carrier.gefyra.mount import CarrierMount
@@ -429,6 +430,27 @@ async def test_preparing_again_keeps_the_duplication_id(world):
     assert not await mount.prepared()
     shadow_runs(world)
     assert await mount.prepared()
+
+
+async def test_a_shadow_that_the_operator_made_itself_stays_where_it_is(world):
+    """Level 1 to level 2: a shadow that were made anew would be gone for seconds, and with it what serves everybody."""
+    mount = mount_of(world)
+    await mount.prepare()
+    shadow = world.objects["Deployment", "default", "web-gefyra"]
+    del shadow["metadata"]["annotations"][MADE_OF]
+    del shadow["spec"]["selector"]["matchLabels"][DUPLICATION]  # as upstream selects
+    replaced = []
+
+    async def replace(obj):
+        replaced.append(obj["spec"]["selector"]["matchLabels"])
+
+    world.replace = replace
+    await mount.prepare()
+    assert replaced == []
+    assert MADE_OF in world.objects["Deployment", "default", "web-gefyra"]["metadata"]["annotations"]
+    world.objects["Deployment", "default", "web"]["spec"]["template"]["spec"]["containers"] = [{**CONTAINER, "image": "app:2"}]
+    await mount.prepare()
+    assert replaced == [{"app": "web-gefyra"}]
 
 
 async def test_what_cannot_be_cloned_is_refused_with_the_reason(world):
