@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from carrier import redact
+from carrier.admin import imagine
 from carrier.admin import operations as api
 from carrier.bridges import asked as bridge
 from carrier.cli import main as cli
@@ -108,7 +109,7 @@ def _protocols() -> Iterator[str]:
             cls: Any = find(name)
             fields = "; ".join(f"`{field}`: {allowed}" for field, allowed in cls.fields.items()) or "–"
             options = getattr(sys.modules[cls.__module__], "OPTIONS", {})
-            shown = ", ".join(f"`{option}` {int(value) if value == int(value) else value}" for option, value in options.items()) or "–"
+            shown = ", ".join(f"`{option}` {_number(value)}" for option, value in options.items()) or "–"
             carries = {"byte": "bytes", "datagram": "datagrams", "message": "messages"}[cls.kind_of({})]
             yield f"| {name} | {carries}{', virtual' if getattr(cls, 'virtual', False) else ''} | {_cell(fields)} | {_cell(shown)} |"
         yield ""
@@ -147,6 +148,13 @@ def _rest() -> Iterator[str]:
             "ours" if operation.strict else "l7mp",
         )
         yield f"| {' | '.join(cells)} |"
+    yield ""
+    yield "A body that the table names stands under that name: `POST /listeners` takes"
+    yield '`{"listener": {"name": ..., "spec": ..., "rules": ...}}`, an inserted rule is `{"rule": {...}}`; the number at the end of'
+    yield "`/rulelists/{name}/rules/0` is its position. Bodies are JSON or YAML (`content-type: application/json`, `application/yaml`)."
+    yield ""
+    told = "; ".join(f"`{name}`: {text}" for name, text in imagine.FIELDS.items())
+    yield f"`POST /explain` takes, all of it optional: {told}."
     yield ""
 
 
@@ -253,7 +261,9 @@ def _specs() -> Iterator[str]:
             cls: Any = getattr(registry, side)(name)
             fields = "; ".join(f"`{field}`: {allowed}" for field, allowed in cls.fields.items()) or "–"
             known = jsonschema.options_of(side, name)
-            shown = ", ".join(f"`{option}`{f' {value:g}' if isinstance(value, int | float) else ''}" for option, value in known.items())
+            shown = ", ".join(
+                f"`{option}`{f' {_number(value)}' if isinstance(value, int | float) else ''}" for option, value in known.items()
+            )
             yield f"| {name} | {_cell(fields)} | {shown or '–'} |"
         yield ""
 
@@ -264,6 +274,10 @@ def _options() -> Iterator[str]:
     yield "What an option of `options` means; which protocol has it with which default is told above."
     yield ""
     yield from _table(reference_of.OPTIONS.values())
+
+
+def _number(value: float) -> str:
+    return str(int(value) if value == int(value) else value)
 
 
 def _code(words: Iterable[str]) -> str:

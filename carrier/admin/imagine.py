@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from carrier.core import registry
@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from carrier import model as cfg
     from carrier.core.env import Env
 
-FIELDS = ("listener", "method", "path", "headers", "source", "destination", "sni", "metadata")
+FIELDS = {
+    "listener": "its name, or its port; needed where several fit",
+    "method": "of a request; GET",
+    "path": "with its query, or a whole URL",
+    "headers": "an object, or a list of [name, value] pairs",
+    "source": 'who connects, "host:port"',
+    "destination": 'where to, "host:port"',
+    "sni": "the server name that TLS asks for",
+    "metadata": "anything else, laid over what was made of the rest",
+}
 """What may be said about a session (the body of POST /explain)."""
 ASSUMED = ("127.0.0.1", 0)
 """Where an imagined session comes from when nobody says so."""
@@ -85,12 +94,20 @@ def _listener(body: Mapping[str, Any], listeners: Mapping[str, cfg.Listener], li
         fits = [conf for conf in fits if conf.name in likely] or fits
     if len(fits) == 1:
         return fits[0]
-    names = ", ".join(f"{conf.name} ({conf.spec.get('protocol')} {conf.spec.get('port', '')})" for conf in listeners.values()) or "none"
+    names = ", ".join(f"{conf.name} ({' '.join(_called(conf))})" for conf in listeners.values()) or "none"
     text = f"there is no listener {named!r}" if named is not None else "which listener is meant?"
+    if named is None and not fits:
+        text = "no listener takes HTTP requests"
     if named is None and not fits and (port := _port_of(body.get("path") or "")[0]) is not None:
         text = f"no listener for requests has port {port}"
     hint = "name one: --listener, or 'listener' over REST" if named is None and listeners else ""
     raise ConfigError(Problem(text, "$.listener", seen="" if named is None else named, allowed=names, hint=hint))
+
+
+def _called(conf: cfg.Listener) -> Iterator[str]:
+    yield str(conf.spec.get("protocol"))
+    if "port" in conf.spec:
+        yield str(conf.spec["port"])
 
 
 _URL = re.compile(r"(https?)://([^/?#]*?(?::([0-9]{1,5}))?)(?:[/?#]|$)", re.IGNORECASE)

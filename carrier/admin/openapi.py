@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from carrier.admin.imagine import FIELDS
 from carrier.config.dump import version
 from carrier.config.jsonschema import schema
 from carrier.observe.live import FILTERS
@@ -100,4 +101,10 @@ def _body(template: str, operation: Operation) -> Schema:
         return {"type": "object", "required": ["rule"], "properties": {"rule": {}}}
     if template in ("config", "validate"):
         return {"$ref": "#/components/schemas/configuration"}
+    if template == "explain":
+        return {
+            "type": "object",
+            "properties": {name: {"description": text} for name, text in FIELDS.items()},
+            "additionalProperties": False,
+        }
     return {"$ref": "#/components/schemas/bridge"} if template in ("bridges/*", "bridges:validate") else {"type": "object"}

@@ -18,6 +18,14 @@ def field(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
+def cookie(text: str) -> tuple[str, str]:
+    """`NAME=VALUE` as a pair. Raises ArgumentTypeError."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    return name.strip(), value.strip()
+
+
 def method(text: str) -> str:
     """A method (RFC 9110 section 9.1), or a path or URL, before which it may be left out. Raises ArgumentTypeError."""
     if text.startswith("/") or "://" in text or re.fullmatch(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", text):
@@ -114,7 +122,9 @@ def _add_bridges(bridges: argparse.ArgumentParser) -> None:
     bridges.add_argument(
         "-H", "--header", metavar="'NAME: VALUE'", type=field, action="append", help="requests with this field; again for more"
     )
+    bridges.add_argument("--cookie", metavar="NAME=VALUE", type=cookie, action="append", help="with this cookie, whatever others there are")
     bridges.add_argument("--path", metavar="PREFIX", help="and with paths that begin so")
+    bridges.add_argument("--stream", action="store_true", help="instead: the whole port, whatever it speaks (TCP, UDP)")
     bridges.add_argument("--to", metavar="HOST:PORT", help="where they go")
     bridges.add_argument("--expires", metavar="DURATION", type=seconds, help="such as 8h or 3600, from now (default 24h; renew: 1h)")
     bridges.add_argument("--forever", action="store_true", help="it does not expire")

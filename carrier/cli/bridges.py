@@ -27,6 +27,8 @@ def show_bridges(bridges: list[Dict], page: Page) -> None:
         where = ", ".join(f"{endpoint['address']} {health(endpoint)}" for endpoint in bridge["endpoints"])
         if not bridge.get("healthy", True) and all(endpoint["up"] for endpoint in bridge["endpoints"]):
             where = bridge["health"]  # it has not failed often enough to be down
+        elif bridge.get("health") == "not tried yet" and where.endswith(" up"):
+            where = where.removesuffix(" up") + " not tried yet"
         expires = moment(bridge["expires"]) if bridge["expires"] else "never"
         rows.append((bridge["name"], bridge["user"], bridge["listener"], where, bridge["hits"], ago(bridge["last_hit"]), expires))
     page.table(("bridge", "user", "listener", "endpoint", "hits", "last hit", "expires"), rows)
@@ -65,15 +67,16 @@ def _add(options: argparse.Namespace, client: Client, at: str) -> int:
         )
         if not value
     ]
-    if not options.header and not options.path:
-        missing.append("-H 'NAME: VALUE' or --path PREFIX (which requests are yours)")
+    match = _match(options)
+    if not match and not options.stream:
+        missing.append("-H 'NAME: VALUE', --cookie NAME=VALUE or --path PREFIX (which requests are yours), or --stream (the whole port)")
     if missing:
         print(f"carrier bridges add: needs {', and '.join(missing)}", file=sys.stderr)
         return USAGE
-    match: list[Dict] = [{"matchHeader": {"name": name, "value": value}} for name, value in options.header or ()]
-    if options.path:
-        match.append({"matchPath": {"path": options.path, "type": "prefix"}})
-    body: Dict = {"user": user, "match": match, "endpoint": options.to}
+    if match and options.stream:
+        print("carrier bridges add: --stream takes the whole port, and no condition beside it", file=sys.stderr)
+        return USAGE
+    body: Dict = {"user": user, "endpoint": options.to, **({"type": "stream"} if options.stream else {"match": match})}
     body |= {"port": int(options.port)} if options.port.isdecimal() else {"listener": options.port}
     if not options.forever:
         body["expires"] = DAY if options.expires is None else options.expires
@@ -85,19 +88,30 @@ def _add(options: argparse.Namespace, client: Client, at: str) -> int:
     return OK
 
 
+def _match(options: argparse.Namespace) -> list[Dict]:
+    """The conditions that were typed, all of which must hold."""
+    found: list[Dict] = [{"matchHeader": {"name": name, "value": value}} for name, value in options.header or ()]
+    found += [{"matchCookie": {"name": name, "value": value}} for name, value in options.cookie or ()]
+    return found + ([{"matchPath": {"path": options.path, "type": "prefix"}}] if options.path else [])
+
+
 def _tell(options: argparse.Namespace, client: Client, at: str, made: Dict) -> None:
     """Who gets what now, whether the container answers, what to try, and how long it lasts."""
-    wanted = [f"{name}: {value}" for name, value in options.header or ()] + ([f"a path {options.path}..."] if options.path else [])
-    print(f"bridge {options.name} is in force: requests to {made['status']['listener']} with {' and '.join(wanted)} go to {options.to}")
+    fields = [*(options.header or ()), *(("cookie", f"{name}={value}") for name, value in options.cookie or ())]
+    wanted = [f"{name}: {value}" for name, value in fields] + ([f"a path {options.path}..."] if options.path else [])
+    those = f"requests to {made['status']['listener']} with {' and '.join(wanted)} go"
+    if options.stream:
+        those = f"everything that comes to {made['status']['listener']} goes"
+    print(f"bridge {options.name} is in force: {those} to {options.to}")
     probed = client.call("POST", f"{at}/probe")["endpoints"][0]
-    otherwise = "the shadow answers until it does" if made["status"].get("fallback") else "they are answered 503 until it does"
+    otherwise = "the shadow answers until it does" if made["status"].get("fallback") else "what comes is refused (503) until it does"
     print(f"{options.to} answers" if probed["reachable"] else f"{options.to} does not answer yet ({probed['reason']}): {otherwise}")
     listeners = {listener["name"]: listener for listener in client.call("GET", "status")["listeners"]}
     address = listeners.get(made["status"]["listener"], {}).get("address", "")
     port = address.rpartition(":")[2]
-    if port.isdecimal():
-        fields = " ".join(f"-H {shlex.quote(f'{name}: {value}')}" for name, value in options.header or ())
-        print(f"try: curl -i {fields}{' ' if fields else ''}http://127.0.0.1:{port}{options.path or '/'}")
+    if port.isdecimal() and not options.stream:
+        typed = " ".join(f"-H {shlex.quote(f'{name}: {value}')}" for name, value in fields)
+        print(f"try: curl -i {typed}{' ' if typed else ''}http://127.0.0.1:{port}{options.path or '/'}")
     print(
         f"it lives until {moment(made['expires'])}; carrier bridges renew {options.name}"
         if made.get("expires")

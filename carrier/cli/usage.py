@@ -47,6 +47,8 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "bridges": (
         "carrier bridges",
         "carrier bridges add john --port 8080 -H 'x-user: john' --to 10.0.0.9:8000",
+        "carrier bridges add jane --port 8080 --cookie user=jane --to 10.0.0.7:8000",
+        "carrier bridges add db --port 5432 --stream --to 10.0.0.9:5432     a TCP port as a whole",
         "carrier bridges renew john --expires 8h",
         "carrier bridges check john                    does his container answer now?",
         "carrier bridges rm john",

@@ -14,6 +14,7 @@ from carrier.redact import ALWAYS
 
 if TYPE_CHECKING:
     from carrier.core.parts import Cluster, Listener
+    from carrier.model import Bridge, Config
 
 
 def _nobody(event: str, /, **values: object) -> None:
@@ -46,6 +47,8 @@ class Env:
         self.insecure_admin = False
         self.file: str | None = None
         """The configuration file, for who asks which carrier this is."""
+        self.bridges_of_file: Callable[[Config], Mapping[str, Bridge]] = lambda config: {}
+        """User bridges that the configuration's format has itself, by their rules' names: shown beside those that REST made."""
         self.renewing: list[Any] = []
         """Certificates whose files are to be looked at next."""
         self.looking: asyncio.Task[None] | None = None

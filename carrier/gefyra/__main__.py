@@ -1,4 +1,4 @@
-"""`python -m carrier.gefyra [--background] [FILE]`: the daemon behind the `carrier2` command."""
+"""`python -m carrier.gefyra [--background] [-c] [FILE]`: the daemon behind the `carrier2` command."""
 
 import sys
 

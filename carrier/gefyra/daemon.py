@@ -34,7 +34,7 @@ from carrier.config.source import MAX_FILE, Loaded, decode, loads, render
 from carrier.core.slices import sliced
 from carrier.errors import ConfigError, Error, Problem
 from carrier.gefyra.compact import compact
-from carrier.gefyra.format import is_everybodys, probe_ports
+from carrier.gefyra.format import BridgesOfFile, is_everybodys, probe_ports
 from carrier.gefyra.kept import Keep, Kept, write
 from carrier.gefyra.mounted import Mounted, is_providers
 from carrier.gefyra.tally import Tally
@@ -183,6 +183,7 @@ class Daemon:
         self.tally = Tally(server.proxy)
         server.env.read(self.tally.read)
         server.proxy.persist = self.keep
+        server.env.bridges_of_file, server.env.file = BridgesOfFile(), self.file or None
         Mounted(self).serve()
         server.env.loop.add_signal_handler(signal.SIGQUIT, self.reload)
         self.log.info("Server starting", process=os.getpid())
@@ -430,7 +431,7 @@ def main(arguments: Sequence[str]) -> int:
     background = "--background" in arguments
     if background:
         os.closerange(3, 1024)  # shells keep copies of what they redirect; whoever typed the command waits for their end
-    files = [argument for argument in arguments if not argument.startswith("--")]
+    files = [argument for argument in arguments if not argument.startswith("-")]  # -c FILE is taken as well, as the script has it
     os.umask(0o077)
     paths = Paths()
     log_file = LogFile(echo=not background)

@@ -14,11 +14,12 @@ Probe ports become listeners that answer 200 (`probes: {httpGet, httpsGet}`), or
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from carrier.core.resolve import literal
 from carrier.errors import ConfigError, Problem, Problems, did_you_mean, shown
+from carrier.model import Bridge, Config
 from carrier.rules.notation import compile_match
 
 PROTOCOLS = {"auto": "auto", "http": "HTTP", "tcp": "TCP", "udp": "UDP"}
@@ -330,6 +331,37 @@ class _Reader:
 def is_everybodys(rule: str) -> bool:
     """Is it a port's own rule, the shadow's or the probes', and no bridge's?"""
     return _OWN_RULE.fullmatch(rule) is not None
+
+
+class BridgesOfFile:
+    """The bridges of Gefyra's file as user bridges, by their rules' names: `8080/john` is john's at port 8080. Found anew when the
+    configuration is another one."""
+
+    def __init__(self) -> None:
+        self._config: Config | None = None
+        self._found: dict[str, Bridge] = {}
+
+    def __call__(self, config: Config) -> Mapping[str, Bridge]:
+        if config is not self._config:
+            self._config, self._found = config, dict(_bridges_in(config))
+        return self._found
+
+
+def _bridges_in(config: Config) -> Iterator[tuple[str, Bridge]]:
+    for listener in config.listeners.values():
+        port = listener.name.removeprefix("port/")
+        if port == listener.name or listener.rules not in config.rulelists:
+            continue
+        found: dict[str, list[str]] = {}  # a bridge that names the probes has two rules
+        for rule in config.rulelists[listener.rules].rules:
+            route = config.rules[rule].action.route if rule in config.rules and config.rules[rule].bridge is None else None
+            to = config.routes[route].destination if route in config.routes else ""
+            if to.startswith(f"{port}/") and not is_everybodys(to):
+                found.setdefault(to, []).append(rule)
+        for cluster, rules in found.items():
+            user = cluster.removeprefix(f"{port}/").removeprefix("bridge/")
+            bridge = Bridge(cluster, user, {}, listener.name, tuple(rules), cluster)
+            yield from ((rule, bridge) for rule in rules)
 
 
 def _own_name(bridge: str) -> str:

@@ -47,7 +47,7 @@ def overview(proxy: Proxy, state: str = "ready", overloaded: str = "") -> Dict:
         "sessions": sum(len(listener.live) for listener in proxy.listeners.values()),
         "listeners": [_listener(proxy, listener) for listener in proxy.listeners.values()],
         "clusters": [_cluster(cluster) for cluster in proxy.clusters.values()],
-        "bridges": [_bridge(proxy, bridge) for bridge in config.bridges.values()],
+        "bridges": [_bridge(proxy, bridge) for bridge in _bridges(proxy).values()],
         "privileged": [{"kind": kind, "name": name, "why": why} for (kind, name), why in privileges.Reach(config).of.items()],
         "trusted": proxy.env.gate.trusted() if proxy.env.gate is not None else {},
     }
@@ -106,8 +106,17 @@ def _leads(decision: Decision) -> Dict:
 def user_of(proxy: Proxy, rule: str) -> str:
     """The user whose bridge a rule is; "" for other rules."""
     found = proxy.config.rules.get(rule)
-    bridge = proxy.config.bridges.get(found.bridge) if found is not None and found.bridge is not None else None
+    if found is not None and found.bridge is not None:
+        bridge = proxy.config.bridges.get(found.bridge)
+    else:
+        bridge = proxy.env.bridges_of_file(proxy.config).get(rule)
     return bridge.user if bridge is not None else ""
+
+
+def _bridges(proxy: Proxy) -> dict[str, Bridge]:
+    """All user bridges by their names: those of the file, and those that were made over REST."""
+    of_file = proxy.env.bridges_of_file(proxy.config)
+    return {**{bridge.name: bridge for bridge in of_file.values()}, **proxy.config.bridges}
 
 
 def _cluster(cluster: Cluster) -> Dict:
@@ -162,7 +171,7 @@ def _moment(monotonic: float) -> str:
 
 async def probe(proxy: Proxy, name: str) -> Dict:
     """Is the endpoint of bridge `name` there at this moment? Asked as health checks ask. Raises Error("not-found")."""
-    bridge = proxy.config.bridges.get(name)
+    bridge = _bridges(proxy).get(name)
     cluster = proxy.clusters.get(bridge.cluster) if bridge is not None else None
     if bridge is None or cluster is None:
         raise Error("not-found", f"there is no bridge {name!r}")

@@ -58,6 +58,8 @@ class Source(msgspec.Struct, frozen=True):
         return False
 
     def __str__(self) -> str:
+        if self.kind == "value" and self.reads:
+            return _plainly(self.reads[0]) or self.name
         return LABELS[self.kind].format(self.name)
 
 
@@ -75,6 +77,23 @@ LABELS = {
     "sni": "server name (SNI)",
     "source": "client address",
 }
+
+VALUES = {
+    ("HTTP", "url", "path"): "path",
+    ("HTTP", "url", "query"): "query",
+    ("HTTP", "url", "host"): "host",
+    ("HTTP", "method"): "method",
+    ("HTTP", "version"): "HTTP version",
+}
+"""Metadata paths that l7mp's predicates and `raw: true` name, as the other conditions call what is there."""
+
+
+def _plainly(pieces: tuple[str, ...]) -> str:
+    """What is at a metadata path, in words; "" where there are none but the path itself."""
+    if pieces[:2] == HEADERS and len(pieces) == 3:
+        return f"header {pieces[2]}"
+    return VALUES.get(pieces, "")
+
 
 _NOTHING: tuple[object, ...] = ()
 

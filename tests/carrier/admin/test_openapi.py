@@ -29,5 +29,7 @@ def test_paths_parameters_and_bodies_are_described() -> None:
     )
     insert = paths["/rulelists/{name}/rules/{other}"]["post"]
     assert [parameter["name"] for parameter in insert["parameters"]] == ["name", "other", "dryRun"]
+    explain = paths["/explain"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert {"listener", "path", "headers", "sni", "metadata"} <= set(explain["properties"]) and not explain["additionalProperties"]
     ids = [call["operationId"] for calls in paths.values() for call in calls.values()]
     assert len(ids) == len(set(ids))

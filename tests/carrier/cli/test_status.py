@@ -105,6 +105,22 @@ async def test_a_bridge_is_made_seen_renewed_checked_and_removed(pod: Pod) -> No
     assert status == 1 and "there is no bridge 'john'" in text
 
 
+async def test_a_cookie_and_a_whole_port_can_be_bridged_by_the_command(pod: Pod) -> None:
+    shadow = pod.server.proxy.clusters["shadow"].endpoints[0].address
+    add = ("bridges", "add", "jane", "--port", port(pod), "--user", "jane", "--to", shadow)
+    status, text = await pod.carrier(*add, "--cookie", "user=jane")
+    assert status == 0 and f"try: curl -i -H 'cookie: user=jane' http://127.0.0.1:{port(pod)}/" in text
+    assert re.search(rf"{shadow} not tried yet", (await pod.carrier("bridges"))[1])
+    await pod.get("/", "cookie: theme=dark; user=jane")
+    assert re.search(rf"jane +jane +web +{shadow} up +1 ", (await pod.carrier("bridges"))[1]), "among other cookies"
+    status, text = await pod.carrier(*add, "--stream", "--cookie", "user=jane")
+    assert status == 2 and "--stream takes the whole port" in text
+    status, text = await pod.carrier(*add[:3], "--port", "web", *add[5:])
+    assert status == 2 and "--cookie NAME=VALUE" in text and "--stream (the whole port)" in text
+    status, text = await pod.carrier("bridges", "add", "all", "--port", port(pod), "--user", "jim", "--to", shadow, "--stream")
+    assert status == 0 and f"bridge all is in force: everything that comes to web goes to {shadow}" in text and "curl" not in text
+
+
 async def test_a_laptop_that_is_there_is_reachable(pod: Pod) -> None:
     shadow = pod.server.proxy.clusters["shadow"].endpoints[0].address
     await add_john(pod, shadow)

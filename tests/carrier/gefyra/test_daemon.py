@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from carrier.cli.client import Client
 from carrier.gefyra.daemon import LogFile, Paths, request_id
 from tests.carrier.gefyra.operator import Pod, accepted
 from tests.support import free_port, http, tcp, tcp_server
@@ -275,6 +276,24 @@ async def test_without_its_file_it_is_idle_and_ready_when_the_file_comes(pod):
     finally:
         with contextlib.suppress(ProcessLookupError):
             foreground.kill()
+
+
+async def test_status_and_probe_know_the_bridges_of_the_file_and_their_users(pod):
+    port = free_port()
+    async with tcp_server(answering) as shadow:
+        await pod.commit(configured(pod, port, shadow.port, count=2))
+        await pod.until("Bootstrap starting")
+        carrier = Client(str(pod.folder / "carrier2-api.sock"))
+        await http(port, headers={"x-gefyra": "peer1"})
+        status = await asyncio.to_thread(carrier.call, "GET", "status")
+        assert [(bridge["name"], bridge["user"], bridge["hits"]) for bridge in status["bridges"]] == [
+            (f"{port}/user-0", "user-0", 0),
+            (f"{port}/user-1", "user-1", 1),
+        ]
+        users = [rule["user"] for rule in status["listeners"][0]["rules"]]
+        assert users == ["", "user-0", "user-1", ""] and status["file"] == str(pod.config)
+        probed = await asyncio.to_thread(carrier.call, "POST", f"bridges/{port}%2Fuser-0/probe")
+        assert not probed["endpoints"][0]["reachable"]
 
 
 async def test_requests_that_name_themselves_are_in_the_log(pod):

@@ -11,7 +11,7 @@ import pytest
 from carrier.cli import main as cli
 from carrier.config.source import loads
 from carrier.errors import ConfigError
-from carrier.gefyra.format import alternatives, is_everybodys, probe_ports, read
+from carrier.gefyra.format import BridgesOfFile, alternatives, is_everybodys, probe_ports, read
 from carrier.rules.table import Matchers, Table
 from tests.support import free_port, http, port_of, running, tcp_server, udp_server
 
@@ -106,6 +106,12 @@ def test_a_bridge_may_have_any_name_without_taking_what_is_everybodys():
         assert not is_everybodys(cluster)
     assert decided(config, "/", {}) == "8080/shadow"
     assert is_everybodys("8080/shadow") and is_everybodys("53/udp/probes")
+    found = BridgesOfFile()
+    assert [(bridge.user, bridge.listener) for bridge in {one.name: one for one in found(config).values()}.values()] == [
+        (name, "port/8080") for name in names
+    ]
+    assert set(found(config)["8080/x"].rules) == {"8080/x", "8080/probes/x"} and found(config) is found(config)
+    assert found(loads('{"proxy": [{"port": 8080, "clusterUpstream": ["shadow:80"]}]}').config) == {}
 
 
 def test_a_bridge_without_rules_never_matches():

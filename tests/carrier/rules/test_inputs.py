@@ -6,6 +6,7 @@ import pytest
 
 from carrier.core.decision import Needs
 from carrier.rules.match import Matcher
+from carrier.rules.notation import compile_match
 from tests.matching import header, holds, path, request
 
 
@@ -44,3 +45,13 @@ def test_needs_name_what_a_decision_depends_on() -> None:
     assert needs({"matchSource": {"cidr": "::/0"}}, {"matchSni": {"sni": "a"}}) == Needs(peer=True)
     assert needs({"op": "defined", "path": "/labels/x"}) == Needs(other=True)
     assert needs({"op": "defined", "path": "/HTTP/version"}) == Needs(other=True)
+
+
+def test_what_a_metadata_path_names_is_called_as_the_other_conditions_call_it() -> None:
+    """l7mp's predicates, and `raw: true` of Gefyra's file, read metadata paths: people know what is there by another name."""
+    path = compile_match({"op": "starts", "path": "/HTTP/url/path", "value": "/m"})
+    assert path.text == 'path starts with "/m"'
+    assert compile_match({"matchPath": {"path": "/m", "type": "prefix", "raw": True}}).text == path.text
+    assert compile_match({"op": "test", "path": "/HTTP/headers/x-user", "value": "john"}).text == 'header x-user is "john"'
+    assert compile_match({"op": "test", "path": "/HTTP/method", "value": "GET"}).text == 'method is "GET"'
+    assert compile_match({"op": "test", "path": "/JSONSocket/user", "value": "john"}).text == '/JSONSocket/user is "john"'
