@@ -39,7 +39,7 @@ def test_needs_name_what_a_decision_depends_on() -> None:
     assert needs(header("x"), header("x", "regex", raw=True)).headers is None
     assert needs({"op": "type", "path": "/HTTP/headers", "value": "object"}).headers is None
     assert needs({"op": "defined", "path": "/HTTP"}) == Needs(None, True, True, False, True)
-    assert needs(path("/"), {"matchMethod": {"method": "GET"}}) == Needs(method=True, url=True)
+    assert needs(path("/"), {"matchMethod": {"method": "GET"}}) == Needs(method=True, url=True, path=True)
     assert needs({"matchCookie": {"name": "a", "value": "b"}}).headers == frozenset({"cookie"})
     assert needs({"matchHost": {"host": "a"}}) == Needs(headers=frozenset({"host"}), url=True)
     assert needs({"matchSource": {"cidr": "::/0"}}, {"matchSni": {"sni": "a"}}) == Needs(peer=True)
