@@ -29,7 +29,7 @@ ORIGINALS = "gefyra-carrier2-restore-configmap"
 """The ConfigMap that keeps what the proxy replaced: `<namespace>-<pod>-<container>` -> the container's image."""
 LEAVING = 600.0
 """Seconds that a workload may take to run its own image again everywhere; its pods are served by the shadow as long."""
-ROUTED = 2.5
+ROUTED = 1.2
 """Seconds until no node sends new connections to a pod that is not ready: a kube-proxy writes its rules once a second, when it can."""
 
 
@@ -64,61 +64,44 @@ class CarrierMount(Shadowed):
         assert own is not None
         before = run_of(pod, self.container)
         await self._keep(name, own["image"])
-        holding = await self._take_out(name, before)
-        try:
-            began = time.monotonic()
-            await self._patch_image(name, self.image)
-            answer = await self._until(lambda: self._configured(name), f"pod {name}: its proxy does not take its configuration")
-        finally:
-            if holding is not None:
-                holding.cancel()
-                await asyncio.gather(holding, return_exceptions=True)
+        out = before if await self._take_out(name) else None
+        began = time.monotonic()
+        await self._patch_image(name, self.image)
+        answer = await self._until(lambda: self._configured(name, out), f"pod {name}: its proxy does not take its configuration")
         served = time.monotonic()
         found = await self._until(lambda: self._renewed(name, before), f"pod {name}: it is not ready")
         self.known.runs[_uid(found)] = run_of(found, self.container)
         text = f"pod {name} runs the proxy at revision {answer.revision}; it did not serve for {served - began:.1f} s"
         await self.tell("Proxy installed", text)
 
-    async def _take_out(self, name: str, before: str) -> asyncio.Task[None] | None:
-        """Let no Service lead to a pod whose container is about to change, as long as another pod serves; what keeps it out until then."""
+    async def _take_out(self, name: str) -> bool:
+        """Let no Service lead to a pod whose container is about to change, as long as another pod serves. Its kubelet puts it in again."""
         pods = await pods_of(self.access, self.namespace, self.target)
         if not any(name_of(pod) != name and self._serves(pod) for pod in pods):
-            return None
-        began = time.monotonic()
-        since = [began]
-        holding = asyncio.create_task(self._hold_out(name, before, since))
-        routed = ROUTED * self.pause / 0.1
-        for _ in range(3):  # anew, when it had to be said again meanwhile
-            left = min(since[0], began + 2 * routed) + routed - time.monotonic()
-            if left <= 0 or holding.done():
-                break
-            await asyncio.sleep(left)
-        return holding
-
-    async def _hold_out(self, name: str, before: str, since: list[float]) -> None:
-        """Say that a pod is not ready until its container is another one than before. Its kubelet says that it is whenever it has something
-        to say, when it sees the patch, or while the app takes its time to end: then it is said again. since: when it was said last."""
-        said = False
+            return False
         try:
-            while run_of(pod := await self._living(name), self.container) == before:
-                if not said or _says_ready(pod):
-                    await self._say_not_ready(pod)
-                    said, since[0] = True, time.monotonic()
-                await asyncio.sleep(self.pause / 2)
+            for _ in range(3):
+                await self._say_not_ready(name)
+                await asyncio.sleep(ROUTED * self.pause / 0.1)
+                if not _says_ready(await self.access.get("Pod", self.namespace, name)):
+                    return True  # else its kubelet has just said what it knew
         except PermissionError:
-            return  # then a few requests fail while the container changes
+            return False  # then a few requests fail while the container changes
+        return True
 
-    async def _say_not_ready(self, pod: Object) -> None:
-        """Unless its kubelet has said something since: that would be the new container, which is ready."""
+    async def _say_not_ready(self, name: str) -> None:
         condition = {"type": "Ready", "status": "False", "reason": "BridgeMount", "message": "its container is about to be replaced"}
-        patch: Object = {"status": {"conditions": [condition]}}
-        if version := pod["metadata"].get("resourceVersion"):
-            patch["metadata"] = {"resourceVersion": version}
-        await self.access.patch_status("Pod", self.namespace, name_of(pod), patch)
+        await self.access.patch_status("Pod", self.namespace, name, {"status": {"conditions": [condition]}})
 
-    async def _configured(self, name: str) -> Answer | None:
-        """The answer of a pod's proxy to its configuration; None: it does not answer yet. Raises `refused`, Gone."""
+    async def _configured(self, name: str, out: str | None) -> Answer | None:
+        """The answer of a pod's proxy to its configuration; None: it does not answer yet. Raises `refused`, Gone.
+
+        out: the run of the container before, of a pod that was taken out of its Services. An app may take its time to end, and its kubelet
+        may say meanwhile that the pod is ready.
+        """
         pod = await self._living(name)
+        if out is not None and _says_ready(pod) and run_of(pod, self.container) == out:
+            await self._say_not_ready(name)
         if not self._runs_proxy(pod):
             return None
         (answer,) = await self.configure([pod])
