@@ -76,6 +76,7 @@ def test_the_bridge_of_the_docs_is_one():
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 OTHERS = {
     "--unix-socket",
+    "--cacert",
     "--short",
     "--only",
     "--peers",
@@ -108,7 +109,7 @@ def test_every_carrier_command_of_the_docs_can_be_typed(page):
     lines += [line for block in blocks("sh", page.read_text()) for line in block.splitlines()]
     typed = [found[1] for line in lines if (found := re.match(r"(?:\.venv/bin/)?carrier (.*)", line))]
     for line in typed:
-        options = parser().parse_args(shlex.split(line, comments=True))
+        options = parser().parse_args(shlex.split(re.split(r"\s(?:&&?|\||>)(?:\s|$)", line)[0], comments=True))
         assert options.command, line
 
 

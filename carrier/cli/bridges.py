@@ -42,6 +42,7 @@ def bridges(options: argparse.Namespace, client: Client, page: Page) -> int:
     if options.action == "list":
         found = [bridge for bridge in client.call("GET", "status")["bridges"] if options.user in (None, bridge["user"])]
         if not show(options, found):
+            found += _expired(options, client)
             show_bridges(found, page)
             if not found:
                 print("no bridges" + (f" of {options.user}" if options.user else ""))
@@ -54,6 +55,24 @@ def bridges(options: argparse.Namespace, client: Client, page: Page) -> int:
         answer = client.send("POST", at, {"expires": options.expires if options.expires is not None else 3600})
         return done(options, answer, f"bridge {options.name} lives until {moment(client.call('GET', at)['expires'])}")
     return _check(options, client, at)
+
+
+def _expired(options: argparse.Namespace, client: Client) -> list[Dict]:
+    """Bridges whose time is over, as far as they are still known: who looks for hers sees what became of it."""
+    over = [bridge for bridge in client.call("GET", "bridges") if bridge["status"]["state"] == "expired"]
+    return [
+        {
+            **bridge,
+            "listener": bridge["status"]["listener"],
+            "endpoints": [],
+            "healthy": False,
+            "health": "expired",
+            "hits": "",
+            "last_hit": None,
+        }
+        for bridge in over
+        if options.user in (None, bridge["user"])
+    ]
 
 
 def _add(options: argparse.Namespace, client: Client, at: str) -> int:

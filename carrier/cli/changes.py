@@ -22,7 +22,7 @@ def _kind(text: str) -> str:
 
 def apply(options: argparse.Namespace, client: Client, page: Page) -> int:
     options.text = text = read(options.file)
-    found = client.call("POST", "validate" + ("?allowDangling=true" if options.allow_dangling else ""), text.encode(), _kind(text))
+    found = _validated(client, text, "?allowDangling=true" if options.allow_dangling else "")
     if not found["valid"]:
         raise Refused(400, found["problems"])
     changes = summary(found["changes"])
@@ -31,6 +31,30 @@ def apply(options: argparse.Namespace, client: Client, page: Page) -> int:
     path = "config" + ("?allowDangling=true" if options.allow_dangling else "")
     answer = client.call("POST", path, text.encode(), _kind(text))
     return done(options, answer, f"revision {client.revision}: {changes or 'nothing changed'}")
+
+
+def _validated(client: Client, text: str, query: str = "") -> Dict:
+    """What POST /validate says of a file. One that is malformed is refused with its line, as `carrier check` does it. Raises Refused."""
+    try:
+        found: Dict = client.call("POST", f"validate{query}", text.encode(), _kind(text))
+    except Refused as refused:
+        if refused.status == 400 and (problems := _malformed(text)):
+            raise Refused(400, problems) from None
+        raise
+    return found
+
+
+def _malformed(text: str) -> list[Dict]:
+    import msgspec
+
+    from carrier.config.source import decode
+    from carrier.errors import ConfigError
+
+    try:
+        decode(text, None, len(text))
+    except ConfigError as error:
+        return [msgspec.to_builtins(problem) for problem in error.problems]
+    return []
 
 
 def summary(changes: Mapping[str, Mapping[str, list[str]]]) -> str:
@@ -65,7 +89,7 @@ def _yaml(document: Any) -> str:
 def diff(options: argparse.Namespace, client: Client, page: Page) -> int:
     """What `apply FILE` would change, field by field; 0 when nothing, 1 otherwise, as diff(1) does."""
     options.text = text = read(options.file)
-    found = client.call("POST", "validate", text.encode(), _kind(text))
+    found = _validated(client, text)
     if not found["valid"]:
         raise Refused(400, found["problems"])
     changes = found["changes"]

@@ -105,6 +105,19 @@ async def test_a_bridge_is_made_seen_renewed_checked_and_removed(pod: Pod) -> No
     assert status == 1 and "there is no bridge 'john'" in text
 
 
+async def test_a_bridge_whose_time_is_over_is_listed_as_expired(pod: Pod) -> None:
+    shadow = pod.server.proxy.clusters["shadow"].endpoints[0].address
+    await pod.carrier(
+        "bridges", "add", "jane", "--port", port(pod), "--user", "jane", "--to", shadow, "--path", "/cart", "--expires", "0.2"
+    )
+    for _ in range(100):
+        await asyncio.sleep(0.05)
+        if not pod.server.proxy.config.bridges:
+            break
+    assert re.search(r"jane +jane +web +expired ", (await pod.carrier("bridges"))[1])
+    assert (await pod.carrier("bridges", "--user", "john"))[1] == "no bridges of john\n"
+
+
 async def test_a_cookie_and_a_whole_port_can_be_bridged_by_the_command(pod: Pod) -> None:
     shadow = pod.server.proxy.clusters["shadow"].endpoints[0].address
     add = ("bridges", "add", "jane", "--port", port(pod), "--user", "jane", "--to", shadow)
@@ -190,6 +203,10 @@ async def test_dump_diff_and_apply_go_round(pod: Pod, tmp_path: Path) -> None:
     status, text = await pod.carrier("apply", str(file))
     assert status == 1 and f"{file}:2:5: error: $.listeners[0]: a listener needs 'spec" in text and "   2 |   - {name: x, spex: 1}" in text
     assert "nothing has changed" in text
+    file.write_text("listeners: [\n")
+    for command in ("apply", "diff"):
+        status, text = await pod.carrier(command, str(file))
+        assert status != 0 and f"{file}:2:1: error: not YAML" in text and "nothing has changed" in text
     assert (await pod.carrier("diff", str(file)))[0] == 2, "1 is for a difference"
 
 
