@@ -8,7 +8,7 @@ import shlex
 import sys
 from urllib.parse import quote
 
-from carrier.cli.client import FAILED, OK, USAGE, Client, Dict
+from carrier.cli.client import FAILED, OK, USAGE, Client, Dict, Refused
 from carrier.cli.page import Page, ago, done, moment, show
 
 DAY = 86_400.0
@@ -49,12 +49,17 @@ def bridges(options: argparse.Namespace, client: Client, page: Page) -> int:
         return OK
     if options.action == "add":
         return _add(options, client, at)
-    if options.action == "rm":
-        return done(options, client.call("DELETE", at), f"bridge {options.name} is gone: its requests go where all others go")
-    if options.action == "renew":
+    if options.action == "check":
+        return _check(options, client, at)
+    try:
+        if options.action == "rm":
+            return done(options, client.call("DELETE", at), f"bridge {options.name} is gone: its requests go where all others go")
         answer = client.send("POST", at, {"expires": options.expires if options.expires is not None else 3600})
-        return done(options, answer, f"bridge {options.name} lives until {moment(client.call('GET', at)['expires'])}")
-    return _check(options, client, at)
+    except Refused as refused:
+        if refused.status == 404 and any(bridge["name"] == options.name for bridge in client.call("GET", "status")["bridges"]):
+            raise Refused(404, f"bridge {options.name!r} is the configuration file's: change it there") from None
+        raise
+    return done(options, answer, f"bridge {options.name} lives until {moment(client.call('GET', at)['expires'])}")
 
 
 def _expired(options: argparse.Namespace, client: Client) -> list[Dict]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
+from carrier.cli.labels import is_implicit
 from carrier.core.metadata import readable
 
 if TYPE_CHECKING:
@@ -29,6 +30,12 @@ def render(found: Explanation, utf8: bool = True, wanted: Callable[[str], bool] 
 _MARKS = {True: ("✓", "✗", "→"), False: ("+", "-", ">")}
 
 
+def _labels(found: Explanation) -> dict[str, str]:
+    """Rules that nobody named, as `carrier status` calls them. Not those of lists that are jumped to: status counts them on."""
+    rules = found.steps[0].rules if found.steps else ()
+    return {report.rule: f"rule {report.index + 1} of {found.listener}" for report in rules if is_implicit(report.rule)}
+
+
 def _heading(found: Explanation) -> Iterator[str]:
     http = found.session.get("HTTP")
     told = []
@@ -46,24 +53,25 @@ def _heading(found: Explanation) -> Iterator[str]:
 
 
 def _shown_steps(found: Explanation, marks: tuple[str, str, str], wanted: Callable[[str], bool] | None) -> Iterator[str]:
+    named = _labels(found)
     for step in found.steps:
         yield ""
         yield f"rule list {step.rulelist}" + ("" if step.rules else ": no rules")
         if wanted is None:
             misses = [report for report in step.rules if not report.matched and not report.note]
             near = sorted(misses, key=_distance)[:NEAREST] if len(misses) > NEAREST + 1 else misses
-            yield from _shown_rules(near if len(near) < len(misses) else (), marks)
-            yield from _shown_rules([report for report in step.rules if report not in misses or near == misses], marks)
+            yield from _shown_rules(near if len(near) < len(misses) else (), marks, named)
+            yield from _shown_rules([report for report in step.rules if report not in misses or near == misses], marks, named)
             yield from _rest([report for report in misses if report not in near])
         else:
-            yield from _shown_rules([report for report in step.rules if report.chosen or wanted(report.rule)], marks)
+            yield from _shown_rules([report for report in step.rules if report.chosen or wanted(report.rule)], marks, named)
 
 
-def _shown_rules(reports: Iterable[RuleReport], marks: tuple[str, str, str]) -> Iterator[str]:
+def _shown_rules(reports: Iterable[RuleReport], marks: tuple[str, str, str], named: Mapping[str, str]) -> Iterator[str]:
     decided = False
     for report in reports:
         decided = decided or report.chosen
-        yield from _shown_rule(report, decided, marks)
+        yield from _shown_rule(report, decided, marks, named)
 
 
 def _distance(report: RuleReport) -> float:
@@ -98,7 +106,7 @@ def _looks_at(report: RuleReport) -> str:
     return re.sub(r" (is|is one of|starts with|ends with|matches|contains|is within|within)$", "", text)
 
 
-def _shown_rule(report: RuleReport, decided: bool, marks: tuple[str, str, str]) -> Iterator[str]:
+def _shown_rule(report: RuleReport, decided: bool, marks: tuple[str, str, str], named: Mapping[str, str]) -> Iterator[str]:
     yes, no, arrow = marks
     if report.chosen:
         verdict = "takes it" if report.conditions else "takes it, as it takes everything"
@@ -106,7 +114,8 @@ def _shown_rule(report: RuleReport, decided: bool, marks: tuple[str, str, str]) 
         verdict = "would match, but an earlier rule takes it" if decided else "matches, but another is more specific"
     else:
         verdict = "does not match"
-    yield f"  {arrow if report.chosen else ' '} {report.rule}: {verdict}"
+    name = f"{named[report.rule]} ({report.rule})" if report.rule in named else report.rule
+    yield f"  {arrow if report.chosen else ' '} {name}: {verdict}"
     if report.note:
         yield f"        ! {report.note}"
     for condition in report.conditions:
@@ -125,7 +134,8 @@ def _shown_condition(condition: ConditionReport, indent: int, yes: str, no: str)
 
 def _outcome(found: Explanation) -> Iterator[str]:
     yield ""
-    yield f"why        {found.why}"
+    label, own = _labels(found).get(found.rule or ""), f"rule {found.rule}: "
+    yield f"why        {label}: {found.why.removeprefix(own)}" if label and found.why.startswith(own) else f"why        {found.why}"
     if found.failure is not None:
         yield f"answer     {found.failure.status} ({found.failure.kind}): {found.failure.detail}"
     if found.destination is not None:
@@ -145,4 +155,5 @@ def _outcome(found: Explanation) -> Iterator[str]:
 def _shown_choice(found: Choice) -> str:
     at = f", endpoint {found.address}" if found.address else ""
     down = f"; down: {', '.join(found.down)}" if found.down else ""
-    return f"cluster {found.cluster} ({found.protocol}){at}: {found.why}{down}"
+    name = "an unnamed cluster" if is_implicit(found.cluster) else f"cluster {found.cluster}"
+    return f"{name} ({found.protocol}){at}: {found.why}{down}"

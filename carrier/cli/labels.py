@@ -10,15 +10,20 @@ from carrier.cli.client import Dict
 _IMPLICIT = re.compile(r"-(?:RuleList|Rule|Route|Cluster|EndPoint)-?\d+$|^(?:RuleList|Rule|Route|Cluster|EndPoint)-?\d+$")
 
 
+def is_implicit(name: str) -> bool:
+    """Is it a name that nobody gave?"""
+    return _IMPLICIT.search(name) is not None
+
+
 def labels(status: Dict) -> Mapping[str, str]:
     """Implicit name -> what to show, of rules and clusters; made of what GET /status shows."""
     found: dict[str, str] = {}
     for listener in status["listeners"]:
         for number, rule in enumerate(listener["rules"], 1):
-            if _IMPLICIT.search(rule["rule"]):
+            if is_implicit(rule["rule"]):
                 found[rule["rule"]] = f"rule {number} of {listener['name']}"
     for cluster in status["clusters"]:
-        if _IMPLICIT.search(cluster["name"]):
+        if is_implicit(cluster["name"]):
             addresses = [endpoint["address"] for endpoint in cluster["endpoints"]]
             found[cluster["name"]] = " ".join([str(cluster["protocol"]), *addresses[:1]]) + (", ..." if len(addresses) > 1 else "")
     return found

@@ -63,3 +63,12 @@ def test_listeners_for_probes_are_not_meant(tmp_path: Path, capsys: pytest.Captu
     )
     assert "to listener web" in said(capsys, "GET", "/", "-c", str(path))
     assert "to listener probe" in said(capsys, "GET", "/", "-c", str(path), "--listener", "probe")
+
+
+def test_what_nobody_named_is_called_as_status_calls_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "unnamed.yaml"
+    path.write_text(HEAD + "      - {action: {route: {destination: {spec: {protocol: Echo}}}}}\n")
+    text = said(capsys, "/", "-c", str(path))
+    assert "  → rule 1 of web (web-RuleList-0-Rule-0): takes it, as it takes everything" in text
+    assert "why        rule 1 of web: anything" in text and "goes to    an unnamed cluster (Echo)" in text
+    assert "rule 1 of web" in said(capsys, "/", "-c", str(path), "--rule", "web-RuleList-0-Rule-0"), "its own name is what --rule takes"

@@ -14,6 +14,7 @@ import pytest
 import trustme
 
 from carrier.cli.client import Client
+from carrier.cli.main import main
 from carrier.gefyra.daemon import LogFile, Paths, request_id
 from tests.carrier.gefyra.operator import Pod, accepted
 from tests.support import free_port, http, tcp, tcp_server
@@ -278,7 +279,7 @@ async def test_without_its_file_it_is_idle_and_ready_when_the_file_comes(pod):
             foreground.kill()
 
 
-async def test_status_and_probe_know_the_bridges_of_the_file_and_their_users(pod):
+async def test_status_and_probe_know_the_bridges_of_the_file_and_their_users(pod, capsys):
     port = free_port()
     async with tcp_server(answering) as shadow:
         await pod.commit(configured(pod, port, shadow.port, count=2))
@@ -294,6 +295,10 @@ async def test_status_and_probe_know_the_bridges_of_the_file_and_their_users(pod
         assert users == ["", "user-0", "user-1", ""] and status["file"] == str(pod.config)
         probed = await asyncio.to_thread(carrier.call, "POST", f"bridges/{port}%2Fuser-0/probe")
         assert not probed["endpoints"][0]["reachable"]
+        for action in ("rm", "renew"):
+            typed = ["bridges", action, f"{port}/user-0", "--admin", str(pod.folder / "carrier2-api.sock")]
+            assert await asyncio.to_thread(main, typed) == 1
+            assert f"bridge '{port}/user-0' is the configuration file's: change it there" in capsys.readouterr().err
 
 
 async def test_requests_that_name_themselves_are_in_the_log(pod):
