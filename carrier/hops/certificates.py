@@ -224,7 +224,8 @@ class Made(ssl.SSLContext):
     names: tuple[str, ...] = ()
     alpn: tuple[str, ...] = ()
 
-    def named(self, tls: Any, name: str | None, _context: ssl.SSLContext) -> int | None:
+    @staticmethod
+    def named(tls: Any, name: str | None, _context: ssl.SSLContext) -> int | None:
         """Called for each hello of a handshake, also when the client names nobody. A second hello (RFC 8446 section 4.1.2) that names
         somebody else would be served by the entry of the first."""
         if getattr(tls, "asked_for", name) != name:
