@@ -183,9 +183,8 @@ async def test_silence_for_many_names_costs_the_others_nothing_and_no_thread(tmp
         threads = threading.active_count()
         waiting = [asyncio.ensure_future(asks.find(f"n{i}.test")) for i in range(200)]
         await asyncio.sleep(0.05)
-        began = time.monotonic()
         assert addresses(await asks.find("a.test")) == ["1.1.1.1"]
-        assert time.monotonic() - began < 1
+        assert not any(task.done() for task in waiting)  # it waited for none of them
         assert threading.active_count() <= threads
         for task in waiting:
             task.cancel()
