@@ -52,7 +52,9 @@ AGAIN = 20
 TRIMS = 4
 """Looks between two times that malloc is asked for what it keeps."""
 CROWD = 256
-"""Connections that must have gone, half of those that there were, for malloc to be asked although memory is not short."""
+"""Connections that must have gone, half of those that there were, for malloc to be asked although memory is not short. It is asked once
+more when no more go, be the last of them as few as they may: what they held is given back a moment after they have gone, and pages of
+which the first ones gave back a part are free only then."""
 LONG = 0.02
 """Seconds that one turn of the event loop may take for the sake of memory."""
 
@@ -172,6 +174,10 @@ class Watch:
         """Connections at most since the overload began."""
         self.crowd = 0
         """Connections at most since malloc was asked last for what it keeps."""
+        self.held = 0
+        """Connections at the last look."""
+        self.leaving = False
+        """Malloc was asked last because many went: what those at the end of them held is not back yet."""
         self.since_trim = TRIMS
         self.reason = ""
         self.times = 0
@@ -229,10 +235,14 @@ class Watch:
         self.crowd = max(self.crowd, held)
         self.since_trim += 1
         short = limit and memory > limit * RELIEF and self.since_trim > TRIMS and self.still <= STILL
-        if short or (self.crowd >= 2 * held and self.crowd - held >= CROWD):
+        halved = self.crowd >= 2 * held
+        many = halved and self.crowd - held >= CROWD
+        last = self.leaving and held >= self.held and (halved or held == self.crowd)
+        if short or many or last:
             process.trim()
-            self.crowd, self.since_trim = held, 0
+            self.crowd, self.since_trim, self.leaving = held, 0, many
             memory = process.resident()
+        self.held = held
         return memory
 
     def look_for_descriptors(self, free: bool) -> None:

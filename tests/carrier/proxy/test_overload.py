@@ -258,6 +258,18 @@ def test_what_malloc_keeps_is_asked_back_when_many_have_gone_without_any_limit()
     assert process.trims == 1
 
 
+@pytest.mark.parametrize("held", [(1_000, 200, 0, 0), (1_000, 0, 0), (1_000, 400, 150, 3, 3)])
+def test_what_the_last_of_many_held_is_asked_back_too_and_once(held: tuple[int, ...]) -> None:
+    process: Any = Kept(30 * MIB, 0)
+    watch = Watch(Bounds(memory=0), lambda: 0, lambda reason: None, Log())
+    for number in held[:-1]:
+        watch._resident(process, number)
+        process.kept = MIB  # freed after the look
+    assert watch._resident(process, held[-1]) == 30 * MIB
+    process.kept = MIB
+    assert watch._resident(process, held[-1]) == 31 * MIB
+
+
 def test_freed_memory_between_kept_blocks_goes_back_to_the_kernel() -> None:
     process = Process()
     blocks = [bytearray(60_000) for _ in range(1_000)]
