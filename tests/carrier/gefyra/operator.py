@@ -23,6 +23,8 @@ class Pod:
         self.log = folder / "carrier.log"
         self.took = 0.0
         """Seconds from the reload line to its end, the last time."""
+        self.used = 0.0
+        """Seconds of processor time that the daemon took for that; what others do on the machine is not in it."""
         self.environment = {
             **os.environ,
             "CARRIER_RUN_DIR": str(folder),
@@ -37,6 +39,14 @@ class Pod:
             return int((self.folder / "carrier2.pid").read_text())
         except (OSError, ValueError):
             return 0
+
+    def processor(self) -> float:
+        """Seconds of processor time of the daemon so far."""
+        try:
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def resident(self) -> int:
         """KiB of resident memory of the daemon."""
@@ -56,12 +66,12 @@ class Pod:
         text = config if isinstance(config, str) else yaml.safe_dump(config, sort_keys=False)
         await self.type(f"cat <<'EOF' > {self.config}\n{text}\nEOF\n")
         arguments = f"-c {self.config} -d &> {self.log}"
-        began = time.monotonic()
+        began, before = time.monotonic(), self.processor()
         await self.type(
             f"RUST_LOG=info; kill -SIGQUIT $(cat {self.folder}/carrier2.pid); "
             f"if [ $? -eq 0 ]; then RUST_LOG=info carrier2 -u {arguments}; else RUST_LOG=info carrier2 {arguments}; fi\n"
         )
-        self.took = time.monotonic() - began
+        self.took, self.used = time.monotonic() - began, self.processor() - before
         return await self.type(f"cat {self.log}\n")
 
     async def until(self, text: str, patience: float = 8.0) -> str:

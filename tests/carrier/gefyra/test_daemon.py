@@ -131,14 +131,15 @@ async def test_four_hundred_bridges_are_in_force_in_time_and_memory_does_not_gro
     port = free_port()
     async with tcp_server(answering) as shadow:
         await started(pod, port, shadow.port)
-        sizes, quickest = [], 10.0
+        sizes, took = [], []
         for i in range(31):
             said = await pod.commit(configured(pod, port, shadow.port, 400 - i % 2))
             assert accepted(said), said
-            quickest = min(quickest, pod.took)
+            took.append(pod.took)
+            assert pod.used <= 0.8
             sizes.append(pod.resident())
-        # The operator gives up after a second. What others do on this machine makes some of them slow, not all.
-        assert quickest <= 0.8
+        # The operator gives up after a second. What others do on this machine makes some wait for a processor, not all.
+        assert min(took) <= 0.8
         assert sizes[-1] - sizes[10] < 1024, sizes
 
 
@@ -171,6 +172,7 @@ async def test_a_tenth_of_a_cpu_is_enough_for_twenty_bridges(pod, tenth):
         for i in range(4):
             assert accepted(await pod.commit(configured(pod, port, shadow.port, 20 + i % 2)))
             took.append(pod.took)
+            assert pod.used <= 0.08  # a tenth of 0.8 s
         assert min(took) <= 0.8  # as above
 
 
