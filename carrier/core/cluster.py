@@ -18,7 +18,7 @@ from carrier.core.endpoint import Endpoint
 from carrier.core.health import Health
 from carrier.core.lookup import is_service
 from carrier.core.metadata import get_at
-from carrier.core.spec import TLS_FILES, Kind, check_fields, check_port, framed
+from carrier.core.spec import Specified, check_fields, check_port
 from carrier.errors import ConfigError, Error, Problem, from_os
 
 if TYPE_CHECKING:
@@ -43,11 +43,9 @@ class Plan(NamedTuple):
     balancer: Balancer
 
 
-class Cluster:
+class Cluster(Specified):
     """A running cluster. `name`, `spec` and the policy come from its frozen `config.Cluster`."""
 
-    protocol: ClassVar[str] = ""
-    kind: Kind = "byte"
     virtual: ClassVar[bool] = False
     """Has no endpoints: the stream is played here."""
     tls: Any = None
@@ -66,11 +64,6 @@ class Cluster:
     default_policy: ClassVar[str] = "Trivial"
     admin: ClassVar[bool] = False
     """Leads into the REST API: a listener that routes here binds loopback only."""
-    fields: ClassVar[Mapping[str, str]] = {}
-    """Fields of the spec -> what is allowed, in words; anything else is an unknown field in a strict check."""
-    privileged: ClassVar[Mapping[str, str]] = TLS_FILES
-    """Field of the spec, with dots for one inside another ("protocol": the whole of it) -> what it does that takes a caller who has
-    shown who it is (carrier/config/privileges.py)."""
     names_clusters: ClassVar[tuple[str, ...]] = ()
     """Fields of the spec that name other clusters."""
     transport: ClassVar[str] = "tcp"
@@ -111,26 +104,6 @@ class Cluster:
         if "port" in cls.fields:
             found += check_port(spec, path, required=True)
         return found + cls.check_tls(spec, path)
-
-    @classmethod
-    def check_tls(cls, spec: Mapping[str, Any], path: str) -> list[Problem]:
-        """What is wrong with `tls`; a protocol that has it looks (carrier/hops/certificates.py)."""
-        return []
-
-    @classmethod
-    def check_options(cls, options: Mapping[str, Any], path: str = "") -> list[Problem] | None:
-        """Everything wrong with the options, by the strict standard; None: it has only those that all have."""
-        return None
-
-    @classmethod
-    def kind_of(cls, spec: Mapping[str, Any]) -> Kind:
-        """The kind of stream that a spec makes: "datagram" for every one that keeps the limits of messages."""
-        return "datagram" if framed(spec) else cls.kind
-
-    @classmethod
-    def keeps_borders(cls, spec: Mapping[str, Any]) -> bool:
-        """Is each piece that comes a message, which may not be cut?"""
-        return cls.kind_of(spec) != "byte"
 
     def update(self, conf: config.Cluster) -> None:
         """Take new endpoints and a new policy; sessions and idle connections of endpoints that stay are kept. Raises ConfigError."""

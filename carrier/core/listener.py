@@ -19,7 +19,7 @@ from carrier.core.address import is_loopback
 from carrier.core.ledger import LARGE
 from carrier.core.resolve import literal
 from carrier.core.session import Session
-from carrier.core.spec import TLS_FILES, Kind, check_fields, check_port, check_text, framed
+from carrier.core.spec import Specified, check_fields, check_port, check_text
 from carrier.errors import Problem
 from carrier.options import numbers
 
@@ -38,16 +38,9 @@ Key = tuple[str, str, int]
 """What a listener occupies: transport, host or file, port. Two listeners of one key are refused."""
 
 
-class Listener:
+class Listener(Specified):
     """A running listener. name, spec, options: from its frozen `config.Listener`."""
 
-    protocol: ClassVar[str] = ""
-    kind: Kind = "byte"
-    """Of its streams: a datagram cannot wait, so what finds no room is dropped; the others are paused."""
-    fields: ClassVar[Mapping[str, str]] = {}
-    """Fields of the spec -> what is allowed, in words; anything else is an unknown field in a strict check."""
-    privileged: ClassVar[Mapping[str, str]] = TLS_FILES
-    """As of Cluster: what takes a caller who has shown who it is, and why."""
     transport: ClassVar[str] = "tcp"
     """Of what its `port` is a port."""
     waits: ClassVar[bool] = False
@@ -101,26 +94,6 @@ class Listener:
         if "path" in cls.fields:
             found += check_text(spec, path, "path")
         return found + cls.check_tls(spec, path)
-
-    @classmethod
-    def check_tls(cls, spec: Mapping[str, Any], path: str) -> list[Problem]:
-        """What is wrong with `tls`; a protocol that has it looks (carrier/hops/certificates.py)."""
-        return []
-
-    @classmethod
-    def check_options(cls, options: Mapping[str, Any], path: str = "") -> list[Problem] | None:
-        """Everything wrong with the options, by the strict standard; None: it has only those that all have."""
-        return None
-
-    @classmethod
-    def kind_of(cls, spec: Mapping[str, Any]) -> Kind:
-        """The kind of stream that a spec makes: "datagram" also for streams that can wait, if they keep the limits of messages."""
-        return "datagram" if framed(spec) else cls.kind
-
-    @classmethod
-    def keeps_borders(cls, spec: Mapping[str, Any]) -> bool:
-        """Is each piece that comes a message, which may not be cut?"""
-        return cls.kind_of(spec) != "byte"
 
     @classmethod
     def claim(cls, spec: Mapping[str, Any]) -> Key | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from carrier.errors import Problem, Problems, did_you_mean, shown
 
@@ -17,6 +17,40 @@ FRAMINGS = ("none", "lines", "length32")
 def framed(spec: Mapping[str, Any]) -> bool:
     """Does this stream of bytes keep the limits of messages?"""
     return bool(spec.get("framing", "none") != "none")
+
+
+class Specified:
+    """What a protocol's class of listeners or clusters says about its specs."""
+
+    __slots__ = ()
+    protocol: ClassVar[str] = ""
+    kind: Kind = "byte"
+    """Of its streams: a datagram cannot wait, so what finds no room is dropped; the others are paused."""
+    fields: ClassVar[Mapping[str, str]] = {}
+    """Fields of the spec -> what is allowed, in words; anything else is an unknown field in a strict check."""
+    privileged: ClassVar[Mapping[str, str]] = TLS_FILES
+    """Field of the spec, with dots for one inside another ("protocol": the whole of it) -> what it does that takes a caller who has
+    shown who it is (carrier/config/privileges.py)."""
+
+    @classmethod
+    def check_tls(cls, spec: Mapping[str, Any], path: str) -> list[Problem]:
+        """What is wrong with `tls`; a protocol that has it looks (carrier/hops/certificates.py)."""
+        return []
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], path: str = "") -> list[Problem] | None:
+        """Everything wrong with the options, by the strict standard; None: it has only those that all have."""
+        return None
+
+    @classmethod
+    def kind_of(cls, spec: Mapping[str, Any]) -> Kind:
+        """The kind of stream that a spec makes: "datagram" for every one that keeps the limits of messages."""
+        return "datagram" if framed(spec) else cls.kind
+
+    @classmethod
+    def keeps_borders(cls, spec: Mapping[str, Any]) -> bool:
+        """Is each piece that comes a message, which may not be cut?"""
+        return cls.kind_of(spec) != "byte"
 
 
 def files_of(spec: object) -> Iterator[str]:
