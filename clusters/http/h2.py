@@ -16,6 +16,7 @@ from typing import Any, cast
 from carrier.core.endpoint import Endpoint
 from carrier.core.stream import HIGH, NOWHERE, Stream
 from carrier.errors import Error
+from carrier.hops.h2 import Connection
 from carrier.wire.frames import accept_key
 from carrier.wire.grpc import timeout_of, timeout_text
 from carrier.wire.h2 import Engine, Memo, Section, code_name
@@ -496,17 +497,14 @@ def _switched(request: Head, head: Head) -> Head:
     return Head(b"", status=101, version="2", body=NONE, upgrade=request.upgrade, tunnel=True, fields=head.fields, onward=onward)
 
 
-class Upstream2(asyncio.Protocol):
+class Upstream2(Connection):
     """One connection, the target of its engine. served: streams ever. since: when it had its last stream, or byte. gone: it is lost.
     told: its settings have come; before that it gets one stream, because it may not take more, and none for a tunnel."""
 
-    transport: asyncio.Transport
-
     def __init__(self, pool: Pool2, endpoint: Endpoint) -> None:
+        super().__init__(asyncio.get_running_loop())
         self.pool, self.endpoint = pool, endpoint
-        self.loop = asyncio.get_running_loop()
-        self.fed = self.due = self.gone = self.told = False
-        self.touched: list[Exchange2] = []
+        self.gone = self.told = False
         self.served = 0
         self.since = self.heard = pool.way.shared.now
 
@@ -545,15 +543,9 @@ class Upstream2(asyncio.Protocol):
             for exchange in touched:
                 exchange.show()
                 exchange.to.flush()
-        self._write()
-        if more and not self.transport.is_closing():
-            self.transport.pause_reading()
-            self.loop.call_soon(self._go_on)
-
-    def _go_on(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.resume_reading()
-            self.data_received(b"")
+        self.write()
+        if more:
+            self.rest()
 
     def on_head(self, stream: Wire, section: Section, last: bool) -> None:
         if stream.owner is not None:
@@ -585,30 +577,15 @@ class Upstream2(asyncio.Protocol):
         self.told = True
         self.pool.place()
 
-    # ------------------------------------------------------------------ writing, flow
+    # ------------------------------------------------------------------ its life
 
-    def soon(self) -> None:
-        """Something is to be sent: with all else of this wake-up."""
-        if not self.fed and not self.due:
-            self.due = True
-            self.loop.call_soon(self._write)
-
-    def _write(self) -> None:
+    def write(self) -> None:
         self.due = False
         engine = self.engine
         if engine.out and not self.transport.is_closing():
             self.transport.write(engine.take())
         if engine.failure is not None or (engine.finished and not self.gone):
             self._close()
-
-    def pause_writing(self) -> None:
-        self.engine.hold()
-
-    def resume_writing(self) -> None:
-        self.engine.release()
-        self.soon()
-
-    # ------------------------------------------------------------------ its life
 
     def freed(self) -> None:
         """A stream has ended."""
@@ -629,9 +606,6 @@ class Upstream2(asyncio.Protocol):
         if not self.transport.is_closing():
             self.transport.close()
 
-    def eof_received(self) -> bool:
-        return False
-
     def connection_lost(self, exc: Exception | None) -> None:
         self.gone = True
         self.pool.left(self)
@@ -645,10 +619,10 @@ class Upstream2(asyncio.Protocol):
         if engine.streams:
             if now - self.heard >= 2 * SILENCE and engine.pinged_since:
                 engine.close(NO_ERROR, f"no sign of life for {2 * SILENCE:g} s")
-                self._write()
+                self.write()
                 self.transport.abort()
             elif now - self.heard >= SILENCE:
                 engine.ping()
-                self._write()
+                self.write()
         elif 0 < idle_timeout <= now - self.since:
             self.drain()

@@ -14,6 +14,7 @@ from carrier.core.ledger import refused
 from carrier.core.room import IDLE, PATIENCE, UNFINISHED, YOUNG
 from carrier.core.stream import DESTROYED, HIGH, NOWHERE
 from carrier.errors import Error
+from carrier.hops.h2 import Connection
 from carrier.wire.frames import accept_key
 from carrier.wire.grpc import refusal, timeout_of
 from carrier.wire.h2 import Engine, Memo, Section, Stream, code_name
@@ -250,22 +251,18 @@ class Request2(Request):
         return "END" if self.stream.ended and self.stream.over else "READY"
 
 
-class Connection2(asyncio.Protocol):
+class Connection2(Connection):
     """One downstream connection, the target of its engine.
 
-    fed: the engine's calls are under way, and what they write is sent at their end. due: what was written is to be sent in this wake-up.
-    arrival: what it is counted as before it speaks HTTP. touched: requests that got content in this wake-up. spare: requests to be used
-    again. since: monotonic seconds (coarse) at which it became idle, or began. served: streams ever.
+    arrival: what it is counted as before it speaks HTTP. spare: requests to be used again. since: monotonic seconds (coarse) at which it
+    became idle, or began. served: streams ever.
     """
 
-    transport: asyncio.Transport
-
     def __init__(self, listener: Port, shared: Both, origin: Origin) -> None:
+        super().__init__(listener.env.loop)
         self.listener, self.shared, self.origin = listener, shared, origin
-        self.loop = listener.env.loop
-        self.fed = self.due = self.closing = False
+        self.closing = False
         self.arrival: Arrival | None = None
-        self.touched: list[Request2] = []
         self.spare: list[Request2] = []
         self.since = self.loop.time()
         self.served = 0
@@ -310,16 +307,9 @@ class Connection2(asyncio.Protocol):
             touched, self.touched = self.touched, []
             for request in touched:
                 request.to.flush()
-        self._write()
+        self.write()
         if more:
-            self.transport.pause_reading()
-            self.loop.call_soon(self._go_on)
-
-    def _go_on(self) -> None:
-        """One wake-up may handle so much of what came at once."""
-        if not self.transport.is_closing():
-            self.transport.resume_reading()
-            self.data_received(b"")
+            self.rest()
 
     def on_head(self, stream: Stream, section: Section, last: bool) -> None:
         self.served += 1
@@ -445,13 +435,7 @@ class Connection2(asyncio.Protocol):
 
     # ------------------------------------------------------------------ writing
 
-    def soon(self) -> None:
-        """Something is to be sent: with all else of this wake-up."""
-        if not self.fed and not self.due:
-            self.due = True
-            self.loop.call_soon(self._write)
-
-    def _write(self) -> None:
+    def write(self) -> None:
         self.due = False
         engine = self.engine
         if engine.out and not self.transport.is_closing():
@@ -501,9 +485,6 @@ class Connection2(asyncio.Protocol):
         owners = [stream.owner for stream in self.engine.streams.values() if stream.owner is not None]
         return [owner.session for owner in owners if owner.session is not None and owner.session.status != DESTROYED]
 
-    def eof_received(self) -> bool:
-        return False
-
     def connection_lost(self, exc: Exception | None) -> None:
         self.listener.gone(self)
         self.fed = True  # nothing is written any more
@@ -542,7 +523,7 @@ class Connection2(asyncio.Protocol):
 
     def _end(self, code: int, detail: str) -> None:
         self.engine.close(code, detail)
-        self._write()
+        self.write()
 
     def tick(self, now: float) -> None:
         """Deadlines, once a second."""
@@ -582,12 +563,3 @@ class Connection2(asyncio.Protocol):
         elif limit > 0 and now - (stream.blocked_since or stream.since) >= limit:
             self.listener.hit("idle_timeout")
             stream.reset(CANCEL)
-
-    # ------------------------------------------------------------------ flow
-
-    def pause_writing(self) -> None:
-        self.engine.hold()
-
-    def resume_writing(self) -> None:
-        self.engine.release()
-        self.soon()
