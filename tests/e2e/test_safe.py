@@ -40,9 +40,9 @@ def test_sigterm_resets_nobody_who_got_in(protocol: str) -> None:
     assert figures["answered"] > 50 < figures["refused"]
 
 
-@pytest.mark.parametrize("protocol", ["HTTP", "auto", "TCP"])
-def test_a_reader_that_does_not_read_costs_128_kilobytes_at_most(protocol: str) -> None:
-    figures, failures = readers.run(150, protocol)
+@pytest.mark.parametrize(("protocol", "size"), [("HTTP", 4 << 20), ("HTTP", 64 << 10), ("auto", 4 << 20), ("TCP", 4 << 20)])
+def test_a_reader_that_does_not_read_costs_128_kilobytes_at_most(protocol: str, size: int) -> None:
+    figures, failures = readers.run(150, protocol, size)
     assert not failures, figures
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import sys
 from typing import Any
@@ -19,11 +20,11 @@ MOST = 128_000
 PAGE = 4096
 
 
-async def say_much(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def say_much(size: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """An upstream whose answers are long."""
     with contextlib.suppress(OSError, asyncio.IncompleteReadError):
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % SIZE + bytes(SIZE))
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size + bytes(size))
         await reader.read()
 
 
@@ -52,8 +53,8 @@ async def settled(one: Carrier) -> int:
     return now
 
 
-async def soak(clients: int, protocol: str) -> tuple[dict[str, Any], list[str]]:
-    server = await asyncio.start_server(say_much, "127.0.0.1", 0)
+async def soak(clients: int, protocol: str, size: int) -> tuple[dict[str, Any], list[str]]:
+    server = await asyncio.start_server(functools.partial(say_much, size), "127.0.0.1", 0)
     port = free_port()
     where = {"protocol": "TCP" if protocol == "TCP" else "HTTP", "port": server.sockets[0].getsockname()[1]}
     up = {"name": "up", "spec": where, "endpoints": [{"spec": {"address": "127.0.0.1"}}]}
@@ -70,10 +71,10 @@ async def soak(clients: int, protocol: str) -> tuple[dict[str, Any], list[str]]:
     return {"protocol": protocol, "clients": clients, "bytes each": each}, [f"{each} bytes each, at most {MOST}"] if each > MOST else []
 
 
-def run(clients: int, protocol: str = "HTTP") -> tuple[dict[str, Any], list[str]]:
+def run(clients: int, protocol: str = "HTTP", size: int = SIZE) -> tuple[dict[str, Any], list[str]]:
     """Figures and what was wrong."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(soak(clients, protocol))
+        return runner.run(soak(clients, protocol, size))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import pytest
 
 from carrier.core.session import Session
 from carrier.errors import Error
-from clusters.http.h1 import Upstream1
+from clusters.http.h1 import LARGE, Upstream1
 from tests.conversation import Stage
 from tests.e2e.test_http_bodies import answered
 from tests.listeners.http.test_h1 import GET, OK, Pair
@@ -166,3 +166,14 @@ async def test_an_interim_answer_shows_life() -> None:
             assert (await client.head()).startswith(b"HTTP/1.1 102 ")
         stage.tick(18)
         assert (await answered(client))[0].startswith(b"HTTP/1.1 504 ")
+
+
+@pytest.mark.parametrize(("size", "pieces"), [(LARGE, False), (LARGE + 1, True)])
+async def test_an_answer_of_64_kib_is_read_as_it_comes_and_a_larger_one_in_pieces(size: int, pieces: bool) -> None:
+    async with Stage() as stage:
+        client, server, _ = await stage.both(GET)
+        (upstream,) = stage.proxy.clusters["up"].shared.busy  # type: ignore[attr-defined]
+        await server.says(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size + bytes(size))
+        await client.head()
+        assert len(await client.hears(size)) == size
+        assert upstream.bulk is pieces
