@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import ssl
 from collections.abc import Iterable
+from functools import lru_cache
 from itertools import islice
 from typing import Literal, Self
 
@@ -195,10 +196,16 @@ MISSPELT, NEAR, NAMES = 80, 8, 500
 
 def did_you_mean(seen: str, allowed: Iterable[str]) -> str:
     """A hint when something allowed looks like what was seen, whatever its case; else ""."""
-    from difflib import get_close_matches  # only who has misspelt something needs it
-
     if len(seen) > MISSPELT:
         return ""
-    names = {name.lower(): name for name in islice((n for n in allowed if abs(len(n) - len(seen)) <= NEAR), NAMES)}
+    return _nearest(seen, tuple(islice((n for n in allowed if abs(len(n) - len(seen)) <= NEAR), NAMES)))
+
+
+@lru_cache(maxsize=128)
+def _nearest(seen: str, allowed: tuple[str, ...]) -> str:
+    """Remembered: what is misspelt once in a body is so a hundred times."""
+    from difflib import get_close_matches  # only who has misspelt something needs it
+
+    names = {name.lower(): name for name in allowed}
     near = get_close_matches(seen.lower(), names, 1, 0.6)
     return f"did you mean {names[near[0]]!r}?" if near else ""

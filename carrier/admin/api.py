@@ -236,7 +236,7 @@ class Api:
             return await self._serve(operation, call)
         except ConfigError as error:
             if operation.strict and call.decoded is not None:
-                await sliced(call.decoded.locating())
+                await sliced(call.decoded.locating(error.problems))
             return failure(error.status, _listed(error, call) if operation.strict else error.detail)
 
     def _read(self, body: bytes, syntax: Syntax, call: Call) -> str:

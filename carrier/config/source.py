@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
@@ -73,22 +73,17 @@ class Decoded(msgspec.Struct):
     syntax: Syntax
     _places: dict[str, Place] | None = None
 
-    def locating(self) -> Steps[None]:
-        """Find out where the values stand, for `placed`: as much work as reading the document."""
-        if self._places is None:
-            self._places = yield from _places_of(self.text)
+    def locating(self, problems: Iterable[Problem]) -> Steps[None]:
+        """Find out where these stand, for `placed`: as much work as reading the document. What was not asked for is not kept."""
+        self._places = yield from _places_of(self.text, {place for problem in problems for place in _around(problem.path)})
 
     def placed(self, problem: Problem) -> Problem:
         """The problem with the line and column of its path, or of the nearest value around it."""
         if self._places is None:
-            whole(self.locating())
-        assert self._places is not None
-        path = problem.path
-        if problem.message.startswith("unknown field") and f"{path}\0" in self._places:
-            path += "\0"  # the key, not its value
-        while path and path not in self._places:
-            path = path[: max(path.rfind("."), path.rfind("["), 0)]
-        line, column = self._places.get(path, (0, 0))
+            self._places = whole(_places_of(self.text))
+        key, *around = _around(problem.path)  # the key, and not its value, where nobody knows it
+        known = (path for path in ([key] if problem.message.startswith("unknown field") else []) + around if path in self._places)
+        line, column = self._places.get(next(known, ""), (0, 0))
         return msgspec.structs.replace(problem, line=line, column=column)
 
 
@@ -232,9 +227,18 @@ def _finite(text: str) -> float:
     return number
 
 
-def _places_of(text: str) -> Steps[dict[str, Place]]:
-    """Where the values of a text are; nothing where JSON is no YAML (a key of more than 1,024 characters)."""
-    composer = _Composer(text, places={})
+def _around(path: str) -> list[str]:
+    """The key of a path, the path, and those of the values around it, outwards."""
+    found = [path + "\0"]
+    while path:
+        found.append(path)
+        path = path[: max(path.rfind("."), path.rfind("["), 0)]
+    return found
+
+
+def _places_of(text: str, wanted: Collection[str] | None = None) -> Steps[dict[str, Place]]:
+    """Where the values of a text are, all or those wanted; nothing where JSON is no YAML (a key of more than 1,024 characters)."""
+    composer = _Composer(text, places={}, wanted=wanted)
     try:
         yield from composer.steps()
     except ConfigError:
@@ -340,15 +344,18 @@ class _Frame:
 class _Composer:
     """Builds values from YAML events, without recursion: a body of 100,000 brackets costs a refusal, not the stack.
 
-    places: to be filled with where each value stands, by its path; that of a key has "\\0" behind it.
+    places: to be filled with where each value stands, or each that is wanted, by its path; that of a key has "\\0" behind it.
     """
 
-    def __init__(self, text: str, bounds: Bounds = BOUNDS, places: dict[str, Place] | None = None) -> None:
+    def __init__(
+        self, text: str, bounds: Bounds = BOUNDS, places: dict[str, Place] | None = None, wanted: Collection[str] | None = None
+    ) -> None:
         self.text = text
         self.bounds = bounds
         self.value: Any = None
         self.problems: list[Problem] = []
         self.places = places
+        self.wanted = wanted
         self.stack: list[_Frame] = []
         self.anchors: dict[str, tuple[Any, int]] = {}
         self.total = self.expanded = 0
@@ -401,6 +408,13 @@ class _Composer:
         frames = self.stack if stack is None else stack
         return "$" + "".join([f".{frame.key}" if frame.key is not None else f"[{len(frame.container)}]" for frame in frames])
 
+    def mark(self, place: Place, behind: str = "", again: bool = False) -> None:
+        """The value that comes next stands here. again: also if it is known to stand elsewhere."""
+        if self.places is not None:
+            path = self.path() + behind
+            if (self.wanted is None or path in self.wanted) and (again or path not in self.places):
+                self.places[path] = place
+
     def expects_key(self) -> bool:
         return bool(self.stack) and isinstance(self.stack[-1].container, dict) and self.stack[-1].key is None
 
@@ -420,8 +434,7 @@ class _Composer:
     def key(self, name: str, place: Place) -> None:
         frame = self.stack[-1]
         frame.key = name = sys.intern(name)  # the same few names in every object
-        if self.places is not None:
-            self.places[self.path() + "\0"] = place
+        self.mark(place, "\0", again=True)
         if name in frame.keys:
             text = f"{name!r} is set twice (first on line {frame.keys[name]})"
             if len(self.problems) < MOST_PROBLEMS:
@@ -448,8 +461,7 @@ class _Composer:
         if len(self.stack) >= self.bounds.depth:
             raise _too_deep(self.bounds, place)
         is_map = isinstance(event, yaml.MappingStartEvent)
-        if self.places is not None:
-            self.places[self.path()] = place
+        self.mark(place, again=True)
         self.stack.append(_Frame({} if is_map else [], event.anchor, place))
 
     def close(self) -> None:
@@ -468,15 +480,13 @@ class _Composer:
             self.anchors[anchor] = (value, size)
         if not self.stack:
             self.value = value
-            if self.places is not None:
-                self.places.setdefault("$", place)
+            self.mark(place)
             return
         frame = self.stack[-1]
         frame.size += size
         if max(frame.size, self.total) > self.bounds.values:
             raise _too_many(self.bounds, place)
-        if self.places is not None:
-            self.places.setdefault(self.path(), place)
+        self.mark(place)
         if isinstance(frame.container, list):
             frame.container.append(value)
         elif frame.key == "<<":

@@ -116,7 +116,7 @@ class _Compiler:
     def match(self, match: object, path: str, depth: int) -> Node:
         if match is None or (isinstance(match, str) and depth == 0):
             return _WILDCARD
-        if depth > MAX_DEPTH or not _shallow(match, MAX_DEPTH):
+        if depth > MAX_DEPTH or (depth == 0 and not _shallow(match, MAX_DEPTH)):
             return self.refuse(path, f"nested deeper than {MAX_DEPTH} levels")
         if isinstance(match, list | tuple):
             return all_of([self.match(part, f"{path}[{i}]", depth + 1) for i, part in enumerate(match)])

@@ -9,6 +9,7 @@ import pytest
 
 from carrier.config.source import MAX_FILE, Bounds, decode, load, loads, of_a_file, render
 from carrier.core import registry
+from carrier.core.slices import whole
 from carrier.errors import ConfigError, Problem
 
 TRANSCRIPTS = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "transcripts"
@@ -275,3 +276,10 @@ def test_what_aliases_stand_for_is_bounded_and_what_is_written_is_not() -> None:
     assert len(decode(honest, "yaml", MAX_FILE, of_a_file()).value["a"]) == 15_000
     with pytest.raises(ConfigError, match="14000 objects"):
         decode(honest, "yaml", MAX_FILE, Bounds(objects=14_000))
+
+
+def test_of_a_large_document_only_the_places_are_kept_that_somebody_asks_for() -> None:
+    decoded = decode('{"a": {"b": 1, "c": [1, 2]}, "d": 2}', "json", MAX_FILE)
+    whole(decoded.locating([Problem("unknown field 'x'", "$.a.c[7].x"), Problem("wrong", "$.d")]))
+    assert decoded._places is not None and set(decoded._places) == {"$", "$.a", "$.a.c", "$.d", "$.d\0"}
+    assert [decoded.placed(Problem("wrong", path)).column for path in ("$.a.c[7].x", "$.d")] == [21, 35]
