@@ -459,6 +459,7 @@ class AnswerMemo(_Memo):
         return start
 
     def _make(self, pairs: Pairs, status: int) -> Plan:
-        if (status < 200 or status == 204) and b"content-length" in dict(pairs):
-            raise Error("bad-answer", "a length where none belongs", "upstream")  # rare enough to be read line by line each time
+        bare = status < 200 or status == 204
+        if any((bare and name == b"content-length") or ((bare or status == 304) and name == b"transfer-encoding") for name, _ in pairs):
+            raise Error("bad-answer", "framing where none belongs", "upstream")  # rare enough to be read line by line each time
         return plan_answer(pairs, status, 1, self.profile)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
+from carrier.errors import Error
 from carrier.wire.forwarding import Forwarding
 from carrier.wire.h1.reader import AnswerMemo, Limits, RequestMemo, parse_answer, parse_request
 from carrier.wire.http import LENGTH, NONE, Head
@@ -238,3 +241,33 @@ def test_answers_have_shapes_too_each_status_its_own() -> None:
     assert memo.like(raw % (201, 1, 1, 1)) is None
     assert memo.like(raw % (200, 1, 1, 1) + b"x") is None
     assert memo.like((raw % (200, 1, 1, 1)).replace(b"Length: 1", b"Length: 01")) is None
+
+
+FRAMING = [
+    b"content-length: 0",
+    b"content-length: 5",
+    b"content-length: +5",
+    b"transfer-encoding: chunked",
+    b"transfer-encoding: gzip",
+    b"transfer-encoding: gzip, chunked",
+    b"connection: close",
+    b"connection: upgrade",
+    b"upgrade: websocket",
+]
+
+
+@pytest.mark.parametrize("status", [100, 101, 103, 200, 204, 205, 304, 426])
+def test_whatever_an_answer_says_of_its_framing_it_is_the_same_head_as_read_line_by_line(status: int) -> None:
+    for minor, fields in itertools.product((0, 1), itertools.combinations_with_replacement((b"", *FRAMING), 3)):
+        raw = b"".join((b"HTTP/1.%d %d x\r\n" % (minor, status), *(field + b"\r\n" for field in fields if field), b"a: b\r\n\r\n"))
+        read: list[object] = []
+        memo = AnswerMemo()
+        for parse in (parse_answer, memo.parse, memo.parse):  # the second time it is remembered
+            try:
+                head = parse(raw)
+                read.append(
+                    [head.status, head.version, head.body, head.length, head.keep_alive, head.upgrade, sorted(head.text.split(b"\r\n"))]
+                )
+            except Error as error:
+                read.append(error.kind)
+        assert read[0] == read[1] == read[2], raw
