@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from carrier.core.decision import check_statuses
 from carrier.errors import Problem, did_you_mean, shown
 from carrier.options import duration
 from carrier.rules.condition import Condition, Leaf, Node
@@ -113,10 +114,7 @@ def check_options(options: Mapping[str, Any]) -> list[Problem]:
         for name in options
         if name not in OPTIONS
     ]
-    statuses = options.get("retry_statuses", [])
-    if not isinstance(statuses, list) or not all(isinstance(s, int) and not isinstance(s, bool) and 100 <= s <= 599 for s in statuses):
-        found.append(Problem("expected a list of statuses", "$.options.retry_statuses", seen=shown(statuses), allowed="[502, 503]"))
-    return found
+    return found + check_statuses(options, "$.options")
 
 
 def check_host(host: object, problems: list[Problem]) -> str:

@@ -10,6 +10,7 @@ from carrier.config import accesslog as access
 from carrier.config.draft import POLICIES, Protocols
 from carrier.core import health, registry
 from carrier.core.breaker import BREAKER
+from carrier.core.decision import check_statuses
 from carrier.core.fence import Fence
 from carrier.core.resolve import literal
 from carrier.core.spec import NEEDS_PORT
@@ -292,10 +293,14 @@ class Inspector:
                 "retry_on",
             ),
             "fallback": cluster,
-            "options": self.mapping,
+            "options": self.an("the options of a route", {"retry_statuses": self.statuses}),
         }
         required = () if isinstance(value, Mapping) and "cluster" in value else ("destination",)
         self.members(value, path, "a route", checks, required)
+
+    def statuses(self, value: Any, path: str) -> None:
+        """`retry_statuses` of a route."""
+        self.problems += check_statuses({"retry_statuses": value}, path.rpartition(".")[0])
 
     def admin(self, value: Any, path: str) -> None:
         offload: tuple[Any, ...] = ("init", "no_init", "disable", True, False)

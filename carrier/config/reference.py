@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from carrier.config.draft import POLICIES
 from carrier.config.inspector import LOG_LEVELS, RETRY_ON
 from carrier.core import health
+from carrier.core.decision import NAMED
 
 Schema = dict[str, Any]
 SINCE = "0.1"
@@ -125,7 +126,7 @@ ROUTE = (
     Field("options", "object", ref("route_options"), "`retry_statuses`", "", {"retry_statuses": [502, 503]}),
 )
 ROUTE_OPTIONS = (
-    Field("retry_statuses", "list of numbers", listed({"type": "integer", "minimum": 100, "maximum": 599}), "answers of these statuses are dropped and the request is asked again, `num_retries` times, if it is safe to repeat", "none", [502, 503]),
+    Field("retry_statuses", "list of statuses", listed({"anyOf": [{"type": "integer", "minimum": 100, "maximum": 599}, {"type": "string", "enum": NAMED}]}), f"answers of these statuses are dropped and the request is asked again, `num_retries` times, if it is safe to repeat. Names are gRPC's ({', '.join(NAMED)}): a call is asked again, up to 64 KiB of its content too, when all of its answer is such a status, or when it got no answer and its caller would be told one; once the answer has begun it is not", "none", [502, 503, "unavailable"]),
 )
 RETRY = (
     Field("retry_on", "text", choice(*RETRY_ON), "`connect-failure`: the destination is not reached; `disconnect`: it has gone; `always`: both", "never", "connect-failure", required=True),

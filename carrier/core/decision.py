@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from carrier.core.metadata import set_at
-from carrier.errors import Error
+from carrier.errors import Error, Problem, did_you_mean, shown
 from carrier.model import same
 from carrier.redact import ALWAYS, Hidden
+from carrier.wire import grpc
 
 if TYPE_CHECKING:
     from carrier import model as config
     from carrier.core.parts import Cluster
 
 
+NAMED = [name.lower().replace("_", "-") for name in grpc.NAMES[1:]]
+"""Statuses of gRPC, as `options.retry_statuses` has them."""
 NO_RETRY = "never"
 ON_SETUP = ("connect-failure", "always")
 ON_DISCONNECT = ("disconnect", "always")
@@ -142,6 +145,7 @@ class Decision:
 
     __slots__ = (
         "asked",
+        "calls",
         "cluster",
         "conf",
         "egress",
@@ -186,8 +190,10 @@ class Decision:
         self.fallback: Cluster | None = None
         self.retry: Retry = NEVER
         self.options: Mapping[str, Any] = {}
-        self.statuses: frozenset[int] = frozenset()
-        """Statuses of answers after which a request is asked again (`options.retry_statuses`)."""
+        self.statuses: frozenset[int | str] = frozenset()
+        """Statuses of answers after which a request is asked again (`options.retry_statuses`): numbers of HTTP, names of gRPC."""
+        self.calls: frozenset[int | str] = frozenset()
+        """Those of them that are names."""
         self.error: Error | None = None
         self.plain = False
         self.missing = False
@@ -267,9 +273,32 @@ def _resolve(decision: Decision, route: config.Route, clusters: Mapping[str, Clu
     decision.options = route.options
     statuses = route.options.get("retry_statuses")
     if isinstance(statuses, list):
-        decision.statuses = frozenset(s for s in statuses if isinstance(s, int))
+        decision.statuses = frozenset(s for s in map(retried, statuses) if s is not None)
+        decision.calls = frozenset(s for s in decision.statuses if isinstance(s, str))
     decision.retry = _retry(route.retry)
     decision.plain = decision.error is None and not decision.ingress and not decision.egress and not decision.retry.on_disconnect
+
+
+def retried(status: object) -> int | str | None:
+    """A status of `options.retry_statuses`: a number of HTTP's, or the name of one of gRPC's, as `resource-exhausted` in any spelling.
+    None: it is none that may be asked again."""
+    if isinstance(status, str):
+        name = status.upper().replace("-", "_")
+        return name if name in grpc.NAMES[1:] else None
+    return status if isinstance(status, int) and not isinstance(status, bool) and 100 <= status <= 599 else None
+
+
+def check_statuses(options: Mapping[str, Any], path: str) -> list[Problem]:
+    """What is wrong with the `retry_statuses` of a route's options."""
+    statuses = options.get("retry_statuses", [])
+    if isinstance(statuses, list) and all(retried(status) is not None for status in statuses):
+        return []
+    wrong = [s for s in statuses if retried(s) is None] if isinstance(statuses, list) else []
+    hint = did_you_mean(str(wrong[0]), NAMED) if wrong else ""
+    allowed = "[502, 503, unavailable]: 100 to 599, and " + ", ".join(NAMED)
+    return [
+        Problem("expected a list of statuses of HTTP and gRPC", f"{path}.retry_statuses", seen=shown(statuses), allowed=allowed, hint=hint)
+    ]
 
 
 class Fixed:

@@ -14,9 +14,9 @@ from collections.abc import Coroutine, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from carrier.core.again import NOBODY, Again, Kept
 from carrier.core.rare import Rare
 from carrier.core.reach import Stages, reach, reach_again
-from carrier.core.shown import Shown
 from carrier.core.stream import CONNECTED, DESTROYED, HIGH, INIT, NOWHERE, Backlog, Socket, Stream, link
 from carrier.errors import Error
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from carrier.core.endpoint import Endpoint
     from carrier.core.parts import Cluster, Listener
 
-NOBODY: frozenset[str] = frozenset()
 UNANSWERED = frozenset(("reset", "closed", "timeout"))
 """Failures of a destination that has not answered. What has answered, and not in its protocol, has a fault that its developer is to see."""
 SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
@@ -34,13 +33,13 @@ IDEMPOTENT = SAFE | {b"PUT", b"DELETE"}
 """Methods that may be sent again to the same one (section 9.2.2), where the head is all of the request: content is gone by then."""
 
 
-class Session(Shown):
+class Session(Again):
     """See the module. Slots: most attributes are read for each request; the others are Rare."""
 
     # fmt: off
     __slots__ = (
         "answer", "answered", "bytes_in", "bytes_out", "cluster", "decision", "destination", "ended_at", "endpoint",
-        "error", "fields", "listener", "number", "rare", "request", "request_last", "retries", "sent", "source", "source_done",
+        "error", "fields", "listener", "number", "rare", "request", "request_last", "sent", "source", "source_done",
         "started", "status",
     )
     # fmt: on
@@ -82,8 +81,6 @@ class Session(Shown):
     """The transforms."""
     backlog = Rare["Backlog | None"](None)
     task: Rare[asyncio.Task[None] | None] = Rare(None)
-    tried = Rare(NOBODY)
-    """Names of endpoints that a status was not accepted of."""
     full = Rare(False)
     """The egress side said `pause`: a destination that is connected again waits for `resume`."""
     dropped = Rare(0)
@@ -125,6 +122,8 @@ class Session(Shown):
         self.request_last = last
         if decision.statuses:
             self.on_lane = False
+            if decision.calls and head is not None and head.grpc:
+                self.kept = Kept()
         cluster = decision.cluster
         if decision.plain:
             assert cluster is not None
@@ -168,6 +167,8 @@ class Session(Shown):
         source.to = self.back = self.destination = destination
         destination.back = source
         destination.to = source.back = self
+        if self.decision.calls and self.kept is not None:
+            self.kept.stand_behind(source)
         self.status = CONNECTED
         self.connected_at = self.started
         if destination.waits:
@@ -238,6 +239,8 @@ class Session(Shown):
         backlog, self.backlog = self.backlog, None
         assert backlog is not None
         link([self.source, *ingress, destination, self, *egress])
+        if self.kept is not None:
+            self.kept.stand_behind(self.source)
         self.hops = (*ingress, *egress) if ingress or egress else ()
         for transform in (*self.decision.ingress, *self.decision.egress):
             transform.sessions_elsewhere += 1
@@ -255,7 +258,9 @@ class Session(Shown):
         if self.request is not None:
             self.sent = True
             to.head(self.request, self.request_last)
-        if self.source.to is not to:  # it has failed already
+        if self.source.to is not to:  # it has failed already; who is tried instead gets what waits
+            for name, args in backlog.calls:
+                getattr(self.source.to, name)(*args)
             return
         if backlog.calls:
             self.sent = True
@@ -264,14 +269,14 @@ class Session(Shown):
     # ------------------------------------------------------------------ the first hop on the egress side
 
     def head(self, head: Any, last: bool = False) -> None:
-        if self.decision.statuses and head.status in self.decision.statuses and self._ask_again(head.status):
+        if self.decision.statuses and self._unwanted(head, last):
             return
         if head.status >= 200 or head.tunnel:  # an interim answer is none: what follows it may still be another's
             self._answer()
         self.to.head(head, last)
 
     def message(self, head: Any, body: bytes) -> None:
-        if self.decision.statuses and head.status in self.decision.statuses and self._ask_again(head.status):
+        if self.decision.statuses and self._unwanted(head, not body):
             return
         self.to.message(head, body)
 
@@ -316,6 +321,8 @@ class Session(Shown):
     def _answer(self) -> None:
         """The first byte of an answer: step out of the ring, unless the route wants reconnects."""
         self.answered = True
+        if self.decision.calls and self.kept is not None:
+            self.kept.leave()
         if not self.decision.retry.on_disconnect and self.status != DESTROYED:
             back, to = self.back, self.to
             back.to = to
@@ -323,6 +330,8 @@ class Session(Shown):
 
     def _replace(self, error: Error) -> None:
         """The destination failed before it answered: repeat the request on another connection, use the fallback, or give up."""
+        if self.decision.calls and self._call_failed(error):
+            return
         endpoint = self.endpoint
         self._unlink(error)
         if endpoint is not None and self.cluster is not None:
@@ -367,19 +376,6 @@ class Session(Shown):
             self.give_up(error)
         return True
 
-    def _ask_again(self, status: int) -> bool:
-        """The route wants this status retried: drop the answer and ask another endpoint, if there is one, or the same."""
-        cluster, endpoint = self.cluster, self.endpoint
-        if cluster is None or endpoint is None or not self._whole() or self.retries >= self.decision.retry.num_retries:
-            return False
-        self.retries += 1
-        self.event("RETRY", f"{endpoint.address} answered {status}")
-        if len(self.tried) + 1 < len(cluster.endpoints):
-            self.tried = self.tried | {endpoint.name}
-        self._unlink(Error("closed", f"status {status} is retried"))
-        self._try_again(cluster)
-        return True
-
     def _try_again(self, cluster: Cluster) -> None:
         """Send the whole request again."""
         self.sent = False
@@ -389,6 +385,9 @@ class Session(Shown):
             self.give_up(error)
         except Exception as exc:
             self.give_up(self.crashed(exc))
+
+    def _go(self, cluster: Cluster, endpoint: Endpoint | None) -> None:
+        self._run(reach(self, cluster, endpoint))
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         self.task = self.listener.env.loop.create_task(work)
@@ -483,6 +482,8 @@ class Session(Shown):
         if self.task is not None:
             self.task.cancel()
             self.task = None
+        if self.kept is not None:
+            self.kept.leave()
         guard = self.listener.env.guard
         if error is not None and self.destination is not NOWHERE:
             guard(f"the destination of {self.name}", self.destination.reset, error)

@@ -1,7 +1,8 @@
 """What gRPC is beside HTTP/2: how its requests are known, what its errors are called, how long a caller waits.
 
 A request is one of gRPC by its content type. An error is said in trailers behind status 200 (`Trailers-Only`), with a number and a text; so
-it is for errors of ours, because a caller of gRPC makes little of HTTP's. (PROTOCOL-HTTP2.md of grpc/grpc; gRPC-Web is plain HTTP.)
+it is for errors of ours, because a caller of gRPC makes little of HTTP's. (PROTOCOL-HTTP2.md of grpc/grpc.) gRPC-Web is HTTP of any
+version, and passes as such; only errors of ours are said in its words.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from carrier.wire.http import Head
+from carrier.wire.making import answer_head
 
 if TYPE_CHECKING:
     from carrier.errors import Error
@@ -52,6 +54,7 @@ STATUS = {
 }
 """Kind of an error -> status; UNAVAILABLE for the others: nobody is there, or breaks off."""
 _TYPE = re.compile(rb"application/grpc(?:\+[^;]*)?(?:[ \t]*;.*)?", re.IGNORECASE | re.DOTALL)
+_WEB = re.compile(rb"application/grpc-web(?:-text)?(?:\+[^;]*)?(?:[ \t]*;.*)?", re.IGNORECASE | re.DOTALL)
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _PLAIN = frozenset(range(0x20, 0x7F)) - {0x25}
@@ -62,6 +65,11 @@ MESSAGE = 1024
 def is_type(value: bytes) -> bool:
     """Is this content type gRPC's?"""
     return _TYPE.fullmatch(value) is not None
+
+
+def is_web_type(value: bytes | None) -> bool:
+    """Is this content type gRPC-Web's, as bytes or as text?"""
+    return value is not None and _WEB.fullmatch(value) is not None
 
 
 def timeout_of(value: bytes | None) -> float | None:
@@ -90,14 +98,24 @@ def message_of(text: str) -> bytes:
 
 def refusal(error: Error, content_type: bytes, date: tuple[bytes, bytes]) -> Head:
     """The whole answer that says an error."""
-    fields = (
-        (b"content-type", content_type or b"application/grpc"),
+    fields = _refusal(error, content_type or b"application/grpc", date)
+    return Head(b"", status=200, version="2", fields=fields, onward=fields)
+
+
+def web_refusal(error: Error, content_type: bytes, date: tuple[bytes, bytes]) -> Head:
+    """The same for a caller of gRPC-Web, in any version of HTTP: the status stands in the head, and there is no content
+    (PROTOCOL-WEB.md of grpc/grpc)."""
+    return answer_head(200, _refusal(error, content_type, date), b"")
+
+
+def _refusal(error: Error, content_type: bytes, date: tuple[bytes, bytes]) -> tuple[tuple[bytes, bytes], ...]:
+    return (
+        (b"content-type", content_type),
         (b"grpc-status", b"%d" % status_of(error)),
         (b"grpc-message", message_of(error.detail)),
         (b"x-carrier-error", error.kind.encode()),
         date,
     )
-    return Head(b"", status=200, version="2", fields=fields, onward=fields)
 
 
 def said(fields: object) -> str:

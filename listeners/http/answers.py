@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from carrier.errors import Error
+from carrier.wire import grpc
 from carrier.wire.http import CLOSE, REASONS, Head
 from carrier.wire.making import answer_head, date_field
 
 if TYPE_CHECKING:
     from carrier.core.session import Session
+
+
+class Asked(Protocol):
+    """Who asked: a head, or a section of HTTP/2 that became none."""
+
+    @property
+    def method(self) -> bytes: ...
+    @property
+    def version(self) -> str: ...
+    def get(self, name: bytes) -> bytes | None: ...
 
 
 def answer_fields(session: Session) -> bytes:
@@ -41,6 +52,18 @@ def misdirected(host: bytes) -> Error:
     """A request for a name whose clients must show a certificate, on a connection where it was not asked for (RFC 9110 15.5.20)."""
     detail = f"{host.decode('latin-1')} demands a client certificate, which was not asked for on this connection: connect by that name"
     return Error("misdirected", detail, "downstream")
+
+
+def refusal_for(asked: Asked | None, error: Error) -> tuple[Head, bytes]:
+    """An error as who asked understands it: callers of gRPC and gRPC-Web make little of HTTP's statuses."""
+    kind = asked.get(b"content-type") if asked is not None and asked.method == b"POST" else None
+    if asked is None or kind is None:
+        return error_answer(error)
+    if grpc.is_type(kind) and asked.version == "2":
+        return grpc.refusal(error, kind, date_field()), b""
+    if grpc.is_web_type(kind):
+        return grpc.web_refusal(error, kind, date_field()), b""
+    return error_answer(error)
 
 
 def error_answer(error: Error) -> tuple[Head, bytes]:

@@ -22,7 +22,7 @@ from carrier.wire.h1.reader import RequestReader
 from carrier.wire.h2.frames import PREFACE
 from carrier.wire.http import LENGTH, NONE, Fields, Head
 from listeners.http.answering import Answering1
-from listeners.http.answers import error_answer
+from listeners.http.answers import refusal_for
 from listeners.http.h2 import Connection2
 from listeners.http.request import origin_of
 
@@ -411,7 +411,7 @@ class Connection1(Answering1, asyncio.Protocol):
             else:
                 self.session = None
                 self.to = self.back = NOWHERE
-                session.answer = self._say(error)
+                session.answer = self._say(error, self.asked)
                 session.close(error)
                 to.reset(error)
                 self.over()
@@ -428,13 +428,13 @@ class Connection1(Answering1, asyncio.Protocol):
         self._say(error)
         refused(self.listener, self, begun, error, self.since)
 
-    def _say(self, error: Error) -> Head:
-        """Answer with an error, as the last thing that is said; returns the head of it."""
+    def _say(self, error: Error, asked: Head | None = None) -> Head:
+        """Answer with an error, as the last thing that is said; returns the head of it. asked: what it answers, if that was read."""
         self.refusal = None
         self.closing = True
         self.reader.stop()
         self.listener.hit(error.kind)
-        head, body = error_answer(error)
+        head, body = refusal_for(asked, error)
         self.out.clear()
         self._write(head.text[:-2] + b"connection: close\r\n\r\n" + body)
         return head

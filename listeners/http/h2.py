@@ -16,7 +16,7 @@ from carrier.core.stream import DESTROYED, HIGH, NOWHERE
 from carrier.errors import Error
 from carrier.hops.h2 import Connection
 from carrier.wire.frames import accept_key
-from carrier.wire.grpc import refusal, timeout_of
+from carrier.wire.grpc import timeout_of
 from carrier.wire.h2 import Engine, Memo, Section, Stream, code_name
 from carrier.wire.h2.encoder import Encoder
 from carrier.wire.h2.frames import CANCEL, ENHANCE_YOUR_CALM, INTERNAL_ERROR, NO_ERROR, SETTINGS_TIMEOUT
@@ -24,8 +24,7 @@ from carrier.wire.h2.heads import CONTINUE_BLOCK, answer_block, lines_block, req
 from carrier.wire.h2.hpack import encode
 from carrier.wire.h2.limits import Limits
 from carrier.wire.http import Head
-from carrier.wire.making import date_field
-from listeners.http.answers import error_answer
+from listeners.http.answers import refusal_for
 from listeners.http.request import Origin, Request
 
 if TYPE_CHECKING:
@@ -407,7 +406,7 @@ class Connection2(Connection):
         if stream.owner is not None:
             self.forget(stream.owner)
             stream.owner = None
-        self.say(stream, error)
+        self.say(stream, error, section)
         self._note(section, error)
 
     def _note(self, section: Section, error: Error) -> None:
@@ -417,12 +416,9 @@ class Connection2(Connection):
         refused(self.listener, request, begun, error, self.engine.now)
         self.spare.append(request)
 
-    def say(self, stream: Stream, error: Error, asked: Head | None = None) -> Head:
+    def say(self, stream: Stream, error: Error, asked: Head | Section | None) -> Head:
         """Answer with an error, and read no more of the request."""
-        if asked is not None and asked.grpc:
-            head, body = refusal(error, asked.get(b"content-type") or b"", date_field()), b""
-        else:
-            head, body = error_answer(error)
+        head, body = refusal_for(asked, error)
         block = answer_block(head, self.shared.encoder)
         if not body or (asked is not None and asked.method == b"HEAD"):
             stream.send_head(block, True)

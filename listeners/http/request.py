@@ -20,7 +20,7 @@ from carrier.wire.forwarding import claims, make_id, trusts
 from carrier.wire.frames import ANY_RSV, Scanner
 from carrier.wire.http import CHUNKED, Head
 from carrier.wire.making import date_field
-from listeners.http.answers import answer_fields, error_answer, fine, misdirected
+from listeners.http.answers import answer_fields, fine, misdirected, refusal_for
 
 if TYPE_CHECKING:
     from listeners.http.routing import Port, Routing
@@ -291,13 +291,10 @@ class Request(Socket):
             session.close(error)
             self.cut(error)
             return
-        asked = self.asked
-        if asked is not None and asked.grpc:
-            self.head(grpc.refusal(error, asked.get(b"content-type") or b"", date_field()), True)
-            return
-        head, body = error_answer(error)
-        self.head(head)
-        self.data(body, None, True)
+        head, body = refusal_for(self.asked, error)
+        self.head(head, not body)
+        if body:
+            self.data(body, None, True)
 
     def stop(self, error: Error | None = None) -> None:
         """The destination takes no more of the request; what it has answered, or will, still counts."""

@@ -146,3 +146,9 @@ async def test_a_matched_call_goes_to_the_laptop_and_to_the_shadow_while_that_is
             assert await call == b"echo hi"
             assert ("x-carrier-fallback", "refused") in tuple(await call.initial_metadata())
             assert proxy.hits["john"].count == 1
+
+
+async def test_a_head_that_is_too_large_is_resource_exhausted() -> None:
+    async with grpc_server() as server, to(server, http=2, listener={"max_head": 2000}) as proxy, channel(port_of(proxy, "in")) as ours:
+        code, details = await failure(ours.unary_unary("/a.Service/Unary")(b"", metadata=(("x-long", "x" * 3000),)))
+        assert code == "RESOURCE_EXHAUSTED" and "field section" in details

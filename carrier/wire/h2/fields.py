@@ -25,8 +25,10 @@ _LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
 _OTHER = bytes(byte not in FIELD_BYTES for byte in range(256))
 """Makes every byte that no field value holds (RFC 9110 5.5) 1, and all others 0."""
 _BLANK = b" \t"
-_PLAIN, _PSEUDO, _TE, _CONTENT_LENGTH, _COOKIE, _HOST = range(6)
+_PLAIN, _PSEUDO, _TE, _CONTENT_LENGTH, _COOKIE, _HOST, _MESSAGE = range(7)
 _KINDS = {b"te": _TE, b"content-length": _CONTENT_LENGTH, b"cookie": _COOKIE, b"host": _HOST}
+_REASON = b"grpc-message"
+"""A text that servers of gRPC send as it is, a blank at its end too: percent-encoded is only what cannot be printed (PROTOCOL-HTTP2.md)."""
 _CONNECTION = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
 _fine: dict[Pair, int] = {}
 """Fields that were looked at and are valid, whatever stands beside them, and what they are. Full, it is emptied."""
@@ -69,6 +71,8 @@ class Section:
         self.problem = self.excess = ""
         self.owner: Any = None
         self.kept = False
+
+    version = "2"
 
     @property
     def trailers(self) -> bool:
@@ -132,6 +136,10 @@ def _read(section: Section, pairs: Sequence[Pair], limits: Limits, client: bool)
                 raise _Malformed(f"content-length {shown(pair[1])} is not the one decimal number")
             section.length = int(pair[1])
             fields.append(pair)
+        elif kind == _MESSAGE:
+            if not client:
+                raise _blank(pair[0])
+            fields.append((pair[0], pair[1].strip(_BLANK)))
         elif host is not None:
             raise _Malformed("several Host fields")
         else:
@@ -166,7 +174,9 @@ def _look_at(pair: Pair, strict_target: bool) -> int:
     if b"\x01" in value.translate(_OTHER):
         raise _Malformed(f"field {shown(name)} has a control byte in its value")
     if value and (value[0] in _BLANK or value[-1] in _BLANK):
-        raise _Malformed(f"field {shown(name)} has a blank at an end of its value")
+        if name != _REASON:
+            raise _blank(name)
+        kind = _MESSAGE
     if kind == _TE:
         if value.lower() != b"trailers":
             raise _Malformed(f"te {shown(value)}, allowed is only trailers")
@@ -178,6 +188,10 @@ def _look_at(pair: Pair, strict_target: bool) -> int:
             _fine.clear()
         _fine[pair] = kind
     return kind
+
+
+def _blank(name: bytes) -> _Malformed:
+    return _Malformed(f"field {shown(name)} has a blank at an end of its value")
 
 
 def _check_pseudo(name: bytes, value: bytes, strict_target: bool) -> bool:

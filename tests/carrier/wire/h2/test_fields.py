@@ -182,3 +182,9 @@ def test_what_was_valid_for_one_limit_is_not_for_another():
     loose = instead(GET, b":path", b"/{}")
     for strict in (False, True, False, True):
         assert bool(section(loose, limits=Limits(strict_target=strict)).problem) == strict
+
+
+def test_the_reason_of_a_grpc_server_may_end_with_a_blank_which_is_not_passed_on() -> None:
+    said = [(b"grpc-status", b"2"), (b"grpc-message", b"it failed: ")]
+    assert section(said, client=True).get(b"grpc-message") == b"it failed:"
+    assert "blank" in section(said).problem and "blank" in section([(b"grpc-status", b"2 ")], client=True).problem

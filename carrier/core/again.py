@@ -1,0 +1,179 @@
+"""A request that is asked again because of what was answered: which answers its route does not want, and what is kept to send it again.
+
+`options.retry_statuses` names statuses of HTTP, and of gRPC, whose calls have content: that is `Kept` on its way to the destination until
+the first byte of an answer goes on. A call is asked again after an answer that is only a status, and after a failure that its caller would
+be told as one of these.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from carrier.core.rare import Rare
+from carrier.core.shown import Shown
+from carrier.core.stream import HIGH, NOWHERE, Backlog, Socket, Stream
+from carrier.errors import Error
+from carrier.wire import grpc
+
+if TYPE_CHECKING:
+    from carrier.core.endpoint import Endpoint
+    from carrier.core.parts import Cluster
+
+NOBODY: frozenset[str] = frozenset()
+
+
+class Kept(Stream):
+    """Stands before the destination of a call and keeps what passes, HIGH bytes at most; `whole`: that is all of it so far. counted: the
+    call is among those of its cluster that are being tried again."""
+
+    __slots__ = ("calls", "cluster", "counted", "size", "whole")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+        self.size = 0
+        self.whole = True
+        self.cluster: Cluster | None = None
+        self.counted = False
+
+    def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
+        self.size += len(data)
+        if self.size > HIGH:
+            self.whole = False
+            self.calls.clear()
+        else:
+            self.calls.append(("data", (data, kind, last)))
+        self.to.data(data, kind, last)
+
+    def end(self, trailer: Any = None) -> None:
+        self.calls.append(("end", (trailer,)))
+        self.to.end(trailer)
+
+    def reset(self, error: Error) -> None:
+        to = self.to
+        self.leave()
+        to.reset(error)
+
+    def stand_behind(self, source: Stream) -> None:
+        """Between a hop and the one that follows it."""
+        to = source.to
+        source.to = to.back = self
+        self.back, self.to = source, to
+
+    def replay(self, backlog: Stream) -> None:
+        """All that was sent waits to be sent again, through here, to another destination."""
+        self.back = self.to = NOWHERE
+        calls, self.calls, self.size = self.calls, [], 0
+        for name, args in calls:
+            getattr(backlog, name)(*args)
+
+    def retry(self, cluster: Cluster) -> bool:
+        """May the call be tried again, or are too many of its cluster's being tried already (`options.max_retries`)?"""
+        if not self.counted:
+            self.counted = cluster.breaker.retry()
+            self.cluster = cluster
+        return self.counted
+
+    def leave(self) -> None:
+        """The answer has begun, or there will be none: nothing is sent again."""
+        self.whole = False
+        self.calls.clear()
+        if self.counted and self.cluster is not None:
+            self.counted = False
+            self.cluster.breaker.retried()
+        back, to = self.back, self.to
+        if back.to is self:
+            back.to = to
+        if to.back is self:
+            to.back = back
+        self.back = self.to = NOWHERE
+
+
+class Again(Shown):
+    """A session, as far as its request may be asked again."""
+
+    __slots__ = ("retries",)
+    # of core/session.py
+    cluster: Cluster | None
+    endpoint: Endpoint | None
+    request: Any
+    answered: bool
+    retries: int
+    source: Socket
+    backlog: Rare[Backlog | None]
+    kept = Rare[Kept | None](None)
+    """What was sent of a call that may be sent again."""
+    tried = Rare(NOBODY)
+    """Names of endpoints that a status was not accepted of."""
+
+    def _unwanted(self, head: Any, last: bool) -> bool:
+        """Is this an answer that the route wants dropped, and is the request asked again?"""
+        decision = self.decision
+        if head.status in decision.statuses:
+            return self._ask_again(str(head.status))
+        if not last or self.kept is None:
+            return False
+        said = grpc.said(head.fields)
+        return said in decision.calls and self._ask_again(said)
+
+    def _call_failed(self, error: Error) -> bool:
+        """A call got no answer. Is it asked again, because of what its caller would be told?"""
+        cluster, endpoint, status = self.cluster, self.endpoint, grpc.NAMES[grpc.status_of(error)]
+        if self.kept is None or status not in self.decision.calls or not self._ask_again(status, error):
+            return False
+        if cluster is not None and endpoint is not None:
+            endpoint.failed += 1
+            cluster.health.failed(endpoint, error)
+        return True
+
+    def _ask_again(self, status: str, error: Error | None = None) -> bool:
+        """Drop the answer, if there is one, and ask another endpoint, if there is one, or the same. False: it must not be."""
+        cluster, endpoint, kept = self.cluster, self.endpoint, self.kept
+        if cluster is None or endpoint is None or self.retries >= self.decision.retry.num_retries:
+            return False
+        if kept is None and not self._whole():
+            return False
+        if kept is not None and (self.answered or not kept.whole or not kept.retry(cluster)):
+            return False
+        self.retries += 1
+        self.event("RETRY", f"{endpoint.address}: {error.detail}" if error is not None else f"{endpoint.address} answered {status}")
+        if len(self.tried) + 1 < len(cluster.endpoints):
+            self.tried = self.tried | {endpoint.name}
+        self._unlink(error or Error("closed", f"status {status} is retried"))
+        if kept is None:
+            self._try_again(cluster)
+        else:
+            self._send_again(cluster, kept)
+        return True
+
+    def _send_again(self, cluster: Cluster, kept: Kept) -> None:
+        """Send a call again, and what was sent of its content: it waits for its new destination as it would for the first."""
+        self._hold()
+        assert self.backlog is not None
+        kept.replay(self.backlog)
+        try:
+            endpoint = cluster.only or cluster.choose(self, self.tried)
+        except Error as error:
+            self.give_up(error)
+        else:
+            self._go(cluster, endpoint)
+
+    # ------------------------------------------------------------------ given by the session
+
+    def _whole(self) -> bool:
+        raise NotImplementedError
+
+    def _unlink(self, error: Error) -> None:
+        raise NotImplementedError
+
+    def _try_again(self, cluster: Cluster) -> None:
+        raise NotImplementedError
+
+    def _hold(self) -> None:
+        raise NotImplementedError
+
+    def _go(self, cluster: Cluster, endpoint: Endpoint) -> None:
+        raise NotImplementedError
+
+    def give_up(self, error: Error) -> None:
+        raise NotImplementedError
