@@ -20,6 +20,7 @@ SECRET = frozenset(
         "api-key",
         "x-api-key",
         "x-auth-token",
+        "x-carrier-explain",
         "x-access-token",
         "x-session-token",
         "x-csrf-token",
@@ -36,6 +37,8 @@ SECRET = frozenset(
 )
 """Fields whose values are never shown."""
 REDACTED = "(redacted)"
+JOIN = b"/.carrier/join/"
+"""How the paths of join links begin (listeners/http/joining.py): their queries are secret."""
 WIRE = frozenset(
     ("protocol-error", "bad-answer", "expectation", "misdirected", "uri-too-long", "headers-too-large", "not-implemented", "version")
 )
@@ -63,6 +66,8 @@ def hidden(redact: tuple[str, ...] = (), query: bool = True) -> Hidden:
 def target(value: bytes, query: bool = True) -> bytes:
     """A request's target without what names a user, and without its query where that is not to be seen. What follows a "?" of a target that
     is no target is a query, too."""
+    if JOIN in value:
+        query = False  # the bridge's token is in it
     if not value.startswith(b"/") and b"@" in value:
         value = _USER.sub(lambda match: (match[1] or b"") + b"(redacted)@", value)
     return value if query else value.partition(b"?")[0]

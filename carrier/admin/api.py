@@ -369,7 +369,10 @@ class Api:
         """A bridge as it is now, with its status, for who made it; other writes answer l7mp's OK."""
         if operation.kind != "bridge" or call.names[0] not in self.config.bridges:
             return ""
-        return dump.dumps(self.bridges.dump(self.config, call.names[0], self.proxy.clusters))
+        shown = self.bridges.dump(self.config, call.names[0], self.proxy.clusters)
+        if call.token:
+            shown["status"]["token"] = call.token
+        return dump.dumps(shown)
 
     async def _apply(self, config: Config) -> tuple[str, ...]:
         try:

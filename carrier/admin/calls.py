@@ -88,6 +88,8 @@ class Call(msgspec.Struct):
     role: str = ""
     """`read` or `user=...`: what the caller's token binds him to."""
     """Asks why the caller may not have what is privileged; None: it may."""
+    token: str = ""
+    """Of a bridge, as it was just made: it is in this answer and nowhere else."""
 
     @property
     def body(self) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from carrier.admin.calls import DONE, Act, Call, Edit, _session_named
+from carrier.bridges import tokens
 from carrier.config.draft import Draft, refused
 from carrier.errors import ConfigError, Error, Problem, shown
 
@@ -92,7 +93,11 @@ def _put_bridge(api: Serving, call: Call, old: Config) -> Steps[tuple[Config, It
     assert call.decoded is not None
     if call.decoded.problems:
         raise ConfigError(*call.decoded.problems)
-    new = yield from api.bridges.putting(old, call.names[0], call.body)
+    body = call.body
+    if isinstance(body, Mapping) and body.get("token") is True:
+        fresh = tokens.make()
+        body, call.token = {**body, "token": fresh.digest}, fresh.token
+    new = yield from api.bridges.putting(old, call.names[0], body)
     return new, api.bridges.warnings(new, call.names[0])
 
 

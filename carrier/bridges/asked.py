@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from carrier.bridges.tokens import DIGEST
 from carrier.core.decision import check_statuses
 from carrier.errors import Problem, did_you_mean, shown
 from carrier.options import duration
@@ -33,6 +34,7 @@ FIELDS = (
     "mirror",
     "answer_timeout",
     "host",
+    "token",
     "options",
 )
 OPTIONS = ("retry_statuses",)
@@ -125,6 +127,13 @@ def check_host(host: object, problems: list[Problem]) -> str:
         problems.append(Problem("expected a host, with or without a port", "$.host", seen=shown(host), allowed='"app.example:8080"'))
         return ""
     return host
+
+
+def check_token(token: object, problems: list[Problem]) -> None:
+    """What is kept of a bridge's token, or nothing. `true`, the wish for one, is the REST API's to fulfil."""
+    if token is not None and token is not True and not (isinstance(token, str) and DIGEST.fullmatch(token)):
+        allowed = 'true: make one; or the digest that GET shows, "sha256:" and 64 hex digits'
+        problems.append(Problem("a bridge's token is made here, and only its digest is kept", "$.token", allowed=allowed))
 
 
 def _listed(match: Any) -> list[Any]:

@@ -37,6 +37,7 @@ from carrier.bridges.asked import (
     _takes_all,
     check_host,
     check_options,
+    check_token,
 )
 from carrier.bridges.conflicts import _check_conflicts
 from carrier.bridges.shown import _dump
@@ -254,6 +255,7 @@ class Bridges:
         else:
             problems += check_options(options)
         host = check_host(body.get("host"), problems)
+        check_token(body.get("token"), problems)
         mirror = body.get("mirror", False)
         if not isinstance(mirror, bool):
             problems.append(Problem("expected true or false", "$.mirror", seen=shown(mirror)))
@@ -265,7 +267,7 @@ class Bridges:
         condition = self._condition(listener, alternatives, body.get("type") == "stream", problems)
         if problems or condition is None:
             return None
-        spec = {key: value for key, value in body.items() if key != "expires"}
+        spec = {key: value for key, value in body.items() if key != "expires" and not (key == "token" and value is True)}
         matches = tuple(match for match, _ in alternatives)
         return Wanted(str(user), matches, condition, endpoint, fallback, options, expires, spec, mirror, host)
 

@@ -128,6 +128,7 @@ def _add_bridges(bridges: argparse.ArgumentParser) -> None:
     bridges.add_argument("--to", metavar="HOST:PORT", help="where they go")
     bridges.add_argument("--expires", metavar="DURATION", type=seconds, help="such as 8h or 3600, from now (default 24h; renew: 1h)")
     bridges.add_argument("--forever", action="store_true", help="it does not expire")
+    bridges.add_argument("--no-token", action="store_true", help="make no token, by which who has it asks why, and joins by a link")
     bridges.add_argument("--fallback", choices=("shadow", "error"), help="when that cannot be reached (default: shadow)")
 
 

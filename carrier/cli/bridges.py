@@ -106,6 +106,8 @@ def _add(options: argparse.Namespace, client: Client, at: str) -> int:
         body["expires"] = DAY if options.expires is None else options.expires
     if options.fallback is not None:
         body["fallback"] = options.fallback
+    if not options.stream and not options.no_token:
+        body["token"] = True
     made = client.send("PUT", at, body)
     if not show(options, made):
         _tell(options, client, at, made)
@@ -135,12 +137,24 @@ def _tell(options: argparse.Namespace, client: Client, at: str, made: Dict) -> N
     port = address.rpartition(":")[2]
     if port.isdecimal() and not options.stream:
         typed = " ".join(f"-H {shlex.quote(f'{name}: {value}')}" for name, value in fields)
-        print(f"try: curl -i {typed}{' ' if typed else ''}http://127.0.0.1:{port}{options.path or '/'}")
+        there = f"http://127.0.0.1:{port}"
+        print(f"try: curl -i {typed}{' ' if typed else ''}{there}{options.path or '/'}")
+        if token := made["status"].get("token"):
+            _tell_token(client, made, token, f"curl -i {typed}{' ' if typed else ''}", there, options.path or "/")
     print(
         f"it lives until {moment(made['expires'])}; carrier bridges renew {options.name}"
         if made.get("expires")
         else "it lives until it is removed"
     )
+
+
+def _tell_token(client: Client, made: Dict, token: str, curl: str, there: str, path: str) -> None:
+    """What the bridge's token is good for; it is told this once."""
+    print(f"ask why, from anywhere: {curl}-H 'x-carrier-explain: {token}' {there}{path}")
+    listener = client.call("GET", f"listeners/{quote(made['status']['listener'], safe='')}")
+    if (listener.get("options") or {}).get("join") is True:
+        print(f"join in a browser: {there}/.carrier/join/{quote(made['name'], safe='')}?token={token}")
+    print("the token in it is told this once, and dies with the bridge")
 
 
 def _check(options: argparse.Namespace, client: Client, at: str) -> int:

@@ -209,6 +209,7 @@ BRIDGE = (
     Field("mirror", "true or false", YES_NO, "the endpoint gets a copy of each request and the shadow answers", "false", True),
     Field("answer_timeout", "duration", AMOUNTS["seconds"], "after which a silent endpoint has failed", "60", 600, "seconds"),
     Field("host", "text", TEXT, "the Host that the endpoint gets; the shadow, when it answers, gets the one that came", "", "app.example:8080"),
+    Field("token", "true or text", {"anyOf": [choice(True), {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"}]}, "`true`: make a token, which the answer has once in `status.token`; who has it may ask why from anywhere, and join by a link. Kept and shown is its digest, which PUT takes, too", "none", True),
     Field("options", "object", OBJECT, "options of its route", "", {"retry_statuses": [503]}),
 )
 
@@ -288,6 +289,7 @@ OPTIONS: Mapping[str, Field] = {field.name: field for field in (
     Field("proxy_protocol", "list of networks", listed(TEXT), "proxies that say first who has connected (PROXY protocol, v1 or v2); others are taken as they come", "nobody", ["10.0.0.0/8"]),
     Field("trusted", "list of networks", listed(TEXT), "peers whose forwarding fields (`x-forwarded-for` and its like) are believed", "nobody", ["10.0.0.0/8"]),
     Field("explain", "list of networks", listed(TEXT), "peers whose `x-carrier-explain` is heeded", "this machine", ["10.0.0.0/8"]),
+    Field("join", "true or false", YES_NO, "`/.carrier/join/NAME?token=TOKEN` gives a browser the cookie that a user bridge asks for, and `/.carrier/leave` takes it away; else those paths are the app's, as all others", "false", True),
     Field("via", "name", TEXT, "our pseudonym in `via` (RFC 9110 section 7.6.3)", "no `via` is sent", "carrier"),
     Field("forwarded", "true or false", YES_NO, "send `forwarded` too (RFC 7239)", "false", True),
     Field("insecure", "true or false", YES_NO, "a listener that leads to the REST API may be reached from other machines", "false", True),

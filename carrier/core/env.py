@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from carrier.core.fence import Fence
 from carrier.core.ledger import Ledger, Reader
@@ -15,6 +15,19 @@ from carrier.redact import ALWAYS
 if TYPE_CHECKING:
     from carrier.core.parts import Cluster, Listener
     from carrier.model import Bridge, Config
+
+
+class Tokens(Protocol):
+    """The tokens of user bridges."""
+
+    def bridge(self, listener: str, token: bytes) -> Bridge | None:
+        """The bridge of this listener that the token belongs to."""
+
+    def bridges(self, listener: str) -> list[Bridge]:
+        """Those of this listener that have a token."""
+
+    def user(self, bridge: str) -> str:
+        """Whose a bridge is; "" when it is gone."""
 
 
 def _nobody(event: str, /, **values: object) -> None:
@@ -49,6 +62,8 @@ class Env:
         """The configuration file, for who asks which carrier this is."""
         self.bridges_of_file: Callable[[Config], Mapping[str, Bridge]] = lambda config: {}
         """User bridges that the configuration's format has itself, by their rules' names: shown beside those that REST made."""
+        self.tokens: Tokens | None = None
+        """Finds the user bridge that a token belongs to."""
         self.renewing: list[Any] = []
         """Certificates whose files are to be looked at next."""
         self.looking: asyncio.Task[None] | None = None

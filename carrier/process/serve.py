@@ -28,6 +28,7 @@ from carrier.admin.api import Api
 from carrier.admin.probes import Probes
 from carrier.admin.where import Door, UnixSocket, open_socket, own_listener
 from carrier.bridges.edits import Bridges
+from carrier.bridges.tokens import Tokens
 from carrier.config import accesslog
 from carrier.core.env import Env
 from carrier.core.fence import Fence
@@ -107,6 +108,7 @@ class Server:
         self.env.file = settings.file
         self.env.gate = open_gate(settings, log, config)
         self.proxy = Proxy(self.env, settings.admin, Door(self.env, settings.limits))
+        self.env.tokens = Tokens(lambda: self.proxy.config)
         self.bridges = Bridges(conditions=self.proxy.matchers.conditions)
         self.life = Life(self.proxy, log, settings.delay, settings.drain)
         self.api = Api(self.proxy, bridges=self.bridges, life=self.life, limits=settings.limits, audit=_audit(log), log=log)

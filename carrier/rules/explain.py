@@ -16,13 +16,16 @@ import msgspec
 
 from carrier.core.balance import KEYED
 from carrier.core.metadata import get_at
+from carrier.rules.condition import Group, Node
 from carrier.rules.match import RuleReport
+from carrier.rules.near import ConditionReport, reports
 from carrier.rules.table import JUMPS, Table
 
 if TYPE_CHECKING:
     from carrier.core.cluster import Cluster
     from carrier.core.decision import Decision
     from carrier.core.endpoint import Endpoint
+    from carrier.redact import Hidden
 
 
 class Step(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -119,6 +122,26 @@ def _steps(table: Table, metadata: Mapping[str, Any]) -> Iterator[Step]:
         if not jump:
             return
         found, name = table.lists.get(jump), jump
+
+
+def missed(table: object, rule: str, metadata: Mapping[str, Any], hidden: Hidden) -> str:
+    """Why this one rule did not decide a session of this listener: the conditions that do not hold and how near they came. Nothing is
+    said of other rules, but that one of them was before it."""
+    for matcher, decisions in table.lists.values() if isinstance(table, Table) else ():
+        for condition, decision in zip(matcher.conditions, decisions, strict=True):
+            if decision.rule != rule or condition is None:
+                continue
+            if condition.holds(metadata):
+                return "it would take this request; a rule before it did"
+            node = condition.node
+            parts = node.parts if isinstance(node, Group) and node.op == "all" else (node,)
+            told = zip(parts, reports(condition, metadata), strict=True)
+            return "; ".join(_unmet(part, report, hidden) for part, report in told if not report.held)
+    return "it is not in force"
+
+
+def _unmet(node: Node, report: ConditionReport, hidden: Hidden) -> str:
+    return f"{node.words(hidden)}: does not hold" + (f", {report.near}" if report.near else "")
 
 
 def _when(decision: Decision, at_once: bool) -> str:

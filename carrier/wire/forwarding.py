@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from itertools import product
 
-from carrier.wire.http import HOP, Fields, Head
+from carrier.wire.http import EXPLAIN, HOP, Fields, Head
 
 
 def _spellings(name: bytes) -> Iterator[bytes]:
@@ -42,6 +42,7 @@ ALIASES = frozenset(spelt for name in _CLAIMS for spelt in _spellings(name)) - {
 """Names that a server behind CGI or WSGI takes for claims: "-" and "_" are the same to it (RFC 3875 4.1.18). Never sent on: a trusted proxy
 that knows only the real names passes its clients' forgeries."""
 PROPER = frozenset(_CLAIMS)
+OURS_ONLY = HOP | {EXPLAIN}
 CLAIMS = ALIASES | PROPER
 """What a peer says about whom it speaks for: believed from trusted peers only."""
 
@@ -74,8 +75,8 @@ class Forwarding:
         return bool(self.interesting) and b"_" in name and name.replace(b"_", b"-") in (self.interesting or ())
 
     def cut(self) -> frozenset[bytes]:
-        """Names that never pass, beside those that Connection names."""
-        names = HOP | {b"host"} if self.host else HOP
+        """Names that never pass, beside those that Connection names. What asks us why is nobody else's: it may be a bridge's token."""
+        names = OURS_ONLY | {b"host"} if self.host else OURS_ONLY
         if self.keeps:
             return names | ALIASES
         if self.trusted:

@@ -234,6 +234,8 @@ class Head:
         headers: dict[str, str] = {}
         for name, value in self.fields:
             key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+            if key == "x-carrier-explain":  # it may be a bridge's token: neither rules nor whoever lists sessions see it
+                continue
             if key in headers:
                 text = headers[key] + ("; " if key == "cookie" else ", ") + text
             headers[key] = text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,7 +13,9 @@ from carrier.wire.http import CLOSE, REASONS, Head
 from carrier.wire.making import answer_head, date_field
 
 if TYPE_CHECKING:
+    from carrier.core.env import Tokens
     from carrier.core.session import Session
+    from carrier.model import Bridge
 
 
 class Asked(Protocol):
@@ -34,6 +37,28 @@ def answer_fields(session: Session) -> bytes:
         "endpoint": endpoint.address if endpoint is not None else "",
         "why": session.why,
     }
+    return _lines(values)
+
+
+def token_fields(session: Session, bridge: Bridge, tokens: Tokens) -> bytes | None:
+    """The same for who has shown a bridge's token, of a request that this bridge or another of its user has decided; None: of others.
+    What stands behind other bridges, and the shadow's address, are not said."""
+    decision = session.decision
+    decided = decision.made_of.bridge if decision.made_of is not None else None
+    if decided is not None and (decided == bridge.name or tokens.user(decided) == bridge.user):
+        endpoint = session.endpoint or session.last_endpoint
+        mine = session.cluster is not None and session.cluster.name == decision.rule  # a bridge's cluster has its rule's name
+        address = endpoint.address if endpoint is not None and mine else ""
+        return _lines({"rule": decision.rule, "cluster": decision.rule if mine else "", "endpoint": address, "why": session.why})
+    return None
+
+
+def missed_fields(bridge: Bridge, why: str) -> bytes:
+    """Why a bridge has not taken the request, for who has its token."""
+    return _lines({"why": f"not {bridge.rules[0]}: {why}"})
+
+
+def _lines(values: Mapping[str, str]) -> bytes:
     return b"".join(b"x-carrier-%b: %b\r\n" % (name.encode(), _safe(value)) for name, value in values.items() if value)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from carrier.core.address import BACKLOG
 from carrier.core.stream import DESTROYED
-from carrier.errors import Problem
+from carrier.errors import Problem, shown
 from carrier.hops.certificates import check_server, renew, server_of
 from carrier.hops.tls import Channel, entry_for, handshake
 from carrier.hops.tlstransport import TlsTransport
@@ -20,6 +20,7 @@ from carrier.wire.h1.head import Limits
 from carrier.wire.h2 import Limits as Limits2
 from listeners.http.h1 import Connection1
 from listeners.http.h2 import Both, Connection2
+from listeners.http.joining import Joining
 from listeners.http.request import Request
 from listeners.http.routing import Port, Routing
 
@@ -51,13 +52,14 @@ OPTIONS: Mapping[str, float] = {
 """Limits (bytes, seconds, bytes per second, numbers) and their defaults (DESIGN section 7); 0 means none. strict_target 0: targets may hold
 what RFC 3986 forbids and browsers nevertheless send, as in /find?q={a|b}."""
 PROTOCOLS = frozenset(("h1", "h2"))
-TEXTS = ("trusted", "via", "forwarded", "insecure", "explain", "half_close", "protocols", "forwarding", "proxy_protocol")
+TEXTS = ("trusted", "via", "forwarded", "insecure", "explain", "join", "half_close", "protocols", "forwarding", "proxy_protocol")
 """The other options."""
 
 
 class HttpListener(Port):
     """`spec: {protocol: HTTP, port, address}`. `options`: see OPTIONS, and `trusted`: CIDRs whose x-forwarded-* are believed,
     `via`: our pseudonym, `forwarded`: send RFC 7239 Forwarded, `explain`: CIDRs of peers whose `x-carrier-explain` is heeded too,
+    `join`: links by which browsers join bridges,
     `forwarding: keep`: what requests say of their way goes on as it came, `protocols`: the versions that are spoken, of h1 and h2,
     `half_close: keep`: a client that has sent its end is answered however late (else if the answer begins within a second)."""
 
@@ -88,6 +90,7 @@ class HttpListener(Port):
         self.max_connections = limits["max_connections"] or float("inf")
         self.networks = networks(given.get("trusted"))
         self.explained = networks(given.get("explain"))
+        self.joining = Joining(env, conf.name) if given.get("join") is True else None
         self.forwarded = bool(given.get("forwarded"))
         self.keeps_claims = given.get("forwarding") == "keep"
         self.keeps_half_closed = given.get("half_close") == "keep"
@@ -116,6 +119,8 @@ class HttpListener(Port):
         spoken = options.get("protocols", ["h1"])
         if not isinstance(spoken, list) or not spoken or not PROTOCOLS.issuperset(map(str, spoken)):
             found.append(Problem("expected a list of protocols", f"{path}.protocols", seen=repr(spoken), allowed="[h1, h2]"))
+        if not isinstance(options.get("join", False), bool):
+            found.append(Problem("expected true or false", f"{path}.join", seen=shown(options["join"]), allowed="true, false"))
         for name, other in (("half_close", "end"), ("forwarding", "replace")):
             if options.get(name, other) not in (other, "keep"):
                 seen = repr(options[name])
@@ -142,7 +147,7 @@ class HttpListener(Port):
     def use(self, table: Table) -> None:
         """A new routing table: what was memoised under the old one is not asked any more, also on connections that are there."""
         super().use(table)
-        self.routing = Routing(table, self.limits, self.options, b"https" if self.tls is not None else b"http")
+        self.routing = Routing(table, self.limits, self.options, b"https" if self.tls is not None else b"http", self.joining)
         for connection in self._connections:
             if isinstance(connection, Connection1 | Connection2):
                 connection.learn()

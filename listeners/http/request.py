@@ -15,12 +15,13 @@ from carrier.core.reuse import ReusedSession, blank
 from carrier.core.stream import Socket
 from carrier.errors import Error
 from carrier.hops.certificates import describe
+from carrier.rules.explain import missed
 from carrier.wire import grpc
 from carrier.wire.forwarding import claims, make_id, trusts
 from carrier.wire.frames import ANY_RSV, Scanner
-from carrier.wire.http import CHUNKED, Head
+from carrier.wire.http import CHUNKED, EXPLAIN, Head
 from carrier.wire.making import date_field
-from listeners.http.answers import answer_fields, fine, misdirected, refusal_for
+from listeners.http.answers import answer_fields, fine, misdirected, missed_fields, refusal_for, token_fields
 
 if TYPE_CHECKING:
     from listeners.http.routing import Port, Routing
@@ -213,12 +214,24 @@ class Request(Socket):
         more = b""
         if session.fallback is not None:
             more = b"x-carrier-fallback: %b\r\n" % session.fallback.encode()
-        if asked.explain and self._may_ask(asked):
-            more += answer_fields(session)
+        if asked.explain:
+            more += self._told(asked, session)
         last = last or (head.body >= CHUNKED and asked.method == b"HEAD")
         if last and asked.grpc:
             self._outcome(head.fields)
         self.send_head(head, more, last)
+
+    def _told(self, asked: Head, session: ReusedSession) -> bytes:
+        """Why it went where it went, as far as who asks may know: all of it, or what concerns the bridge whose token was sent."""
+        if self._may_ask(asked):
+            return answer_fields(session)
+        listener, tokens = self.listener, self.listener.env.tokens
+        bridge = tokens.bridge(listener.name, asked.get(EXPLAIN) or b"") if tokens is not None else None
+        if bridge is None or tokens is None:
+            return b""
+        if (fields := token_fields(session, bridge, tokens)) is not None:
+            return fields
+        return missed_fields(bridge, missed(listener.routing.table, bridge.rules[0], self.metadata(asked), listener.env.hidden))
 
     def _may_ask(self, asked: Head) -> bool:
         """Is this peer to be told why? Who is in `options.explain`; else who calls from 127.0.0.1 or over a unix socket, unless as a proxy

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from carrier.hops.certificates import ServerTls
     from carrier.wire.h1.head import Limits
     from carrier.wire.http import Head
+    from listeners.http.joining import Joining
 
 Networks = Sequence[IPv4Network | IPv6Network]
 REMEMBERED = 2 * 1024 * 1024
@@ -48,7 +49,7 @@ class Asked(Protocol):
 class Routing:
     """See the module. profile: what is done with the fields of untrusted clients, trusting: of trusted ones; each has a memo of its own."""
 
-    def __init__(self, table: Table, limits: Limits, options: Mapping[str, Any], scheme: bytes) -> None:
+    def __init__(self, table: Table, limits: Limits, options: Mapping[str, Any], scheme: bytes, joining: Joining | None = None) -> None:
         needs = table.needs
         names = None if needs.headers is None else frozenset(name.encode("latin-1") for name in needs.headers)
         common: dict[str, Any] = {
@@ -59,6 +60,8 @@ class Routing:
             "keeps": options.get("forwarding") == "keep",
         }
         self.table = table
+        self.joining = joining
+        """Takes the paths of join links; None: they are the app's."""
         self.strict = needs.path and options.get("strict_path", 1) != 0
         """Targets whose path has no form that all servers agree on are refused: no rule on paths could tell whose they are."""
         self.profile, self.trusting = Forwarding(**common), Forwarding(**common, trusted=True)
@@ -77,6 +80,8 @@ class Routing:
 
     def route(self, request: Asked, head: Head) -> tuple[Decision, Head | None]:
         """The decision for a request, and the head to send on if the rule rewrites it; remembered with the head where it may be."""
+        if self.joining is not None and self.joining.takes(head.location):
+            return self.joining.decision, self.joining.onward(head)
         if self.strict and normal_path(head.location.decode("latin-1")) is None:
             return no_path(head), None
         if self.by_other:
