@@ -45,8 +45,9 @@ from carrier.admin.gate import HEALTH, Limits
 from carrier.admin.operations import OPERATIONS
 from carrier.config import dump, privileges
 from carrier.config import schema as openapi
-from carrier.config.draft import Draft, Protocols, refused
+from carrier.config.draft import Draft, Protocols
 from carrier.config.findings import Finding, looking
+from carrier.config.given import refused
 from carrier.config.inspector import inspect
 from carrier.config.source import Syntax
 from carrier.core import registry

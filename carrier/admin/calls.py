@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import msgspec
 
 from carrier.config import dump
-from carrier.config.draft import Draft, Protocols, refused
+from carrier.config.draft import Draft, Protocols
+from carrier.config.given import refused
 from carrier.config.source import Decoded, Syntax, decode, of_a_file
 from carrier.core.slices import Steps
 from carrier.errors import ConfigError, Error, Problem

@@ -12,7 +12,8 @@ from carrier.admin.calls import Answer, Call, Read, _listed, _session_named
 from carrier.admin.documents import _bare, _changes, _whole
 from carrier.config import dump
 from carrier.config.document import to_document
-from carrier.config.draft import position, refused
+from carrier.config.draft import position
+from carrier.config.given import refused
 from carrier.errors import ConfigError, Error
 from carrier.observe import overview
 

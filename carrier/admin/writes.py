@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from carrier.admin.calls import DONE, Act, Call, Edit, _session_named
 from carrier.bridges import tokens
-from carrier.config.draft import Draft, refused
+from carrier.config.draft import Draft
+from carrier.config.given import refused
 from carrier.errors import ConfigError, Error, Problem, shown
 
 if TYPE_CHECKING:

@@ -41,7 +41,8 @@ from carrier.bridges.asked import (
 )
 from carrier.bridges.conflicts import _check_conflicts
 from carrier.bridges.shown import _dump
-from carrier.config.draft import Draft, Protocols, refused
+from carrier.config.draft import Draft, Protocols
+from carrier.config.given import refused
 from carrier.config.inspector import inspect
 from carrier.core import registry
 from carrier.core.fence import Fence

@@ -313,7 +313,8 @@ def _check_one(options: argparse.Namespace, file: str) -> int:
 
 
 def _load(file: str, allow_dangling: bool, files: bool = False, objects: int | None = None) -> Loaded:
-    from carrier.config.source import FILE_OBJECTS, load
+    from carrier.config.composer import FILE_OBJECTS
+    from carrier.config.source import load
 
     path = "/dev/stdin" if file == "-" else file
     return load(path, allow_dangling=allow_dangling, files=files, objects=FILE_OBJECTS if objects is None else objects)

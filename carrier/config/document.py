@@ -15,8 +15,9 @@ from typing import Any
 
 import msgspec
 
-from carrier.config.draft import WILDCARD, Draft, Protocols, Raw
+from carrier.config.draft import WILDCARD, Draft, Protocols
 from carrier.config.findings import Finding, looking
+from carrier.config.given import Raw
 from carrier.config.inspector import _KNOWN, SECTIONS, Check, Inspector
 from carrier.core import registry
 from carrier.core.slices import Steps, whole

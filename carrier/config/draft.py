@@ -22,13 +22,26 @@ from typing import Any
 
 import msgspec
 
+from carrier.config.given import (
+    TITLES,
+    Raw,
+    is_nothing,
+    list_of,
+    loadbalancer_of,
+    mapping_of,
+    name_of,
+    object_of,
+    refused,
+    rewrite_of,
+    spec_of,
+    spelled,
+    text_of,
+    weight_of,
+)
 from carrier.core import registry
 from carrier.core.metadata import MISSING
 from carrier.errors import Error
-from carrier.model import Action, Cluster, Config, Counters, EndPoint, Listener, LoadBalancer, Rewrite, Route, Rule, RuleList
-
-Raw = Mapping[str, Any]
-"""A decoded JSON or YAML object."""
+from carrier.model import Action, Cluster, Config, Counters, EndPoint, Listener, LoadBalancer, Route, Rule, RuleList
 
 
 class Protocols(typing.Protocol):
@@ -40,34 +53,12 @@ class Protocols(typing.Protocol):
     def cluster(self, protocol: str) -> Any: ...
 
 
-POLICIES = {
-    "Trivial": "Trivial",
-    "None": "None",
-    "HashRing": "HashRing",
-    "ConsistentHash": "HashRing",
-    "round_robin": "round_robin",
-    "random": "random",
-    "least_sessions": "least_sessions",
-    "sticky": "sticky",
-}
-"""Policy as written -> policy as shown; l7mp echoes ConsistentHash as HashRing."""
-
 DEFAULT_RETRY: dict[str, Any] = {"retry_on": "never", "num_retries": 1, "timeout": 2000}
 """The retry policy of a route that has none; a posted one is kept as it is, not completed. timeout: milliseconds."""
 
 WILDCARD: dict[str, Any] = {"match": "*"}
 
-_NAME = re.compile(r"\S+")
 _CLASHES = 20
-_TITLES = {
-    "listener": ("listener", "Listener"),
-    "cluster": ("cluster", "Cluster"),
-    "endpoint": ("endpoint", "Endpoint"),
-    "rulelist": ("RuleList", "RuleList"),
-    "rule": ("rule", "Rule"),
-    "route": ("route", "Route"),
-}
-"""What l7mp's error texts call an object: after "Cannot add", and before its name."""
 _UNKNOWN = {
     "listener": "listener: Unknown listener",
     "cluster": "cluster: Unknown cluster",
@@ -76,24 +67,6 @@ _UNKNOWN = {
     "route": "Route: Unknown Route",
 }
 _LABELS = {"rulelist": "RuleList", "rule": "Rule", "route": "Route", "cluster": "Cluster", "endpoint": "EndPoint"}
-
-
-def refused(text: str) -> Error:
-    """A call that cannot be done, with the text that its caller sees (status 400)."""
-    return Error("config", text)
-
-
-def spelled(value: object) -> str:
-    """A value as JavaScript puts it into a text (ECMA-262 ToString): l7mp's messages name what they saw. MISSING is its `undefined`."""
-    if isinstance(value, str):
-        return value
-    if value is MISSING:
-        return "undefined"
-    if isinstance(value, Mapping):
-        return "[object Object]"
-    if isinstance(value, list):
-        return ",".join("" if item is None else spelled(item) for item in value)
-    return msgspec.json.encode(value).decode()
 
 
 class Draft:
@@ -136,20 +109,20 @@ class Draft:
 
     def add_listener(self, raw: object) -> str:
         """Add a Listener, with the rule list, rules, routes and clusters written in it. Returns its name."""
-        obj = _object("listener", raw, "name")
+        obj = object_of("listener", raw, "name")
         return self._set_listener(self._fresh("listener", obj["name"]), obj)
 
     def _set_listener(self, name: str, obj: Raw) -> str:
-        spec = _spec(obj)
+        spec = spec_of(obj)
         self._protocol("listener", spec)
-        options = _mapping("listener", obj, "options")
+        options = mapping_of("listener", obj, "options")
         rules = obj["rules"]
         if isinstance(rules, list):
             rules = {"rules": rules}
         if isinstance(rules, Mapping):
             if "rules" not in rules:
                 raise refused("Cannot add listener: Property rules is invalid")
-            rules = self._inline_rulelist(name, _object("rulelist", rules))
+            rules = self._inline_rulelist(name, object_of("rulelist", rules))
         self.listeners[name] = Listener(name, spec, rules, options)
         return name
 
@@ -162,7 +135,7 @@ class Draft:
 
     def add_rulelist(self, raw: object) -> str:
         """Add a RuleList; its rules are names or Rule objects."""
-        obj = _object("rulelist", raw, "name")
+        obj = object_of("rulelist", raw, "name")
         return self._set_rulelist(self._fresh("rulelist", obj["name"]), obj)
 
     def _set_rulelist(self, name: str, obj: Raw, owner: str | None = None) -> str:
@@ -179,12 +152,12 @@ class Draft:
             return raw
         if not isinstance(raw, Mapping | list):
             raise refused("Cannot add rule to rulelist: Invalid rule")
-        obj = _object("rule", raw)
+        obj = object_of("rule", raw)
         return self._set_rule(self._given_or_new("rule", obj, rulelist), obj, f"rulelist/{rulelist}")
 
     def add_rule(self, raw: object) -> str:
         """Add a Rule that no list holds yet."""
-        obj = _object("rule", raw, "name")
+        obj = object_of("rule", raw, "name")
         return self._set_rule(self._fresh("rule", obj["name"]), obj)
 
     def insert_rule(self, rulelist: str, before: int | str, raw: object) -> str:
@@ -201,14 +174,14 @@ class Draft:
         return rules[at]
 
     def _set_rule(self, name: str, obj: Raw, owner: str | None = None, bridge: str | None = None) -> str:
-        action = _mapping("rule", obj, "action")
+        action = mapping_of("rule", obj, "action")
         match = obj.get("match")
-        if isinstance(match, str) or _is_nothing(match):
+        if isinstance(match, str) or is_nothing(match):
             match = WILDCARD
-        rewrites = tuple([_rewrite(r) for r in _list("rule", action, "rewrite")])
-        apply = _text("rule", action, "apply")
+        rewrites = tuple([rewrite_of(r) for r in list_of("rule", action, "rewrite")])
+        apply = text_of("rule", action, "apply")
         route = action.get("route")
-        if _is_nothing(route):
+        if is_nothing(route):
             route = None
         elif not isinstance(route, str):
             route = self._inline_route(name, route)
@@ -219,36 +192,36 @@ class Draft:
 
     def add_route(self, raw: object) -> str:
         """Add a Route, with the clusters written in it."""
-        obj = _object("route", raw, "name")
+        obj = object_of("route", raw, "name")
         return self._set_route(self._fresh("route", obj["name"]), obj)
 
     def _inline_route(self, rule: str, raw: object) -> str:
         if not isinstance(raw, Mapping | list):
             raise refused("Cannot add rule: Invalid route")
-        obj = _object("route", raw)
+        obj = object_of("route", raw)
         return self._set_route(self._given_or_new("route", obj, rule), obj, f"rule/{rule}")
 
     def _set_route(self, name: str, obj: Raw, owner: str | None = None) -> str:
         to = obj.get("destination")
-        if _is_nothing(to):
+        if is_nothing(to):
             to = obj.get("cluster")  # the name before l7mp 0.5
-        if _is_nothing(to) or not isinstance(to, str | Mapping | list):
+        if is_nothing(to) or not isinstance(to, str | Mapping | list):
             raise refused("Cannot add route: Invalid destination")
         destination = self._cluster_of(name, to, "")
-        ingress = tuple([self._cluster_of(name, c, "-ingress") for c in _list("route", obj, "ingress")])
-        egress = tuple([self._cluster_of(name, c, "-egress") for c in _list("route", obj, "egress")])
+        ingress = tuple([self._cluster_of(name, c, "-ingress") for c in list_of("route", obj, "ingress")])
+        egress = tuple([self._cluster_of(name, c, "-egress") for c in list_of("route", obj, "egress")])
         fallback = obj.get("fallback")
         if fallback is not None:
             fallback = self._cluster_of(name, fallback, "-fallback")
         retry = obj.get("retry", DEFAULT_RETRY)
-        self.routes[name] = Route(name, destination, ingress, egress, retry, fallback, _mapping("route", obj, "options"), owner)
+        self.routes[name] = Route(name, destination, ingress, egress, retry, fallback, mapping_of("route", obj, "options"), owner)
         return name
 
     # -- clusters and endpoints --------------------------------------------------------------------------------------------------
 
     def add_cluster(self, raw: object) -> str:
         """Add a Cluster with its endpoints."""
-        obj = _object("cluster", raw, "name")
+        obj = object_of("cluster", raw, "name")
         return self._set_cluster(self._fresh("cluster", obj["name"]), obj)
 
     def _cluster_of(self, route: str, raw: object, part: str) -> str:
@@ -256,24 +229,24 @@ class Draft:
             return raw
         if not isinstance(raw, Mapping | list):
             raise refused("Cannot add route: Invalid cluster")
-        obj = _object("cluster", raw)
+        obj = object_of("cluster", raw)
         return self._set_cluster(self._given_or_new("cluster", obj, route + part), obj, f"route/{route}")
 
     def _set_cluster(self, name: str, obj: Raw, owner: str | None = None) -> str:
-        spec = _spec(obj)
+        spec = spec_of(obj)
         protocol = self._protocol("cluster", spec)
-        endpoints = _list("cluster", obj, "endpoints")
+        endpoints = list_of("cluster", obj, "endpoints")
         if endpoints and protocol.virtual:
             raise _no_endpoints_for(spec)
         # A virtual cluster has nothing to balance: l7mp never looks at what is posted with one.
-        balancer = LoadBalancer(protocol.default_policy) if protocol.virtual else _loadbalancer(obj, protocol.default_policy)
-        options = _mapping("cluster", obj, "options")
+        balancer = LoadBalancer(protocol.default_policy) if protocol.virtual else loadbalancer_of(obj, protocol.default_policy)
+        options = mapping_of("cluster", obj, "options")
         self.clusters[name] = Cluster(name, spec, tuple([self._endpoint(name, e) for e in endpoints]), balancer, options, owner)
         return name
 
     def add_endpoint(self, cluster: str, raw: object) -> str:
         """Add an EndPoint to a cluster."""
-        obj = _object("endpoint", raw)
+        obj = object_of("endpoint", raw)
         if obj.get("name") is not None:
             self._fresh("endpoint", obj["name"])
         found = self.clusters.get(cluster)
@@ -286,10 +259,10 @@ class Draft:
         return endpoint.name
 
     def _endpoint(self, cluster: str, raw: object) -> EndPoint:
-        obj = _object("endpoint", raw)
+        obj = object_of("endpoint", raw)
         name = self._given_or_new("endpoint", obj, cluster)
         self._taken("endpoint").add(name)
-        return EndPoint(name, obj["spec"], _weight(obj))
+        return EndPoint(name, obj["spec"], weight_of(obj))
 
     # -- replacing ---------------------------------------------------------------------------------------------------------------
 
@@ -299,14 +272,14 @@ class Draft:
         kind: listener, cluster, rulelist, rule, route or endpoint. Implicit names that the old object's children gave up are taken
         again in the same places, so that the same PUT twice changes nothing.
         """
-        obj = _object(kind, raw)
+        obj = object_of(kind, raw)
         if obj.get("name", name) != name:
-            raise refused(f"Cannot add {_TITLES[kind][0]}: Property name is invalid: the path says {name!r}")
+            raise refused(f"Cannot add {TITLES[kind][0]}: Property name is invalid: the path says {name!r}")
         if kind == "endpoint":
             return self._replace_endpoint(name, obj)
         table = self._table(kind)
         if name not in table:
-            _name(kind, name)
+            name_of(kind, name)
             setter: Callable[..., str] = getattr(self, f"_set_{kind}")
             return setter(name, obj)
         old = table[name]
@@ -329,7 +302,7 @@ class Draft:
     def _replace_endpoint(self, name: str, obj: Raw) -> str:
         for cluster in self.clusters.values():
             if any(e.name == name for e in cluster.endpoints):
-                new = EndPoint(name, obj["spec"], _weight(obj))
+                new = EndPoint(name, obj["spec"], weight_of(obj))
                 endpoints = tuple(new if e.name == name else e for e in cluster.endpoints)
                 self.clusters[cluster.name] = msgspec.structs.replace(cluster, endpoints=endpoints)
                 return name
@@ -465,15 +438,15 @@ class Draft:
 
     def _fresh(self, kind: str, raw: object) -> str:
         """A name that was given and is still free."""
-        name = _name(kind, raw)
+        name = name_of(kind, raw)
         if name in self._taken(kind):
-            verb, noun = _TITLES[kind]
+            verb, noun = TITLES[kind]
             raise refused(f'Cannot add {verb}: {noun} "{name}" already defined')
         return name
 
     def _given_or_new(self, kind: str, obj: Raw, stem: str) -> str:
         """The name of an object that stands in another one: its own, or an implicit one."""
-        return self._new_name(kind, stem) if _is_nothing(obj.get("name")) else self._fresh(kind, obj["name"])
+        return self._new_name(kind, stem) if is_nothing(obj.get("name")) else self._fresh(kind, obj["name"])
 
     def _new_name(self, kind: str, stem: str) -> str:
         """An implicit name, `<stem>-<Kind>-<n>`; `_1` to `_20` when somebody has taken it (l7mp.js: newName)."""
@@ -500,20 +473,6 @@ class Draft:
         return found
 
 
-_AN_OBJECT = (dict,)
-_A_LIST = (list,)
-_MEMBERS: dict[str, tuple[tuple[str, bool, tuple[type, ...]], ...]] = {
-    "listener": (("spec", True, (dict, list)), ("rules", True, (str, list, dict))),
-    "cluster": (("spec", True, (dict, list)),),
-    "rulelist": (("rules", True, _A_LIST),),
-    "rule": (("action", True, _AN_OBJECT),),
-    "route": (("ingress", False, _A_LIST), ("egress", False, _A_LIST), ("retry", False, _AN_OBJECT)),
-    "endpoint": (("spec", True, _AN_OBJECT),),
-}
-"""Members that l7mp looks at before anything else, in its order: name, whether it must be there, what it may be. A list is an object to
-JavaScript; a spec that is one has no protocol, and l7mp says so."""
-
-
 def _references(kind: str, obj: Any) -> Iterator[tuple[str, str]]:
     """What an object refers to by name: (kind, name)."""
     if kind == "listener":
@@ -528,100 +487,6 @@ def _references(kind: str, obj: Any) -> Iterator[tuple[str, str]]:
     elif kind == "route":
         names = (obj.destination, *obj.ingress, *obj.egress, obj.fallback)
         yield from (("cluster", name) for name in names if name is not None)
-
-
-def _object(kind: str, raw: object, *first: str) -> Raw:
-    """The decoded object, if it is one and its members look like it. first: members that are looked at before the others ("name")."""
-    cannot = f"Cannot add {_TITLES[kind][0]}:"
-    if not isinstance(raw, Mapping):
-        raise refused(f"{cannot} An object (a set of key-value pairs) is expected")
-    if "name" in first and "name" not in raw:
-        raise refused(f"{cannot} Property name is required")
-    if "name" in first or (kind == "endpoint" and raw.get("name")):
-        _name(kind, raw["name"])
-    for member, required, types in _MEMBERS[kind]:
-        if member not in raw:
-            if required:
-                raise refused(f"{cannot} Property {member} is required")
-        elif not isinstance(raw[member], types):
-            raise refused(f"{cannot} Property {member} is invalid")
-    return raw
-
-
-def _spec(obj: Raw) -> dict[str, Any]:
-    spec: object = obj["spec"]
-    return spec if isinstance(spec, dict) else {}
-
-
-def _is_nothing(value: object) -> bool:
-    """A member that l7mp takes for one that is not there: null, false, 0 and the empty text, but no empty list or object."""
-    return not value and not isinstance(value, Mapping | list)
-
-
-def _name(kind: str, raw: object) -> str:
-    """A name: any text without white space. l7mp takes numbers too; they become text."""
-    if isinstance(raw, int | float) and not isinstance(raw, bool):
-        raw = spelled(raw)
-    if not isinstance(raw, str) or not _NAME.fullmatch(raw):
-        raise refused(f"Cannot add {_TITLES[kind][0]}: Property name is invalid")
-    return raw
-
-
-def _mapping(kind: str, obj: Raw, field: str) -> dict[str, Any]:
-    value = obj.get(field)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise refused(f"Cannot add {_TITLES[kind][0]}: Property {field} is invalid")
-    return value
-
-
-def _list(kind: str, obj: Raw, field: str) -> list[Any]:
-    value = obj.get(field)
-    if value is None or (value == 0 and field == "endpoints"):  # a dump that is posted again says how many endpoints there are
-        return []
-    if not isinstance(value, list):
-        raise refused(f"Cannot add {_TITLES[kind][0]}: Property {field} is invalid")
-    return value
-
-
-def _text(kind: str, obj: Raw, field: str) -> str | None:
-    value = obj.get(field)
-    if _is_nothing(value):
-        return None
-    if not isinstance(value, str):
-        raise refused(f"Cannot add {_TITLES[kind][0]}: Property {field} is invalid")
-    return value
-
-
-def _loadbalancer(obj: Raw, default: str) -> LoadBalancer:
-    raw = obj.get("loadbalancer")
-    if _is_nothing(raw):
-        return LoadBalancer(default)
-    if not isinstance(raw, Mapping) or _is_nothing(raw.get("policy")):
-        raise refused("LoadBalancer.create: TODO: Policy undefined")
-    policy = raw["policy"]
-    if not isinstance(policy, str) or policy not in POLICIES:
-        raise refused(f'LoadBalancer.create: TODO: Policy "{spelled(policy)}" unimplemented')
-    key = None if _is_nothing(raw.get("key")) else raw["key"]
-    if key is not None and not isinstance(key, str):
-        raise refused("Cannot add cluster: Property loadbalancer.key is invalid")
-    return LoadBalancer(POLICIES[policy], key)
-
-
-def _weight(obj: Raw) -> int | float:
-    weight = obj.get("weight")
-    if weight is None:
-        return 1
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < 1e9:
-        raise refused("Cannot add endpoint: Property weight is invalid")
-    return weight
-
-
-def _rewrite(raw: object) -> Rewrite:
-    if not isinstance(raw, Mapping) or not isinstance(raw.get("path"), str):
-        raise refused("Cannot add rule: Property rewrite is invalid")
-    return Rewrite(raw["path"], raw.get("value"))
 
 
 def position(raw: int | str) -> int | None:

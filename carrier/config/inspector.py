@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from carrier.config import accesslog as access
-from carrier.config.draft import POLICIES, Protocols
+from carrier.config.draft import Protocols
+from carrier.config.given import POLICIES
 from carrier.core import health, registry
 from carrier.core.breaker import BREAKER
 from carrier.core.decision import check_statuses

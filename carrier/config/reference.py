@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from carrier.config.draft import POLICIES
+from carrier.config.given import POLICIES
 from carrier.config.inspector import LOG_LEVELS, RETRY_ON
 from carrier.core import health
 from carrier.core.decision import NAMED

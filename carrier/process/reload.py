@@ -19,6 +19,7 @@ import msgspec
 
 from carrier.bridges.many import carried
 from carrier.config import source
+from carrier.config.composer import FILE_OBJECTS
 from carrier.core.slices import sliced
 from carrier.errors import ConfigError, Error
 from carrier.model import Config
@@ -178,7 +179,7 @@ class Base:
         return True
 
     def _load(self, path: str) -> source.Loaded:
-        objects = source.FILE_OBJECTS if self.objects is None else self.objects
+        objects = FILE_OBJECTS if self.objects is None else self.objects
         return source.load(path, allow_dangling=self.allow_dangling, objects=objects)
 
     async def _put_in_force(self, loaded: source.Loaded, why: str) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from carrier import files, model
-from carrier.config import draft as cfg
+from carrier.config.given import refused
 from carrier.core import registry
 from carrier.core.address import authority
 from carrier.core.decision import Decision, Fixed, Hits
@@ -326,7 +326,7 @@ class Proxy:
         """A listener takes nothing new; its sessions go on. Raises Error("config") when there is none of this name."""
         listener = self.listeners.get(name)
         if listener is None:
-            raise cfg.refused(f'Unknown listener "{name}"')
+            raise refused(f'Unknown listener "{name}"')
         if name not in self.drained:
             self.drained.add(name)
             self.env.guard(f"the farewell of listener {name}", listener.farewell)
@@ -335,7 +335,7 @@ class Proxy:
     async def resume_listener(self, name: str) -> None:
         """Bind a drained listener again, as the next revision. Raises Error."""
         if name not in self.drained:
-            raise cfg.refused(f'Listener "{name}" is not drained')
+            raise refused(f'Listener "{name}" is not drained')
         self.rebound = {name}
         try:
             await self.apply(self.config)
@@ -345,7 +345,7 @@ class Proxy:
     def drain_endpoint(self, name: str, drained: bool = True) -> None:
         """An endpoint gets no new sessions, also after other changes, until it is drained no more. Raises Error("config")."""
         if self.config.find_endpoint(name) is None:
-            raise cfg.refused("Not Found")
+            raise refused("Not Found")
         (self.drained_endpoints.add if drained else self.drained_endpoints.discard)(name)
         for cluster in self.clusters.values():
             cluster.drain(self.drained_endpoints)
