@@ -74,7 +74,8 @@ class Head:
     sides speak another protocol. `has_id`: the request came with a request id, `explain`: with x-carrier-explain. `key`: equal keys have
     equal values in every field that rules look at (Forwarding.interesting), whatever the target; None if that is not known.
     `simple`: a request without body, Upgrade, HEAD, CONNECT and x-carrier-explain, behind which an HTTP/1.1 connection stays: its reader
-    need not know of it, and any whole answer may follow as it is. `family`: of its status, 2 for 2xx. `whole`: a final answer of known
+    need not know of it, and any whole answer may follow as it is; `parting`: the same, and the connection ends behind it.
+    `family`: of its status, 2 for 2xx. `whole`: a final answer of known
     length, after which the connection stays, and which asks for no credentials. `text`: the encoding of HTTP/1.1, b"" until it is made;
     `stem`: that without its last CRLF.
     `block`: what HTTP/2 keeps of its own. `never`: names of fields that came as never to be indexed (RFC 7541 7.1.3).
@@ -101,6 +102,7 @@ class Head:
         "method",
         "never",
         "onward",
+        "parting",
         "raw",
         "reason",
         "simple",
@@ -160,9 +162,9 @@ class Head:
         self.block: Any = None
         self.never: frozenset[bytes] = NOBODY
         self.grpc = False
-        self.simple = (
-            body == NONE and keep_alive and upgrade is None and version == "1.1" and method not in (b"HEAD", b"CONNECT") and not explain
-        )
+        simple = body == NONE and upgrade is None and version == "1.1" and method not in (b"HEAD", b"CONNECT") and not explain
+        self.simple = simple and keep_alive
+        self.parting = simple and not keep_alive
         self.whole = status >= 200 and status != 401 and keep_alive and body <= LENGTH
         self.decision: Any = None
         self.log_line: Any = None
@@ -284,12 +286,13 @@ class Head:
         head.tunnel = head.grpc = False
         head.never = NOBODY
         head.simple = self.simple
+        head.parting = self.parting
         head.whole = self.whole
         head.decision = head.log_line = head.claims = None
         return head
 
     def _like(self, **changed: Any) -> Head:
-        made = ("_fields", "block", "claims", "decision", "family", "grpc", "never", "simple", "stem", "log_line", "whole")
+        made = ("_fields", "block", "claims", "decision", "family", "grpc", "never", "parting", "simple", "stem", "log_line", "whole")
         values = {name: getattr(self, name) for name in self.__slots__ if name not in made}
         head = Head(**{**values, "fields": self._fields, **changed})
         head.never, head.grpc = self.never, self.grpc

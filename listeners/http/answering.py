@@ -103,12 +103,18 @@ class Answering1(Request):
         session, asked = self.session, self.asked
         if session is None or asked is None:
             return
-        if not (head.whole and session.on_lane and (asked.simple or self._is_read(asked))) or self.closing:
+        if not (head.whole and session.on_lane and (asked.simple or asked.parting or self._is_read(asked))):
+            super().message(head, body)
+            return
+        if not self.closing:
+            data = (head.text or text_of(head)) + body
+        elif asked.parting:
+            data = (head.text or text_of(head))[:-2] + b"connection: close\r\n\r\n" + body
+        else:
             super().message(head, body)
             return
         self.session = None
         self.to = self.back = NOWHERE
-        data = (head.text or text_of(head)) + body
         self.bytes_out += len(data)
         write = self.write  # a slot is faster to read than to call
         write(data)

@@ -123,10 +123,17 @@ class Connection1(Answering1, asyncio.Protocol):
         self.bytes_in += size
         if self.quiet and size <= HEAD_MAX:
             head = self.ask(data) or self._missed(data)
-            if head is not None and head.simple:
-                self.quiet = False
-                self.begin(head, True)
-                return
+            if head is not None:
+                if head.simple:
+                    self.quiet = False
+                    self.begin(head, True)
+                    return
+                if head.parting:  # as the codec does, which would drop what comes behind it, too
+                    self.quiet = False
+                    self.strained = self.closing = True
+                    self.reader.stop()
+                    self.begin(head, True)
+                    return
         if self.quiet and self._whole(data):
             return
         reader = self.reader

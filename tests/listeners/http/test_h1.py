@@ -106,6 +106,41 @@ def test_a_request_is_one_write_each_way_and_no_task_future_or_timer(request_: b
     assert not pair.listener.live and pair.upstream in pair.cluster.endpoints[0].idle
 
 
+CLOSING = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_", "behind"), [(CLOSING, b""), (CLOSING, GET), (CLOSING.replace(b"close", b"Keep-Alive, Close"), b"junk \x00")]
+)
+@pytest.mark.parametrize("answer", [OK, b"HTTP/1.1 204 No Content\r\n\r\n", OK.replace(b"200", b"404")])
+def test_a_known_head_behind_which_the_connection_ends_needs_no_codec_and_its_answer_is_the_last(
+    request_: bytes, behind: bytes, answer: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = Pair()
+    pair.exchange(request_, answer)
+    first = pair.down
+    assert first.writes == [answer.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")] and first.calls == ["close"]
+    monkeypatch.setattr("carrier.wire.h1.reader.RequestReader._run", lambda *_: pytest.fail("the codec was asked"))
+    pair.downstream, pair.down = Connection1(pair.listener), Wire()
+    pair.downstream.connection_made(pair.down)  # type: ignore[arg-type]
+    pair.downstream.data_received(request_)
+    monkeypatch.undo()
+    if behind:
+        pair.downstream.data_received(behind)
+    pair.upstream.data_received(answer)
+    assert pair.down.writes == first.writes and pair.down.calls[-1:] == ["close"]
+    assert len(pair.up.writes) == 2 and pair.upstream in pair.cluster.endpoints[0].idle
+
+
+def test_an_answer_of_no_known_length_ends_with_the_connection_that_asked_for_that() -> None:
+    pair = Pair()
+    for _ in range(2):
+        pair.downstream, pair.down = Connection1(pair.listener), Wire()
+        pair.downstream.connection_made(pair.down)  # type: ignore[arg-type]
+        pair.exchange(CLOSING, b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n")
+        assert b"connection: close" in b"".join(pair.down.writes) and pair.down.calls[-1:] == ["close"]
+
+
 def test_a_request_leaves_no_garbage_for_the_collector() -> None:
     pair = Pair()
     for _ in range(20):
