@@ -23,6 +23,7 @@ from urllib.parse import parse_qsl, quote, unquote
 
 import msgspec
 
+from carrier.admin import page
 from carrier.admin.calls import (
     BIG,
     OK,
@@ -57,6 +58,7 @@ from carrier.model import Config
 from carrier.rules.table import Matchers
 
 if TYPE_CHECKING:
+    from carrier.admin.trail import Trail
     from carrier.log import Log
     from carrier.observe.metrics import Metrics
 
@@ -98,6 +100,10 @@ class Api:
         self.operations: Mapping[tuple[str, str], Operation] = OPERATIONS
         self.live: Any = None
         """What serves /events; None: nobody does."""
+        self.trail: Trail | None = None
+        """What remembers changes; None: nobody does."""
+        self.page = False
+        """Is `/` a page for browsers?"""
         self.metrics: Metrics | None = None
         """What serves /metrics; None: nobody does."""
         self.matchers: Matchers = getattr(proxy, "matchers", None) or Matchers()
@@ -130,9 +136,12 @@ class Api:
         not have what is privileged; own: it came to the API's own address, not through a listener of the configuration, whose callers know
         l7mp's API and get its 404 for what it has not. Never raises."""
         try:
+            fields = {name.lower(): value for name, value in (headers or {}).items()}
+            if self.page and page.wants(method, path, fields):
+                return Answer(*page.answer(path, fields))
             if own and (found := self._beyond(method, path)) is not None:
                 return found
-            return await self._call(method, path, query, {k.lower(): v for k, v in (headers or {}).items()}, body, peer, standing, role)
+            return await self._call(method, path, query, fields, body, peer, standing, role)
         except Error as error:
             return refusal(error)
         except Exception as exc:

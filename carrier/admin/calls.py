@@ -42,6 +42,7 @@ class Serving(Protocol):
     life: Any
     metrics: Any
     live: Any
+    trail: Any
     log: Any
     lock: asyncio.Lock
     matchers: Matchers

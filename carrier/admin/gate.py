@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from carrier import files
-from carrier.admin import owner
+from carrier.admin import owner, page
 from carrier.core.address import is_loopback
 from carrier.errors import ConfigError, Error, Problem
 from carrier.hops.certificates import ServerTls
@@ -224,6 +224,8 @@ class Gate:
         self.trust_loopback = trust_loopback
         """"uid": a caller on loopback whose socket is our own user's or root's has shown who it is; "none": it has not."""
         self.clock = clock
+        self.page = False
+        """Is there a page for browsers?"""
         self.pid = os.getpid()
         """Whose calls are nobody's: what comes from our own process came through one of its clusters."""
         self.buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
@@ -277,10 +279,23 @@ class Gate:
         if path in HEALTH and method in ("GET", "HEAD"):
             return caller.text
         try:
+            if self.page and page.wants(method, path, headers):
+                return self._admit_reader(caller, headers)
             return self._admit(caller, method, headers)
         except Error as error:
             self.refused[error.kind] = self.refused.get(error.kind, 0) + 1
             raise
+
+    def _admit_reader(self, caller: Caller, headers: Mapping[str, str]) -> str:
+        """Who wants the page's files, which hold nothing of ours: everybody who could log in, and who follows a link to it."""
+        if caller.kind == "unix":
+            return self._admit(caller, "GET", headers)
+        if (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == ("navigate", "document"):
+            headers = {**headers, "sec-fetch-site": "none"}
+        self._check_page(caller, headers, self.locked)
+        if caller.kind == "remote" and not self.may_open():
+            self._check_anonymous(caller, headers)
+        return caller.text
 
     def _admit(self, caller: Caller, method: str, headers: Mapping[str, str]) -> str:
         if caller.kind == "unix":

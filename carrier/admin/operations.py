@@ -7,16 +7,19 @@ from carrier.admin.documents import _whole
 from carrier.admin.reads import (
     _admin,
     _all,
+    _audit,
     _bridges,
     _config,
     _endpoint,
     _endpoints,
+    _event,
     _explain,
     _log,
     _no_admin,
     _one,
     _openapi,
     _probe,
+    _revision,
     _rule_at,
     _schema,
     _session,
@@ -81,6 +84,18 @@ def _operations() -> dict[tuple[str, str], Operation]:
         ("DELETE", "endpoints/*"): Operation(edit=_delete("endpoint"), query=("recursive",), kind="endpoint", text="remove an endpoint"),
         ("GET", "events"): Operation(
             stream=events, query=tuple(FILTERS), strict=True, text="what happens, as it happens (server-sent events); filters as parameters"
+        ),
+        ("GET", "audit"): Operation(
+            read=_audit, query=("format",), strict=True, text="the last changes, and those refused: when, by whom, what"
+        ),
+        ("GET", "revisions/*"): Operation(
+            read=_revision,
+            query=("format",),
+            strict=True,
+            text="the configuration as it was at one of the last revisions, as POST takes it",
+        ),
+        ("GET", "events/*"): Operation(
+            read=_event, query=("format",), strict=True, text="why the session of an event went where it went, while it is remembered"
         ),
         ("GET", "log"): Operation(read=_log, strict=True, text="how much the process's log says"),
         ("PUT", "log"): Operation(act=_set_log, strict=True, takes_body=True, writes=True, text='change that: `{"level": "debug"}`'),

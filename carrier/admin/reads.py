@@ -10,6 +10,7 @@ import msgspec
 from carrier.admin import imagine as explain
 from carrier.admin.calls import Answer, Call, Read, _listed, _session_named
 from carrier.admin.documents import _bare, _changes, _whole
+from carrier.admin.happened import happened
 from carrier.config import dump
 from carrier.config.document import to_document
 from carrier.config.draft import position
@@ -108,7 +109,8 @@ def _no_admin(api: Serving, call: Call) -> Any:
 def _status(api: Serving, call: Call) -> Any:
     """GET /status: what runs, for people."""
     watch = api.metrics.watch if api.metrics is not None else None
-    return overview.overview(api.proxy, api.life.state if api.life is not None else "ready", watch.reason if watch is not None else "")
+    found = overview.overview(api.proxy, api.life.state if api.life is not None else "ready", watch.reason if watch is not None else "")
+    return {**found, "caller": {"who": call.peer, "role": call.role}}
 
 
 def _probe(api: Serving, call: Call) -> Any:
@@ -148,9 +150,43 @@ def _openapi(api: Serving, call: Call) -> Any:
     return document(api.protocols, api.operations)
 
 
+def _audit(api: Serving, call: Call) -> Any:
+    """GET /audit: what was changed or refused, and which revisions can still be looked at."""
+    trail = _trail(api)
+    return {"revision": api.config.revision, "kept": trail.revisions(), "entries": trail.audit()}
+
+
+def _revision(api: Serving, call: Call) -> Steps[Any]:
+    """GET /revisions/NUMBER: the configuration as it was, as POST /config takes it."""
+    kept = _trail(api).kept
+    config = kept.get(int(call.names[0])) if call.names[0].isdecimal() and len(call.names[0]) < 19 else None
+    if config is None:
+        raise Error("not-found", f"revision {call.names[0][:40]!r} is not kept; those are: {', '.join(map(str, kept))}")
+    return to_document((yield from _bare(api, config)))
+
+
+def _trail(api: Serving) -> Any:
+    if api.trail is None:
+        raise Error("not-implemented", "this process keeps no trail of its changes")
+    return api.trail
+
+
 def _log(api: Serving, call: Call) -> Any:
     """GET /log: how much the log says."""
     return {"level": api.log.level if api.log is not None else "silent"}
+
+
+def _event(api: Serving, call: Call) -> Any:
+    """GET /events/ID: why the session of an event went where it went, by all that it brought; secrets are not shown."""
+    number = int(call.names[0]) if call.names[0].isdecimal() and len(call.names[0]) < 19 else 0
+    found = api.live.find(number) if api.live is not None else None
+    if found is None:
+        raise Error("not-found", f"event {call.names[0][:40]!r} is not kept: only the last ones that were told are")
+    event, metadata = found
+    table = api.proxy.tables.get(event["listener"])
+    if table is None:
+        raise Error("not-found", f"listener {event['listener']!r} is not there any more")
+    return {"event": event, **happened(event["listener"], table, metadata, api.proxy.env.hidden)}
 
 
 def events(api: Serving, call: Call) -> Answer:

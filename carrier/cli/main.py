@@ -195,6 +195,7 @@ def _add_admin(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--admin-cert", metavar="FILE", help="serve the API over TLS with this certificate")
     group.add_argument("--admin-key", metavar="FILE", help="and this key (default: in the same file)")
     group.add_argument("--admin-name", metavar="NAME", action="append", default=[], help="a host name that the API may be called by")
+    group.add_argument("--no-page", action="store_true", help="no page for browsers at that address")
     group.add_argument(
         "--trust-loopback", metavar="WHOM", choices=("uid", "none"), help="callers on 127.0.0.1 that may have all: our own user's, or none"
     )
@@ -463,6 +464,7 @@ def _settings(options: argparse.Namespace, loaded: Loaded) -> Settings:
         adjust=lambda config: with_admin(config, options.log_level, options.strict),
         access_log_of=partial(_access_log, options),
         metrics=not options.no_metrics,
+        page=not options.no_page,
     )
 
 

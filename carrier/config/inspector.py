@@ -312,6 +312,7 @@ class Inspector:
             "access_log_path": self.text,
             "access_log": self.access_log,
             "trust_loopback": self.choice(*TRUST),
+            "page": self.boolean,
             "bridges": self.bridges,
             "strict": self.boolean,
             "offload": lambda v, p: None if any(v is o or (v == o and isinstance(v, str)) for o in offload) else self.wrong(p, v, allowed),

@@ -84,6 +84,7 @@ ADMIN = (
     Field("access_log", "path or object", {"anyOf": [TEXT, ref("access_log")]}, "a line for each session that has ended", "", {"path": "stdout"}),
     Field("access_log_path", "path", TEXT, "the same, as l7mp's files have it", "", "/var/log/access.json"),
     Field("trust_loopback", "uid or none", choice("uid", "none"), "callers on loopback that may have what is privileged: those whose socket is our own user's or root's, or none (docs/security.md)", "uid", "none"),
+    Field("page", "true or false", YES_NO, "a browser that asks the API's address for `/` gets the page (docs/page.md); also off by `--no-page`", "true", False),
     Field("bridges", "object", OBJECT, "the same as `bridges` beside it", "", {"networks": ["10.0.0.0/8"]}),
     Field("strict", "true or false", YES_NO, "REST calls are checked against l7mp's schema (its `-s`)", "false", True),
     Field("offload", "text", choice("init", "no_init", "disable", True, False), "kernel offload of l7mp; kept and shown, without effect", "", "disable"),

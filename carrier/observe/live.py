@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from carrier.config.accesslog import Settings
+from carrier.core.reuse import recorded
 from carrier.errors import ConfigError, Problem, did_you_mean, shown
 from carrier.observe.lines import Lines
 
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 PERIOD = 0.1
 MOST = 50
-RING = 256 * 1024
-"""Bytes of events that are kept for who comes back, or comes."""
+RING = 512 * 1024
+"""Bytes of events, and of what their sessions were routed by, that are kept for who comes back, or comes, or asks why."""
 LINGER = 300.0
 """Seconds that they are kept after the last viewer has left."""
 QUIET = 15.0
@@ -120,6 +121,8 @@ class Live:
         self.groups: dict[tuple[Any, ...], Group] = {}
         self.ring: deque[tuple[int, dict[str, Any], bytes]] = deque()
         self.size = 0
+        self.seen: dict[int, tuple[dict[str, Any], int]] = {}
+        """Event of the ring -> the metadata that its session was routed by, for who asks why, and its bytes."""
         self.number = 0
         self.told = self.lost = 0
         """Events that were told to a group, and those that were not because there were too many, ever."""
@@ -169,9 +172,10 @@ class Live:
         if len(ended) > room:  # more than anybody will be told: they are counted, not made
             self._lose(len(ended) - room, ended[room:])
             ended = ended[:room]
-        for line in self.lines.json(ended).splitlines():
+        for line, entry in zip(self.lines.json(ended).splitlines(), ended, strict=False):
             event = json.loads(line)
-            self._tell({"event": "request" if event.get("method") else "session", **event})
+            if self._tell({"event": "request" if event.get("method") else "session", **event}):
+                self._remember(entry)
 
     def refused(self, refusal: Refusal) -> None:
         """A watcher of refused requests."""
@@ -210,22 +214,47 @@ class Live:
             and (wanted.user is None or self.users(rule) == wanted.user)
         )
 
-    def _tell(self, event: dict[str, Any]) -> None:
+    def _remember(self, entry: Any) -> None:
+        """Keep what the session of the last event was routed by, as long as the ring has it."""
+        session = recorded(entry) if entry.__class__ is tuple else entry
+        metadata = session.listener.metadata(session)
+        fields = metadata.get("HTTP", {}).get("headers", {})
+        weight = len(self.ring[-1][2]) + sum(map(len, fields)) + sum(map(len, fields.values())) if self.ring else 0
+        self.seen[self.number] = metadata, weight
+        self.size += weight
+        self._forget()
+
+    def _forget(self) -> None:
+        """Let go of the oldest, until the ring is as large as it may be."""
+        while self.size > RING:
+            number, _, frame = self.ring.popleft()
+            self.size -= len(frame) + self.seen.pop(number, ({}, 0))[1]
+
+    def find(self, number: int) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """An event that was told to somebody, and what its session was routed by; None: it is not kept."""
+        kept = self.seen.get(number)
+        event = next((event for known, event, _ in reversed(self.ring) if known == number), None)
+        return (event, kept[0]) if event is not None and kept is not None else None
+
+    def _tell(self, event: dict[str, Any]) -> bool:
+        """Tell those who want it; was it told to anybody?"""
         self.number += 1
+        told = False
         frame = b"id: %d\nevent: %b\ndata: %b\n\n" % (self.number, event["event"].encode(), json.dumps(event, ensure_ascii=False).encode())
         self.ring.append((self.number, event, frame))
         self.size += len(frame)
-        while self.size > RING:
-            self.size -= len(self.ring.popleft()[2])
+        self._forget()
         for group in self.groups.values():
             if group.wanted.takes(event):
                 if group.left:
                     group.left -= 1
                     self.told += 1
+                    told = True
                     group.frame.append(frame)
                 else:
                     group.lost += 1
                     self.lost += 1
+        return told
 
     # ------------------------------------------------------------------ ten times a second, while there are viewers
 
@@ -238,6 +267,7 @@ class Live:
             if now - self.gone > LINGER:
                 self.timer = None
                 self.ring.clear()
+                self.seen.clear()
                 self.size = 0
                 return
             self._next()

@@ -153,6 +153,7 @@ def _bridge(proxy: Proxy, bridge: Bridge) -> Dict:
         "name": bridge.name,
         "user": bridge.user,
         "listener": bridge.listener,
+        "rules": list(bridge.rules),
         "hits": sum(found.count for found in hits),
         "last_hit": _moment(last) if last is not None else None,
         "expires": datetime.fromtimestamp(bridge.expires, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

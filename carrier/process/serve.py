@@ -26,6 +26,7 @@ from carrier import redact
 from carrier.admin import gate
 from carrier.admin.api import Api
 from carrier.admin.probes import Probes
+from carrier.admin.trail import Trail
 from carrier.admin.where import Door, UnixSocket, open_socket, own_listener
 from carrier.bridges.edits import Bridges
 from carrier.bridges.tokens import Tokens
@@ -61,7 +62,8 @@ class Settings(msgspec.Struct, frozen=True):
     socket, "" for the default path, None for none. tokens: a file; ca, certificate, key: files of TLS with client certificates; names:
     host names of the API; trust_loopback None: as the file says. drain, delay: seconds. file, text, allow_dangling, adjust: the
     configuration file, as it was read, for reloads. bounds None: those that fit the machine. metrics: count sessions for /metrics.
-    access_log_of: what the command line and a file together say of it; without it, access_log or the file does.
+    access_log_of: what the command line and a file together say of it; without it, access_log or the file does. page: for browsers, unless
+    the file says no.
     """
 
     admin: tuple[str, int] | None = ("127.0.0.1", 1234)
@@ -90,6 +92,7 @@ class Settings(msgspec.Struct, frozen=True):
     access_log: accesslog.Settings | None = None
     access_log_of: Callable[[Config], accesslog.Settings | None] | None = None
     metrics: bool = True
+    page: bool = True
 
 
 class Server:
@@ -128,7 +131,8 @@ class Server:
             self.env.read(self.metrics.meter.read)
         self.live = Live(loop, lambda: self.proxy.listeners, lambda rule: user_of(self.proxy, rule))
         self.env.read(self.live.read).watchers.append(self.live.refused)
-        log.tap = self.live.logged
+        self.trail = self.api.trail = Trail(self.proxy)
+        log.tap = self._logged
         self.api.live = self.metrics.live = self.live
         self.troubles = Troubles(loop, log, lambda: self.proxy.listeners)
         self.env.read(self.troubles.read)
@@ -162,6 +166,7 @@ class Server:
         if settings.watch:
             self.base.watch()
         self.life.started = True
+        self.trail.logged("notice", "started", {"file": settings.file})
         for warning in warnings:
             self.log.warn(warning)
 
@@ -179,6 +184,7 @@ class Server:
 
         def put_in_force() -> None:
             self.env.gate.trust_loopback = trust_of(settings, config)
+            self.env.gate.page = self.api.page = settings.page and config.admin.options.get("page", True) is not False
             self.env.fence = self.bridges.fence = fence
             self.env.hidden = redact.hidden(wanted.redact, wanted.query) if wanted is not None else redact.ALWAYS
             if new is not old:
@@ -198,6 +204,11 @@ class Server:
             if new is not None:
                 new.carried = old.written, old.dropped
             old.leave()
+
+    def _logged(self, level: str, event: str, values: Mapping[str, object]) -> None:
+        """A line of the log, for those who watch and for the trail of changes."""
+        self.live.logged(level, event, values)
+        self.trail.logged(level, event, values)
 
     def tell(self, endings: Endings) -> None:
         """Lines about sessions that end, until this does."""

@@ -1,0 +1,105 @@
+"""The page: `GET /` for a browser, and the files that it is made of (carrier/admin/web).
+
+What is served here is the same for everybody and says nothing about this proxy, so it needs no token: the page asks the API, with the
+token that its reader types, and the gate decides there. All files are read once, packed once, and sent with a tag, so that a second visit
+costs a 304. The policy lets nothing run or be looked at that is not one of these files, and forbids every way of making HTML from text
+(Content Security Policy level 3; Trusted Types): what requests bring stays text.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import resources
+from typing import NamedTuple
+
+TYPES = {
+    "html": "text/html; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+"""By the end of a file's name. Nothing else is served."""
+INDEX = "index.html"
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    )
+)
+HEADERS = {
+    "cache-control": "no-cache",  # kept, and asked for again with its tag: a new version is seen at once
+    "vary": "accept, accept-encoding",
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+
+class File(NamedTuple):
+    """One file as it is sent: plain and packed."""
+
+    type: str
+    body: bytes
+    packed: bytes
+    tag: str
+
+
+@cache
+def files() -> Mapping[str, File]:
+    """All of them by their paths."""
+    folder = resources.files("carrier.admin").joinpath("web")
+    found = {entry.name: _read(entry.name, entry.read_bytes()) for entry in folder.iterdir()}
+    return {"/": found.pop(INDEX), **{f"/web/{name}": file for name, file in found.items()}}
+
+
+def _read(name: str, body: bytes) -> File:
+    packed = gzip.compress(body, mtime=0)
+    return File(TYPES[name.rpartition(".")[2]], body, packed, hashlib.sha256(body).hexdigest()[:20])
+
+
+def wants(method: str, path: str, headers: Mapping[str, str]) -> bool:
+    """Is this call for the page, and none of the API's? headers: names in lower case. A program gets the list of calls."""
+    return method in ("GET", "HEAD") and path in files() and (path != "/" or "text/html" in headers.get("accept", ""))
+
+
+def answer(path: str, headers: Mapping[str, str]) -> tuple[int, dict[str, str], bytes]:
+    """Status, fields and content: a file, for a call that `wants` has found to be for one; 304 for who has it (RFC 9110 section 13.1.2)."""
+    file = files()[path]
+    packed = _takes_gzip(headers.get("accept-encoding", ""))
+    tag = f'"{file.tag}{"-gzip" if packed else ""}"'
+    fields = {**HEADERS, "etag": tag}
+    known = headers.get("if-none-match", "")
+    if known.strip() == "*" or tag in (each.strip().removeprefix("W/") for each in known.split(",")):
+        return 304, fields, b""
+    fields["content-type"] = file.type
+    if packed:
+        fields["content-encoding"] = "gzip"
+    return 200, fields, file.packed if packed else file.body
+
+
+def _takes_gzip(accepted: str) -> bool:
+    return any(name in ("gzip", "*") and quality > 0 for name, quality in _qualities(accepted))
+
+
+def _qualities(accepted: str) -> Iterator[tuple[str, float]]:
+    """Codings and how much they are wanted (RFC 9110 section 12.5.3)."""
+    for member in accepted.lower().split(","):
+        name, _, parameter = member.partition(";")
+        try:
+            yield name.strip(), float(parameter.partition("=")[2] or 1)
+        except ValueError:
+            yield name.strip(), 0.0

@@ -1,0 +1,148 @@
+// A table of any length of which only what is seen is in the document: rows of one height, used again while it scrolls.
+
+import { h } from "./dom.js";
+
+const SPARE = 6; // rows beyond both edges
+
+let count = 0;
+
+/**
+ * columns: [{name, label, show(cell, row)}]; label: of the table; open(row): Enter or a click; empty: what is said when there is nothing.
+ * `show(rows, reversed)` gives it its rows: an array that may change later; reversed: the last is shown first.
+ */
+export class Grid {
+  constructor({ label, columns, open, empty, height = 30 }) {
+    this.columns = columns;
+    this.open = open;
+    this.height = height;
+    this.rows = [];
+    this.length = 0;
+    this.reversed = false;
+    this.chosen = null;
+    this.at = -1;
+    this.pool = [];
+    this.id = `grid-${(count += 1)}`;
+    const head = h("div", { role: "row", class: "grid-head" }, columns.map((column) => h("div", { role: "columnheader", class: `cell ${column.name}` }, column.label)));
+    this.pad = h("div", { class: "grid-pad", role: "rowgroup" });
+    this.none = h("p", { class: "empty" }, empty);
+    this.port = h("div", { class: "grid-port" }, this.pad);
+    this.node = h("div", { role: "grid", class: "grid", "aria-label": label, tabindex: "0", "aria-rowcount": "1" }, h("div", { role: "rowgroup" }, head), this.port);
+    this.box = h("div", { class: "grid-box" }, this.node, this.none);
+    this.port.addEventListener("scroll", () => this.later(), { passive: true });
+    this.node.addEventListener("keydown", (event) => this.key(event));
+    this.pad.addEventListener("click", (event) => this.click(event));
+    new ResizeObserver(() => this.later()).observe(this.port);
+  }
+
+  /** The row that stands at a place. */
+  row(place) {
+    return this.rows[this.reversed ? this.length - 1 - place : place];
+  }
+
+  show(rows, reversed = false) {
+    this.rows = rows;
+    this.length = rows.length;
+    this.reversed = reversed;
+    this.later();
+  }
+
+  /** The rows say something else than before. */
+  again() {
+    for (const slot of this.pool) slot.row = undefined;
+    this.later();
+  }
+
+  get top() {
+    return this.port.scrollTop < this.height;
+  }
+
+  toTop() {
+    this.port.scrollTop = 0;
+  }
+
+  later() {
+    this.frame ??= requestAnimationFrame(() => {
+      this.frame = undefined;
+      this.draw();
+    });
+  }
+
+  draw() {
+    const { height, port } = this;
+    if (port.clientHeight === 0) return;
+    this.none.hidden = this.length > 0;
+    this.node.setAttribute("aria-rowcount", this.length + 1);
+    const wanted = `${this.length * height}px`;
+    if (this.pad.style.height !== wanted) this.pad.style.height = wanted;
+    const first = Math.max(0, Math.floor(port.scrollTop / height) - SPARE);
+    const last = Math.min(this.length, Math.ceil((port.scrollTop + port.clientHeight) / height) + SPARE);
+    if (this.chosen !== null) this.at = this.find(this.chosen, first, last);
+    while (this.pool.length < last - first) this.pool.push(this.make());
+    for (let i = 0; i < this.pool.length; i += 1) this.put(this.pool[i], first + i, first + i < last);
+    const active = this.pool.find((slot) => slot.place === this.at && !slot.node.hidden);
+    if (active) this.node.setAttribute("aria-activedescendant", active.node.id);
+    else this.node.removeAttribute("aria-activedescendant");
+  }
+
+  find(row, first, last) {
+    for (let place = first; place < last; place += 1) if (this.row(place) === row) return place;
+    return -1;
+  }
+
+  make() {
+    const cells = this.columns.map((column) => h("div", { role: "gridcell", class: `cell ${column.name}` }));
+    const node = h("div", { role: "row", class: "grid-row", id: `${this.id}-${this.pool.length}` }, cells);
+    this.pad.append(node);
+    return { node, cells, place: -1, row: undefined };
+  }
+
+  put(slot, place, seen) {
+    slot.node.hidden = !seen;
+    if (!seen) {
+      slot.row = undefined;
+      return;
+    }
+    if (slot.place !== place) {
+      slot.place = place;
+      slot.node.style.transform = `translateY(${place * this.height}px)`;
+      slot.node.setAttribute("aria-rowindex", place + 2);
+    }
+    const row = this.row(place);
+    const chosen = row === this.chosen ? "true" : "false";
+    if (slot.node.getAttribute("aria-selected") !== chosen) slot.node.setAttribute("aria-selected", chosen);
+    if (slot.row === row) return;
+    slot.row = row;
+    this.columns.forEach((column, i) => column.show(slot.cells[i], row));
+  }
+
+  click(event) {
+    if (event.target.closest("button")) return;
+    const node = event.target.closest(".grid-row");
+    const slot = this.pool.find((one) => one.node === node);
+    if (slot?.row !== undefined) this.choose(slot.place, true);
+  }
+
+  choose(place, opens) {
+    this.at = place;
+    this.chosen = this.row(place) ?? null;
+    const top = place * this.height;
+    if (top < this.port.scrollTop) this.port.scrollTop = top;
+    else if (top + this.height > this.port.scrollTop + this.port.clientHeight) this.port.scrollTop = top + this.height - this.port.clientHeight;
+    this.draw();
+    if (opens && this.chosen) this.open(this.chosen);
+  }
+
+  key(event) {
+    if (event.target !== this.node || !this.length) return;
+    const page = Math.max(1, Math.floor(this.port.clientHeight / this.height) - 1);
+    if (this.chosen !== null && this.at < 0) this.at = this.find(this.chosen, 0, this.length);
+    const to = { ArrowDown: this.at + 1, ArrowUp: this.at - 1, PageDown: this.at + page, PageUp: this.at - page, Home: 0, End: this.length - 1 }[event.key];
+    if (to !== undefined) {
+      event.preventDefault();
+      this.choose(Math.min(this.length - 1, Math.max(0, to)), false);
+    } else if ((event.key === "Enter" || event.key === " ") && this.at >= 0) {
+      event.preventDefault();
+      this.choose(this.at, true);
+    }
+  }
+}

@@ -1,0 +1,133 @@
+"""The page's files: who gets them, with which fields, and nothing beside them."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from importlib import resources
+
+import pytest
+
+from carrier.admin import page
+from carrier.admin.calls import Answer
+from carrier.admin.gate import Caller, Gate
+from carrier.errors import Error
+
+HTML = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+LOCAL = Caller("loopback", "127.0.0.1:5", "127.0.0.1", "127.0.0.1")
+REMOTE = Caller("remote", "192.0.2.7:5", "192.0.2.7", "192.0.2.1")
+
+
+def got(path: str, **headers: str) -> Answer:
+    return Answer(*page.answer(path, {name.replace("_", "-"): value for name, value in headers.items()}))
+
+
+def test_a_browser_gets_the_page_and_a_program_the_list_of_calls():
+    assert page.wants("GET", "/", HTML) and page.wants("HEAD", "/", HTML)
+    assert not page.wants("GET", "/", {"accept": "*/*"}) and not page.wants("GET", "/", {})
+    assert not page.wants("POST", "/", HTML)
+
+
+@pytest.mark.parametrize(
+    "path", ["/web/../page.py", "/web/..%2fpage.py", "/web/%2e%2e/page.py", "/web//app.js", "/web/", "/web", "/web/nothing.js", "/app.js"]
+)
+def test_nothing_but_the_files_is_served(path):
+    assert not page.wants("GET", path, HTML)
+
+
+def test_every_file_has_its_type_and_the_fields_that_lock_it_up():
+    for path, file in page.files().items():
+        answer = got(path)
+        assert answer.status == 200 and answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["content-type"] == file.type == page.TYPES["html" if path == "/" else path.rpartition(".")[2]]
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+        assert "unsafe" not in answer.headers["content-security-policy"]
+        assert "content-encoding" not in answer.headers
+
+
+def test_who_has_a_file_is_told_so_and_not_sent_it_again():
+    first = got("/web/app.js", accept_encoding="gzip, br")
+    assert gzip.decompress(first.body) == got("/web/app.js").body
+    again = got("/web/app.js", accept_encoding="gzip", if_none_match=f'"other", W/{first.headers["etag"]}')
+    assert (again.status, again.body) == (304, b"") and again.headers["etag"] == first.headers["etag"]
+    plain = got("/web/app.js", accept_encoding="gzip;q=0", if_none_match=first.headers["etag"])
+    assert plain.status == 200 and plain.headers["etag"] != first.headers["etag"]  # other bytes have another tag
+
+
+def test_the_first_view_is_small():
+    assert sum(len(file.packed) for file in page.files().values()) < 150_000
+
+
+def test_the_page_names_all_of_its_files_and_only_beside_itself():
+    """So it works below any path, and all modules are asked for at once."""
+    index = page.files()["/"].body.decode()
+    named = re.findall(r'(?:href|src)="([^"#]+)"', index)
+    assert sorted(named) == sorted(path[1:] for path in page.files() if path != "/")
+    for name, file in page.files().items():
+        text = file.body.decode()
+        assert not re.search(r"\b(?:innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval)\b\s*[=(]", text), name
+        assert text.count("\n") < 500, name
+        if name.endswith(".js"):
+            assert all(found.startswith("./") for found in re.findall(r'from "([^"]+)"', text)), name
+    assert not re.search(r"<style|style=|<script(?! type=\"module\" src)| on\w+=", index)
+
+
+def test_the_files_are_part_of_the_package():
+    import tomllib
+    from pathlib import Path
+
+    said = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert "web/*" in said["carrier.admin"]
+    assert len(list(resources.files("carrier.admin").joinpath("web").iterdir())) == len(page.files())
+
+
+# -- the gate
+
+
+def kind(gate: Gate, caller: Caller = LOCAL, path: str = "/", **headers: str) -> str:
+    fields = HTML | {name.replace("_", "-"): value for name, value in headers.items()}
+    try:
+        gate.admit(caller, "GET", path, fields)
+    except Error as error:
+        return error.kind
+    return ""
+
+
+@pytest.fixture
+def locked(tmp_path):
+    from carrier.admin.gate import Tokens
+
+    file = tmp_path / "tokens"
+    file.write_text("ci correct-horse-battery\n")
+    file.chmod(0o600)
+    gate = Gate(tokens=Tokens(str(file)))
+    gate.page = True
+    return gate
+
+
+def test_the_page_needs_no_token_and_the_api_behind_it_does(locked):
+    assert kind(locked) == "" and kind(locked, path="/web/app.js") == ""
+    assert kind(locked, REMOTE, host="192.0.2.1") == ""
+    assert kind(locked, path="/api/v1/status") == "unauthorized"
+
+
+def test_without_the_page_its_paths_are_as_any_other(locked):
+    locked.page = False
+    assert kind(locked) == "unauthorized" and kind(locked, path="/web/app.js") == "unauthorized"
+
+
+def test_other_machines_get_the_page_only_where_they_could_log_in():
+    gate = Gate()
+    gate.page = True
+    assert kind(gate) == "" and kind(gate, REMOTE) == "forbidden"
+
+
+def test_a_foreign_name_or_page_gets_no_page(locked):
+    assert kind(locked, host="evil.example") == "forbidden"  # DNS rebinding
+    assert kind(locked, host="127.0.0.1:1", origin="http://evil.example") == "forbidden"
+    assert kind(locked, sec_fetch_site="cross-site", sec_fetch_mode="no-cors", sec_fetch_dest="script") == "forbidden"
+    assert kind(locked, sec_fetch_site="cross-site", sec_fetch_mode="navigate", sec_fetch_dest="iframe") == "forbidden"
+
+
+def test_a_link_that_is_followed_leads_to_the_page(locked):
+    assert kind(locked, sec_fetch_site="cross-site", sec_fetch_mode="navigate", sec_fetch_dest="document") == ""
