@@ -2,7 +2,8 @@
 
 `python -m benchmarks.backend [NAME...]` listens on free ports of 127.0.0.1, prints them as one JSON line ({"A": 40001, ..., "tcp": ...,
 "udp": ..., "sink": ..., "bulk": ...}) and runs until its stdin ends. It is made to cost less than a proxy, not to be a good server: a
-request that comes in one piece without a body is answered after two looks at its bytes; only what does not fit goes through `_Request`.
+request that comes in one piece without a body is answered after two looks at its bytes; only what does not fit goes through `_Request`. Who
+begins with HTTP/2 is served by h2backend.py on the same port.
 """
 
 import asyncio
@@ -18,7 +19,8 @@ from typing import cast
 
 import uvloop
 
-from benchmarks import frames
+from benchmarks import frames, h2wire
+from benchmarks.h2backend import H2Server
 from benchmarks.mmsg import Batch
 
 LARGE = 64 * 1024  # the body of GET /64k
@@ -64,7 +66,8 @@ class Answers:
 
 
 class HttpServer(asyncio.Protocol):
-    """One connection: GET /64k gets 64 KiB, GET /unique a head that never repeats, an Upgrade an echo, all else the server's name."""
+    """One connection: GET /64k gets 64 KiB, GET /unique a head that never repeats, an Upgrade an echo, all else the server's name; one that
+    begins as HTTP/2 does is served as that."""
 
     def __init__(self, answers: Answers):
         self.answers = answers
@@ -79,6 +82,11 @@ class HttpServer(asyncio.Protocol):
         """See asyncio.Protocol."""
         if not self.request.started and data.endswith(END) and data.startswith(b"GET ") and not data.startswith(b"GET /ws"):
             self.transport.write(self.answers.to(data))
+            return
+        if data.startswith(h2wire.PREFACE[:16]) and not self.request.started:
+            server = H2Server(self.answers.name, self.transport)
+            self.transport.set_protocol(server)
+            server.data_received(data)
             return
         for head in self.request.feed(data):
             self.answer(head)

@@ -5,8 +5,8 @@ import http.client
 import socket
 import time
 
-from benchmarks import frames
-from benchmarks.peers import Job
+from benchmarks import frames, h2check
+from benchmarks.peers import H2, Job
 
 SECONDS = 2.0
 UDP_SECONDS = 5.0
@@ -21,6 +21,8 @@ def check(job: Job, routes: bool) -> None:
     """Ask every question that the job answers; of a relay that does not route, only what its default answers."""
     if job.protocol == "websocket":
         check_websocket(job)
+    elif job.protocol in H2:
+        check_h2(job)
     elif job.parses_http:
         check_http(job, routes)
     elif job.protocol == "tcp":
@@ -52,6 +54,24 @@ def check_http(job: Job, routes: bool) -> None:
         raise WrongRoute(f"no HTTP answer: {error!r}") from error
     finally:
         connection.close()
+
+
+def check_h2(job: Job) -> None:
+    """The same over HTTP/2; a job for gRPC by calls, whose message has to come back, and a status of 0 behind it."""
+    message = b"\x00\x00\x00\x00\x05hello" if job.protocol == "grpc" else b""
+    try:
+        with h2check.Client(job.port, SECONDS) as client:
+            for path, headers, wanted in questions(job):
+                pseudo = [(":method", "POST" if message else "GET"), (":scheme", "http"), (":authority", "app.example"), (":path", path)]
+                call = [("te", "trailers"), ("content-type", "application/grpc")] if message else []
+                head, body, trailers = client.ask([*pseudo, *call, *headers.items()], message)
+                seen = head.get("x-backend")
+                if head.get(":status") != "200" or seen != wanted:
+                    raise WrongRoute(f"{path} {headers}: wanted 200 from {wanted}, got {head.get(':status')} from {seen}")
+                if message and (body != message or trailers.get("grpc-status") != "0"):
+                    raise WrongRoute(f"{path} {headers}: wanted the message and grpc-status 0, got {body!r} and {trailers}")
+    except OSError as error:
+        raise WrongRoute(f"no answer over HTTP/2: {error!r}") from error
 
 
 def check_websocket(job: Job) -> None:

@@ -143,7 +143,7 @@ def free_ports(count: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> list
             sock.close()
 
 
-def wait_for_port(port: int, child: Child, seconds: float = 10.0) -> None:
+def wait_for_port(port: int, child: Child, seconds: float = 30.0) -> None:
     """Return once a TCP connection to `port` is accepted; raise `StartError` when `child` ends first or `seconds` pass."""
     wait_until(lambda: _connects(port), child, seconds)
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+H2 = ("h2", "h2-h2", "grpc")
 # What a peer may be asked to carry: websocket is HTTP with an Upgrade, large is HTTP with large bodies, bulk TCP with large streams,
-# rules is HTTP with many rules.
-PROTOCOLS = ("http", "large", "rules", "websocket", "tcp", "bulk", "udp")
+# rules is HTTP with many rules; h2 is HTTP/2 from clients and HTTP/1.1 to upstreams, h2-h2 HTTP/2 to both, grpc the same with calls.
+PROTOCOLS = ("http", "large", "rules", "websocket", *H2, "tcp", "bulk", "udp")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,12 @@ class Job:
     @property
     def parses_http(self) -> bool:
         """Whether requests are routed one by one; otherwise whole connections or datagram flows are relayed."""
-        return self.protocol in ("http", "large", "rules", "websocket")
+        return self.protocol in ("http", "large", "rules", "websocket", *H2)
+
+    @property
+    def h2_upstream(self) -> bool:
+        """Whether HTTP/2 is spoken to the backends."""
+        return self.protocol in H2[1:]
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,15 @@ from typing import Any
 
 import yaml
 
-from benchmarks.peers import PROTOCOLS, Command, Job
+from benchmarks.peers import H2, PROTOCOLS, Command, Job
 from benchmarks.processes import free_ports
 
-SPELLING = {"rules": "HTTP", "large": "HTTP", "http": "HTTP", "tcp": "TCP", "bulk": "TCP", "udp": "UDP", "websocket": "WebSocket"}
+SPELLING = dict.fromkeys(("http", "rules", "large", *H2), "HTTP") | {
+    "tcp": "TCP",
+    "bulk": "TCP",
+    "udp": "UDP",
+    "websocket": "WebSocket",
+}
 START = "import sys; from carrier.cli.main import main; sys.exit(main())"  # the command of this tree, installed or not
 
 
@@ -93,7 +98,8 @@ def config(job: Job, protocol: str, admin_port: int, endpoints: int = 1) -> dict
     front = {"protocol": spelled, "port": job.port, "address": "127.0.0.1"}
     rules = _rules(job) if job.parses_http else []
     rules.append({"name": "default", "action": {"route": {"destination": job.default}}})
-    clusters = [{"name": name, "spec": {"protocol": spelled, "port": port}, **_endpoints(endpoints)} for name, port in job.backends.items()]
+    back = {"protocol": spelled, **({"http": 2} if job.h2_upstream else {})}
+    clusters = [{"name": name, "spec": {**back, "port": port}, **_endpoints(endpoints)} for name, port in job.backends.items()]
     controller = {"name": "controller", "spec": {"protocol": "L7mpController"}}
     admin = {
         "name": "admin",

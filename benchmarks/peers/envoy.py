@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers import Command, Job
+from benchmarks.peers import H2, Command, Job
+
+HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
 class Envoy:
@@ -15,7 +17,7 @@ class Envoy:
 
     name = "envoy"
     routes = True
-    protocols = ("http", "large", "websocket", "tcp", "bulk", "udp")
+    protocols = ("http", "large", "websocket", *H2, "tcp", "bulk", "udp")
 
     @property
     def version_command(self) -> Sequence[str]:
@@ -47,14 +49,14 @@ def binary() -> str | None:
 def config(job: Job) -> dict[str, Any]:
     """Envoy's bootstrap for `job`."""
     listener = {"name": "front", "address": _address(job.port, "UDP" if job.protocol == "udp" else "TCP"), **_chain(job)}
-    return {"static_resources": {"listeners": [listener], "clusters": [_cluster(*item) for item in job.backends.items()]}}
+    return {"static_resources": {"listeners": [listener], "clusters": [_cluster(*item, job.h2_upstream) for item in job.backends.items()]}}
 
 
 def _address(port: int, protocol: str = "TCP") -> dict[str, Any]:
     return {"socket_address": {"protocol": protocol, "address": "127.0.0.1", "port_value": port}}
 
 
-def _cluster(name: str, port: int) -> dict[str, Any]:
+def _cluster(name: str, port: int, h2: bool) -> dict[str, Any]:
     endpoint = {"endpoint": {"address": _address(port)}}
     assignment = {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]}
     many = {"max_connections": 20000, "max_pending_requests": 20000, "max_requests": 20000}
@@ -64,7 +66,12 @@ def _cluster(name: str, port: int) -> dict[str, Any]:
         "type": "STATIC",
         "load_assignment": assignment,
         "circuit_breakers": {"thresholds": [many]},
+        **({"typed_extension_protocol_options": {HTTP_OPTIONS: _speaks_h2()}} if h2 else {}),
     }
+
+
+def _speaks_h2() -> dict[str, Any]:
+    return {"@type": f"type.googleapis.com/{HTTP_OPTIONS}", "explicit_http_config": {"http2_protocol_options": {}}}
 
 
 def _typed(name: str, kind: str, **fields: Any) -> dict[str, Any]:
@@ -100,7 +107,7 @@ def _manager(job: Job) -> dict[str, Any]:
     routes.append({"match": {"prefix": "/"}, "route": {"cluster": job.default, "timeout": "0s"}})
     return {
         "stat_prefix": "h",
-        "codec_type": "HTTP1",
+        "codec_type": "HTTP2" if job.protocol in H2 else "HTTP1",
         "upgrade_configs": [{"upgrade_type": "websocket"}],
         "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
         "http_filters": [_typed("envoy.filters.http.router", "filters.http.router.v3.Router")],

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from benchmarks.peers import Command, Job
+from benchmarks.peers import H2, Command, Job
 
 
 class Haproxy:
@@ -11,7 +11,7 @@ class Haproxy:
 
     name = "haproxy"
     routes = True
-    protocols = ("http", "large", "websocket", "tcp", "bulk")
+    protocols = ("http", "large", "websocket", *H2, "tcp", "bulk")
     version_command = ("haproxy", "-v")
 
     def missing(self, protocol: str) -> str | None:
@@ -29,7 +29,9 @@ def config(job: Job) -> str:
     """haproxy.cfg for `job`."""
     mode = "http" if job.parses_http else "tcp"
     reuse = "  http-reuse always\n" if mode == "http" else ""
-    backends = "\n".join(f"backend {name}\n{reuse}  server s 127.0.0.1:{port}" for name, port in job.backends.items())
+    up = " proto h2" if job.h2_upstream else ""
+    backends = "\n".join(f"backend {name}\n{reuse}  server s 127.0.0.1:{port}{up}" for name, port in job.backends.items())
+    down = " proto h2" if job.protocol in H2 else ""
     rules = _rules(job) if mode == "http" else ""
     return f"""global
   nbthread 1
@@ -41,7 +43,7 @@ defaults
   timeout server 300s
   timeout tunnel 300s
 frontend front
-  bind 127.0.0.1:{job.port} backlog 4096
+  bind 127.0.0.1:{job.port} backlog 4096{down}
 {rules}  default_backend {job.default}
 {backends}
 """

@@ -2,7 +2,8 @@
 `nginx-watched` does what a carrier with an access log does: the same fields in the log, X-Forwarded-* and a request id to the upstream.
 
 One buffer is larger in both: a post of exactly the default size would wait 40 ms for an acknowledgement at each request. The routing job is
-a `map` on the header and a prefix location; TCP and UDP need the stream module, which distributions ship on its own.
+a `map` on the header and a prefix location; TCP and UDP need the stream module, which distributions ship on its own. To upstreams it speaks
+HTTP/2 for gRPC only.
 """
 
 import os
@@ -11,9 +12,9 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.peers import Command, Job
+from benchmarks.peers import H2, Command, Job
 
-PROTOCOLS = ("http", "large", "websocket", "tcp", "bulk", "udp")
+PROTOCOLS = ("http", "large", "websocket", "h2", "grpc", "tcp", "bulk", "udp")
 STREAM_MODULE_PATHS = ("/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/share/nginx/modules", "/etc/nginx/modules")
 STREAM_BUFFERS = {"nginx": "", "nginx-tuned": "proxy_buffer_size 256k;"}
 HTTP_BUFFERS = {
@@ -90,6 +91,8 @@ def _http(job: Job, directory: Path, buffers: str, log: str) -> str:
     )
     users = "".join(f" {value} {name};" for value, name in job.users.items())
     header = job.header.replace("-", "_")
+    onward = "grpc_pass grpc" if job.protocol == "grpc" else "proxy_pass http"
+    http2 = " http2" if job.protocol in H2 else ""
     temporary = "\n".join(f"  {kind}_temp_path {directory}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
     return f"""http {{
   {log}
@@ -101,7 +104,7 @@ def _http(job: Job, directory: Path, buffers: str, log: str) -> str:
   map $chosen $chosen_by_path {{ default $chosen; {job.default} {job.prefix_to}; }}
   map $http_upgrade $connection_up {{ default upgrade; '' ''; }}
   server {{
-    listen 127.0.0.1:{job.port} backlog=4096;
+    listen 127.0.0.1:{job.port} backlog=4096{http2};
     proxy_http_version 1.1;
     proxy_set_header Host $http_host;
     proxy_set_header Connection $connection_up;
@@ -109,8 +112,8 @@ def _http(job: Job, directory: Path, buffers: str, log: str) -> str:
     client_max_body_size 0;
     client_body_buffer_size 64k;
     {buffers}
-    location {job.prefix} {{ proxy_pass http://$chosen_by_path; }}
-    location / {{ proxy_pass http://$chosen; }}
+    location {job.prefix} {{ {onward}://$chosen_by_path; }}
+    location / {{ {onward}://$chosen; }}
   }}
 }}"""
 

@@ -177,6 +177,10 @@ class Head:
             self._fields = split_fields(self.raw)
         return self._fields
 
+    def set_fields(self, fields: Fields) -> None:
+        """Where they are not split out of what HTTP/1.1 read."""
+        self._fields = fields
+
     def get(self, name: bytes) -> bytes | None:
         """The value of field `name` (lower case); several lines joined by ", " (RFC 9110 5.3); None if there is none."""
         values = [v for n, v in self.fields if n.lower() == name]

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 SPARE = 32
 """Requests of streams that have ended, kept by a connection for its next ones."""
+IDLE_SPARE = 1.0
+"""Seconds without a stream after which they are let go: an idle connection costs little."""
 FOREVER = 86_400.0
 """Seconds that a caller is waited for at most."""
 FLUSH = 30.0
@@ -55,21 +57,22 @@ class Both:
 
 class Request2(Request):
     """The request on one stream. early: what came before the tunnel that was asked for began, whose bytes the window bounds. timer: when a
-    caller of gRPC waits no longer."""
+    caller of gRPC waits no longer. used: it has a stream, or had, and is not among the spare ones."""
 
-    __slots__ = ("connection", "early", "paused", "stream", "timer")
+    __slots__ = ("connection", "early", "paused", "stream", "timer", "used")
     stream: Stream
 
     def __init__(self, connection: Connection2) -> None:
         super().__init__(connection.listener)
         self.connection = connection
-        self.paused = False
+        self.paused = self.used = False
         self.asked_by(connection.origin)
 
     def on(self, stream: Stream, now: float) -> None:
         """It is used for a stream from now on."""
         self.stream = stream
         stream.owner = self
+        self.used = True
         self.sent = self.tunnel = self.departing = self.paused = False
         self.frames = None
         self.early: list[bytes] = []
@@ -467,8 +470,10 @@ class Connection2(Connection):
         if request.timer is not None:
             request.timer.cancel()
             request.timer = None
-        if stream.owner is request:
-            stream.owner = None
+        if request.used:  # the stream may have closed, and let go of it, by now
+            request.used = False
+            if stream.owner is request:
+                stream.owner = None
             if len(self.spare) < SPARE:
                 self.spare.append(request)
         if not self.engine.streams:
@@ -545,6 +550,8 @@ class Connection2(Connection):
 
     def _tick_idle(self, now: float) -> None:
         waited = now - self.since
+        if waited >= IDLE_SPARE:
+            self.spare.clear()
         if self.closing or self.engine.draining:
             if waited >= PATIENCE:
                 self._end(NO_ERROR, "drained")

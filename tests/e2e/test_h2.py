@@ -12,7 +12,7 @@ from carrier.wire.frames import accept_key
 from tests.conversation import Stage
 from tests.h2peer import Peer2, Server2, client2, echo
 from tests.pki import Pki, pki
-from tests.support import config, port_of, running
+from tests.support import config, port_of, running, tcp_server
 
 __all__ = ["pki"]
 
@@ -404,6 +404,27 @@ async def test_tls_agrees_on_the_version_on_both_sides(pki: Pki, offered: tuple[
                 await server.says(OK)
                 assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
                 writer.close()
+
+
+async def test_streams_are_served_by_requests_that_were_kept_and_an_idle_connection_keeps_none() -> None:
+    async with tcp_server(answering) as up, to(up.port) as proxy, client2(port_of(proxy, "in")) as client:
+        for number in [client.ask("/a") for _ in range(3)]:
+            assert (await client.answer(number)).body == b"ok"
+        listener = proxy.listeners["in"]
+        (connection,) = listener._connections
+        kept = {*connection.spare}
+        assert len(kept) == 3
+        for number in [client.ask("/b") for _ in range(3)]:
+            assert (await client.answer(number)).body == b"ok"
+        assert {*connection.spare} == kept
+        connection.tick(connection.since + 5)
+        assert not connection.spare
+        assert (await client.get("/c")).body == b"ok"
+
+
+async def answering(peer: Any) -> None:
+    while await peer.reader.read(4096):
+        peer.send(OK)
 
 
 async def running_tls(port: int, tls: dict[str, str]) -> Any:

@@ -32,7 +32,7 @@ from carrier.wire.h2.frames import (
     settings_frame,
     window_frame,
 )
-from carrier.wire.h2.hpack import TABLE_SIZE
+from carrier.wire.h2.hpack import TABLE_SIZE, Table
 from carrier.wire.h2.limits import (
     BAD_STREAM,
     DEFAULT,
@@ -123,6 +123,7 @@ class Connection:
         "_shrunk",
         "_skipped",
         "_state",
+        "_table",
         "_topped",
         "_unread",
         "begun_since",
@@ -182,6 +183,7 @@ class Connection:
         self._final = STREAM_MAX  # the last stream that is taken
         self._next = 1
         self._state = memo.start
+        self._table: Table | None = None  # in its place, once blocks are always new
         self._misses = 0
         self._buffer = bytearray()
         self._need = 0

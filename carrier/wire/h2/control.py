@@ -151,7 +151,10 @@ class Control(Connection):
             for stream in self.streams.values():
                 stream.room += change
         if HEADER_TABLE_SIZE in values:
-            self._state = self._state.allowing(values[HEADER_TABLE_SIZE])
+            if self._table is not None:
+                self._table.allow(values[HEADER_TABLE_SIZE])
+            else:
+                self._state = self._state.allowing(values[HEADER_TABLE_SIZE])
 
     def on_push_promise(self, flags: int, number: int, payload: bytes) -> None:
         raise Fault(PROTOCOL_ERROR, "PUSH_PROMISE, but " + ("push is switched off" if self.client else "only servers push"))

@@ -46,6 +46,7 @@ from carrier.wire.h2.frames import (
     unpadded,
     window_frame,
 )
+from carrier.wire.h2.hpack import Table
 from carrier.wire.h2.limits import (
     BAD_STREAM,
     CONTINUED,
@@ -59,6 +60,7 @@ from carrier.wire.h2.limits import (
     TOO_MANY,
     UNKNOWN_FRAME,
 )
+from carrier.wire.h2.memo import POOR, RICH
 from carrier.wire.h2.stream import Stream
 
 _SKIPPED = 16  # ranges of stream numbers that were passed over, and are remembered
@@ -154,15 +156,14 @@ class Engine(Control):
 
     def _section(self, number: int, flags: int, block: bytes, wrong: str = "") -> None:
         """A whole block: what it says, and whom it is for."""
-        known = self._state.known.get(block)
+        known = self._state.known.get(block) if self._table is None else None
         if known is not None:
             section, after = known
             if after is not None:
                 self._state = after
             self._misses = 0
         else:
-            section, self._state = self.memo.read(self._state, block, self._misses)
-            self._misses += 1
+            section = self._unknown(block)
         last = flags & END_STREAM
         stream = self.streams.get(number)
         if wrong:
@@ -181,6 +182,26 @@ class Engine(Control):
             self._answer(stream, section, bool(last))
         else:
             self._trailers(stream, section, bool(last))
+
+    def _unknown(self, block: bytes) -> Section:
+        """A block that was not met in this state. See memo.py."""
+        table = self._table
+        if table is None:
+            section, self._state = self.memo.read(self._state, block, self._misses)
+            self._misses += 1
+            if self._misses >= POOR:
+                self._table, self._state, self._misses = Table(self._state), self.memo.start, 0
+        else:
+            section, met = self.memo.look(table, block, max(0, self._misses))
+            if not met:
+                self._misses = max(0, self._misses) + 1
+            elif section.shape is not None:
+                self._misses = 0
+            else:  # there was nothing new in it
+                self._misses = min(0, self._misses) - 1
+                if self._misses <= -RICH:
+                    self._table, self._state, self._misses = None, table.state(), 0
+        return section
 
     def _open(self, number: int, section: Section, last: bool) -> None:
         """A request."""

@@ -30,9 +30,14 @@ _KINDS = {b"te": _TE, b"content-length": _CONTENT_LENGTH, b"cookie": _COOKIE, b"
 _REASON = b"grpc-message"
 """A text that servers of gRPC send as it is, a blank at its end too: percent-encoded is only what cannot be printed (PROTOCOL-HTTP2.md)."""
 _CONNECTION = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
+_MEANT = frozenset((b"content-type", b"expect", b"x-carrier-explain", _REASON))
+"""Fields of which heads.py makes more than something to pass on."""
 _fine: dict[Pair, int] = {}
 """Fields that were looked at and are valid, whatever stands beside them, and what they are. Full, it is emptied."""
 _FINE, _FINE_MAX = 1024, 160  # fields that are remembered, and their bytes
+
+
+_new = object.__new__
 
 
 class Section:
@@ -43,6 +48,7 @@ class Section:
     the first. `length`: Content-Length, -1 if there is none. `never`: names that came as never indexed, and are to be sent on so.
     `size`: bytes as SETTINGS_MAX_HEADER_LIST_SIZE counts. `problem`: why the message is malformed; `excess`: which bound it exceeds.
     `owner` belongs to whoever reads from the engine: what it wants to find again when the same section comes again; `kept`: it may.
+    `shape`: what it shares with sections that differ from it in values that mean nothing here (memo.py); None if nobody knows of such.
     """
 
     __slots__ = (
@@ -58,6 +64,7 @@ class Section:
         "problem",
         "protocol",
         "scheme",
+        "shape",
         "size",
         "status",
     )
@@ -70,9 +77,21 @@ class Section:
         self.size, self.never = size, never
         self.problem = self.excess = ""
         self.owner: Any = None
+        self.shape: Any = None
         self.kept = False
 
     version = "2"
+
+    def again(self, fields: Pairs, size: int) -> Section:
+        """The same with other values in fields that mean nothing here."""
+        made: Section = _new(Section)
+        made.method, made.scheme, made.authority, made.path, made.protocol = self.method, self.scheme, self.authority, self.path, b""
+        made.status, made.length, made.never = self.status, self.length, self.never
+        made.fields, made.size = fields, size
+        made.problem = made.excess = ""
+        made.owner = made.shape = None
+        made.kept = False
+        return made
 
     @property
     def trailers(self) -> bool:
@@ -89,6 +108,16 @@ class Section:
 
 class _Malformed(Exception):
     pass
+
+
+def meaningless(name: bytes) -> bool:
+    """Is this the name of a field whose value is of no meaning here, if it `fits`?"""
+    return _NAME.fullmatch(name) is not None and name not in _CONNECTION and name not in _KINDS and name not in _MEANT
+
+
+def fits(value: bytes) -> bool:
+    """May a field have this value, if it is of no meaning?"""
+    return b"\x01" not in value.translate(_OTHER) and not (value and (value[0] in _BLANK or value[-1] in _BLANK))
 
 
 def read(pairs: Sequence[Pair], size: int, never: Sequence[bytes], limits: Limits, client: bool) -> Section:

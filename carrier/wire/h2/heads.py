@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from carrier.errors import Error
 from carrier.wire.grpc import is_type
 from carrier.wire.h1.chunked import passable
+from carrier.wire.h1.text import text_of
 from carrier.wire.h2.encoder import Encoder
 from carrier.wire.h2.hpack import Pair, encode, line
 from carrier.wire.http import CHUNKED, EXPLAIN, LENGTH, NONE, OURS, Fields, Head
@@ -34,10 +35,74 @@ def request_of(section: Section, last: bool, profile: Forwarding) -> Head:
     if kept is not None and kept[0] is profile and kept[1] is last:  # those of another revision are others, though they may be equal
         head: Head = kept[2]
         return head
+    if section.shape is not None:
+        return _request_like(section, last, profile)
     head = _request(section, last, profile)
     if section.kept and not section.protocol:
         section.owner = profile, last, head
     return head
+
+
+class _Pattern:
+    """Requests of one shape (memo.py). head: the first of them; None: rules look at what differs. parts: its text, cut where that stands;
+    values: which of the shape's values go there. before: the one that was made last, which knows by now what was decided."""
+
+    __slots__ = ("before", "head", "last", "parts", "profile", "values")
+
+    def __init__(self, section: Section, last: bool, profile: Forwarding) -> None:
+        self.profile, self.last = profile, last
+        self.before: Head | None = None
+        self.head: Head | None = None
+        self.parts: list[bytes] = []
+        self.values: list[int] = []
+        shape = section.shape
+        first: Section = shape.section
+        differ = [first.fields[i] for i in shape.places]
+        if profile.interesting is not None and any(pair[0] in profile.interesting for pair in differ):
+            return
+        head = _request(first, last, profile)
+        text, at = text_of(head), 0
+        lines = b""
+        begin = text.find(b"\r\n") + 2
+        if head.authority:
+            begin = text.find(b"\r\n", begin) + 2
+        for pair in head.onward or ():
+            lines += pair[0] + b": "
+            for number, other in enumerate(differ):
+                if pair is other:
+                    self.parts.append(text[at : begin + len(lines)])
+                    self.values.append(shape.places[number])
+                    at = begin + len(lines) + len(pair[1])
+            lines += pair[1] + b"\r\n"
+        self.parts.append(text[at:])
+        if text[begin : begin + len(lines)] == lines:
+            self.head = head
+
+    def made(self, section: Section) -> Head | None:
+        """The request that a section of this shape is."""
+        known, before, parts = self.head, self.before, self.parts
+        if known is None:
+            return None  # rules look at what differs
+        if known.decision is None and before is not None and before.decision is not None and before.decision[1] is None:
+            known.decision = before.decision
+        fields = section.fields
+        if len(self.values) == 1:
+            text = parts[0] + fields[self.values[0]][1] + parts[1]
+        else:
+            text = parts[0] + b"".join([fields[i][1] + parts[n] for n, i in enumerate(self.values, 1)])
+        self.before = head = known.again(text, b"", known.target, known.length)
+        head.set_fields(((b"host", section.authority), *fields) if section.authority else fields)
+        head.never, head.grpc, head.decision = section.never, known.grpc, known.decision
+        return head
+
+
+def _request_like(section: Section, last: bool, profile: Forwarding) -> Head:
+    """The request that a section is whose shape was met."""
+    shape = section.shape
+    pattern: _Pattern | None = shape.owner
+    if pattern is None or pattern.profile is not profile or pattern.last is not last:
+        pattern = shape.owner = _Pattern(section, last, profile)
+    return pattern.made(section) or _request(section, last, profile)
 
 
 def _request(section: Section, last: bool, profile: Forwarding) -> Head:

@@ -2,7 +2,7 @@
 
 The dynamic table is a value, not a thing: a `State` never changes, and `decode` gives the fields of a block and the state after it. So what
 a block means depends on two values only, and can be remembered exactly: `State.known` maps blocks that were read in this state to what
-became of them (memo.py). Insertions copy a tuple of at most 128 entries, which costs less than to keep a version of it.
+became of them (memo.py). Where nothing comes again that copying is in vain, and a `Table`, which changes, reads block after block.
 
 What is encoded never enters the peer's dynamic table: static names and literals without Huffman coding. Such a block means the same
 on every connection, so it is made once for a head that comes again.
@@ -10,13 +10,14 @@ on every connection, so it is made once for a head that comes again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 from hpack.table import HeaderTable
 
 from carrier.wire.h2.frames import COMPRESSION_ERROR, ENHANCE_YOUR_CALM, Fault
+from carrier.wire.h2.huffman import unhuffman
 from carrier.wire.h2.limits import TOO_LARGE
 
 Pair = tuple[bytes, bytes]
@@ -30,8 +31,9 @@ _FIRST = len(_STATIC)  # the first index of the dynamic table
 BOMB = 4  # times the bytes that are allowed: until then the section is refused, then the connection
 _ENTRY = 32  # what a table entry counts beside its bytes (RFC 7541 4.1)
 _INTEGER_MAX = 1 << 28
-_STEPS = 8192  # entries of the Huffman decoder's table; full, it is emptied
-_STRINGS, _STRING_MAX = 2048, 64  # Huffman strings that are remembered, and their bytes
+_RUN = re.compile(rb"[\x81-\xfe]+")
+"""Indexed fields, one after the other, whose numbers are below 127; nearly all that most blocks hold (RFC 7541 6.1)."""
+_NUMBER = bytes(byte & 127 for byte in range(256))
 
 _INDEX: dict[bytes, int] = {}
 _PAIRS: dict[Pair, int] = {}
@@ -105,151 +107,135 @@ def _string(block: bytes, i: int) -> tuple[bytes, int]:
     return (unhuffman(text) if first & 128 else text), j
 
 
-def _shrunk(entries: tuple[Pair, ...], size: int, limit: int) -> tuple[tuple[Pair, ...], int]:
-    """The table without its oldest entries, so that it fits (RFC 7541 4.3, 4.4)."""
-    keep = len(entries)
-    while size > limit:
-        keep -= 1
-        name, value = entries[keep]
-        size -= len(name) + len(value) + _ENTRY
-    return entries[:keep], size
+class Table:
+    """A decoder as a thing that changes. fields: the static table behind a place for index 0, then the dynamic one, newest first; the rest
+    as in `State`. changed: a block has changed it."""
 
+    __slots__ = ("allowed", "changed", "due", "fields", "limit", "size")
 
-def decode(state: State, block: bytes, most: int) -> tuple[list[Pair], int, list[bytes], State]:
-    """Fields of a block in order, their bytes by SETTINGS_MAX_HEADER_LIST_SIZE's count, the names that are never to be indexed, and the
-    state after it (the same object, if nothing was changed).
+    def __init__(self, state: State) -> None:
+        self.fields = [*_STATIC, *state.entries]
+        self.size, self.limit, self.allowed, self.due = state.size, state.limit, state.allowed, state.due
+        self.changed = False
 
-    Once the bytes exceed `most`, fields are counted and no longer kept: the state stays exact, and a small block cannot grow. Far beyond
-    `most` it is a bomb, and the connection's end.
-    """
-    fields: list[Pair] = []
-    never: list[bytes] = []
-    entries, size, limit, allowed = state.entries, state.size, state.limit, state.allowed
-    due, changed, total = state.due, False, 0
-    i, n = 0, len(block)
-    try:
-        while i < n:
-            byte = block[i]
-            if byte & 128:  # indexed (6.1)
-                if byte != 255:
-                    index = byte & 127
-                    i += 1
-                else:
+    def state(self) -> State:
+        """What it is now."""
+        return State(tuple(self.fields[_FIRST:]), self.size, self.limit, self.allowed, self.due)
+
+    def allow(self, allowed: int) -> None:
+        """See `State.allowing`."""
+        self.allowed = allowed
+        self.due = self.due or self.limit > allowed
+
+    def read(self, block: bytes) -> tuple[list[Pair], list[int], list[bytes]]:
+        """The fields of a block, which of them are literals, and the names that are never to be indexed. Raises Fault. A field of the table
+        costs a reference, so what comes out is no larger than a small multiple of the block."""
+        table = self.fields
+        found: list[Pair] = []
+        literals: list[int] = []
+        never: list[bytes] = []
+        i, n, index = 0, len(block), 0
+        try:
+            while i < n:
+                byte = block[i]
+                if byte & 96 == 32 and byte < 128:
+                    if found:
+                        raise _bad("a table size behind a field")
+                    i = self._resize(block, i)
+                    continue
+                if self.due:
+                    raise _bad(f"no table size, though {self.allowed} is allowed now")
+                if byte & 128:
+                    run, index = _RUN.match(block, i), 0
+                    if run is not None:
+                        found += map(table.__getitem__, run[0].translate(_NUMBER))
+                        i = run.end()
+                        continue
                     index, i = integer(block, i, 7)
-                if not index:
-                    raise _bad("index 0")
-                pair = _STATIC[index] if index < _FIRST else entries[index - _FIRST]
-            elif byte & 96 == 32:  # table size (6.3)
-                if total or fields:
-                    raise _bad("a table size behind a field")
-                limit, i = integer(block, i, 5)
-                if limit > allowed:
-                    raise _bad(f"a table size of {limit}, allowed is {allowed}")
-                entries, size = _shrunk(entries, size, limit)
-                due, changed = False, True
-                continue
-            else:  # literals (6.2)
-                full = 63 if byte & 64 else 15
+                    if not index:
+                        raise _bad("index 0")
+                    found.append(table[index])
+                    continue
+                full = 63 if byte & 64 else 15  # literals (6.2)
                 index = byte & full
                 if index < full:
                     i += 1
                 else:
                     index, i = integer(block, i, 6 if byte & 64 else 4)
                 if index:
-                    name = (_STATIC[index] if index < _FIRST else entries[index - _FIRST])[0]
+                    name = table[index][0]
                 else:
                     name, i = _string(block, i)
                 value, i = _string(block, i)
+                literals.append(len(found))
                 pair = (name, value)
+                found.append(pair)
                 if byte & 64:
-                    changed = True
-                    need = len(name) + len(value) + _ENTRY
-                    size += need
-                    if size > limit:
-                        entries, size = _shrunk(entries, size - need, max(0, limit - need))
-                        size += need
-                    if need <= limit:
-                        entries = (pair, *entries)
-                    else:
-                        entries, size = (), 0
+                    self._insert(pair)
                 elif byte & 16:
                     never.append(name)
-            if due:
-                raise _bad(f"no table size, though {allowed} is allowed now")
-            total += len(pair[0]) + len(pair[1]) + _ENTRY
-            if total <= most:
-                fields.append(pair)
-            elif total > BOMB * most:
-                raise Fault(ENHANCE_YOUR_CALM, f"a field section of more than {BOMB * most} bytes, at most {most}", TOO_LARGE[1])
-    except IndexError:
-        raise _bad(f"index {index}, the table ends at {len(entries) + _FIRST - 1}") from None
-    if due:
-        raise _bad(f"no table size, though {allowed} is allowed now")
-    return fields, total, never, State(entries, size, limit, allowed) if changed else state
+        except IndexError:
+            last = len(table) - 1
+            index = index or next(byte & 127 for byte in block[i:] if byte & 127 > last)
+            raise _bad(f"index {index}, the table ends at {last}") from None
+        if self.due:
+            raise _bad(f"no table size, though {self.allowed} is allowed now")
+        return found, literals, never
+
+    def _resize(self, block: bytes, i: int) -> int:
+        """A table size (6.3) at i; where it ends."""
+        self.limit, i = integer(block, i, 5)
+        if self.limit > self.allowed:
+            raise _bad(f"a table size of {self.limit}, allowed is {self.allowed}")
+        self._shrink(self.limit)
+        self.due, self.changed = False, True
+        return i
+
+    def _insert(self, pair: Pair) -> None:
+        self.changed = True
+        need = len(pair[0]) + len(pair[1]) + _ENTRY
+        if self.size + need > self.limit:
+            self._shrink(max(0, self.limit - need))
+        if need <= self.limit:
+            self.fields.insert(_FIRST, pair)
+            self.size += need
+
+    def _shrink(self, most: int) -> None:
+        """The oldest entries go, so that it fits (RFC 7541 4.3, 4.4)."""
+        while self.size > most:
+            name, value = self.fields.pop()
+            self.size -= len(name) + len(value) + _ENTRY
 
 
-# -- Huffman (RFC 7541 5.2, appendix B) ----------------------------------------------------------------------------------------------------
+def size_of(pairs: Sequence[Pair]) -> int:
+    """Bytes by SETTINGS_MAX_HEADER_LIST_SIZE's count."""
+    return sum([len(name) + len(value) for name, value in pairs]) + _ENTRY * len(pairs)
 
 
-def _tree() -> list[list[int]]:
-    """Nodes as [node after 0, node after 1]; a leaf is -1 - symbol. Node 0 is the root."""
-    nodes = [[0, 0]]
-    for symbol, (code, length) in enumerate(zip(REQUEST_CODES, REQUEST_CODES_LENGTH, strict=True)):
-        node = 0
-        for bit in range(length - 1, 0, -1):
-            side = code >> bit & 1
-            if not nodes[node][side]:
-                nodes.append([0, 0])
-                nodes[node][side] = len(nodes) - 1
-            node = nodes[node][side]
-        nodes[node][code & 1] = -1 - symbol
-    return nodes
+def kept(pairs: list[Pair], size: int, most: int) -> list[Pair]:
+    """The fields that are looked at: of a section of more than `most` bytes the first, and none of one that is far beyond it, a bomb, which
+    is the connection's end."""
+    if size <= most:
+        return pairs
+    if size > BOMB * most:
+        raise Fault(ENHANCE_YOUR_CALM, f"a field section of more than {BOMB * most} bytes, at most {most}", TOO_LARGE[1])
+    total = 0
+    found = []
+    for pair in pairs:
+        total += len(pair[0]) + len(pair[1]) + _ENTRY
+        if total > most:
+            break
+        found.append(pair)
+    return found
 
 
-_NODES = _tree()
-_EOS = 256
-# Where a string may end: at most seven bits into EOS, which is all ones.
-_ENDS = {0}
-_node = 0
-for _ in range(7):
-    _node = _NODES[_node][1]
-    _ENDS.add(_node)
-_steps: dict[int, tuple[int, bytes]] = {}  # node << 8 | byte -> node after it, and what came out; made as they are met
-_strings: dict[bytes, bytes] = {}
-
-
-def _step(key: int) -> tuple[int, bytes]:
-    node, byte, out = key >> 8, key & 255, bytearray()
-    for bit in range(7, -1, -1):
-        node = _NODES[node][byte >> bit & 1]
-        if node < 0:
-            if node == -1 - _EOS:
-                raise _bad("EOS in a Huffman string")
-            out.append(-1 - node)
-            node = 0
-    if len(_steps) >= _STEPS:
-        _steps.clear()
-    _steps[key] = step = (node << 8, bytes(out))
-    return step
-
-
-def unhuffman(text: bytes) -> bytes:
-    """The bytes that a Huffman string stands for: one look-up a byte, none for a string that was seen before."""
-    known = _strings.get(text)
-    if known is not None:
-        return known
-    parts, at, steps = [], 0, _steps
-    for byte in text:
-        at, out = steps.get(at | byte) or _step(at | byte)
-        parts.append(out)
-    if at >> 8 not in _ENDS:
-        raise _bad("a Huffman string with a padding that is not the begin of EOS, or of more than 7 bits")
-    whole = b"".join(parts)
-    if len(text) <= _STRING_MAX:
-        if len(_strings) >= _STRINGS:
-            _strings.clear()
-        _strings[text] = whole
-    return whole
+def decode(state: State, block: bytes, most: int) -> tuple[list[Pair], int, list[bytes], State]:
+    """Fields of a block in order, their bytes by SETTINGS_MAX_HEADER_LIST_SIZE's count, the names that are never to be indexed, and the
+    state after it (the same object, if nothing was changed). Of more than `most` bytes see `kept`."""
+    table = Table(state)
+    pairs, _, never = table.read(block)
+    size = size_of(pairs)
+    return kept(pairs, size, most), size, never, table.state() if table.changed else state
 
 
 # -- encoding ------------------------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import yaml
 
 from benchmarks.check import check
 from benchmarks.measure import PROXY_CORE
-from benchmarks.peers import PROTOCOLS, carrier, envoy, haproxy, nginx, node, usual_job, version
+from benchmarks.peers import H2, PROTOCOLS, carrier, envoy, haproxy, nginx, node, usual_job, version
 from benchmarks.peers.registry import PEERS
 from benchmarks.processes import Children, free_ports, start_backend, wait_for_port
 
@@ -40,6 +40,22 @@ def test_envoy_routes_in_the_same_order():
     manager = envoy.config(JOB)["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     routes = manager["route_config"]["virtual_hosts"][0]["routes"]
     assert [route["route"]["cluster"] for route in routes] == ["A", "B", "A", "D"]
+
+
+@pytest.mark.parametrize("protocol", ["h2", "h2-h2", "grpc"])
+def test_http_2_is_spoken_to_clients_and_where_the_job_says_so_to_backends(protocol, tmp_path):
+    job = usual_job(protocol, 8000, PORTS)
+    up = protocol != "h2"
+    text = haproxy.config(job)
+    assert "backlog 4096 proto h2" in text and text.count(" proto h2") == (4 if up else 1)
+    told = envoy.config(job)["static_resources"]
+    assert told["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]["codec_type"] == "HTTP2"
+    assert all(("typed_extension_protocol_options" in cluster) is up for cluster in told["clusters"])
+    ours = carrier.config(job, protocol, 1234)["clusters"][:3]
+    assert all(cluster["spec"].get("http") == (2 if up else None) for cluster in ours)
+    if protocol != "h2-h2":
+        text = nginx.config(job, tmp_path)
+        assert "backlog=4096 http2;" in text and (f"{'grpc' if up else 'proxy'}_pass {'grpc' if up else 'http'}://$chosen;") in text
 
 
 def test_node_gets_the_whole_job():
@@ -75,17 +91,18 @@ def test_every_peer_has_its_own_name_and_known_protocols():
 OTHERS = [peer for peer in PEERS if not peer.name.startswith("carrier")]
 
 
-@pytest.mark.parametrize("protocol", ["http", "websocket", "tcp", "udp"])
+@pytest.mark.parametrize("protocol", ["http", "h2", "h2-h2", "grpc", "websocket", "tcp", "udp"])
 @pytest.mark.parametrize("peer", OTHERS, ids=lambda peer: peer.name)
 def test_the_installed_program_does_the_job(peer, protocol):
     if protocol not in peer.protocols:
-        assert (peer.name, protocol) in {("haproxy", "udp"), ("node", "tcp"), ("node", "udp")} or peer.name.startswith("nginx-")
+        lacks = {("haproxy", "udp"), ("nginx", "h2-h2"), *((name, h2) for name in ("node", "ceiling") for h2 in H2), ("node", "tcp")}
+        assert (peer.name, protocol) in lacks | {("node", "udp")} or peer.name.startswith("nginx-")
         return
     if why := peer.missing(protocol):
         pytest.skip(why)
     with Children() as children:
         ports = start_backend(children, ["A", "B", "D"])
-        backends = {name: ports[name] for name in "ABD"} if protocol in ("http", "websocket") else {"D": ports[protocol]}
+        backends = {name: ports[name] for name in "ABD"} if protocol in ("http", "websocket", *H2) else {"D": ports[protocol]}
         job = usual_job(protocol, free_ports(1)[0], backends)
         children.directory.chmod(0o777)
         command = peer.prepare(job, children.directory)

@@ -8,7 +8,7 @@ import pytest
 from hpack import Decoder, Encoder, HPACKError, NeverIndexedHeaderTuple
 
 from carrier.wire.h2.frames import COMPRESSION_ERROR, ENHANCE_YOUR_CALM, Fault
-from carrier.wire.h2.hpack import EMPTY_TABLE, TABLE_SIZE, State, decode, encode, integer, unhuffman
+from carrier.wire.h2.hpack import EMPTY_TABLE, TABLE_SIZE, State, Table, decode, encode, integer
 
 START = State((), 0, TABLE_SIZE, TABLE_SIZE)
 MOST = 1 << 20
@@ -134,12 +134,27 @@ def test_to_allow_more_asks_for_nothing():
     assert START.allowing(8192) is more
 
 
-def test_huffman_strings_end_in_at_most_seven_ones():
-    assert unhuffman(bytes.fromhex("f1e3c2e5f23a6ba0ab90f4ff")) == b"www.example.com"
-    assert unhuffman(b"") == b""
-    for wrong in ("1fff", "ff", "1e", "fffffffc", "ffffffff"):
-        with pytest.raises(Fault):
-            unhuffman(bytes.fromhex(wrong))
+def test_a_table_that_changes_reads_as_states_do():
+    chance = random.Random(11)
+    for _ in range(20):
+        encoder, state, table = Encoder(), START, Table(START)
+        for _ in range(20):
+            block = encoder.encode(chosen(chance))
+            read, _, never, state = decode(state, block, MOST)
+            found, literals, said = table.read(block)
+            assert (found, said) == (read, never)
+            assert all(0 <= i < len(found) for i in literals)
+            after = table.state()
+            assert (after.entries, after.size, after.limit) == (state.entries, state.size, state.limit)
+
+
+def test_a_table_is_told_as_a_state_is_that_we_allow_less():
+    table = Table(START)
+    table.read(Encoder().encode([(b"x-user", b"john")]))
+    table.allow(1000)
+    with pytest.raises(Fault, match="no table size"):
+        table.read(b"\x82")
+    assert table.read(b"\x3f\xc9\x07\x82")[0] == [(b":method", b"GET")] and not table.due
 
 
 def test_integers_that_are_cut_off_or_too_large_are_refused():
