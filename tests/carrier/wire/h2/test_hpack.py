@@ -52,7 +52,7 @@ def test_what_the_reference_encodes_is_decoded_and_the_tables_stay_the_same():
 def test_damaged_blocks_are_refused_or_mean_what_they_mean_to_the_reference():
     chance = random.Random(9113)
     taken = 0
-    for _ in range(4000):
+    for _ in range(1200):
         encoder, reference, state = Encoder(), Decoder(MOST), START
         block = bytearray(encoder.encode(chosen(chance)))
         for _ in range(chance.randrange(1, 4)):
@@ -70,7 +70,7 @@ def test_damaged_blocks_are_refused_or_mean_what_they_mean_to_the_reference():
         assert read == expected, data.hex()
         assert list(state.entries) == list(reference.header_table.dynamic_entries)
         taken += 1
-    assert taken > 500
+    assert taken > 150
 
 
 def test_what_we_encode_the_reference_decodes_and_puts_nothing_into_its_table():
