@@ -51,8 +51,9 @@ STATUS: dict[str, int] = {
     "drain": 503,
     "timeout": 504,
     "version": 505,
+    "loop": 508,
 }
-"""Kind of an error -> HTTP status (RFC 9110 section 15)."""
+"""Kind of an error -> HTTP status (RFC 9110 section 15; 508: RFC 5842 section 7.2)."""
 
 
 class Error(Exception):

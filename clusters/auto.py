@@ -34,6 +34,11 @@ class AutoCluster(HttpCluster):
         self.plain = TcpCluster(config.Cluster(conf.name, spec), env)
         self.over_tls = TcpCluster(config.Cluster(conf.name, dict(conf.spec)), env)
 
+    def lead_for_a_bridge(self, fenced: bool) -> None:
+        super().lead_for_a_bridge(fenced)
+        for cluster in (self.plain, self.over_tls):
+            cluster.lead_for_a_bridge(fenced)
+
     def speaks(self, session: Session) -> int:
         request = session.request
         return 2 if request is not None and request.version == "2" else 1

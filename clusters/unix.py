@@ -82,6 +82,8 @@ class UnixCluster(Cluster):
 
     def _connected(self, filename: str) -> socket.socket | None:
         """A connected socket; None: the server's queue is full. Raises Error (retry "yes": nothing was sent)."""
+        if self.outward and self.env.own.at(self.transport, filename, None):
+            raise Error("loop", f"{filename} is a listener of this proxy, and the session would go round", "upstream", "yes")
         sock = socket.socket(socket.AF_UNIX, MODES[self.mode] | socket.SOCK_NONBLOCK)
         try:
             if self.mode == "dgram":

@@ -22,7 +22,7 @@ from carrier.errors import Error, Problem, from_os
 from carrier.hops.tls import decrypted, upstream
 from carrier.hops.websocket import OPTIONS, WebSocketEnd
 from carrier.options import check_numbers, numbers
-from carrier.wire.forwarding import CLAIMS
+from carrier.wire.forwarding import CLAIMS, HOPS, passed
 from carrier.wire.frames import Closing, accept_key, valid_key
 from carrier.wire.h1.reader import AnswerMemo, AnswerReader, Limits
 from carrier.wire.http import HOP, Fields, Head
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from carrier.core.env import Env
     from carrier.core.session import Session
 
-OWN = HOP | CLAIMS | {b"host", b"content-length", b"content-type", b"expect", b"trailer"}
+OWN = HOP | CLAIMS | {HOPS, b"host", b"content-length", b"content-type", b"expect", b"trailer"}
 """Fields of a request that a handshake made from it does not take over; those of WebSocket itself neither, but for the subprotocols."""
 SUBPROTOCOL = b"sec-websocket-protocol"
 EXTENSIONS = b"sec-websocket-extensions"
@@ -201,6 +201,7 @@ def _made(session: Session, endpoint: Endpoint) -> Head:
     path = _bytes(_mapping(http.get("url")).get("path") or "/")
     fields = [(b"host", headers.get(b"host") or endpoint.address.encode("latin-1", "replace"))]
     fields += [(n, v) for n, v in headers.items() if n not in OWN and (n == SUBPROTOCOL or not n.startswith(b"sec-websocket-"))]
+    fields.append((HOPS, b"%d" % (passed([headers.get(HOPS, b"")]) + 1)))
     fields += [(b"sec-websocket-key", base64.b64encode(os.urandom(16))), (b"sec-websocket-version", b"13")]
     return request_head(b"GET", path if path.startswith(b"/") else b"/" + path, fields, upgrade=b"websocket")
 

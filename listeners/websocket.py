@@ -36,7 +36,7 @@ from carrier.wire.h1.text import text_of, without_chunked
 from carrier.wire.http import CHUNKED, Fields, Head
 from carrier.wire.making import canned
 from listeners.http.answers import misdirected
-from listeners.http.routing import rewritten
+from listeners.http.routing import MAX_HOPS, goes_round, rewritten
 from listeners.tcp import TcpListener
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from carrier.core.env import Env
     from carrier.core.stream import Socket
 
-OPTIONS: Mapping[str, float] = {"track": 0, "max_connections": 4096, "header_timeout": 10, **END_OPTIONS}
+OPTIONS: Mapping[str, float] = {"track": 0, "max_connections": 4096, "header_timeout": 10, "max_hops": MAX_HOPS, **END_OPTIONS}
 """Limits (connections, seconds, bytes) and their defaults (DESIGN section 7); 0 means none."""
 VERSION = (b"sec-websocket-version", b"13")
 LIMITS = Limits()
@@ -74,7 +74,8 @@ class WebSocketListener(TcpListener):
         super().use(table)
         names = table.needs.headers
         interesting = None if names is None else frozenset(name.encode("latin-1") for name in names)
-        self.profile = Forwarding(interesting=interesting, scheme=b"http" if self.certificates is None else b"https")
+        scheme = b"http" if self.certificates is None else b"https"
+        self.profile = Forwarding(interesting=interesting, scheme=scheme, counts=self.limits["max_hops"] > 0)
         self.memo = RequestMemo(LIMITS, self.profile)
         for source in self.connections:
             if isinstance(source, WebSocketSource):
@@ -237,6 +238,10 @@ class WebSocketSource(WebSocketEnd):
         tls = self.listener.certificates
         if tls is not None and tls.misdirected(self.secured, head.authority.decode("latin-1")):
             self.refuse(misdirected(head.authority))
+            return
+        if 0 < (most := self.listener.limits["max_hops"]) <= head.hops:
+            self.listener.hit("max_hops")
+            self.refuse(goes_round(head.hops, most))
             return
         self._begin(head)
 

@@ -48,6 +48,7 @@ class Peer2:
             client_side=client, header_encoding="utf-8", validate_outbound_headers=False, normalize_outbound_headers=False
         )
         self.h2 = h2.connection.H2Connection(config)
+        self.h2.decoder.max_header_list_size = 1 << 20
         self.streams: dict[int, Answer] = {}
         self.goaway: tuple[int, int] | None = None
         self.closed = False

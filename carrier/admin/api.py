@@ -66,6 +66,7 @@ log = logging.getLogger("carrier.api")
 
 PREFIX = ("api", "v1")
 METHODS = ("GET", "POST", "PUT", "DELETE")
+METRICS = "/metrics"
 UNPROCESSABLE = "Unprocessable Entity: Input JSON schema validation failed"
 Audit = Callable[..., object]
 """Called with `revision`, `peer`, `call`, `result` and `names` of each write."""
@@ -154,7 +155,7 @@ class Api:
         if self.life is not None and path in HEALTH and method in ("GET", "HEAD"):
             status, shown = self.life.answer(path)
             return Answer(status, {"content-type": "application/json", "cache-control": "no-store"}, dump.dumps(shown, "space").encode())
-        if self.metrics is not None and path == "/metrics" and method in ("GET", "HEAD"):
+        if self.metrics is not None and path == METRICS and method in ("GET", "HEAD"):
             kind, text = await self.metrics.text(headers.get("accept", ""))
             return Answer(200, {"content-type": kind, "cache-control": "no-store"}, text)
         operation, names = self._resolve(method, path)
@@ -179,6 +180,12 @@ class Api:
         if method in ("GET", "HEAD") and tuple(part for part in path.split("/") if part) in ((), PREFIX):
             return self._answer(dump.dumps(self._calls(), "space"))
         others = [other for other in METHODS if self._resolve(other, path)[0] is not None]
+        if (
+            tuple(part for part in path.split("/") if part) in ((), PREFIX)
+            or (path in HEALTH and self.life)
+            or (path == METRICS and self.metrics)
+        ):
+            others = ["GET", "HEAD"]
         if not others or method in others:
             return None
         answer = failure(405, f"{path[:200]} takes {' and '.join(others)}, not {method}")
@@ -247,6 +254,8 @@ class Api:
         except ConfigError as error:
             if operation.strict and call.decoded is not None:
                 await sliced(call.decoded.locating(error.problems))
+            if operation.strict and self.proxy.strict and error.status == 400:
+                return failure(422, _listed(error, call), UNPROCESSABLE)
             return failure(error.status, _listed(error, call) if operation.strict else error.detail)
 
     def _read(self, body: bytes, syntax: Syntax, call: Call) -> str:
@@ -274,7 +283,12 @@ class Api:
         ours = ("dryRun",) if operation.is_write else ()
         at = call.names[1] if operation is OPERATIONS["GET", "rulelists/*/rules/*"] or operation.body == "inserted rule" else None
         schema = self.schemas[operation.body] if operation.body else None
-        return openapi.validate_call(call.query, openapi.query_schema(*operation.query, *ours), at, schema, call.body)
+        faults = openapi.validate_call(call.query, openapi.query_schema(*operation.query, *ours), at, schema, call.body)
+        if faults or operation.edit is None or operation.body is None:
+            return faults
+        kind = "rule" if operation.body == "inserted rule" else operation.body
+        raw = call.wrapped(kind)
+        return openapi.beyond(inspect(kind, raw, f"$.{kind}", self.protocols), call.body) if isinstance(raw, Mapping) else []
 
     async def _serve(self, operation: Operation, call: Call) -> Answer:
         if operation.stream is not None:

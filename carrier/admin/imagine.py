@@ -222,4 +222,6 @@ def ask(body: object, config: cfg.Config, tables: Mapping[str, Table]) -> Explan
     name, metadata, assumed = imagine(body, config.listeners, likely)
     if name not in tables:
         raise Error("not-found", f"listener {name!r} is not running")
-    return explain(name, tables[name], metadata, assumed)
+    conf, table = config.listeners[name], tables[name]
+    kind = registry.listener(conf.spec.get("protocol", ""))
+    return explain(name, table, metadata, assumed, kind.refuses(conf.options, table.needs, metadata) if kind is not None else None)

@@ -45,7 +45,7 @@ from carrier.config.draft import Draft, Protocols
 from carrier.config.given import refused
 from carrier.config.inspector import inspect
 from carrier.core import registry
-from carrier.core.fence import Fence
+from carrier.core.fence import Fence, Own, claimed
 from carrier.core.slices import Steps, whole
 from carrier.errors import ConfigError, Error, Problem, Problems, did_you_mean, shown
 from carrier.model import Bridge, Config, Listener, RuleList
@@ -55,6 +55,7 @@ from carrier.rules.notation import compile_match
 
 if TYPE_CHECKING:
     from carrier.core.cluster import Cluster
+    from carrier.core.lookup import Place as Known
 
 REMEMBERED = 100
 """Expired bridges that are listed, at most."""
@@ -72,6 +73,9 @@ class Bridges:
         """Compiled matches, shared with who routes by them."""
         self.fence = Fence()
         """Where bridges may lead."""
+        self.names: Callable[[], Mapping[str, list[Known]]] = dict
+        """Gives the names of /etc/hosts, some of which may be ours."""
+        self._own: tuple[Config, Own] | None = None
         self.gone: dict[str, dict[str, Any]] = {}
         """Bridges that have expired, as they were shown, until one of that name is made again."""
 
@@ -201,6 +205,8 @@ class Bridges:
         except Error as error:
             missing = error
         wanted = self._read(name, listener, body, problems) if isinstance(body, Mapping) else None
+        if wanted is not None and wanted.endpoint is not None:
+            self._check_way(config, wanted.endpoint, problems)
         if problems and missing is not None:
             problems.insert(0, Problem(missing.detail, "$.port" if "port" in body else "$.listener"))  # type: ignore[operator]
         if problems:
@@ -312,6 +318,16 @@ class Bridges:
             cluster["options"] = {"answer_timeout": body["answer_timeout"]}
         problems += inspect("cluster", cluster, "$.endpoint", self.protocols)
         return cluster
+
+    def _check_way(self, config: Config, cluster: Mapping[str, Any], problems: list[Problem]) -> None:
+        """Does a bridge's cluster lead to one of our own listeners? What a name server has to be asked for is noticed when connecting."""
+        kind = self.protocols.cluster(cluster["spec"]["protocol"])
+        address, port = cluster["endpoints"][0]["spec"]["address"], cluster["spec"].get("port")
+        if self._own is None or self._own[0] is not config:
+            self._own = config, claimed(config.listeners.values(), self.protocols.listener)
+        if kind is not None and self._own[1].at(kind.transport, address, port, self.names()):
+            text = f"{address}:{port} is a listener of this proxy: the bridge's requests would go round"
+            problems.append(Problem(text, "$.endpoint", seen=shown(f"{address}:{port}"), allowed="where the user's container listens"))
 
     def _condition(
         self, listener: Listener | None, alternatives: Sequence[tuple[Any, str]], all_of_it: bool, problems: list[Problem]

@@ -6,6 +6,7 @@
     duplicate, never-fires    a rule that can never decide, because an earlier one takes all its sessions
     spelling     a value that no request has in this spelling: the rule never matches
     ignored      weights of endpoints that the cluster's policy does not look at
+    itself       a cluster that leads to a listener of this very process: one after the other is legitimate, round and round is not
     datagram     a datagram stream that is routed into a byte stream: the limits between messages get lost
 
 l7mp's own calls take all of them with a warning. A whole configuration (file, POST /config) is refused for the first two and for
@@ -14,12 +15,13 @@ an invalid match; carrier/config/document.py decides that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from carrier.core import registry
+from carrier.core.fence import Own, claimed
 from carrier.core.slices import Steps, whole
 from carrier.errors import did_you_mean
 from carrier.rules.spelling import misspelt
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from carrier.config.draft import Protocols
     from carrier.model import Config, Route
 
-Code = Literal["dangling", "loop", "invalid", "duplicate", "never-fires", "datagram", "ignored", "spelling"]
+Code = Literal["dangling", "loop", "invalid", "duplicate", "never-fires", "datagram", "ignored", "spelling", "itself"]
 
 UNWEIGHTED = ("Trivial", "None")
 """Policies that look at no weight (carrier/core/balance.py)."""
@@ -65,6 +67,7 @@ def looking(config: Config, matchers: Matchers, protocols: Protocols = registry)
         _misspelt(config, matchers),
         _datagrams(config, protocols),
         _ignored(config),
+        _itself(config, protocols),
     )
     for part in parts:
         for one in part:
@@ -239,3 +242,42 @@ def _ignored(config: Config) -> Iterator[Finding]:
             yield Finding(
                 "ignored", "cluster", name, ".endpoints", text, "say loadbalancer: {policy: round_robin}, or random or least_sessions"
             )
+
+
+# -- ways to ourselves ------------------------------------------------------------------------------------------------------------------
+
+
+def _itself(config: Config, protocols: Protocols) -> Iterator[Finding | None]:
+    """None where the event loop may go on."""
+    at: dict[tuple[str, int], list[tuple[str, Own]]] = {}
+    for listener in config.listeners.values():
+        for key in (own := claimed((listener,), protocols.listener)).places:
+            at.setdefault((key[0], key[2]), []).append((listener.name, own))
+    found: dict[str, list[tuple[int, str, str]]] = {}
+    for name, cluster in config.clusters.items():
+        kind = protocols.cluster(cluster.spec.get("protocol", ""))
+        for i, endpoint in enumerate(cluster.endpoints):
+            if kind is None:
+                break
+            host, port = str(endpoint.spec.get("address")), endpoint.spec.get("port", cluster.spec.get("port"))
+            of_port = (kind.transport, port) if isinstance(port, int) else ("unix", -1)
+            for listener_, own in at.get(of_port, ()):
+                if own.at(kind.transport, host, port):
+                    found.setdefault(name, []).append((i, f"{host}:{port}" if port else host, listener_))
+        yield None
+    for name, ways in found.items():
+        for i, where, listener_ in ways:
+            text = f"cluster {name!r} leads to listener {listener_!r} of this proxy ({where})"
+            if name in _reached(config, listener_, found):
+                text += ", which leads back to it: sessions go round until they are refused, requests with 508 (options.max_hops)"
+            yield Finding("itself", "cluster", name, f".endpoints[{i}]", text)
+
+
+def _reached(config: Config, listener: str, ways: Mapping[str, list[tuple[int, str, str]]]) -> set[str]:
+    """The clusters that a session of a listener may come to, through other listeners too."""
+    listeners, clusters = [listener], set[str]()
+    for name in listeners:
+        for route in _routes_of(config, config.listeners[name].rules):
+            clusters.update(cluster for _, cluster in _clusters_of(route))
+        listeners += {to for cluster in clusters for _, _, to in ways.get(cluster, ())}.difference(listeners)
+    return clusters

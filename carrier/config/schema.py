@@ -5,17 +5,20 @@ checks an instance as ajv 6 does without `allErrors` and gives the same list of 
 an `anyOf` or `oneOf` tells what was wrong with each of its branches. The order is ajv's: required members that have no schema of
 their own, then unknown members, then the members in the schema's order. Only the keywords that the schema uses are known here.
 
-Protocols that l7mp does not have are accepted as further branches of a spec's `oneOf`, with nothing but their name checked.
+Protocols that l7mp does not have are accepted as further branches of a spec's `oneOf`, with nothing but their name checked; what we have
+beyond l7mp is then looked at by our own standard (`beyond`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from carrier.config.dump import FORMATS
 from carrier.core import registry
+from carrier.errors import Problem
 
 if TYPE_CHECKING:
     from carrier.config.draft import Protocols
@@ -152,6 +155,56 @@ def validate_call(
     if schema is not None:
         instance["requestBody"] = body
     return list(validate(instance, call))
+
+
+def beyond(problems: Iterable[Problem], value: object) -> list[Fault]:
+    """Those problems of a body that are about what l7mp does not have, in the form of its faults. The others it lets pass in strict mode
+    too: fields that it does not know, predicates that never match. Paths of problems begin with "$"."""
+    return [
+        {
+            "keyword": "carrier",
+            "dataPath": f".requestBody{problem.path.removeprefix('$')}",
+            "schemaPath": "#/carrier",
+            "params": {name: text for name in ("seen", "allowed", "hint") if (text := getattr(problem, name))},
+            "message": problem.message,
+        }
+        for problem in problems
+        if _is_ours(problem, value)
+    ]
+
+
+def _is_ours(problem: Problem, value: Any) -> bool:
+    theirs, names = _vocabulary()
+    found = False
+    before = ""
+    for name, place in re.findall(r"\.([^.\[\]]+)|\[(\d+)\]", problem.path):
+        if before == "match":
+            return name.startswith("match") or bool(place)
+        try:
+            value = value[int(place)] if place else value[name]
+        except (KeyError, IndexError, TypeError):
+            value = None
+        if name == "spec" and isinstance(value, Mapping) and value.get("protocol") not in names[before == "listener"]:
+            return True
+        found = found or (not place and name not in theirs)
+        before = name
+    return found and not problem.message.startswith("unknown field")
+
+
+@lru_cache(maxsize=1)
+def _vocabulary() -> tuple[frozenset[str], tuple[frozenset[object], frozenset[object]]]:
+    """The names of all members that l7mp's schema knows, and its protocols of clusters and of listeners."""
+    members: set[str] = set()
+    left: list[Any] = [bodies()]
+    while left:
+        schema = left.pop()
+        if isinstance(schema, list):
+            left += schema
+        elif isinstance(schema, dict):
+            members.update(schema.get("properties", ()))
+            left += schema.values()
+    clusters, listeners = ({branch["properties"]["protocol"]["enum"][0] for branch in known} for known in (_CLUSTERS, _LISTENERS))
+    return frozenset(members), (frozenset((*clusters, *UNKNOWN, None)), frozenset((*listeners, *UNKNOWN, None)))
 
 
 def query_schema(*names: str) -> dict[str, Schema]:

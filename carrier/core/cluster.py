@@ -89,8 +89,8 @@ class Cluster(Specified):
         """The endpoints that are not drained: those that are chosen from."""
         self.ups = 0
         """Endpoints that are up."""
-        self.fenced = False
-        """It is a user bridge's: it leads only where bridges may."""
+        self.fenced = self.outward = False
+        """It is a user bridge's: it leads only where those that are made by REST may; and never to a listener of this process."""
         self.drained: frozenset[str] = frozenset()
         """Names of endpoints that get no new sessions."""
         self.endpoints: list[Endpoint] = []
@@ -164,6 +164,10 @@ class Cluster(Specified):
         self.balancer.changed()
         alone = len(self.endpoints) == 1 and self.policy != "None" and not self.drained
         self.only = self.endpoints[0] if alone else None
+
+    def lead_for_a_bridge(self, fenced: bool) -> None:
+        """It is a user bridge's. fenced: one that was made by REST."""
+        self.outward, self.fenced = True, fenced
 
     def turned(self, endpoint: Endpoint) -> None:
         """See `Watcher` of carrier/core/endpoint.py."""
@@ -290,6 +294,11 @@ class Cluster(Specified):
             if not found:
                 text = f"{endpoint.address}: bridges may not lead there (bridges.networks: {self.env.fence})"
                 raise Error("forbidden", text, "upstream", "yes")
+        if self.outward:
+            found = [address for address in found if not self.env.own.at(self.transport, str(address[1][0]), address[1][1])]
+            if not found:
+                text = f"{endpoint.address}: that is a listener of this proxy, and the session would go round"
+                raise Error("loop", text, "upstream", "yes")
         return found
 
     def check_port_of(self, endpoint: Endpoint) -> None:

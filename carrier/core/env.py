@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from carrier.core.fence import Fence
+from carrier.core.fence import Fence, Own
 from carrier.core.ledger import Ledger, Reader
 from carrier.core.names import Names
 from carrier.core.resolve import Resolver
@@ -55,6 +55,8 @@ class Env:
         """Socket files that the REST API listens at, as they were bound -> device and inode: no cluster leads there."""
         self.fence = Fence()
         """Where user bridges may lead."""
+        self.own = Own()
+        """Where our own listeners are."""
         self.hidden = ALWAYS
         """What logs and reasons do not show."""
         self.insecure_admin = False

@@ -20,12 +20,12 @@ from carrier.core.ledger import LARGE
 from carrier.core.resolve import literal
 from carrier.core.session import Session
 from carrier.core.spec import Specified, check_fields, check_port, check_text
-from carrier.errors import Problem
+from carrier.errors import Error, Problem
 from carrier.options import numbers
 
 if TYPE_CHECKING:
     from carrier import model as config
-    from carrier.core.decision import Table
+    from carrier.core.decision import Needs, Table
     from carrier.core.env import Env
     from carrier.core.stream import Socket
 
@@ -101,6 +101,12 @@ class Listener(Specified):
         port = spec.get("port")
         return (cls.transport, str(spec.get("address") or "*"), port) if isinstance(port, int) and port else None
 
+    @classmethod
+    def refuses(cls, options: Mapping[str, Any], needs: Needs, metadata: Mapping[str, Any]) -> Error | None:
+        """Why a listener with these options refuses a session of this metadata before it asks any rule; None: it does not. needs: what
+        its rules look at."""
+        return None
+
     def key(self) -> Key | None:
         """What this listener occupies, or None."""
         return None
@@ -142,7 +148,8 @@ class Listener(Specified):
         key = self.key()
         if key is None or key[2] != 0 or not self.bound:
             return key
-        return key[0], key[1], int(self.bound[0].getsockname()[1])
+        name = self.bound[0].getsockname()
+        return (key[0], key[1], int(name[1])) if isinstance(name, tuple) else key  # the API's own has a file
 
     def blocks(self, key: Key | None) -> bool:
         """May what this listener occupies be what a listener of that key cannot have beside it: the same port or file?"""

@@ -182,6 +182,11 @@ class Lookup:
         if self.hosts_file.changed():
             self.hosts = read_hosts(self.hosts_file.text)
 
+    def local(self) -> dict[str, list[Place]]:
+        """The names of /etc/hosts."""
+        self._look()
+        return self.hosts
+
     async def find(self, name: str) -> Found:
         """Where a name leads; of a service (`_http._tcp.example.org`, RFC 2782) the places of its targets. Raises Error("dns")."""
         self._look()

@@ -16,7 +16,7 @@ from carrier.errors import Error
 
 if TYPE_CHECKING:
     from carrier import model as config
-    from carrier.core.fence import Fence
+    from carrier.core.fence import Fence, Own
     from carrier.core.spec import Kind
     from carrier.core.stream import Socket, Stream
     from carrier.redact import Hidden
@@ -30,6 +30,7 @@ class Env(Protocol):
     note: Callable[..., None]
     hidden: Hidden
     fence: Fence
+    own: Own
 
     @property
     def clusters(self) -> Mapping[str, Cluster]: ...

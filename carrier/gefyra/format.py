@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from carrier.core.resolve import literal
+from carrier.core.resolve import is_here, literal
 from carrier.errors import ConfigError, Problem, Problems, did_you_mean, shown
 from carrier.model import Bridge, Config
 from carrier.rules.notation import compile_match
@@ -65,6 +65,7 @@ def read(document: Mapping[str, Any], probes_first: bool = False) -> Object:
     for i, port in enumerate(reader.items(document.get("proxy"), "$.proxy", "ports")):
         reader.port(port, f"$.proxy[{i}]", document.get("upstream_keepalive_pool_size"))
     reader.probes(document.get("probes"))
+    reader.check_ways()
     if reader.problems:
         raise ConfigError(*reader.problems)
     found: Object = {"listeners": reader.listeners, "clusters": list(reader.clusters.values())}
@@ -102,6 +103,8 @@ class _Reader:
         self.listeners: list[Object] = []
         self.clusters: dict[str, Object] = {}
         self.ports: dict[tuple[str, int], str] = {}
+        self.ways: list[tuple[str, str, str, int]] = []
+        """Of each bridge: path, transport, host and port of its endpoint."""
 
     # -- words ---------------------------------------------------------------------------------------------------------------------
 
@@ -141,6 +144,13 @@ class _Reader:
         first = self.ports.setdefault((transport, port), path)
         if first != path:
             self.problems.append(Problem(f"port {port} is taken by {first} already", path, seen=str(port)))
+
+    def check_ways(self) -> None:
+        """No bridge leads to a port of this very file. Other names and addresses of the machine are known where it runs."""
+        for path, transport, host, port in self.ways:
+            if (transport, port) in self.ports and (is_here(host) or host.lower().rstrip(".") == "localhost"):
+                text = f"{host}:{port} is {self.ports[transport, port]}, a port of this proxy: a bridge to it would go round"
+                self.problems.append(Problem(text, path, seen=f"{host}:{port}", allowed="where the user's container listens"))
 
     def listen(self, name: str, spec: Object, rules: list[Object], options: Object | None = None) -> None:
         """A listener. Everything has a name of its own, so that a file that changes renames nothing that stays."""
@@ -267,6 +277,7 @@ class _Reader:
         ]
         if endpoint is None:
             return None
+        self.ways.append((f"{path}.endpoint", "udp" if protocol == "UDP" else "tcp", *endpoint))
         self.clusters[name] = _cluster(name, protocol, [endpoint], _upstream_tls(wants, sni))
         route: Object = {"destination": name}
         if fallback == "shadow":

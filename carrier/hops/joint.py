@@ -413,6 +413,10 @@ class OverCluster(Cluster):
         spec = conf.spec if port is None else {**conf.spec, "port": port}
         return super().plan(msgspec.structs.replace(conf, spec=spec))._replace(conf=conf)
 
+    def lead_for_a_bridge(self, fenced: bool) -> None:
+        super().lead_for_a_bridge(fenced)
+        self.inner.lead_for_a_bridge(fenced)
+
     def choose(self, session: Session, tried: Any = ()) -> Endpoint:
         if type(self.inner).choose is not Cluster.choose:  # it knows better than by endpoints
             return self.inner.choose(session, tried)

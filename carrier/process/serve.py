@@ -113,6 +113,7 @@ class Server:
         self.proxy = Proxy(self.env, settings.admin, Door(self.env, settings.limits))
         self.env.tokens = Tokens(lambda: self.proxy.config)
         self.bridges = Bridges(conditions=self.proxy.matchers.conditions)
+        self.bridges.names = self.env.resolver.lookup.local
         self.life = Life(self.proxy, log, settings.delay, settings.drain)
         self.api = Api(self.proxy, bridges=self.bridges, life=self.life, limits=settings.limits, audit=_audit(log), log=log)
         self.env.api = self.api

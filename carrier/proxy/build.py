@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from carrier.core import registry
+from carrier.core.fence import claimed
 from carrier.core.resolve import is_here
 from carrier.errors import ConfigError, Error, Problem
 from carrier.hops import framing
@@ -58,6 +59,8 @@ class Build:
         """Clusters that are new."""
         self.admin: Listener | None = None
         self.api_ports: frozenset[int] = frozenset()
+        self.bridged: dict[str, bool] = {}
+        """Clusters of user bridges; fenced: of those that were made by REST."""
         self.warnings: list[str] = []
 
     def undo(self, guard: Callable[..., None]) -> None:
@@ -123,16 +126,27 @@ class Build:
         if proxy.admin_address is not None and not ports:
             ports = {proxy.admin_address[1]}
         self.api_ports = frozenset(port for port in ports if isinstance(port, int) and port)
+        of_file = {bridge.cluster: False for bridge in proxy.env.bridges_of_file(config).values()}
+        self.bridged = {
+            name: fenced
+            for name, fenced in (of_file | {bridge.cluster: True for bridge in config.bridges.values()}).items()
+            if name in config.clusters
+        }
+        own = claimed(config.listeners.values(), registry.listener)
         problems = []
         for name, cluster in config.clusters.items():
             yield
-            for i, endpoint in enumerate(cluster.endpoints if self.clusters[name].kind != "datagram" else ()):
+            transport = self.clusters[name].transport
+            for i, endpoint in enumerate(cluster.endpoints):
                 address, port = str(endpoint.spec.get("address")), endpoint.spec.get("port", cluster.spec.get("port"))
-                ours = isinstance(port, int) and port in self.api_ports
+                ours = isinstance(port, int) and port in self.api_ports and self.clusters[name].kind != "datagram"
                 if self._is_api_file(address) or (ours and (is_here(address) or address.lower().rstrip(".") == "localhost")):
                     path = f"clusters[{name}].endpoints[{i}].spec"
                     text = f"{address} is where the REST API listens: no cluster leads there"
                     problems.append(Problem(text, path, hint="route to a cluster of protocol L7mpController"))
+                elif name in self.bridged and own.at(transport, address, port, proxy.env.resolver.lookup.local()):
+                    path = f"clusters[{name}].endpoints[{i}].spec"
+                    problems.append(Problem(f"{address}:{port} is a listener of this proxy: a bridge to it would go round", path))
         if problems:
             raise ConfigError(*problems)
 

@@ -23,6 +23,7 @@ from carrier.config.given import refused
 from carrier.core import registry
 from carrier.core.address import authority
 from carrier.core.decision import Decision, Fixed, Hits
+from carrier.core.fence import Own
 from carrier.core.listener import Listener
 from carrier.core.slices import sliced
 from carrier.core.spec import files_of
@@ -258,12 +259,12 @@ class Proxy:
             cluster.adopt(plan)
         old_clusters, self.clusters = self.clusters, build.clusters
         self.env.clusters = build.clusters
-        for bridge in config.bridges.values():
-            if bridge.cluster in build.clusters:
-                build.clusters[bridge.cluster].fenced = True
+        for name, fenced in build.bridged.items():
+            build.clusters[name].lead_for_a_bridge(fenced)
         self.env.resolver.closed = build.api_ports
         old_listeners, self.listeners = self.listeners, build.listeners
         self.env.listeners = build.listeners
+        self.env.own = Own(key for one in (*build.listeners.values(), build.admin, *self.others) if one and (key := one.occupies()))
         old_admin, self.admin = self.admin, build.admin
         self.config = config
         self.tables = build.tables

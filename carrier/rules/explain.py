@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from carrier.core.cluster import Cluster
     from carrier.core.decision import Decision
     from carrier.core.endpoint import Endpoint
+    from carrier.errors import Error
     from carrier.redact import Hidden
 
 
@@ -81,8 +82,24 @@ class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
 # --- asking ------------------------------------------------------------------------------------------------------------------------------
 
 
-def explain(listener: str, table: Table, metadata: Mapping[str, Any], assumed: Sequence[str] = ()) -> Explanation:
-    """Why a session with this metadata would go where it would, by this listener's table. Changes nothing, never raises."""
+def explain(
+    listener: str, table: Table, metadata: Mapping[str, Any], assumed: Sequence[str] = (), refused: Error | None = None
+) -> Explanation:
+    """Why a session with this metadata would go where it would, by this listener's table. refused: why no rule would be asked. Changes
+    nothing, never raises."""
+    if refused is not None:
+        return Explanation(
+            listener=listener,
+            revision=table.revision,
+            session=dict(metadata),
+            steps=(),
+            rule="",
+            rulelist=table.rulelist,
+            why=refused.detail,
+            serves="nobody",
+            failure=Failure(refused.kind, refused.status, refused.detail),
+            assumed=tuple(assumed),
+        )
     decision = table.decide(metadata)
     destination = choice(cast("Cluster", decision.cluster), metadata) if decision.cluster is not None else None
     fallback = choice(cast("Cluster", decision.fallback), metadata) if decision.fallback is not None else None

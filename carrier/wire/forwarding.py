@@ -45,6 +45,16 @@ PROPER = frozenset(_CLAIMS)
 OURS_ONLY = HOP | {EXPLAIN}
 CLAIMS = ALIASES | PROPER
 """What a peer says about whom it speaks for: believed from trusted peers only."""
+HOPS = b"x-carrier-hops"
+"""Through how many listeners of ours a request has come. Whoever sends it: it can only be refused for it, never be trusted more."""
+MOST_HOPS = 1_000_000
+"""What a count of more digits than anybody needs is taken for."""
+
+
+def passed(values: Iterable[bytes]) -> int:
+    """What the fields HOPS say, the largest number of all; what is no number says nothing."""
+    found = [value.strip(b" \t") for line in values for value in line.split(b",")]
+    return max((int(value) if len(value) <= 6 else MOST_HOPS for value in found if value.isdigit()), default=0)
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,8 @@ class Forwarding:
     `x-forwarded-for`, `-proto` and `-host`. forwarded: RFC 7239. via: our pseudonym, or empty for none. request_id: field name, or empty
     for none. host: replaces Host, if set. default_host: sent when an HTTP/1.0 client named none (RFC 9112 3.3). trusted: this peer's
     claims are kept and added to; a listener has one memo for trusted peers and one for the rest. keeps: whoever asks, its claims go on as
-    they came, and nothing is added to a request that has any: the app behind us sees what it would see without us.
+    they came, and nothing is added to a request that has any: the app behind us sees what it would see without us. counts: HOPS is one
+    more than it was, so that who goes round is noticed.
     """
 
     interesting: frozenset[bytes] | None = frozenset()
@@ -69,6 +80,7 @@ class Forwarding:
     default_host: bytes = b"localhost"
     trusted: bool = False
     keeps: bool = False
+    counts: bool = False
 
     def confusable(self, name: bytes) -> bool:
         """Would a server that reads "_" as "-" (CGI and WSGI do) take this field (lower case) for one that rules look at?"""
@@ -77,14 +89,17 @@ class Forwarding:
     def cut(self) -> frozenset[bytes]:
         """Names that never pass, beside those that Connection names. What asks us why is nobody else's: it may be a bridge's token."""
         names = OURS_ONLY | {b"host"} if self.host else OURS_ONLY
+        if self.counts:
+            names = names | {HOPS}
         if self.keeps:
             return names | ALIASES
         if self.trusted:
             return names | ALIASES | {b"x-forwarded-for"} if self.x_forwarded else names
         return names | CLAIMS if self.x_forwarded or self.forwarded else names
 
-    def standing(self, host: bytes, seen: Mapping[bytes, object], version: bytes = b"1.1") -> Fields:
-        """Fields that are the same for every request with this Host; `seen` has the lower-case names that came. version: it came with."""
+    def standing(self, host: bytes, seen: Mapping[bytes, object], version: bytes = b"1.1", hops: int = 0) -> Fields:
+        """Fields that are the same for every request with this Host; `seen` has the lower-case names that came. version: it came with;
+        hops: that it has passed."""
         found: list[tuple[bytes, bytes]] = [(b"host", self.host)] if self.host else []
         adds = self.x_forwarded and not (self.keeps and not PROPER.isdisjoint(seen))
         if adds and not (self.trusted and b"x-forwarded-proto" in seen):
@@ -93,6 +108,8 @@ class Forwarding:
             found.append((b"x-forwarded-host", host))
         if self.via:
             found.append((b"via", version + b" " + self.via))
+        if self.counts:
+            found.append((HOPS, b"%d" % (hops + 1)))
         return tuple(found)
 
     def extra(self, head: Head, peer: bytes, made: bytes = b"") -> bytes:

@@ -71,7 +71,8 @@ class Head:
     ("1.1" also for those that we make). `body` is NONE, LENGTH, CHUNKED (of no known length) or CLOSE (the same, to the connection's end),
     `length` the bytes of a LENGTH body. `keep_alive`: the connection it came on may be used again (after a CLOSE body never). `expect`: the
     client waits for 100 (Continue). `upgrade`: the protocols asked for or switched to, lower case. `tunnel`: an answer behind which both
-    sides speak another protocol. `has_id`: the request came with a request id, `explain`: with x-carrier-explain. `key`: equal keys have
+    sides speak another protocol. `has_id`: the request came with a request id, `explain`: with x-carrier-explain; `hops`: through
+    so many listeners of ours (x-carrier-hops); `binds`: with credentials that authenticate a connection, not a request. `key`: equal keys have
     equal values in every field that rules look at (Forwarding.interesting), whatever the target; None if that is not known.
     `simple`: a request without body, Upgrade, HEAD, CONNECT and x-carrier-explain, behind which an HTTP/1.1 connection stays: its reader
     need not know of it, and any whole answer may follow as it is; `parting`: the same, and the connection ends behind it.
@@ -87,6 +88,7 @@ class Head:
         "_fields",
         "authority",
         "block",
+        "binds",
         "body",
         "claims",
         "decision",
@@ -95,6 +97,7 @@ class Head:
         "family",
         "grpc",
         "has_id",
+        "hops",
         "keep_alive",
         "key",
         "length",
@@ -137,6 +140,8 @@ class Head:
         explain: bool = False,
         tunnel: bool = False,
         onward: Fields | None = None,
+        hops: int = 0,
+        binds: bool = False,
     ) -> None:
         self.text = text
         self.stem = text[:-2]
@@ -159,6 +164,8 @@ class Head:
         self._fields = fields
         self.tunnel = tunnel
         self.onward = onward
+        self.hops = hops
+        self.binds = binds
         self.block: Any = None
         self.never: frozenset[bytes] = NOBODY
         self.grpc = False
@@ -284,6 +291,8 @@ class Head:
         head.expect = self.expect
         head.upgrade = self.upgrade
         head.has_id = self.has_id
+        head.hops = self.hops
+        head.binds = self.binds
         head.explain = self.explain
         head.key = self.key
         head._fields = head.onward = head.block = None
@@ -305,6 +314,13 @@ class Head:
     def __repr__(self) -> str:
         what = f"{self.status} {self.reason!r}" if self.status else f"{self.method!r} {self.target!r}"
         return f"Head({what}, body={self.body}, length={self.length})"
+
+
+def authenticates_connections(values: Iterable[bytes]) -> bool:
+    """Is one of these challenges or credentials of NTLM or Negotiate? They authenticate a connection, not a request: whoever came next on
+    it would be served as its first user (RFC 4559 section 6)."""
+    said = [part.split(None, 1)[:1] for value in values for part in value.lower().split(b",")]
+    return [b"negotiate"] in said or [b"ntlm"] in said
 
 
 def split_fields(raw: bytes) -> Fields:

@@ -16,12 +16,13 @@ from carrier.hops.bytesocket import GRACE
 from carrier.wire.h1.chunked import chunk, last_chunk
 from carrier.wire.h1.reader import AnswerReader
 from carrier.wire.h1.text import text_of
-from carrier.wire.http import CHUNKED, LENGTH, NONE, Fields, Head
+from carrier.wire.http import CHUNKED, LENGTH, NONE, Fields, Head, authenticates_connections
 from clusters.http.exchange import Exchange, Shared, named
 
 if TYPE_CHECKING:
     from carrier.core.endpoint import Endpoint
     from carrier.core.pool import Pool
+    from carrier.core.session import Session
     from carrier.core.stream import Socket
 
 SHORT = 4096
@@ -35,13 +36,6 @@ PIECE = 48 * 1024
 """Bytes of one read of an answer that is large, or of which nobody knows how large it is. Two are held for who does not read."""
 LARGE = 64 * 1024
 """Bytes of an answer that may be read at once: of who does not read, one is held whole. Reading it in pieces costs half as much again."""
-
-
-def authenticates_connections(head: Head) -> bool:
-    """Does an answer offer NTLM or Negotiate? They authenticate a connection, not a request: whoever came next on it would be served as
-    its first user (RFC 4559 section 6)."""
-    offered = (head.get(b"www-authenticate") or b"").lower()
-    return any(offer.strip().partition(b" ")[0] in (b"ntlm", b"negotiate") for offer in offered.split(b","))
 
 
 class Bulk(asyncio.BufferedProtocol):
@@ -114,11 +108,13 @@ class Upstream1(Exchange, asyncio.Protocol):
         if head.grpc:
             self.refuse_grpc()
             return
+        if head.binds:
+            self._hold(session)
         self.request = head
         wire = (head.stem or text_of(head)[:-2]) + session.fields
+        if self.holder is not None:
+            self._expect(head)  # so that it never is in the pool, not even between two calls
         if last:
-            if self.holder is not None:
-                self._expect(head)  # so that it never is in the pool, not even between two calls
             write = self.write  # a slot is faster to read than to call
             write(wire)
             return
@@ -126,6 +122,12 @@ class Upstream1(Exchange, asyncio.Protocol):
         self.request_done = head.body == NONE
         self.chunked = head.body == CHUNKED
         self.out.append(wire)
+
+    def _hold(self, session: Session) -> None:
+        """It is this client's from now on."""
+        if self.holder is None:
+            self.holder = session.source
+            self.holder.bind(self)
 
     def spared(self) -> None:
         self.session = None
@@ -250,9 +252,8 @@ class Upstream1(Exchange, asyncio.Protocol):
         return self.holder.bound_to is self if self.holder is not None else self.pool.put(self)
 
     def on_head(self, head: Head) -> None:
-        if head.status == 401 and self.holder is None and self.session is not None and authenticates_connections(head):
-            self.holder = self.session.source
-            self.holder.bind(self)
+        if head.status == 401 and self.session is not None and authenticates_connections([head.get(b"www-authenticate") or b""]):
+            self._hold(self.session)
         if head.status >= 200 and not head.tunnel and not self.plain and (head.body > LENGTH or head.length > LARGE) and not self.bulk:
             self._read_pieces()
         self.answered(head)

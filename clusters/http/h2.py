@@ -24,7 +24,7 @@ from carrier.wire.h2 import Stream as Wire
 from carrier.wire.h2.encoder import Encoder
 from carrier.wire.h2.frames import CANCEL, NO_ERROR, REFUSED_STREAM
 from carrier.wire.h2.heads import answer_of, lines_block, request_block, trailers_block, trailers_of
-from carrier.wire.h2.limits import Limits
+from carrier.wire.h2.limits import DEFAULT, Limits
 from carrier.wire.http import NONE, Head
 from clusters.http.exchange import Exchange, Shared
 
@@ -51,6 +51,7 @@ class Way2:
             budget=20_000,
             refill=4000,
             head=of.head,
+            block=max(DEFAULT.block, of.head),
             fields=of.fields,
             line=of.line,
         )

@@ -212,8 +212,7 @@ class Connection1(Answering1, asyncio.Protocol):
         listener.heads += weight - self.weight
         more, self.weight = weight > self.weight, weight
         if more and listener.heads > listener.max_heads and pending:
-            detail = f"heads of more than {listener.max_heads:g} bytes on all connections of this port together (options.max_heads)"
-            self.refuse(Error("headers-too-large", detail, "downstream"))
+            self.refuse(listener.too_many_heads())
 
     def _whole(self, data: bytes) -> bool:
         """If a read is one known head and all of its body, it is served without the codec."""

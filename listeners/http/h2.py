@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from carrier.core.session import Session
     from listeners.http.routing import Port
 
+LONG = 4096
+"""Bytes of a head that counts while it is served (`options.max_heads`)."""
 SPARE = 32
 """Requests of streams that have ended, kept by a connection for its next ones."""
 IDLE_SPARE = 1.0
@@ -57,15 +59,17 @@ class Both:
 
 class Request2(Request):
     """The request on one stream. early: what came before the tunnel that was asked for began, whose bytes the window bounds. timer: when a
-    caller of gRPC waits no longer. used: it has a stream, or had, and is not among the spare ones."""
+    caller of gRPC waits no longer. used: it has a stream, or had, and is not among the spare ones. weight: bytes of its head that are
+    counted at the listener."""
 
-    __slots__ = ("connection", "early", "paused", "stream", "timer", "used")
+    __slots__ = ("connection", "early", "paused", "stream", "timer", "used", "weight")
     stream: Stream
 
     def __init__(self, connection: Connection2) -> None:
         super().__init__(connection.listener)
         self.connection = connection
         self.paused = self.used = False
+        self.weight = 0
         self.asked_by(connection.origin)
 
     def on(self, stream: Stream, now: float) -> None:
@@ -257,7 +261,7 @@ class Connection2(Connection):
     """One downstream connection, the target of its engine.
 
     arrival: what it is counted as before it speaks HTTP. spare: requests to be used again. since: monotonic seconds (coarse) at which it
-    became idle, or began. served: streams ever.
+    became idle, or began. served: streams ever. weight: bytes of a head that is not whole, counted at the listener.
     """
 
     def __init__(self, listener: Port, shared: Both, origin: Origin) -> None:
@@ -267,7 +271,7 @@ class Connection2(Connection):
         self.arrival: Arrival | None = None
         self.spare: list[Request2] = []
         self.since = self.loop.time()
-        self.served = 0
+        self.served = self.weight = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -282,6 +286,9 @@ class Connection2(Connection):
 
     def moved(self, listener: Port) -> None:
         """Another listener has taken the place of its own, with other options: they hold from now on, but for those that were agreed on."""
+        weight = self.weight + sum(stream.owner.weight for stream in self.engine.streams.values() if stream.owner is not None)
+        self.listener.heads -= weight
+        listener.heads += weight
         self.listener = listener
         self.origin.believed_by(listener)
         for stream in self.engine.streams.values():
@@ -305,6 +312,8 @@ class Connection2(Connection):
         self.fed = True
         more = engine.feed(data, self.loop.time())
         self.fed = False
+        if engine.begun_since or self.weight:
+            self._weigh(engine.begun)
         if self.touched:
             touched, self.touched = self.touched, []
             for request in touched:
@@ -313,6 +322,16 @@ class Connection2(Connection):
         if more:
             self.rest()
 
+    def _weigh(self, begun: int) -> None:
+        """Count what there is of a head that is not whole. What has begun cannot be refused alone: what follows is read by it."""
+        listener = self.listener
+        listener.heads += begun - self.weight
+        more, self.weight = begun > self.weight, begun
+        if more and listener.heads > listener.max_heads:
+            error = listener.too_many_heads()
+            listener.hit(error.kind)
+            self._end(ENHANCE_YOUR_CALM, error.detail)
+
     def on_head(self, stream: Stream, section: Section, last: bool) -> None:
         self.served += 1
         request = self.spare.pop() if self.spare else Request2(self)
@@ -320,6 +339,15 @@ class Connection2(Connection):
         request.body_done = last
         size = section.size
         request.bytes_in = size
+        if size > LONG:
+            listener = self.listener
+            if listener.heads + size > listener.max_heads:
+                error = listener.too_many_heads()
+                listener.hit(error.kind)
+                self._turn_away(stream, section, error)
+                return
+            request.weight = size
+            listener.heads += size
         try:
             profile = self.listener.routing.forwarding(self.origin.trusted)
             head = request_of(section, last, profile)
@@ -467,6 +495,9 @@ class Connection2(Connection):
     def forget(self, request: Request2) -> None:
         """A request that is used no more: kept for the next stream."""
         stream = request.stream
+        if request.weight:
+            self.listener.heads -= request.weight
+            request.weight = 0
         if request.timer is not None:
             request.timer.cancel()
             request.timer = None
@@ -487,6 +518,8 @@ class Connection2(Connection):
         return [owner.session for owner in owners if owner.session is not None and owner.session.status != DESTROYED]
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.listener.heads -= self.weight
+        self.weight = 0
         self.listener.gone(self)
         self.fed = True  # nothing is written any more
         self.engine.lost("the downstream closed the connection")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from carrier.core.address import BACKLOG
 from carrier.core.stream import DESTROYED
-from carrier.errors import Problem, shown
+from carrier.errors import Error, Problem, shown
 from carrier.hops.certificates import check_server, renew, server_of
 from carrier.hops.tls import Channel, entry_for, handshake
 from carrier.hops.tlstransport import TlsTransport
@@ -18,16 +18,17 @@ from carrier.options import check_numbers, numbers
 from carrier.wire.forwarding import networks
 from carrier.wire.h1.head import Limits
 from carrier.wire.h2 import Limits as Limits2
+from carrier.wire.h2.limits import DEFAULT as DEFAULT2
 from listeners.http.h1 import Connection1
 from listeners.http.h2 import Both, Connection2
 from listeners.http.joining import Joining
 from listeners.http.request import Request
-from listeners.http.routing import Port, Routing
+from listeners.http.routing import MAX_HOPS, Port, Routing, refused
 
 if TYPE_CHECKING:
     from carrier import model as config
     from carrier.core.accepting import Arrival
-    from carrier.core.decision import Table
+    from carrier.core.decision import Needs, Table
     from carrier.core.env import Env
     from carrier.core.session import Session
     from carrier.core.stream import Socket
@@ -46,6 +47,7 @@ OPTIONS: Mapping[str, float] = {
     "max_heads": 8 * 1024 * 1024,
     "max_body": 0,
     "max_streams": 100,
+    "max_hops": MAX_HOPS,
     "strict_target": 1,
     "strict_path": 1,
 }
@@ -132,6 +134,11 @@ class HttpListener(Port):
                 found.append(Problem(str(exc), f"{path}.{name}", seen=repr(options.get(name)), allowed="a list of CIDRs"))
         return found
 
+    @classmethod
+    def refuses(cls, options: Mapping[str, Any], needs: Needs, metadata: Mapping[str, Any]) -> Error | None:
+        http = metadata.get("HTTP")
+        return refused(options, needs, http) if isinstance(http, dict) else None
+
     def offered(self) -> tuple[str, ...]:
         """What TLS offers (RFC 7301)."""
         return tuple(name for name, version in (("h2", "h2"), ("http/1.1", "h1")) if version in self.protocols)
@@ -140,7 +147,8 @@ class HttpListener(Port):
         """The bounds of a connection of HTTP/2."""
         limits = self.limits
         streams = int(given["max_streams"]) or 1 << 30
-        return Limits2(streams=streams, head=limits.head, fields=limits.fields, line=limits.line, strict_target=limits.strict_target)
+        block = max(DEFAULT2.block, limits.head)
+        return Limits2(streams=streams, head=limits.head, fields=limits.fields, line=limits.line, block=block, strict_target=limits.strict_target)
 
     # ------------------------------------------------------------------ life
 

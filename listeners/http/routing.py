@@ -15,13 +15,14 @@ from carrier.core.accepting import AtPort
 from carrier.core.decision import Decision, Hits
 from carrier.core.metadata import set_at
 from carrier.errors import Error, shown
+from carrier.options import numbers
 from carrier.rules.target import normal_path
-from carrier.wire.forwarding import Forwarding
+from carrier.wire.forwarding import HOPS, Forwarding, passed
 from carrier.wire.h1.memo import RequestMemo
 from carrier.wire.making import rewrite
 
 if TYPE_CHECKING:
-    from carrier.core.decision import Table
+    from carrier.core.decision import Needs, Table
     from carrier.hops.certificates import ServerTls
     from carrier.wire.h1.head import Limits
     from carrier.wire.http import Head
@@ -32,12 +33,16 @@ REMEMBERED = 2 * 1024 * 1024
 """Bytes of decisions that are remembered for heads that are not, by one listener."""
 EACH = 300
 """Bytes of one of them, beside those of its key."""
+MAX_HOPS = 10
+"""Listeners of ours that a request may pass: whoever needs more goes round."""
 LONG = 2048
 """Bytes of a key that is remembered at most."""
 
 
 class Asked(Protocol):
     """What a decision needs of who asks."""
+
+    listener: Port
 
     @property
     def origin(self) -> Any:
@@ -59,10 +64,13 @@ class Routing:
             "scheme": scheme,
             "keeps": options.get("forwarding") == "keep",
         }
+        self.most_hops = most_hops(options)
+        """Listeners of ours that a request may have passed; without such a bound none is counted."""
+        common["counts"] = self.most_hops < float("inf")
         self.table = table
         self.joining = joining
         """Takes the paths of join links; None: they are the app's."""
-        self.strict = needs.path and options.get("strict_path", 1) != 0
+        self.strict = is_strict(options, needs)
         """Targets whose path has no form that all servers agree on are refused: no rule on paths could tell whose they are."""
         self.profile, self.trusting = Forwarding(**common), Forwarding(**common, trusted=True)
         self.memo, self.trusted_memo = RequestMemo(limits, self.profile), RequestMemo(limits, self.trusting)
@@ -80,10 +88,13 @@ class Routing:
 
     def route(self, request: Asked, head: Head) -> tuple[Decision, Head | None]:
         """The decision for a request, and the head to send on if the rule rewrites it; remembered with the head where it may be."""
+        if head.hops >= self.most_hops:
+            request.listener.hit("max_hops")
+            return refusal(goes_round(head.hops, self.most_hops)), None
         if self.joining is not None and self.joining.takes(head.location):
             return self.joining.decision, self.joining.onward(head)
         if self.strict and normal_path(head.location.decode("latin-1")) is None:
-            return no_path(head), None
+            return refusal(no_path(head.target)), None
         if self.by_other:
             decision = self.table.decide(request.metadata(head))
             return decision, rewritten(head, decision)
@@ -120,12 +131,43 @@ class Routing:
         self.decisions[key] = decision
 
 
-def no_path(head: Head) -> Decision:
+def most_hops(options: Mapping[str, Any]) -> float:
+    return numbers(options, {"max_hops": MAX_HOPS})["max_hops"] or float("inf")
+
+
+def is_strict(options: Mapping[str, Any], needs: Needs) -> bool:
+    return needs.path and options.get("strict_path", 1) != 0
+
+
+def refused(options: Mapping[str, Any], needs: Needs, http: Mapping[str, Any]) -> Error | None:
+    """Why `Routing` with these options would ask no rule about a request with this metadata; None: it would."""
+    hops, most = passed([http["headers"].get(HOPS.decode(), "").encode("latin-1", "replace")]), most_hops(options)
+    if hops >= most:
+        return goes_round(hops, most)
+    if is_strict(options, needs) and normal_path(http["url"]["path"]) is None:
+        return no_path(http["url"]["url"].encode("latin-1", "replace"))
+    return None
+
+
+def no_path(target: bytes) -> Error:
     """For a target that servers read differently."""
-    detail = f"target {shown(head.target)}: servers disagree about its path, and this port has rules on paths (options.strict_path)"
+    detail = f"target {shown(target)}: servers disagree about its path, and this port has rules on paths (options.strict_path)"
+    return Error("protocol-error", detail, "downstream")
+
+
+def goes_round(hops: int, most: float) -> Error:
+    """For a request that has passed as many listeners of ours as it may."""
+    detail = (
+        f"the request has passed {hops} listeners of Carrier2 ({HOPS.decode()}): it goes round, or options.max_hops, {most:g}, is too small"
+    )
+    return Error("loop", detail, "downstream")
+
+
+def refusal(error: Error) -> Decision:
+    """For a request that no rule is asked about."""
     decision = Decision("", "", Hits())
-    decision.said = detail
-    decision.error = Error("protocol-error", detail, "downstream")
+    decision.said = error.detail
+    decision.error = error
     return decision
 
 
@@ -155,7 +197,7 @@ class Port(AtPort):
     body_grace: float
     max_heads: float
     heads: int
-    """Bytes of heads that are being read or are long, on all connections of HTTP/1.1 together, and how many they may be."""
+    """Bytes of heads that are being read or are long, on all connections together, and how many they may be."""
     keeps_half_closed: bool
     """A client that has sent its end is still answered, however late (`options.half_close: keep`)."""
     calls: dict[str, int]
@@ -169,6 +211,11 @@ class Port(AtPort):
     """Versions that are spoken: h1, h2 (`options.protocols`)."""
     both: Any
     """What connections of HTTP/2 share (listeners/http/h2.py)."""
+
+    def too_many_heads(self) -> Error:
+        """For a head that there is no room for (`options.max_heads`)."""
+        detail = f"heads of more than {self.max_heads:g} bytes on all connections of this port together (options.max_heads)"
+        return Error("headers-too-large", detail, "downstream")
 
     def came(self, connection: Any) -> bool:
         """A connection may speak HTTP; False: there are too many, and all are being used."""
@@ -191,6 +238,7 @@ def rewritten(head: Head, decision: Decision) -> Head:
     if isinstance(wanted, dict):
         fields = {_bytes(n).lower(): _bytes(v) for n, v in wanted.items() if headers.get(n) != v}
         fields.update({_bytes(n): None for n in headers if n not in wanted})
+        fields.pop(HOPS, None)  # not for rules: who goes round would not be noticed
     url = new.get("url")
     path = url.get("path") if isinstance(url, dict) else None
     target = _bytes(path) if path is not None and path != old["url"]["path"] else None

@@ -11,12 +11,17 @@ import pytest
 from carrier.admin.gate import Gate
 from tests.conversation import Stage
 from tests.e2e.test_http_bodies import answered
+from tests.h2peer import client2
 from tests.support import wait_until
 
 CLAIMS = [
     *(f"x-forwarded-{name}" for name in ("client-cert", "prefix", "ssl", "scheme", "server", "user", "proto", "host", "port", "for")),
     "front-end-https",
     "true-client-ip",
+    "x-real-ip",
+    "x-original-url",
+    "x-original-host",
+    "x-rewrite-url",
     "forwarded",
 ]
 
@@ -38,6 +43,32 @@ async def test_a_claim_of_an_untrusted_peer_is_not_sent_on_however_it_is_spelt(c
                 assert b"forged-one" not in head, head
                 await server.says(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi")
                 await answered(client)
+
+
+async def test_a_stream_of_http_2_is_believed_no_more() -> None:
+    async with Stage() as stage, client2(stage.port) as client:
+        for claim in CLAIMS:
+            number = client.ask("/", fields=[(name, "forged-one") for name in spellings(claim)])
+            server = await stage.server()
+            head = await server.head()
+            assert b"forged-one" not in head, head
+            await server.says(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi")
+            assert (await client.answer(number)).status == 200
+
+
+@pytest.mark.parametrize("two", [False, True])
+async def test_what_a_trusted_peer_claims_goes_on_as_it_came(two: bool) -> None:
+    kept = [claim for claim in CLAIMS if claim not in ("x-forwarded-for", "forwarded")]
+    async with Stage(listener={"trusted": ["127.0.0.0/8"]}) as stage, client2(stage.port) as client:
+        if two:
+            client.ask("/", fields=[(claim, f"said-{n}") for n, claim in enumerate(kept)])
+        else:
+            one = await stage.client()
+            lines = "".join(f"{claim}: said-{n}\r\n" for n, claim in enumerate(kept))
+            await one.says(f"GET / HTTP/1.1\r\nhost: a\r\n{lines}\r\n".encode())
+        head = await (await stage.server()).head()
+        for n, claim in enumerate(kept):
+            assert f"\r\n{claim}: said-{n}\r\n".encode() in head
 
 
 @pytest.mark.parametrize("times", [1, 4])

@@ -13,6 +13,7 @@ import pytest
 from carrier import model as c
 from tests.conversation import Peer, Stage
 from tests.e2e.test_http_bodies import GET, OK, answered
+from tests.h2peer import client2
 from tests.support import cluster, config, http, listener, port_of, running
 
 # ------------------------------------------------------------------ an answer before the request's end
@@ -139,6 +140,59 @@ async def test_a_connection_that_was_authenticated_serves_its_client_and_nobody_
             server.breaks()
         alice.breaks()
         assert await hers.closed()
+
+
+UNASKED = [b"Negotiate YII", b"NTLM TlRM", b"negotiate YII", b"ntlm", b"NEGOTIATE\tYII", b"Negotiate", b" NTLM  TlRM"]
+
+
+@pytest.mark.parametrize("said", UNASKED)
+@pytest.mark.parametrize("known", [False, True])
+async def test_credentials_of_a_connection_that_nobody_asked_for_bind_it_as_well(said: bytes, known: bool) -> None:
+    """Negotiate in the first request, as curl -u : --negotiate and browsers of an intranet send it. known: heads of this kind, with tokens
+    that always differ, have been learnt before."""
+    async with Stage() as stage:
+        if known:
+            client, server, _ = await stage.both(GET)
+            await server.says(OK)
+            await answered(client)
+            for n in range(100):
+                await client.says(b"GET / HTTP/1.1\r\nhost: a\r\nauthorization: Bearer %d\r\n\r\n" % n)
+                assert b"Bearer %d\r\n" % n in await server.head()
+                await server.says(OK)
+                await answered(client)
+            client.breaks()
+            server.breaks()
+        for body in (b"", b"content-length: 2\r\n"):
+            alice, hers, head = await stage.both(
+                b"POST / HTTP/1.1\r\nhost: a\r\nauthorization: " + said + b"\r\n" + body + b"\r\n" + (b"hi" if body else b"")
+            )
+            assert said.strip() in head
+            if body:
+                assert await hers.hears(2) == b"hi"
+            await hers.says(OK)
+            assert (await answered(alice))[1] == b"ok"
+            mallory, server, _ = await stage.both(GET)  # not on her connection
+            await server.says(OK)
+            assert (await answered(mallory))[1] == b"ok"
+            await alice.says(GET)  # she has it to herself, with or without credentials
+            await hers.head()
+            await hers.says(OK)
+            assert (await answered(alice))[1] == b"ok"
+            alice.breaks()
+            assert await hers.closed()
+            mallory.breaks()
+            server.breaks()
+
+
+async def test_credentials_over_http_2_are_used_for_one_request_on_a_connection_of_its_own() -> None:
+    async with Stage() as stage, client2(stage.port) as alice:
+        for _ in range(2):
+            number = alice.ask("/", fields=[("authorization", "Negotiate YII")])
+            hers = await stage.server()
+            assert b"Negotiate YII" in await hers.head()
+            await hers.says(OK)
+            assert (await alice.answer(number)).body == b"ok"
+            assert await hers.closed()
 
 
 async def test_other_schemes_share_connections() -> None:

@@ -15,8 +15,8 @@ from ipaddress import IPv6Address
 import h11
 
 from carrier.errors import Error, Side, shown
-from carrier.wire.forwarding import Forwarding
-from carrier.wire.http import CHUNKED, CLOSE, ENDURING, EXPLAIN, HOP, LENGTH, NONE, OURS, TOKEN, Head, hop_lines, join_fields
+from carrier.wire.forwarding import HOPS, Forwarding, passed
+from carrier.wire.http import CHUNKED, CLOSE, ENDURING, EXPLAIN, HOP, LENGTH, NONE, OURS, TOKEN, Head, authenticates_connections, hop_lines, join_fields
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,28 @@ def check_host(host: bytes) -> None:
 class Plan:
     """What the fields of a head decide, whatever its other fields: the part of a Head that heads share."""
 
-    __slots__ = ("body", "cut", "cut_ids", "expect", "explain", "has_id", "host", "keep_alive", "length", "length_id", "tail", "upgrade")
+    __slots__ = (
+        "binds",
+        "body",
+        "cut",
+        "cut_ids",
+        "expect",
+        "explain",
+        "has_id",
+        "hops",
+        "host",
+        "keep_alive",
+        "length",
+        "length_id",
+        "tail",
+        "upgrade",
+    )
 
     def __init__(self) -> None:
         self.body, self.length, self.keep_alive, self.expect = NONE, 0, True, False
         self.upgrade: bytes | None = None
         self.host, self.has_id, self.explain = b"", False, False
+        self.hops, self.binds = 0, False
         self.cut: frozenset[bytes] = HOP
         self.tail = b""  # lines to add, and the end of the head
         self.length_id = 0
@@ -178,7 +194,9 @@ def plan_request(pairs: Pairs, minor: int, authority: bytes | None, profile: For
     plan.upgrade = protocols.lower() if protocols else None
     plan.has_id = bool(profile.request_id) and profile.request_id in seen
     plan.explain = EXPLAIN in seen
-    plan.tail = join_fields(profile.standing(plan.host, seen)) + again
+    plan.binds = authenticates_connections(seen.get(b"authorization", ()))
+    plan.hops = passed(seen[HOPS]) if profile.counts and HOPS in seen else 0
+    plan.tail = join_fields(profile.standing(plan.host, seen, hops=plan.hops)) + again
     if not plan.host and not profile.host:
         plan.tail += b"host: " + profile.default_host + b"\r\n"
     elif b"host" not in seen and not profile.host:
@@ -361,6 +379,8 @@ def parse_request(raw: bytes, limits: Limits | None = None, profile: Forwarding 
         _key(pairs, minor, profile),
         tuple(fields),
         plan.explain,
+        hops=plan.hops,
+        binds=plan.binds,
     )
 
 

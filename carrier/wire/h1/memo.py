@@ -17,7 +17,7 @@ import re
 from itertools import count
 
 from carrier.errors import Error
-from carrier.wire.forwarding import PROPER, Forwarding
+from carrier.wire.forwarding import HOPS, PROPER, Forwarding
 from carrier.wire.h1.head import (
     LENGTH_LINE,
     REQUEST_LINE,
@@ -31,7 +31,7 @@ from carrier.wire.h1.head import (
     plan_request,
     tokens,
 )
-from carrier.wire.http import EXPLAIN, FIELD_BYTES, HOP, LENGTH, NONE, OURS, SAYS, TOKEN, Head
+from carrier.wire.http import EXPLAIN, FIELD_BYTES, HOP, LENGTH, NONE, OURS, SAYS, TOKEN, Head, authenticates_connections
 
 _TABLE = 4096  # entries of a table: lines or heads
 _PLANS = 1024
@@ -50,6 +50,8 @@ _OTHER = bytes(byte if byte in FIELD_BYTES else byte == 0 for byte in range(256)
 """Changes every byte that no field value holds, and no other: `translate` with it is three times cheaper than to search or to delete."""
 _LENGTH = re.compile(rb" ?(0|[1-9][0-9]{0,17})")  # as LENGTH_LINE has it
 
+_SCHEME = re.compile(rb"[ \t]*[!-~]+ ")  # of credentials, with the blank behind it
+
 _OPTIONS = HOP | {b"close"}
 """Connection options that name no field beyond those which are cut anyway."""
 
@@ -66,13 +68,13 @@ class _Shape:
 
     __slots__ = ("counted", "head", "parts", "places", "plan", "start")
 
-    def __init__(self, block: bytes, names: list[bytes], plan: Plan, head: Head) -> None:
+    def __init__(self, block: bytes, begins: list[bytes], plan: Plan, head: Head) -> None:
         self.plan, self.head = plan, head
         self.start, *lines = block.split(b"\r\n")[:-2]
-        self.places = [0] * len(names)
+        self.places = [0] * len(begins)
         self.counted = -1
         if plan.length_id:
-            self.counted = next((n for n, name in enumerate(names) if name.lower() == b"content-length"), -1)
+            self.counted = next((n for n, begin in enumerate(begins) if begin.lower() == b"content-length:"), -1)
         self.parts = [b""]
         text = b""
         for line in lines:
@@ -80,8 +82,8 @@ class _Shape:
             if name.lower() in plan.cut:
                 continue
             text += b"\r\n" + line
-            if name in names:
-                self.places[names.index(name)] = len(self.parts) + 1
+            if line in begins:
+                self.places[begins.index(line)] = len(self.parts) + 1
                 self.parts += [text, b""]
                 text = b""
         self.parts.append(text + b"\r\n" + plan.tail)
@@ -185,6 +187,12 @@ class _Memo:
             kind = self._name(name)
         if kind == _SLOW or not colon or len(line) > self.limits.line or value.translate(None, FIELD_BYTES):
             return _SLOW
+        begin = name + b":"
+        if name.lower() == b"authorization":
+            if authenticates_connections((value,)):
+                return _SLOW
+            scheme = _SCHEME.match(value)
+            begin = begin + scheme[0] if scheme else b""  # shapes know the scheme
         if kind == self._length_id and not LENGTH_LINE.fullmatch(line):
             return _SLOW
         if kind != _BY_LINE:
@@ -194,7 +202,7 @@ class _Memo:
                 self._ids[line] = kind
             elif seen == _VOLATILE:
                 self._values[name] = seen + 1
-                self._seek(name)
+                self._seek(begin)
             return kind
         if len(line) > _LINE_MAX:
             return _SLOW
@@ -209,10 +217,10 @@ class _Memo:
         kind = self._names[name] = _BY_LINE if lower in self._by_line else self._present.get(lower, self._unknown(lower))
         return kind
 
-    def _seek(self, name: bytes) -> None:
-        """The name is volatile: shapes take its values out from now on."""
-        if len(self._needles) < _NEEDLES:
-            needle = b"\r\n" + name + b":"
+    def _seek(self, begin: bytes) -> None:
+        """The values of a name are volatile: shapes take out what stands behind this beginning of a line from now on."""
+        if begin and len(self._needles) < _NEEDLES:
+            needle = b"\r\n" + begin
             self._needles = (*self._needles, (needle, len(needle)))
             self._shapes.clear()
 
@@ -228,7 +236,7 @@ class _Memo:
             return
         if len(self._shapes) >= _SHAPES:
             self._shapes.clear()
-        self._shapes[left] = _Shape(left, [needle[2:-1] for needle in needles], plan, head)
+        self._shapes[left] = _Shape(left, [needle[2:] for needle in needles], plan, head)
 
     def _unknown(self, name: bytes) -> int:
         """The kind of a name that nobody has named."""
@@ -298,6 +306,8 @@ def _request(text: bytes, raw: bytes, start: tuple[bytes, bytes], plan: Plan, le
         key,
         None,
         plan.explain,
+        hops=plan.hops,
+        binds=plan.binds,
     )
 
 
@@ -317,6 +327,8 @@ class RequestMemo(_Memo):
         by_line = frozenset((b"host", b"connection", b"transfer-encoding", b"upgrade", b"expect", b"te")) | (
             forwarding.interesting or frozenset()
         )
+        if forwarding.counts:
+            by_line |= {HOPS}
         present = HOP | forwarding.cut() | {b"content-length"} | ({forwarding.request_id} if forwarding.request_id else frozenset())
         # Lengths are read each time; rules that look at them send the head to h11.
         self._slow_length = b"content-length" in by_line

@@ -226,6 +226,13 @@ class Connection:
             return 0
         return max(0, self.peer_streams - len(self.streams))
 
+    @property
+    def begun(self) -> int:
+        """Bytes of a head that has begun to come and is not whole."""
+        if not self.begun_since:
+            return 0
+        return len(self._buffer) + (self._block_size if self._block is not None else 0)
+
     def request(self, block: bytes, last: bool = False, owner: object = None, *, head_only: bool = False) -> Stream:
         """Open a stream with the head of a request, if there are `places`: a client's call. head_only: the method is HEAD."""
         if not self.places:

@@ -11,12 +11,13 @@ import os
 from typing import TYPE_CHECKING
 
 from carrier.errors import Error
+from carrier.wire.forwarding import HOPS, passed
 from carrier.wire.grpc import is_type
 from carrier.wire.h1.chunked import passable
 from carrier.wire.h1.text import text_of
 from carrier.wire.h2.encoder import Encoder
 from carrier.wire.h2.hpack import Pair, encode, line
-from carrier.wire.http import CHUNKED, EXPLAIN, LENGTH, NONE, OURS, Fields, Head
+from carrier.wire.http import CHUNKED, EXPLAIN, LENGTH, NONE, OURS, Fields, Head, authenticates_connections
 
 if TYPE_CHECKING:
     from carrier.wire.forwarding import Forwarding
@@ -117,7 +118,8 @@ def _request(section: Section, last: bool, profile: Forwarding) -> Head:
     cut = profile.cut() | {b"expect"} if last or not expected else profile.cut()
     if not last:  # else it says that a body without content is one
         cut = cut | {b"content-length"}
-    onward = tuple(pair for pair in section.fields if pair[0] not in cut) + profile.standing(section.authority, seen, b"2.0")
+    hops = passed(value for name, value in section.fields if name == HOPS) if profile.counts and HOPS in seen else 0
+    onward = tuple(pair for pair in section.fields if pair[0] not in cut) + profile.standing(section.authority, seen, b"2.0", hops)
     if tunnel:
         body, length = NONE, -1
         onward = tuple(pair for pair in onward if pair[0] not in _HANDSHAKE and pair[0] != b"content-length")
@@ -138,6 +140,8 @@ def _request(section: Section, last: bool, profile: Forwarding) -> Head:
         fields=fields,
         explain=EXPLAIN in seen,
         onward=onward,
+        hops=hops,
+        binds=authenticates_connections([seen.get(b"authorization", b"")]),
     )
     head.never = section.never
     head.grpc = section.method == b"POST" and is_type(seen.get(b"content-type", b""))

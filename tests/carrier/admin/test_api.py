@@ -377,6 +377,65 @@ async def test_strict_mode_answers_with_ajvs_list() -> None:
     assert (await client("POST", "/clusters?dryRun=true", cluster()))[0] == 200
 
 
+HTTP_CLUSTER = {"name": "c", "spec": {"protocol": "HTTP", "port": 80}, "endpoints": [{"spec": {"address": "10.0.0.9"}}]}
+HTTP_LISTENER = {"name": "l", "spec": {"protocol": "HTTP", "port": 8080}, "rules": []}
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "at"),
+    [
+        ("cluster", {**HTTP_CLUSTER, "spec": {"protocol": "HTTP", "port": "eighty"}}, ".spec.port"),
+        ("cluster", {**HTTP_CLUSTER, "spec": {"protocol": "HTTP"}}, ".spec"),
+        ("cluster", {**HTTP_CLUSTER, "spec": {"protocol": "HTTP", "port": 80, "tsl": True}}, ".spec.tsl"),
+        ("cluster", {**HTTP_CLUSTER, "options": {"answer_timeout": "never"}}, ".options.answer_timeout"),
+        ("cluster", {"name": "c", "spec": {"protocol": "TCP", "port": 80, "framing": "words"}, "endpoints": []}, ".spec.framing"),
+        ("listener", {**HTTP_LISTENER, "options": {"max_line": -1}}, ".options.max_line"),
+        ("listener", {**HTTP_LISTENER, "spec": {"protocol": "HTTP", "port": 80, "tls": {"certificate": 5}}}, ".spec.tls"),
+        ("listener", {**HTTP_LISTENER, "spec": {"protocol": "SCTP", "port": "x"}}, ".spec.port"),
+        ("route", {"name": "r", "destination": "c", "fallback": 5}, ".fallback"),
+        ("rulelist", {"name": "r", "rules": [], "order": "last"}, ".order"),
+        ("rule", {"name": "r", "match": {"matchHeader": {"name": "x"}}, "action": {"route": "r"}}, ".match"),
+        ("rule", {"name": "r", "action": {"route": {"destination": {"spec": {"protocol": "HTTP", "port": 0}}}}}, ".action.route.dest"),
+    ],
+)
+async def test_what_we_have_beyond_l7mp_is_answered_422_in_strict_mode_too(kind: str, body: dict[str, Any], at: str) -> None:
+    client = Client(strict=True)
+    path = "/listeners" if kind == "listener" else f"/{kind}s"
+    status, answer, _ = await client("POST", path, {kind: body})
+    assert (status, answer["message"]) == (422, "Unprocessable Entity: Input JSON schema validation failed"), answer
+    assert answer["content"][0]["dataPath"].startswith(f".requestBody.{kind}{at}") and answer["content"][0]["message"]
+    assert not client.proxy.applied
+    assert (await Client()("POST", path, {kind: body}))[0] != 422
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("cluster", {"name": "c", "spec": {"protocol": "TCP", "port": 80, "unknown": 1}, "endpoints": [], "more": 2}),
+        ("rule", {"name": "r", "match": {"op": "no such"}, "action": {"route": "r"}}),
+        ("cluster", HTTP_CLUSTER),
+        ("listener", HTTP_LISTENER),
+    ],
+)
+async def test_what_l7mp_lets_pass_in_strict_mode_passes(kind: str, body: dict[str, Any]) -> None:
+    assert (await Client(strict=True)("POST", f"/{kind}s", {kind: body}))[0] == 200
+
+
+async def test_calls_that_l7mp_has_not_are_422_in_strict_mode_when_their_body_is_wrong() -> None:
+    for strict, expected in ((True, 422), (False, 400)):
+        client = Client(strict=strict)
+        status, answer, _ = await client("PUT", "/clusters/c", {"cluster": {"spec": {"protocol": "HTTP", "port": "x"}}})
+        assert status == expected and answer["content"][0]["path"] == "$.cluster.spec.port"
+
+
+@pytest.mark.parametrize("path", ["/", "/api/v1", "/api/v1/", "//api//v1"])
+async def test_the_list_of_calls_is_only_read(client: Client, path: str) -> None:
+    for method in ("PUT", "POST", "DELETE", "PATCH"):
+        answer = await client.raw(method, path)
+        assert answer.status == 405 and answer.headers["allow"] == "GET, HEAD"
+    assert (await client.raw("GET", path)).status == 200
+
+
 # -- the strict standard: PUT, POST /config, /validate -----------------------------------------------------------------------------------
 
 

@@ -95,3 +95,29 @@ def test_warnings_are_sentences() -> None:
     draft = Draft(Config())
     draft.add_route({"name": "r", "destination": "x"})
     assert warnings(draft.done()) == ("route 'r' refers to cluster 'x', which is not defined",)
+
+
+def port(name: str, number: int, to: str, protocol: str = "TCP", **spec: Any) -> dict[str, Any]:
+    rules = [{"name": name, "action": {"route": {"name": name, "destination": to}}}]
+    return {"name": name, "spec": {"protocol": protocol, "port": number, **spec}, "rules": rules}
+
+
+def leading(name: str, number: int, address: str = "localhost", protocol: str = "TCP") -> dict[str, Any]:
+    return {"name": name, "spec": {"protocol": protocol, "port": number}, "endpoints": [{"name": name, "spec": {"address": address}}]}
+
+
+def test_a_cluster_that_leads_to_a_listener_of_this_process_is_told_and_whether_it_goes_round() -> None:
+    chain = found(clusters=[leading("b", 2), leading("c", 3, "192.0.2.77")], listeners=[port("1", 1, "b"), port("2", 2, "c")])
+    assert [(f.code, f.name, f.at, str(f)) for f in chain] == [
+        ("itself", "b", ".endpoints[0]", "cluster 'b' leads to listener '2' of this proxy (localhost:2)")
+    ]
+    circle = found(clusters=[leading("b", 2), leading("c", 1, "::1")], listeners=[port("1", 1, "b"), port("2", 2, "c")])
+    assert [(f.name, "leads back" in f.text) for f in circle] == [("b", True), ("c", True)]
+    (alone,) = found(clusters=[leading("a", 1, "127.0.0.1", "HTTP")], listeners=[port("1", 1, "a", "HTTP")])
+    assert "leads back" in alone.text
+
+
+def test_one_that_leads_elsewhere_is_not() -> None:
+    assert not found(clusters=[leading("a", 1, protocol="UDP")], listeners=[port("1", 1, "a")])  # another transport
+    assert not found(clusters=[leading("a", 1, "127.0.0.1")], listeners=[port("1", 1, "a", address="127.0.0.2")])
+    assert not found(clusters=[leading("a", 0)], listeners=[port("1", 0, "a")])

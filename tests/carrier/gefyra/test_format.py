@@ -222,7 +222,7 @@ async def test_a_port_without_upstream_answers_503_and_a_dead_laptop_is_answered
     async with tcp_server(serve) as shadow:
         text = {
             "proxy": [
-                {"port": 1, "clusterUpstream": [f"127.0.0.1:{shadow.port}"], "bridges": {"john": bridge([{"match": []}], "127.0.0.1:1")}},
+                {"port": 1, "clusterUpstream": [f"127.0.0.1:{shadow.port}"], "bridges": {"john": bridge([{"match": []}], "127.0.0.1:3")}},
                 {"port": 2},
             ]
         }

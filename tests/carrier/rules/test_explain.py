@@ -252,6 +252,49 @@ async def test_the_api_explains_by_the_tables_in_force() -> None:
         assert proxy.config.revision == 1 and not any(hits.count for hits in proxy.hits.values())
 
 
+# --- what no rule is asked about ---------------------------------------------------------------------------------------------------------
+
+
+def guarded(protocol: str = "HTTP", port: int = 8080, **options: Any) -> Config:
+    admin = {"name": "admin", "match": {"matchPath": {"path": "/admin", "type": "prefix"}}, "action": {"route": {"destination": "echo"}}}
+    last = {"name": "everybody", "action": {"route": {"destination": "echo"}}}
+    return config(clusters=[echo()], listeners=[listener("web", protocol=protocol, port=port, rules=[admin, last], options=options)])
+
+
+@pytest.mark.parametrize("target", ["/admin%00", "/x/..;/admin", "/x%2f..%2fadmin", "http://a/x/..;/admin?q"])
+async def test_a_target_that_the_listener_refuses_is_explained_as_refused(env: Env, target: str) -> None:
+    for protocol in ("HTTP", "auto"):
+        said = asked(guarded(protocol), env, path=target)
+        assert said.failure is not None and said.failure.status == 400 and "strict_path" in said.failure.detail
+        assert (said.serves, said.rule, said.steps, said.destination) == ("nobody", "", (), None)
+        text = render(said)
+        assert "answer     400 (protocol-error): target" in text and "takes it" not in text
+    assert asked(guarded(strict_path=0), env, path=target).rule == "everybody"
+    assert asked(guarded(), env, path="/x%2Fadmin").rule == "everybody"
+
+
+async def test_what_explain_says_is_what_the_listener_answers() -> None:
+    async with running(guarded(port=0)) as proxy:
+        api = Api(proxy)
+        for target in ("/x/..;/admin", "/admin%00", "/admin/x", "/%zz"):
+            answer = await api.call(
+                "POST", "/api/v1/explain", "", {"content-type": "application/json"}, json.dumps({"path": target}).encode()
+            )
+            said = json.loads(answer.body)
+            status, _, body = await http(port_of(proxy, "web"), target)
+            if status == 200:
+                assert said["rule"] in ("admin", "everybody")
+            elif answer.status == 200:
+                assert (said["failure"]["status"], said["failure"]["detail"]) == (status, json.loads(body)["content"])
+
+
+async def test_a_request_that_has_gone_round_is_explained_as_refused(env: Env) -> None:
+    said = asked(guarded(), env, path="/", headers={"X-Carrier-Hops": "10"})
+    assert said.failure is not None and (said.failure.status, said.failure.kind) == (508, "loop") and "max_hops" in said.why
+    assert asked(guarded(), env, path="/", headers={"X-Carrier-Hops": "9"}).failure is None
+    assert asked(guarded(max_hops=0), env, path="/", headers={"X-Carrier-Hops": "10"}).failure is None
+
+
 # --- x-carrier-explain -------------------------------------------------------------------------------------------------------------------
 
 ASKS = b"GET /x HTTP/1.1\r\nhost: a\r\nX-Carrier-Explain: 1\r\n\r\n"
