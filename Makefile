@@ -4,6 +4,7 @@
 # make venv    just the environment     make docs     what is generated in docs/
 # make lock    freeze the versions      make clean    remove what these made
 # make h2spec  conformance of HTTP/2    make grpc-interop  gRPC's own suite through the proxy (both are built with Go)
+# make otelcol our spans taken by OpenTelemetry's own collector (built with Go, some minutes once)
 # make sctp    SCTP's tests in user-mode Linux, where the kernel has none
 # make image   build it with podman     make image-test   run it as Gefyra's operator does
 # make cluster a real Kubernetes, to look at: its API server (any user), a whole node (root, NODE=1)     make cluster-test   tests on it
@@ -25,7 +26,7 @@ IMAGE  ?= localhost/carrier2
 NODE   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help all demo test check bench fuzz corpus h2spec grpc-interop sctp docs lock image image-test cluster cluster-build cluster-test venv clean
+.PHONY: help all demo test check bench fuzz corpus h2spec grpc-interop otelcol sctp docs lock image image-test cluster cluster-build cluster-test venv clean
 all: check test
 
 help:
@@ -67,6 +68,9 @@ h2spec: $(STAMP)
 
 grpc-interop: $(STAMP)
 	$(BIN)/python -m tests.compliance.grpc_interop
+
+otelcol: $(STAMP)
+	$(BIN)/python -m tests.compliance.otelcol
 
 sctp: $(STAMP)
 	$(BIN)/python -m tests.soak.sctp_uml $(SCTP)

@@ -257,7 +257,11 @@ class WebSocketSource(WebSocketEnd):
         session.fields = listener.profile.extra(head, self.peer[0].encode(), named) + b"\r\n"
         # Where only messages will pass there is no request to be answered, and a route may reconnect.
         asks = decision.plain or decision.cluster is None or not decision.cluster.messages_only
-        session.begin(decision, rewritten(head, decision) if asks else None, False)
+        onward = rewritten(head, decision)
+        tracer = listener.env.tracer
+        if tracer is not None and (trace := tracer.sample(head)) is not None:
+            onward = session.traced(trace, onward)
+        session.begin(decision, onward if asks else None, False)
         if self.session is session and session.status == CONNECTED and not self.upgraded:
             self.resume()
 

@@ -11,6 +11,7 @@ from carrier.bridges.many import bare, carried
 from carrier.config.document import building
 from carrier.config.inspector import SECTIONS
 from carrier.config.source import native
+from carrier.config.traces import unveiled
 from carrier.core.slices import Steps
 from carrier.errors import ConfigError, Problem
 
@@ -58,7 +59,7 @@ OBJECTS = 500
 def _whole(api: Serving, call: Call, old: Config) -> Steps[tuple[Config, Iterable[str]]]:
     """POST /config: the body is the whole configuration, user bridges apart: those stay, as far as they fit into it."""
     assert call.decoded is not None
-    document = native(call.body)
+    document = unveiled(native(call.body), old)
     if isinstance(document, Mapping) and not any(section in document for section in SECTIONS):
         allowed = ", ".join(SECTIONS)
         raise ConfigError(Problem("the configuration has no section; to remove everything, say listeners: []", "$", allowed=allowed))

@@ -15,6 +15,7 @@ from carrier.config import dump
 from carrier.config.document import to_document
 from carrier.config.draft import position
 from carrier.config.given import refused
+from carrier.config.traces import veiled
 from carrier.errors import ConfigError, Error
 from carrier.observe import overview
 
@@ -46,7 +47,7 @@ def _config(api: Serving, call: Call) -> Any:
 
 
 def _document(api: Serving) -> Steps[Any]:
-    return to_document((yield from _bare(api, api.config)))
+    return veiled(to_document((yield from _bare(api, api.config))))
 
 
 def _admin(api: Serving, call: Call) -> Any:

@@ -97,8 +97,9 @@ def diff(options: argparse.Namespace, client: Client, page: Page) -> int:
         return FAILED if changes else OK
     from carrier.config.document import to_document
     from carrier.config.source import loads
+    from carrier.config.traces import veiled
 
-    there, here = client.call("GET", "config?document=true"), to_document(loads(text, allow_dangling=True).config)
+    there, here = client.call("GET", "config?document=true"), veiled(to_document(loads(text, allow_dangling=True).config))
     for section, change in changes.items():
         for what, sign, colour in (("removed", "-", "31"), ("changed", "~", "33"), ("added", "+", "32")):
             for name in change.get(what, ()):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from carrier.errors import ConfigError, Problem, Problems, did_you_mean, shown
+from carrier.config.settings import Check, are_texts, is_part, read_fields
 from carrier.rules.checks import is_number
 
 if TYPE_CHECKING:
@@ -22,10 +22,20 @@ FIELDS: Mapping[str, str] = {
     "users": "only sessions of the bridges of these users (default: everybody's)",
     "sample": "the part of the lines that is written, 0 to 1 (default 1); failures are always written, refused requests are not",
     "headers": "names of request header fields to write (default: none)",
+    "fields": "more to write: trace, upstream, first_byte, retries, version, agent (default: none)",
     "redact": "names of further fields whose value is not to be seen",
     "query": "false: paths are written without their query (default true)",
 }
 """Fields of `admin.access_log`."""
+MORE: Mapping[str, str] = {
+    "trace": "trace_id",
+    "upstream": "upstream_us",
+    "first_byte": "first_byte_us",
+    "retries": "retries",
+    "version": "version",
+    "agent": "agent",
+}
+"""What `fields` may name -> what it is called in a line."""
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -38,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True):
     users: tuple[str, ...] = ()
     sample: float = 1.0
     headers: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()
     redact: tuple[str, ...] = ()
     query: bool = True
 
@@ -46,42 +57,23 @@ def read(value: object, path: str = "$.admin.access_log") -> Settings:
     """The settings of a configuration: an object with FIELDS, or the path alone. Raises ConfigError with what is wrong."""
     if isinstance(value, str):
         value = {"path": value}
-    if not isinstance(value, Mapping):
-        raise ConfigError(Problem(f"expected a path or an object, got {shown(value)}", path, seen=shown(value), allowed=", ".join(FIELDS)))
-    problems = Problems()
-    problems += (
-        Problem(
-            f"unknown field {name!r}", f"{path}.{name}", seen=shown(name), allowed=", ".join(FIELDS), hint=did_you_mean(str(name), FIELDS)
-        )
-        for name in value
-        if name not in FIELDS
-    )
-    problems += [
-        Problem(f"cannot be {shown(item)}", f"{path}.{name}", seen=shown(item), allowed=_GOOD[name][0])
-        for name, item in value.items()
-        if name in FIELDS and not _GOOD[name][1](item)
-    ]
-    if "path" not in value:
-        problems.append(Problem("the access log needs 'path'", path, seen=", ".join(map(shown, value)) or "{}", allowed=FIELDS["path"]))
-    if problems:
-        raise ConfigError(*problems)
-    found: dict[str, Any] = {name: tuple(item) if isinstance(item, list | tuple) else item for name, item in value.items()}
-    return Settings(**found)
+    return Settings(**read_fields(value, path, _GOOD, "path", "the access log", "a path or an object"))
 
 
-def _are_texts(value: object) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+def _are_more(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(item in MORE for item in value)
 
 
-_GOOD: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+_GOOD: Mapping[str, Check] = {
     "path": ("a file, stdout or stderr", lambda v: isinstance(v, str) and v != ""),
     "format": ("json, envoy", lambda v: v in ("json", "envoy")),
     "status": ("a whole number 0..999", lambda v: isinstance(v, int) and is_number(v) and 0 <= v <= 999),
     "duration": ("a number, 0 or more", lambda v: is_number(v) and v >= 0),
-    "users": ("a list of texts", _are_texts),
-    "sample": ("a number 0..1", lambda v: is_number(v) and 0 <= v <= 1),
-    "headers": ("a list of texts", _are_texts),
-    "redact": ("a list of texts", _are_texts),
+    "users": ("a list of texts", are_texts),
+    "sample": ("a number 0..1", is_part),
+    "headers": ("a list of texts", are_texts),
+    "fields": (f"a list of {', '.join(MORE)}", _are_more),
+    "redact": ("a list of texts", are_texts),
     "query": ("true or false", lambda v: isinstance(v, bool)),
 }
 """What is allowed in each field, in words and as a check."""

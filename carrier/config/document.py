@@ -274,7 +274,7 @@ def _admin(raw: object, bridges: object) -> Admin:
     if isinstance(bridges, Mapping):
         raw = {**raw, "bridges": bridges}
     known = {f: raw[f] for f in ("log_level", "log_file", "access_log_path", "strict", "offload", "offload_ifs") if raw.get(f) is not None}
-    options = {name: raw[name] for name in ("access_log", "trust_loopback", "page", "bridges") if raw.get(name) is not None}
+    options = {name: raw[name] for name in ("access_log", "traces", "trust_loopback", "page", "bridges") if raw.get(name) is not None}
     try:
         return msgspec.convert(known | {"options": options}, Admin)
     except msgspec.ValidationError:

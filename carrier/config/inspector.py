@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from carrier.config import accesslog as access
+from carrier.config import traces
 from carrier.config.draft import Protocols
 from carrier.config.given import POLICIES
 from carrier.core import health, registry
@@ -310,7 +311,8 @@ class Inspector:
             "log_level": self.choice(*LOG_LEVELS),
             "log_file": self.text,
             "access_log_path": self.text,
-            "access_log": self.access_log,
+            "access_log": self.read_by(access.read),
+            "traces": self.read_by(traces.read),
             "trust_loopback": self.choice(*TRUST),
             "page": self.boolean,
             "bridges": self.bridges,
@@ -331,11 +333,16 @@ class Inspector:
         except (ValueError, TypeError) as exc:
             self.problems.append(Problem(str(exc), path, seen=shown(value), allowed='a list of networks: ["10.0.0.0/8", "2001:db8::/32"]'))
 
-    def access_log(self, value: Any, path: str) -> None:
-        try:
-            access.read(value, path)
-        except ConfigError as error:
-            self.problems += error.problems
+    def read_by(self, read: Callable[[object, str], object]) -> Check:
+        """What its own reader says of an object of `admin`."""
+
+        def check(value: Any, path: str) -> None:
+            try:
+                read(value, path)
+            except ConfigError as error:
+                self.problems += error.problems
+
+        return check
 
     def _class(self, side: str, value: object) -> Any:
         spec = value.get("spec") if isinstance(value, Mapping) else None

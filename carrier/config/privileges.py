@@ -25,6 +25,7 @@ SETTINGS: Mapping[str, str] = {
     "log_file": "writes a file",
     "access_log": "writes a file",
     "access_log_path": "writes a file",
+    "traces": "sends what requests are to another machine",
     "trust_loopback": "says who is trusted",
     "bridges": "says where bridges may lead",
 }

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from carrier.config.accesslog import MORE
 from carrier.config.given import POLICIES
 from carrier.config.inspector import LOG_LEVELS, RETRY_ON
+from carrier.config.traces import MAX_QUEUE
 from carrier.core import health
 from carrier.core.decision import NAMED
 
@@ -83,6 +85,7 @@ ADMIN = (
     Field("log_file", "path", TEXT, "the log goes there instead of to standard error; `-` or `stdout` for standard output", "", "/var/log/carrier.log"),
     Field("access_log", "path or object", {"anyOf": [TEXT, ref("access_log")]}, "a line for each session that has ended", "", {"path": "stdout"}),
     Field("access_log_path", "path", TEXT, "the same, as l7mp's files have it", "", "/var/log/access.json"),
+    Field("traces", "object", ref("traces"), "spans of requests are sent to a collector; without it, nothing is traced and nothing of a request's trace is touched", "", {"endpoint": "http://collector:4318"}),
     Field("trust_loopback", "uid or none", choice("uid", "none"), "callers on loopback that may have what is privileged: those whose socket is our own user's or root's, or none (docs/security.md)", "uid", "none"),
     Field("page", "true or false", YES_NO, "a browser that asks the API's address for `/` gets the page (docs/page.md); also off by `--no-page`", "true", False),
     Field("bridges", "object", OBJECT, "the same as `bridges` beside it", "", {"networks": ["10.0.0.0/8"]}),
@@ -192,8 +195,18 @@ ACCESS_LOG = (
     Field("users", "list of names", listed(TEXT), "only sessions of these users' bridges", "everybody's", ["john"]),
     Field("sample", "number", {"type": "number", "minimum": 0, "maximum": 1}, "the part of the lines that is written; failures always are", "1", 0.1),
     Field("headers", "list of names", listed(TEXT), "request header fields to write", "none", ["user-agent"]),
+    Field("fields", "list of texts", listed(choice(*MORE)), "more to write: `trace` (`trace_id`), `upstream` and `first_byte` (microseconds from the connected destination to the end, and from the beginning to the first byte of the answer), `retries` (also 0), `version` (of HTTP), `agent`. Of format envoy: `upstream` in its column, the others behind the line. The id of a request that is traced here is always written", "none", ["trace", "first_byte"]),
     Field("redact", "list of names", listed(TEXT), "further fields whose value is not to be seen", "none", ["x-session"]),
     Field("query", "true or false", YES_NO, "write paths with their query", "true", False),
+)
+TRACES = (
+    Field("endpoint", "URL", TEXT, "of a collector that takes OTLP over HTTP (protobuf); without a path, `/v1/traces` is", "", "http://collector:4318", required=True),
+    Field("ratio", "number", {"type": "number", "minimum": 0, "maximum": 1}, "the part of the requests without `traceparent` that is traced; of the others their caller decides", "0.01", 0.1),
+    Field("headers", "object", OBJECT, "fields for the collector, as its token; never shown", "none", {"authorization": "Bearer ..."}),
+    Field("service", "text", TEXT, "`service.name` of the spans", "carrier", "shop-proxy"),
+    Field("resource", "object", OBJECT, "further attributes of the resource", "none", {"deployment.environment.name": "staging"}),
+    Field("timeout", "number", {"type": "number", "minimum": 0.1, "maximum": 60}, "seconds for one export, its repeats included", "5", 2),
+    Field("queue", "number", {"type": "integer", "minimum": 1, "maximum": MAX_QUEUE}, "spans that may wait; what is beyond is dropped and counted (`carrier_trace_spans`)", "2048", 10000),
 )
 BRIDGE = (
     Field("port", "number", {"type": "integer", "minimum": 1, "maximum": 65535}, "the port that is bridged", "", 8080),
@@ -244,6 +257,7 @@ OBJECTS: Mapping[str, tuple[str, tuple[Field, ...]]] = {
     "configuration": ("The file, and the body of `POST /api/v1/config`.", CONFIGURATION),
     "admin": ("Settings of the process. The command's options win.", ADMIN),
     "access_log": ("`admin.access_log`, when it is an object.", ACCESS_LOG),
+    "traces": ("`admin.traces`. It takes what the extra `carrier2[otel]` installs.", TRACES),
     "listener": ("A bound address and its rules.", LISTENER),
     "rulelist": ("Rules in order.", RULELIST),
     "rule": ("Which sessions, and what happens to them.", RULE),
@@ -294,6 +308,8 @@ OPTIONS: Mapping[str, Field] = {field.name: field for field in (
     Field("join", "true or false", YES_NO, "`/.carrier/join/NAME?token=TOKEN` gives a browser the cookie that a user bridge asks for, and `/.carrier/leave` takes it away; else those paths are the app's, as all others", "false", True),
     Field("via", "name", TEXT, "our pseudonym in `via` (RFC 9110 section 7.6.3)", "no `via` is sent", "carrier"),
     Field("forwarded", "true or false", YES_NO, "send `forwarded` too (RFC 7239)", "false", True),
+    Field("answer_id", "true or false", YES_NO, "answers tell the request's id in `x-request-id`, unless the upstream has said one", "false", True),
+    Field("server_timing", "true or false", YES_NO, "answers tell in `server-timing` (W3C) the milliseconds until their head: in all (`carrier`), until the destination was connected (`connect`), from there on (`upstream`)", "false", True),
     Field("insecure", "true or false", YES_NO, "a listener that leads to the REST API may be reached from other machines", "false", True),
     Field("detect_timeout", "duration", AMOUNTS["seconds"], "of silence after which a connection is carried as it is, because its server may have to speak first", "", "300ms", "seconds"),
     Field("raw_idle_timeout", "duration", AMOUNTS["seconds"], "`idle_timeout` of what is not HTTP", "", "1h", "seconds"),

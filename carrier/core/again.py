@@ -18,6 +18,7 @@ from carrier.wire import grpc
 if TYPE_CHECKING:
     from carrier.core.endpoint import Endpoint
     from carrier.core.parts import Cluster
+    from carrier.core.trace import Trace
 
 NOBODY: frozenset[str] = frozenset()
 
@@ -105,6 +106,8 @@ class Again(Shown):
     """What was sent of a call that may be sent again."""
     tried = Rare(NOBODY)
     """Names of endpoints that a status was not accepted of."""
+    trace: Rare[Trace | None] = Rare(None)
+    """Where it stands in a trace, if it is traced."""
 
     def _unwanted(self, head: Any, last: bool) -> bool:
         """Is this an answer that the route wants dropped, and is the request asked again?"""
@@ -137,6 +140,8 @@ class Again(Shown):
             return False
         self.retries += 1
         self.event("RETRY", f"{endpoint.address}: {error.detail}" if error is not None else f"{endpoint.address} answered {status}")
+        if (trace := self.trace) is not None:
+            trace.ended(error, int(status) if error is None and status.isdecimal() else 0)
         if len(self.tried) + 1 < len(cluster.endpoints):
             self.tried = self.tried | {endpoint.name}
         self._unlink(error or Error("closed", f"status {status} is retried"))

@@ -14,6 +14,7 @@ from carrier.redact import ALWAYS
 
 if TYPE_CHECKING:
     from carrier.core.parts import Cluster, Listener
+    from carrier.core.trace import Tracer
     from carrier.model import Bridge, Config
 
 
@@ -74,6 +75,8 @@ class Env:
         """The clusters in force, for a session that looks its route's names up again."""
         self.listeners: Mapping[str, Listener] = {}
         """The listeners in force, for who counts them."""
+        self.tracer: Tracer | None = None
+        """Who decides which requests are traced; None: none is."""
         self.names = Names()
         """The names of sessions that could clash."""
 

@@ -7,6 +7,7 @@ connected to is replaced by another of its cluster, before any retry. The first 
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from carrier.core.stream import Stream
@@ -39,6 +40,7 @@ class Traveller(Protocol):
     def listener(self) -> Listener: ...
     @property
     def fallback(self) -> str | None: ...
+    def could_not(self, cluster: Cluster, endpoint: Endpoint, error: Error, began: float) -> None: ...
     def event(self, event: str, message: str = "", content: Any = "") -> None: ...
     def arrived(self, stages: Stages) -> None: ...
     def crashed(self, exc: Exception) -> Error: ...
@@ -154,6 +156,7 @@ async def _stage(session: Traveller, cluster: Cluster, timeout: float, endpoint:
     while True:
         if endpoint is None:
             endpoint = cluster.choose(session, tried)
+        began = monotonic()
         try:
             ready = cluster.ready(session, endpoint)
             if ready is not None:
@@ -166,6 +169,7 @@ async def _stage(session: Traveller, cluster: Cluster, timeout: float, endpoint:
                 raise
             error = exc
         endpoint.failed += 1
+        session.could_not(cluster, endpoint, error, began)
         cluster.health.failed(endpoint, error)
         tried.add(endpoint.name)
         if not cluster.failover or error.retry != "yes" or len(tried) >= len(cluster.endpoints):

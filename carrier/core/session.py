@@ -19,11 +19,13 @@ from carrier.core.rare import Rare
 from carrier.core.reach import Stages, reach, reach_again
 from carrier.core.stream import CONNECTED, DESTROYED, HIGH, INIT, NOWHERE, Backlog, Socket, Stream, link
 from carrier.errors import Error
+from carrier.wire.trace import handed_on
 
 if TYPE_CHECKING:
     from carrier.core.decision import Decision
     from carrier.core.endpoint import Endpoint
     from carrier.core.parts import Cluster, Listener
+    from carrier.core.trace import Trace
 
 UNANSWERED = frozenset(("reset", "closed", "timeout"))
 """Failures of a destination that has not answered. What has answered, and not in its protocol, has a fault that its developer is to see."""
@@ -38,7 +40,7 @@ class Session(Again):
 
     # fmt: off
     __slots__ = (
-        "answer", "answered", "bytes_in", "bytes_out", "cluster", "decision", "destination", "ended_at", "endpoint",
+        "answer", "answered", "answered_at", "bytes_in", "bytes_out", "cluster", "decision", "destination", "ended_at", "endpoint",
         "error", "fields", "listener", "number", "rare", "request", "request_last", "sent", "source", "source_done",
         "started", "status",
     )
@@ -63,6 +65,8 @@ class Session(Again):
     """The final head of the answer, if there are heads."""
     answered: bool
     """The first byte of an answer went towards the source: from now on nothing can be replaced."""
+    answered_at: float
+    """When that was, in monotonic seconds; not set before, nor for a whole answer, which came when it ended."""
     source_done: bool
     """The source has sent its end."""
     error: Error | None
@@ -186,6 +190,21 @@ class Session(Again):
             endpoint.enter()
         else:
             cluster.sessions_elsewhere += 1
+        if endpoint is not None and self.rare is not None and (trace := self.trace) is not None:
+            self.fields = trace.attempt(cluster.name, endpoint)
+
+    def traced(self, trace: Trace, head: Any) -> Any:
+        """It is traced; the head to send on instead of this one."""
+        trace.fields = self.fields
+        self.trace = trace
+        return handed_on(head)
+
+    def could_not(self, cluster: Cluster, endpoint: Endpoint, error: Error, began: float) -> None:
+        """An endpoint could not be connected to; tried since `began`."""
+        trace = self.trace
+        if trace is not None:
+            trace.attempt(cluster.name, endpoint, began)
+            trace.ended(error)
 
     def _leave(self) -> None:
         if self.endpoint is not None:
@@ -196,6 +215,8 @@ class Session(Again):
         """Take the destination and the transforms out of the ring and end them; the session is as before it was connected."""
         self.on_lane = False
         self._leave()
+        if (trace := self.trace) is not None:
+            trace.ended(error)
         self.to = self.source
         stages = (self.destination, *self.hops)
         self.destination, self.hops, self.back = NOWHERE, (), NOWHERE
@@ -321,6 +342,7 @@ class Session(Again):
     def _answer(self) -> None:
         """The first byte of an answer: step out of the ring, unless the route wants reconnects."""
         self.answered = True
+        self.answered_at = monotonic()
         if self.decision.calls and self.kept is not None:
             self.kept.leave()
         if not self.decision.retry.on_disconnect and self.status != DESTROYED:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 Kind = Literal["counter", "gauge", "histogram"]
 
@@ -49,11 +49,12 @@ METRICS = (
     Metric("carrier_events", "counter", ("outcome",), "Events told to viewers, and lost because there were too many or nobody read them"),
     Metric("carrier_overloaded", "gauge", (), "1 while new sessions are refused because there is too much"),
     Metric("carrier_access_log_lines", "counter", ("outcome",), "Lines of the access log that were written, or dropped"),
+    Metric("carrier_trace_spans", "counter", ("outcome",), "Spans that the collector took, that found no room, or that it did not take"),
     Metric("carrier_label_sets", "gauge", (), "Label sets of sessions that are kept apart"),
     Metric("carrier_samples_left_out", "gauge", (), "Samples of this scrape beyond the cap"),
     Metric("carrier_build_info", "gauge", ("version",), "1; the version is the label"),
 )
 """Every metric of ours; those of the process (`process_*`) are prometheus-client's."""
 BY_NAME = {metric.name: metric for metric in METRICS}
-Sample = tuple[str, dict[str, str], float]
-"""Suffix of the name, labels, value."""
+Sample = tuple[str, dict[str, str], float] | tuple[str, dict[str, str], float, Any]
+"""Suffix of the name, labels, value; and an exemplar (carrier/observe/meter.py), which OpenMetrics shows."""

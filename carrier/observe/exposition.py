@@ -13,6 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST as TEXT
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 if TYPE_CHECKING:
     from carrier.observe.catalogue import Metric, Sample
@@ -45,8 +46,9 @@ class _Ready(Collector):
 def written(metric: Metric, samples: Iterable[Sample], write: Callable[[Any], bytes], first: bool) -> bytes:
     """A piece of one metric; HELP and TYPE stand before the first."""
     family = Family(metric.name, metric.help, metric.kind)
-    for suffix, labels, value in samples:
-        family.add_sample(metric.name + suffix, labels, float(value))
+    for suffix, labels, value, *exemplar in samples:
+        seen = Exemplar(*exemplar[0]) if exemplar and exemplar[0] is not None else None
+        family.add_sample(metric.name + suffix, labels, float(value), exemplar=seen)
     text = without_end(write(_Ready([family])))
     return text if first else b"".join(line for line in text.splitlines(keepends=True) if line[:1] != b"#")
 

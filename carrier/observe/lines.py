@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from carrier import redact
+from carrier.config.accesslog import MORE
 from carrier.core.reuse import recorded
 from carrier.core.shown import why
+from carrier.wire.forwarding import id_of
 from carrier.wire.grpc import call_of
 from carrier.wire.http import TOKEN
+from carrier.wire.trace import context_of
 
 if TYPE_CHECKING:
     from carrier.config.accesslog import Settings
@@ -83,6 +86,13 @@ class Lines:
         self.settings = settings
         self.users = users
         self.hidden = redact.hidden(settings.redact, settings.query)
+        self.more = frozenset(settings.fields)
+        self.tells = bool(settings.headers) or not self.more.isdisjoint(("trace", "version", "agent"))
+        """What a line says of a request depends on more than method, target and host."""
+        times = [name for name in ("upstream", "first_byte") if name in self.more]
+        self.took = b'","duration_us":%d' + b"".join(b',"%b":%%d' % MORE[name].encode() for name in times)
+        self.times = 1 + len(times)
+        """Of a request on the lane they are all the same: its destination was there, and its answer came in one piece."""
         self.headers = tuple((name.lower(), name.lower() in self.hidden.fields) for name in settings.headers)
         self.request_id = _no_id if "x-request-id" in self.hidden.fields else request_id
         self.fixed: dict[tuple[object, ...], bytes] = {}
@@ -165,7 +175,7 @@ class Lines:
             parts += (
                 begin,
                 source.client or self._client(source),
-                b'","duration_us":%d' % ((at - started) * 1e6),
+                self.took % (((at - started) * 1e6,) * self.times),
                 sizes,
                 self.request_id(request, fields) if request.has_id else fields[OUR_ID],
                 asked,
@@ -182,26 +192,55 @@ class Lines:
             session.bytes_in,
             session.bytes_out,
         )
+        if self.times > 1:
+            times = self._times(session)
+            line += b"".join(b'"%b":%d,' % (MORE[name].encode(), times[name]) for name in times if name in self.more)
+        trace = session.trace
+        if trace is not None:
+            line += b'"trace_id":"%b",' % trace.trace
         if request is not None:
             status = answer.status if answer is not None else 0
-            line += b'"status":%d,"id":"%b%b' % (status, self.request_id(request, session.fields), self._asked(request))
+            asked = self._asked(request, trace is not None)
+            line += b'"status":%d,"id":"%b%b' % (status, self.request_id(request, session.fields), asked)
         return line + self._end(session)
 
-    def _asked(self, request: Any) -> bytes:
-        """What a line says of a request, from the quote that ends its id."""
+    @staticmethod
+    def _times(session: Session) -> dict[str, int]:
+        """Microseconds: from the connected destination to the end, and from the beginning to the first byte of an answer, if there was one.
+        An answer that came in one piece came when the session ended."""
+        found = {}
+        if session.connected_at and session.cluster is not None:
+            found["upstream"] = int((session.ended_at - session.connected_at) * 1e6)
+        if session.answered or (session.answer is not None and session.error is None):
+            found["first_byte"] = int(((session.answered_at if session.answered else session.ended_at) - session.started) * 1e6)
+        return found
+
+    def _asked(self, request: Any, traced: bool = False) -> bytes:
+        """What a line says of a request, from the quote that ends its id. traced: its trace is told already."""
         method, target, host = request.method, request.target, request.authority
         known = self.asked.get(target)
         if known is not None and known[0] == method and known[1] == host:
             return known[2]
         path = _text(self._path(target))
         made = b'","method":%b,"path":%b,"host":%b,' % (_text(method), path, _text(redact.target(host)))
-        if self.headers:
-            return made + b'"headers":%b,' % _json(self.shown_headers(request))
+        if self.tells:
+            return made + self._told(request, traced)
         if len(target) <= SHORT:
             if len(self.asked) >= KEPT:
                 self.asked.clear()
             self.asked[target] = method, host, made
         return made
+
+    def _told(self, request: Any, traced: bool) -> bytes:
+        """What else is told of a request."""
+        found = b'"headers":%b,' % _json(self.shown_headers(request)) if self.headers else b""
+        if "version" in self.more:
+            found += b'"version":"%b",' % request.version.encode()
+        if "agent" in self.more and (agent := request.get(b"user-agent")) is not None:
+            found += b'"agent":%b,' % (_text(agent) if "user-agent" not in self.hidden.fields else _json(redact.REDACTED))
+        if "trace" in self.more and not traced and (context := context_of(request)) is not None:
+            found += b'"trace_id":"%b",' % context.trace
+        return found
 
     def _end(self, session: Session) -> bytes:
         """The end of a line: what all sessions of one decision and endpoint have in common, or what was special about this one."""
@@ -230,13 +269,13 @@ class Lines:
         special = {
             "user": self.users(decision.rule),
             "fallback": session.fallback,
-            "retries": session.retries,
+            "retries": session.retries or (0 if "retries" in self.more else None),
             "error": session.error.kind if session.error is not None else None,
             "flags": flags(session).replace("-", ""),
             "dropped": session.dropped,
             "grpc": self._call(session),
         }
-        return _line(found | {name: value for name, value in special.items() if value})[1:]
+        return _line(found | {name: value for name, value in special.items() if value or (value == 0 and name == "retries")})[1:]
 
     def _call(self, session: Session) -> dict[str, str] | None:
         """Of a call of gRPC: what was called, and how it went."""
@@ -303,13 +342,26 @@ class Lines:
             own = self.request_id(request, session.fields)
         if answer is not None:
             sent = max(0, sent - len(answer.text))
+        times = self._times(session)
         service = answer.get(b"x-envoy-upstream-service-time") if answer is not None else None
+        if service is None and "upstream" in self.more and "upstream" in times:
+            service = b"%d" % (times["upstream"] // 1000)
         milliseconds = round((session.ended_at - session.started) * 1000)
         return (
             f'[{self.when(session.started).decode()}] "{what}" {answer.status if answer is not None else 0} {flags(session)} {got} {sent} '
             f'{milliseconds} {_plain(service)} "{passed}" "{agent}" "{_plain(own)}" "{host}" '
-            f'"{_quotable(endpoint.address) if endpoint is not None else "-"}"\n'
+            f'"{_quotable(endpoint.address) if endpoint is not None else "-"}"{self._behind(session, times)}\n'
         ).encode("utf-8", "replace")
+
+    def _behind(self, session: Session, times: dict[str, int]) -> str:
+        """What Envoy's default format has no place for."""
+        found = ""
+        trace = session.trace or (context_of(session.request) if session.request is not None and "trace" in self.more else None)
+        if trace is not None:
+            found += f" trace_id={trace.trace.decode()}"
+        if "first_byte" in self.more and "first_byte" in times:
+            found += f" first_byte_us={times['first_byte']}"
+        return found + f" retries={session.retries}" if "retries" in self.more else found
 
     def _path(self, target: bytes) -> bytes:
         return redact.target(target, self.settings.query)
@@ -330,11 +382,8 @@ def first_line(begun: bytes) -> tuple[bytes, bytes, bytes]:
 
 def request_id(request: Any, fields: bytes) -> bytes:
     """The x-request-id of a request: ours, among the fields that were added to it, or its own."""
-    at = fields.find(b"x-request-id: ")
-    if at >= 0:
-        return fields[at + 14 : fields.find(b"\r", at + 14)]
-    own: bytes | None = request.get(b"x-request-id") if request.has_id else None
-    return b"" if own is None else own if _is_bare(own) else _text(own)[1:-1]
+    own = id_of(request, fields)
+    return own if not own or _is_bare(own) else _text(own)[1:-1]
 
 
 def _no_id(request: Any, fields: bytes) -> bytes:

@@ -7,6 +7,7 @@ apart, what is beyond is summed up under "(other)", and those of rules that are 
 from __future__ import annotations
 
 import math
+import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -48,17 +49,23 @@ class Times:
         self.sum += other.sum
 
 
+Exemplar = tuple[dict[str, str], float, float]
+"""Labels that name a trace, the duration that was seen, when that was (seconds since 1970)."""
+
+
 class Flow(Times):
     """What is counted by listener and cluster; it is itself the histogram of the sessions' durations.
 
+    exemplars: the last traced session of each bucket.
     recent: durations that are not in the histogram yet; `settle` puts them there, many at once, which costs less than each by itself.
     """
 
-    __slots__ = ("connects", "fallbacks", "received", "recent", "retries", "sent")
+    __slots__ = ("connects", "exemplars", "fallbacks", "received", "recent", "retries", "sent")
 
     def __init__(self) -> None:
         super().__init__()
         self.connects = Times()
+        self.exemplars: dict[int, Exemplar] = {}
         self.recent: list[float] = []
         self.received = self.sent = self.retries = self.fallbacks = 0
 
@@ -134,6 +141,10 @@ class Meter:
         flow.sent += session.bytes_out
         if session.connected_at != session.started:
             self._slow(session, flow)
+        if session.rare is not None and (trace := session.trace) is not None:
+            seconds = session.ended_at - session.started
+            named = {"trace_id": trace.trace.decode(), "span_id": trace.span.decode()}
+            flow.exemplars[bisect_left(BOUNDS, seconds)] = named, seconds, time.time()
 
     def _series(self, listener: Listener, decision: Decision, cluster: Cluster | None) -> Series:
         """Where a session is counted: by names. Its decision remembers it in `tally`, if it is not the fallback that served."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from carrier.config.dump import version
 from carrier.hops.certificates import ClientTls
 from carrier.observe.catalogue import METRICS, Sample
-from carrier.observe.meter import BOUNDS, CODES, Flow, Meter, Times
+from carrier.observe.meter import BOUNDS, CODES, Exemplar, Flow, Meter, Times
 
 if TYPE_CHECKING:
     from carrier.core.cluster import Cluster
@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from carrier.hops.certificates import ServerTls
     from carrier.observe.access import AccessLog
     from carrier.observe.live import Live
+    from carrier.observe.spans import Spans
     from carrier.proxy.overload import Watch
     from carrier.proxy.proxy import Proxy
 
 MAX_SAMPLES = 20_000
 """Samples of one scrape; what is beyond is left out and said to be."""
+NONE: Mapping[int, Exemplar] = {}
 PIECE = 150
 """Samples that are written before the event loop goes on."""
 
@@ -44,6 +46,8 @@ class Metrics:
         self.watch = watch
         self.access = access
         self.meter = Meter()
+        self.spans: Spans | None = None
+        """Who sends spans."""
         self.live: Live | None = None
         """Who tells events."""
         self.revision = -1
@@ -116,7 +120,7 @@ class Metrics:
 
     def _session_seconds(self) -> Iterator[Sample]:
         for labels, flow in self._flows():
-            yield from _histogram(labels, flow)
+            yield from _histogram(labels, flow, flow.exemplars)
 
     def _connect_seconds(self) -> Iterator[Sample]:
         for labels, flow in self._flows():
@@ -276,6 +280,11 @@ class Metrics:
             yield "_total", {"outcome": "written"}, self.access.written
             yield "_total", {"outcome": "dropped"}, self.access.dropped
 
+    def _trace_spans(self) -> Iterator[Sample]:
+        if self.spans is not None:
+            for outcome in ("sent", "dropped", "failed"):
+                yield "_total", {"outcome": outcome}, getattr(self.spans, outcome)
+
     def _state_writes(self) -> Iterator[Sample]:
         for outcome, count in self.state_writes.items():
             yield "_total", {"outcome": outcome}, count
@@ -290,12 +299,12 @@ class Metrics:
         yield "", {"version": version()}, 1
 
 
-def _histogram(labels: dict[str, str], times: Times) -> Iterator[Sample]:
+def _histogram(labels: dict[str, str], times: Times, exemplars: Mapping[int, Exemplar] = NONE) -> Iterator[Sample]:
     """Buckets are cumulative; nothing is shown of a histogram in which nothing was counted."""
     total = sum(times.counts)
     if not total:
         return
-    for bound, count in zip((*map(str, BOUNDS), "+Inf"), accumulate(times.counts), strict=True):
-        yield "_bucket", {**labels, "le": bound}, count
+    for n, (bound, count) in enumerate(zip((*map(str, BOUNDS), "+Inf"), accumulate(times.counts), strict=True)):
+        yield "_bucket", {**labels, "le": bound}, count, exemplars.get(n)
     yield "_count", labels, total
     yield "_sum", labels, times.sum

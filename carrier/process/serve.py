@@ -30,14 +30,16 @@ from carrier.admin.trail import Trail
 from carrier.admin.where import Door, UnixSocket, open_socket, own_listener
 from carrier.bridges.edits import Bridges
 from carrier.bridges.tokens import Tokens
-from carrier.config import accesslog
+from carrier.config import accesslog, traces
 from carrier.core.env import Env
 from carrier.core.fence import Fence
+from carrier.core.trace import Tracer
 from carrier.observe import access
 from carrier.observe.endings import Endings, Said
 from carrier.observe.live import Live
 from carrier.observe.metrics import Metrics
 from carrier.observe.overview import address_of, user_of
+from carrier.observe.spans import Spans
 from carrier.observe.troubles import Troubles
 from carrier.process.leases import Leases
 from carrier.process.reload import Base
@@ -181,6 +183,7 @@ class Server:
             users, revision = partial(user_of, proxy), lambda: proxy.config.revision
             new = access.AccessLog(wanted, self.env.loop, users, revision, self.env.warn) if wanted is not None else None
 
+        spans = self._spans_by(traces.settings_of(config))
         fence = Fence((config.admin.options.get("bridges") or {}).get("networks"))
 
         def put_in_force() -> None:
@@ -190,6 +193,8 @@ class Server:
             self.env.hidden = redact.hidden(wanted.redact, wanted.query) if wanted is not None else redact.ALWAYS
             if new is not old:
                 self._log_to(new, old)
+            if spans is not self.metrics.spans:
+                self._trace_to(spans)
 
         return put_in_force
 
@@ -210,6 +215,24 @@ class Server:
         """A line of the log, for those who watch and for the trail of changes."""
         self.live.logged(level, event, values)
         self.trail.logged(level, event, values)
+
+    def _spans_by(self, wanted: traces.Settings | None) -> Spans | None:
+        """Who sends spans by these settings; who does it already, if those are its own."""
+        now = self.metrics.spans
+        if wanted is None or (now is not None and now.settings == wanted):
+            return now if wanted is not None else None
+        return Spans(wanted, self.env.loop, partial(user_of, self.proxy), lambda: self.env.hidden, self.env.warn)
+
+    def _trace_to(self, new: Spans | None) -> None:
+        """Requests that begin from now on are traced by these settings; None: none is."""
+        self.metrics.settle()
+        old, self.metrics.spans = self.metrics.spans, new
+        if old is not None and self.env.ledger is not None:
+            self.env.ledger.readers.remove(old.read)
+            old.leave()
+        if new is not None:
+            self.env.read(new.read)
+        self.env.tracer = Tracer(new.settings.ratio) if new is not None else None
 
     def tell(self, endings: Endings) -> None:
         """Lines about sessions that end, until this does."""
@@ -245,6 +268,8 @@ class Server:
             endings.close()
         if self.metrics.access is not None:
             self.metrics.access.close()
+        if self.metrics.spans is not None:
+            self.metrics.spans.close()
         if self.unix is not None:
             self.unix.remove()
         return cut

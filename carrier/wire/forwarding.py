@@ -155,6 +155,15 @@ def trusts(networks: Iterable[IPv4Network | IPv6Network], peer: str) -> bool:
     return any((mapped or address) in network for network in networks)
 
 
+def id_of(head: Head, fields: bytes) -> bytes:
+    """The x-request-id of a request: ours, among the lines that were added to it, or its own; b"": it has none."""
+    at = fields.find(b"x-request-id: ")
+    if at >= 0:
+        return fields[at + 14 : fields.find(b"\r", at + 14)]
+    own = head.get(b"x-request-id") if head.has_id else None
+    return own or b""
+
+
 def make_id() -> bytes:
     """A new request id: 32 hex digits. Not a secret; it costs no system call."""
     return b"%032x" % random.getrandbits(128)

@@ -80,7 +80,8 @@ class Head:
     length, after which the connection stays, and which asks for no credentials. `text`: the encoding of HTTP/1.1, b"" until it is made;
     `stem`: that without its last CRLF.
     `block`: what HTTP/2 keeps of its own. `never`: names of fields that came as never to be indexed (RFC 7541 7.1.3).
-    `claims`: does it say of its way to us (wire/forwarding.py); None until somebody asks. `grpc`: a call of gRPC.
+    `claims`: does it say of its way to us (wire/forwarding.py), `trace`: where it stands in one (wire/trace.py), False for nowhere; both
+    None until somebody asks. `grpc`: a call of gRPC.
     `raw`: the bytes that HTTP/1.1 read. `onward`: the fields to be sent on without those that frame or route, None until they are split.
     """
 
@@ -113,6 +114,7 @@ class Head:
         "stem",
         "target",
         "text",
+        "trace",
         "tunnel",
         "upgrade",
         "version",
@@ -176,6 +178,7 @@ class Head:
         self.decision: Any = None
         self.log_line: Any = None
         self.claims: bool | None = None
+        self.trace: Any = None
 
     @property
     def fields(self) -> Fields:
@@ -301,11 +304,25 @@ class Head:
         head.simple = self.simple
         head.parting = self.parting
         head.whole = self.whole
-        head.decision = head.log_line = head.claims = None
+        head.decision = head.log_line = head.claims = head.trace = None
         return head
 
     def _like(self, **changed: Any) -> Head:
-        made = ("_fields", "block", "claims", "decision", "family", "grpc", "never", "parting", "simple", "stem", "log_line", "whole")
+        made = (
+            "_fields",
+            "block",
+            "claims",
+            "decision",
+            "family",
+            "grpc",
+            "never",
+            "parting",
+            "simple",
+            "stem",
+            "log_line",
+            "trace",
+            "whole",
+        )
         values = {name: getattr(self, name) for name in self.__slots__ if name not in made}
         head = Head(**{**values, "fields": self._fields, **changed})
         head.never, head.grpc = self.never, self.grpc

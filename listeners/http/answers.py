@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import lru_cache
+from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from carrier.errors import Error
 from carrier.wire import grpc
+from carrier.wire.forwarding import id_of
 from carrier.wire.http import CLOSE, REASONS, Head
 from carrier.wire.making import answer_head, date_field
 
@@ -60,6 +62,21 @@ def missed_fields(bridge: Bridge, why: str) -> bytes:
 
 def _lines(values: Mapping[str, str]) -> bytes:
     return b"".join(b"x-carrier-%b: %b\r\n" % (name.encode(), _safe(value)) for name, value in values.items() if value)
+
+
+def told_id(session: Session, head: Head) -> bytes:
+    """The request's id, for its caller, unless the upstream has said one."""
+    made = id_of(session.request, session.fields) if session.request is not None else b""
+    return b"x-request-id: %b\r\n" % made if made and head.get(b"x-request-id") is None else b""
+
+
+def told_timing(session: Session) -> bytes:
+    """Server-Timing (W3C): milliseconds until this head, of them until the destination was connected and from there on."""
+    now, started, connected = monotonic(), session.started, session.connected_at
+    found = b"server-timing: carrier;dur=%.3f" % ((now - started) * 1e3)
+    if connected:
+        found += b", connect;dur=%.3f, upstream;dur=%.3f" % ((connected - started) * 1e3, (now - connected) * 1e3)
+    return found + b"\r\n"
 
 
 def _safe(value: str) -> bytes:

@@ -19,6 +19,7 @@ from carrier.wire.forwarding import networks
 from carrier.wire.h1.head import Limits
 from carrier.wire.h2 import Limits as Limits2
 from carrier.wire.h2.limits import DEFAULT as DEFAULT2
+from listeners.http.answers import told_id, told_timing
 from listeners.http.h1 import Connection1
 from listeners.http.h2 import Both, Connection2
 from listeners.http.joining import Joining
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from carrier.core.env import Env
     from carrier.core.session import Session
     from carrier.core.stream import Socket
+    from carrier.wire.http import Head
 
 OPTIONS: Mapping[str, float] = {
     "track": 0,
@@ -54,7 +56,20 @@ OPTIONS: Mapping[str, float] = {
 """Limits (bytes, seconds, bytes per second, numbers) and their defaults (DESIGN section 7); 0 means none. strict_target 0: targets may hold
 what RFC 3986 forbids and browsers nevertheless send, as in /find?q={a|b}."""
 PROTOCOLS = frozenset(("h1", "h2"))
-TEXTS = ("trusted", "via", "forwarded", "insecure", "explain", "join", "half_close", "protocols", "forwarding", "proxy_protocol")
+TEXTS = (
+    "answer_id",
+    "server_timing",
+    "trusted",
+    "via",
+    "forwarded",
+    "insecure",
+    "explain",
+    "join",
+    "half_close",
+    "protocols",
+    "forwarding",
+    "proxy_protocol",
+)
 """The other options."""
 
 
@@ -94,6 +109,8 @@ class HttpListener(Port):
         self.explained = networks(given.get("explain"))
         self.joining = Joining(env, conf.name) if given.get("join") is True else None
         self.forwarded = bool(given.get("forwarded"))
+        self.answer_id, self.server_timing = bool(given.get("answer_id")), bool(given.get("server_timing"))
+        self.tells = self.answer_id or self.server_timing
         self.keeps_claims = given.get("forwarding") == "keep"
         self.keeps_half_closed = given.get("half_close") == "keep"
         spoken = given.get("protocols")
@@ -121,8 +138,10 @@ class HttpListener(Port):
         spoken = options.get("protocols", ["h1"])
         if not isinstance(spoken, list) or not spoken or not PROTOCOLS.issuperset(map(str, spoken)):
             found.append(Problem("expected a list of protocols", f"{path}.protocols", seen=repr(spoken), allowed="[h1, h2]"))
-        if not isinstance(options.get("join", False), bool):
-            found.append(Problem("expected true or false", f"{path}.join", seen=shown(options["join"]), allowed="true, false"))
+        for name in ("join", "answer_id", "server_timing"):
+            if not isinstance(options.get(name, False), bool):
+                seen = shown(options[name])
+                found.append(Problem("expected true or false", f"{path}.{name}", seen=seen, allowed="true, false"))
         for name, other in (("half_close", "end"), ("forwarding", "replace")):
             if options.get(name, other) not in (other, "keep"):
                 seen = repr(options[name])
@@ -266,6 +285,10 @@ class HttpListener(Port):
         return found
 
     # ------------------------------------------------------------------ sessions
+
+    def told(self, session: Session, head: Head) -> bytes:
+        lines = told_id(session, head) if self.answer_id else b""
+        return lines + told_timing(session) if self.server_timing else lines
 
     def find(self, name: str) -> Session | None:
         number = name.rpartition("-")[2]

@@ -21,9 +21,11 @@ from carrier.wire.forwarding import claims, make_id, trusts
 from carrier.wire.frames import ANY_RSV, Scanner
 from carrier.wire.http import CHUNKED, EXPLAIN, Head
 from carrier.wire.making import date_field
+from carrier.wire.trace import handed_on
 from listeners.http.answers import answer_fields, fine, misdirected, missed_fields, refusal_for, token_fields
 
 if TYPE_CHECKING:
+    from carrier.core.decision import Decision
     from listeners.http.routing import Port, Routing
 
 IDS = 4096
@@ -155,6 +157,8 @@ class Request(Socket):
                 self.renewed()
             origin.number = number + 1
             fields = origin.fields_and_id + TAILS[number]
+        if (listener.tells or listener.env.tracer is not None) and self._begin_apart(head, decision, onward, last, fields):
+            return
         spare = self.spare
         if spare is None or not spare.on_lane:
             self.spare = spare = blank(listener, self)
@@ -162,6 +166,21 @@ class Request(Socket):
             session = ReusedSession(listener, self)
             session.fields = fields
             session.begin(decision, onward, last)
+
+    def _begin_apart(self, head: Head, decision: Decision, onward: Head, last: bool, fields: bytes) -> bool:
+        """Begin a request that is traced, or whose answer tells more than the upstream's; not on the lane. False: it is neither."""
+        listener = self.listener
+        tracer = listener.env.tracer
+        trace = tracer.sample(head) if tracer is not None and listener.listed else None
+        if trace is None and not listener.tells:
+            return False
+        session = ReusedSession(listener, self)
+        session.fields = fields
+        if trace is not None:
+            onward = session.traced(trace, onward)
+        session.on_lane = False
+        session.begin(decision, onward, last)
+        return True
 
     def _misdirected(self, head: Head) -> bool:
         """Refuse a request for a name that demands a client certificate which this connection's handshake did not ask for."""
@@ -183,7 +202,8 @@ class Request(Socket):
         """The fallback serves: a client that waits for leave to send its body has not been given it by a server that was not there."""
         session = self.session
         if session is not None and session.request is not None and session.decision.made_of is not None and session.decision.made_of.bridge:
-            session.request = self.asked  # what a bridge changes is for its own endpoint
+            asked = self.asked  # what a bridge changes is for its own endpoint
+            session.request = handed_on(asked) if asked is not None and session.trace is not None else asked
         if self.asked is not None and self.asked.expect and not self.body_done and not self.body_bytes:
             self._go_ahead(reads_heads)
 
@@ -216,6 +236,8 @@ class Request(Socket):
             more = b"x-carrier-fallback: %b\r\n" % session.fallback.encode()
         if asked.explain:
             more += self._told(asked, session)
+        if self.listener.tells:
+            more += self.listener.told(session, head)
         last = last or (head.body >= CHUNKED and asked.method == b"HEAD")
         if last and asked.grpc:
             self._outcome(head.fields)

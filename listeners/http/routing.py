@@ -23,6 +23,7 @@ from carrier.wire.making import rewrite
 
 if TYPE_CHECKING:
     from carrier.core.decision import Needs, Table
+    from carrier.core.session import Session
     from carrier.hops.certificates import ServerTls
     from carrier.wire.h1.head import Limits
     from carrier.wire.http import Head
@@ -187,6 +188,8 @@ class Port(AtPort):
     explained: Networks
     """Whose `x-carrier-explain` is heeded, beside those of this machine (`options.explain`)."""
     forwarded: bool
+    tells: bool = False
+    """Answers tell more than the upstream's own (`options.answer_id`, `options.server_timing`)."""
     keeps_claims: bool
     """What requests say of their way goes on as it came (`options.forwarding: keep`)."""
     limits: Limits
@@ -216,6 +219,10 @@ class Port(AtPort):
         """For a head that there is no room for (`options.max_heads`)."""
         detail = f"heads of more than {self.max_heads:g} bytes on all connections of this port together (options.max_heads)"
         return Error("headers-too-large", detail, "downstream")
+
+    def told(self, session: Session, head: Head) -> bytes:
+        """Those lines, of an answer's head."""
+        return b""
 
     def came(self, connection: Any) -> bool:
         """A connection may speak HTTP; False: there are too many, and all are being used."""

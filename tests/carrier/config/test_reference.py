@@ -32,6 +32,7 @@ INSIDE: dict[str, tuple[str, str, dict[str, Any]]] = {
     "retry": ("route", "retry", {"retry_on": "never"}),
     "loadbalancer": ("cluster", "loadbalancer", {"policy": "sticky", "key": "/IP/src_addr"}),
     "access_log": ("admin", "access_log", {"path": "stdout"}),
+    "traces": ("admin", "traces", {"endpoint": "http://collector:4318"}),
 }
 """Objects that are checked as a member of another one."""
 

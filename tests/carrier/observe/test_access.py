@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -24,6 +25,7 @@ from carrier import writer as writing
 from carrier.config.accesslog import Settings, read, settings_of
 from carrier.core.decision import Decision, Hits
 from carrier.core.ledger import Ledger
+from carrier.core.trace import Tracer
 from carrier.errors import ConfigError, Error
 from carrier.model import Admin, Config
 from carrier.observe import access, lines
@@ -498,3 +500,73 @@ async def test_what_a_connection_sends_behind_its_limit_of_connections_is_told(t
 )
 def test_a_first_line_is_told_apart_as_far_as_it_is_there(begun: bytes, parts: tuple[bytes, bytes, bytes]) -> None:
     assert lines.first_line(begun) == parts
+
+
+TRACED = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
+EVERY = ("trace", "upstream", "first_byte", "retries", "version", "agent")
+
+
+async def test_more_fields_are_written_by_option_for_requests_on_the_lane_and_beside_it(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    asks = f"GET / HTTP/1.1\nhost: a\nuser-agent: t\n{TRACED}"
+    async with Stage() as stage, logged(stage.proxy.env, file, fields=EVERY):
+        client = await stage.client()
+        server = None
+        for _ in range(3):  # the first reaches for a connection; the others have one
+            await client.says(asks.replace("\n", "\r\n").encode() + b"\r\n\r\n")
+            server = server or await stage.server()
+            await server.head()
+            await asyncio.sleep(0.02)
+            await server.says(OK)
+            await answered(client)
+        await client.says(asks.replace("\n", "\r\n").encode() + b"\r\n\r\n")
+        assert server is not None
+        await server.head()
+        await server.says(OK[:-1])
+        await client.hears(len(OK) - 1)
+        await asyncio.sleep(0.02)
+        await server.says(OK[-1:])
+        await client.hears(1)
+        client.goes()
+    found = read_lines(file)
+    assert len(found) == 4
+    for line in found:
+        assert (line["trace_id"], line["version"], line["agent"]) == ("4bf92f3577b34da6a3ce929d0e0e4736", "1.1", "t") and line[
+            "retries"
+        ] == 0
+        assert 15_000 < line["upstream_us"] <= line["duration_us"] and 0 < line["first_byte_us"] <= line["duration_us"]
+    assert found[1]["upstream_us"] == found[1]["first_byte_us"] == found[1]["duration_us"]
+    assert found[3]["duration_us"] - found[3]["first_byte_us"] > 15_000, "its answer came in two pieces"
+
+
+async def test_the_envoy_format_has_the_upstreams_time_in_its_column_and_the_rest_behind(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    async with Stage() as stage, logged(stage.proxy.env, file, format="envoy", fields=EVERY):
+        await request(stage, f"GET / HTTP/1.1\nhost: a\nuser-agent: t\n{TRACED}")
+    (line,) = file.read_text().splitlines()
+    pattern = rf'.* \d+ \d+ \d+ \d+ "-" "t" "[0-9a-f]{{32}}" "a" "127.0.0.1:\d+" trace_id={TRACED[16:48]} first_byte_us=\d+ retries=0'
+    assert re.fullmatch(pattern, line)
+
+
+async def test_the_id_of_a_trace_of_ours_is_always_written_and_an_agent_may_be_redacted(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    async with Stage() as stage, logged(stage.proxy.env, file, fields=("agent",), redact=("user-agent",)):
+        stage.proxy.env.tracer = Tracer(1)
+        await request(stage, "GET / HTTP/1.1\nhost: a\nuser-agent: secret")
+    (line,) = read_lines(file)
+    assert re.fullmatch("[0-9a-f]{32}", line["trace_id"]) and line["agent"] == "(redacted)" and "secret" not in file.read_text()
+
+
+async def test_nothing_is_told_of_an_answer_that_never_came(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    async with Stage() as stage, logged(stage.proxy.env, file, fields=EVERY):
+        stage.shuts()
+        await request(stage, "GET / HTTP/1.1\nhost: a", None)
+    (line,) = read_lines(file)
+    assert line["error"] == "refused" and not {"upstream_us", "first_byte_us", "trace_id", "agent"} & set(line)
+
+
+def test_unknown_fields_are_refused() -> None:
+    with pytest.raises(ConfigError) as error:
+        read({"path": "x", "fields": ["trac"]})
+    assert error.value.problems[0].path == "$.admin.access_log.fields" and "first_byte" in error.value.problems[0].allowed

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
+from carrier.core.trace import Trace
 from carrier.observe.meter import BOUNDS, MAX_SETS, OTHER, Flow, Meter
 
 
 class Told:
     """As much of an ended session as the meter looks at."""
 
-    error = fallback = answer = None
+    error = fallback = answer = rare = trace = None
     retries = 0
     started = connected_at = 1.0
     ended_at = 1.003
@@ -77,3 +80,13 @@ def test_what_is_forgotten_stays_in_the_sum_of_all() -> None:
     assert (sum(others.flow.counts), others.flow.sum, others.flow.received, others.flow.retries) == (4, 1.5, 200, 2)
     found.forget(["everybody"], ["web"])
     assert found.known[OTHER, OTHER, OTHER] is others
+
+
+def test_the_last_traced_session_of_a_bucket_is_its_exemplar() -> None:
+    found = Meter()
+    session = Told("web", "r", "a")
+    session.rare, session.trace = {}, Trace(None)  # type: ignore[assignment]
+    found.count(session)  # type: ignore[arg-type]
+    ((number, (labels, seconds, when)),) = found.flows["web", "a"].exemplars.items()
+    assert BOUNDS[number - 1] < seconds < BOUNDS[number] and abs(when - time.time()) < 5
+    assert labels == {"trace_id": session.trace.trace.decode(), "span_id": session.trace.span.decode()}  # type: ignore[attr-defined]

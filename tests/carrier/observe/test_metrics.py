@@ -14,12 +14,13 @@ from prometheus_client.parser import text_string_to_metric_families as prometheu
 
 from carrier.admin.api import Api
 from carrier.bridges.edits import Bridges
+from carrier.core.trace import Trace
 from carrier.errors import Error
 from carrier.observe import metrics
 from carrier.observe.catalogue import BY_NAME, METRICS
 from carrier.observe.exposition import OPENMETRICS, TEXT
 from carrier.observe.metrics import Metrics
-from tests.carrier.observe.test_meter import meter
+from tests.carrier.observe.test_meter import Told, meter
 from tests.conversation import Stage
 from tests.e2e.test_http_bodies import answered
 from tests.support import cluster, config, echo, free_port, listener, port_of, running, tcp, wait_until
@@ -180,6 +181,19 @@ async def test_the_library_s_own_parsers_read_both_formats(full: Metrics) -> Non
     plain = {family.name for family in prometheus(text.decode())}
     assert kind == TEXT and {metric.name for metric in METRICS} <= {name.removesuffix("_total") for name in plain}
     assert any(name.startswith("process_") for name in plain)
+
+
+async def test_openmetrics_names_a_trace_on_the_bucket_of_its_duration(full: Metrics) -> None:
+    session = Told("web", "r", "a")
+    session.rare, session.trace = {}, Trace(None)  # type: ignore[assignment]
+    full.meter.count(session)  # type: ignore[arg-type]
+    _, text = await full.text("application/openmetrics-text; version=1.0.0")
+    (family,) = [family for family in open_metrics(text.decode()) if family.name == "carrier_session_seconds"]
+    (sample,) = [sample for sample in family.samples if sample.exemplar is not None]
+    assert sample.exemplar.labels["trace_id"] == session.trace.trace.decode()  # type: ignore[attr-defined]
+    assert sample.exemplar.value <= float(sample.labels["le"]) and sample.labels["listener"] == "web"
+    _, plain = await full.text("text/plain")
+    assert session.trace.trace not in plain  # type: ignore[attr-defined]
 
 
 async def test_every_label_is_one_of_the_table_s(full: Metrics) -> None:
