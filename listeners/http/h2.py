@@ -314,6 +314,7 @@ class Connection2(Connection):
     def connection_lost(self, exc: Exception | None) -> None:
         self.listener.heads -= self.weight
         self.weight = 0
+        self.origin.gone = True
         self.listener.gone(self)
         self.fed = True  # nothing is written any more
         self.engine.lost("the downstream closed the connection")

@@ -6,7 +6,7 @@ A stream whose downstream does not read pauses its upstream and nobody else's: `
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from carrier.core.ledger import refused
 from carrier.core.stream import NOWHERE
@@ -20,7 +20,10 @@ from carrier.wire.http import Head
 from listeners.http.request import Request
 
 if TYPE_CHECKING:
-    from listeners.http.h2 import Connection2
+    from carrier.wire.h2.encoder import Encoder
+    from carrier.wire.h2.fields import Section
+    from listeners.http.request import Origin
+    from listeners.http.routing import Port
 
 FOREVER = 86_400.0
 """Seconds that a caller is waited for at most."""
@@ -28,23 +31,47 @@ CODES = {"timeout": CANCEL, "request-timeout": CANCEL, "killed": CANCEL, "drain"
 """What an answer that breaks off is reset with: by kind of error; INTERNAL_ERROR for the others."""
 
 
+class Shared(Protocol):
+    """What connections have in common, as far as a request asks for it."""
+
+    encoder: Encoder
+
+
+class Carries(Protocol):
+    """The connection of a request (listeners/http/h2.py)."""
+
+    loop: asyncio.AbstractEventLoop
+    listener: Port
+    origin: Origin
+
+    @property
+    def shared(self) -> Shared: ...
+    def soon(self) -> None: ...
+    def say(self, stream: Stream, error: Error, asked: Head | Section | None) -> Head: ...
+    def free(self, request: Any) -> None: ...
+    def forget(self, request: Any) -> None: ...
+
+
 class Request2(Request):
     """The request on one stream. early: what came before the tunnel that was asked for began, whose bytes the window bounds. timer: when a
-    caller of gRPC waits no longer."""
+    caller of gRPC waits no longer. used: it has a stream, or had, and is not among the spare ones. weight: bytes of its head that are
+    counted at the listener."""
 
-    __slots__ = ("connection", "early", "paused", "stream", "timer")
+    __slots__ = ("connection", "early", "paused", "stream", "timer", "used", "weight")
     stream: Stream
 
-    def __init__(self, connection: Connection2) -> None:
+    def __init__(self, connection: Carries) -> None:
         super().__init__(connection.listener)
         self.connection = connection
-        self.paused = False
+        self.paused = self.used = False
+        self.weight = 0
         self.asked_by(connection.origin)
 
     def on(self, stream: Stream, now: float) -> None:
         """It is used for a stream from now on."""
         self.stream = stream
         stream.owner = self
+        self.used = True
         self.sent = self.tunnel = self.departing = self.paused = False
         self.frames = None
         self.early: list[bytes] = []
