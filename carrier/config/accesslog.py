@@ -22,7 +22,7 @@ FIELDS: Mapping[str, str] = {
     "users": "only sessions of the bridges of these users (default: everybody's)",
     "sample": "the part of the lines that is written, 0 to 1 (default 1); failures are always written, refused requests are not",
     "headers": "names of request header fields to write (default: none)",
-    "fields": "more to write: trace, upstream, first_byte, retries, version, agent (default: none)",
+    "fields": "more to write: trace, upstream, first_byte, retries, agent (default: none)",
     "redact": "names of further fields whose value is not to be seen",
     "query": "false: paths are written without their query (default true)",
 }
@@ -32,7 +32,6 @@ MORE: Mapping[str, str] = {
     "upstream": "upstream_us",
     "first_byte": "first_byte_us",
     "retries": "retries",
-    "version": "version",
     "agent": "agent",
 }
 """What `fields` may name -> what it is called in a line."""

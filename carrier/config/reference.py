@@ -196,7 +196,7 @@ ACCESS_LOG = (
     Field("users", "list of names", listed(TEXT), "only sessions of these users' bridges", "everybody's", ["john"]),
     Field("sample", "number", {"type": "number", "minimum": 0, "maximum": 1}, "the part of the lines that is written; failures always are", "1", 0.1),
     Field("headers", "list of names", listed(TEXT), "request header fields to write", "none", ["user-agent"]),
-    Field("fields", "list of texts", listed(choice(*MORE)), "more to write: `trace` (`trace_id`), `upstream` and `first_byte` (microseconds from the connected destination to the end, and from the beginning to the first byte of the answer), `retries` (also 0), `version` (of HTTP), `agent`. Of format envoy: `upstream` in its column, the others behind the line. The id of a request that is traced here is always written", "none", ["trace", "first_byte"]),
+    Field("fields", "list of texts", listed(choice(*MORE)), "more to write: `trace` (`trace_id`), `upstream` and `first_byte` (microseconds from the connected destination to the end, and from the beginning to the first byte of the answer), `retries` (also 0), `agent`. Of format envoy: `upstream` in its column, the others behind the line. The id of a request that is traced here is always written", "none", ["trace", "first_byte"]),
     Field("redact", "list of names", listed(TEXT), "further fields whose value is not to be seen", "none", ["x-session"]),
     Field("query", "true or false", YES_NO, "write paths with their query", "true", False),
 )

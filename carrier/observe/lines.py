@@ -87,7 +87,7 @@ class Lines:
         self.users = users
         self.hidden = redact.hidden(settings.redact, settings.query)
         self.more = frozenset(settings.fields)
-        self.tells = bool(settings.headers) or not self.more.isdisjoint(("trace", "version", "agent"))
+        self.tells = bool(settings.headers) or not self.more.isdisjoint(("trace", "agent"))
         """What a line says of a request depends on more than method, target and host."""
         times = [name for name in ("upstream", "first_byte") if name in self.more]
         self.took = b'","duration_us":%d' + b"".join(b',"%b":%%d' % MORE[name].encode() for name in times)
@@ -96,7 +96,7 @@ class Lines:
         self.headers = tuple((name.lower(), name.lower() in self.hidden.fields) for name in settings.headers)
         self.request_id = _no_id if "x-request-id" in self.hidden.fields else request_id
         self.fixed: dict[tuple[object, ...], bytes] = {}
-        self.asked: dict[bytes, tuple[bytes, bytes, bytes]] = {}
+        self.asked: dict[bytes, tuple[bytes, bytes, bytes, str]] = {}
         """By target: method, host, and what the line says of a request of these three."""
         self.era = object()
         """Replaced when what was remembered may be wrong."""
@@ -167,7 +167,7 @@ class Lines:
                 sizes = told[7] if same else SIZES % (got, sent, status)
             else:
                 known = targets.get(request.target)
-                same = known is not None and known[0] is request.method and known[1] is request.authority
+                same = known is not None and known[0] is request.method and known[1] is request.authority and known[3] == request.version
                 asked = known[2] if same else self._asked(request)  # type: ignore[index]
                 end = fixed.get((decision, decision.cluster, endpoint)) or self._end(recorded(cast("Record", entry)))
                 sizes = SIZES % (got, sent, status)
@@ -217,25 +217,23 @@ class Lines:
 
     def _asked(self, request: Any, traced: bool = False) -> bytes:
         """What a line says of a request, from the quote that ends its id. traced: its trace is told already."""
-        method, target, host = request.method, request.target, request.authority
+        method, target, host, version = request.method, request.target, request.authority, request.version
         known = self.asked.get(target)
-        if known is not None and known[0] == method and known[1] == host:
+        if known is not None and known[0] == method and known[1] == host and known[3] == version:
             return known[2]
         path = _text(self._path(target))
-        made = b'","method":%b,"path":%b,"host":%b,' % (_text(method), path, _text(redact.target(host)))
+        made = b'","method":%b,"path":%b,"host":%b,"version":"%b",' % (_text(method), path, _text(redact.target(host)), version.encode())
         if self.tells:
             return made + self._told(request, traced)
         if len(target) <= SHORT:
             if len(self.asked) >= KEPT:
                 self.asked.clear()
-            self.asked[target] = method, host, made
+            self.asked[target] = method, host, made, version
         return made
 
     def _told(self, request: Any, traced: bool) -> bytes:
         """What else is told of a request."""
         found = b'"headers":%b,' % _json(self.shown_headers(request)) if self.headers else b""
-        if "version" in self.more:
-            found += b'"version":"%b",' % request.version.encode()
         if "agent" in self.more and (agent := request.get(b"user-agent")) is not None:
             found += b'"agent":%b,' % (_text(agent) if "user-agent" not in self.hidden.fields else _json(redact.REDACTED))
         if "trace" in self.more and not traced and (context := context_of(request)) is not None:

@@ -503,7 +503,7 @@ def test_a_first_line_is_told_apart_as_far_as_it_is_there(begun: bytes, parts: t
 
 
 TRACED = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
-EVERY = ("trace", "upstream", "first_byte", "retries", "version", "agent")
+EVERY = ("trace", "upstream", "first_byte", "retries", "agent")
 
 
 async def test_more_fields_are_written_by_option_for_requests_on_the_lane_and_beside_it(tmp_path: Path) -> None:
