@@ -21,17 +21,16 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable
-from operator import attrgetter
 from os import read, write
 from typing import Any
 
 from carrier.core.address import keep_alive
-from carrier.core.stream import DESTROYED, HIGH, Stream
+from carrier.core.stream import DESTROYED, Stream
 from carrier.errors import Error, Side, from_os
 from carrier.hops.descriptor import Descriptor
 from carrier.hops.lookout import Lookout, has_error, lookout, unacknowledged
 from carrier.hops.splice import POOL, Pipe
-from carrier.wire.frames import Count
+from carrier.wire.frames import Count, counter
 
 READ = 64 * 1024
 LITTLE = 16 * 1024
@@ -43,15 +42,6 @@ GRACE = 30.0
 LINGER_RST = struct.pack("ii", 1, 0)
 ORDERLY = ("killed", "drain", "no-route", "closed")
 """Resets that close in order instead of aborting: nothing that was sent is wrong."""
-
-
-def counter(way: str, what: str) -> Any:
-    """A counter of a socket, which it keeps in `got` or `gave`."""
-
-    def count(self: ByteSocket, value: int) -> None:
-        setattr(getattr(self, way), what, value)
-
-    return property(attrgetter(f"{way}.{what}"), count)
 
 
 class ByteSocket(Descriptor):
@@ -278,10 +268,7 @@ class ByteSocket(Descriptor):
         if not pending:
             self.loop.add_writer(self.sock, self._writable)
         pending.append(rest)
-        self.size += len(rest)
-        if self.size >= HIGH and not self.full:
-            self.full = True
-            self.back.pause()
+        self.queued(len(rest))
 
     def waiting(self) -> deque[memoryview]:
         """`pending`, made if it is not there."""
@@ -304,9 +291,7 @@ class ByteSocket(Descriptor):
             if self.ended_out:
                 self.leave_bulk()
                 self._shut()
-        if self.full and self.size < HIGH // 2 and (self.pipe is None or not self.pipe.held):
-            self.full = False
-            back.resume()
+        self.drained(back, self.pipe is None or not self.pipe.held)
 
     def _send_pending(self, pending: deque[memoryview]) -> None:
         """Write until the kernel takes no more. Raises OSError when the socket is broken."""
@@ -405,8 +390,7 @@ class ByteSocket(Descriptor):
             return
         if pipe.held:
             self.loop.add_writer(self.sock, self._writable)
-            self.full = True
-            self.back.pause()
+            self.queued(0, crowded=True)
 
     def leave_bulk(self) -> None:
         """Give the pipe back unless something is in it. Idempotent."""

@@ -1,7 +1,7 @@
 """What the hops share that own a descriptor: byte sockets, sockets of messages, pipes and files.
 
-Two directions that end on their own; whom an end, a failure and the closing are told to. Reading and writing are the subclass's, and so
-is `release`, which gives the descriptors back.
+Two directions that end on their own; whom an end, a failure and the closing are told to; when so much waits to be written that the hop
+behind has to pause. Reading and writing are the subclass's, and so is `release`, which gives the descriptors back.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from carrier.core.stream import CONNECTED, NOWHERE, Socket
+from carrier.core.stream import CONNECTED, HIGH, NOWHERE, Socket, Stream
 
 if TYPE_CHECKING:
     from carrier.errors import Error, Side
@@ -46,6 +46,19 @@ class Descriptor(Socket):
 
     def reset(self, error: Error) -> None:
         self.close(error)
+
+    def queued(self, size: int, crowded: bool = False) -> None:
+        """That many bytes more wait to be written; the hop behind pauses when it is too much. crowded: it is, whatever the bytes."""
+        self.size += size
+        if (crowded or self.size >= HIGH) and not self.full:
+            self.full = True
+            self.back.pause()
+
+    def drained(self, back: Stream, roomy: bool = True) -> None:
+        """Less waits than before: the hop behind, which was `back` before this was written, goes on below half of too much."""
+        if self.full and roomy and self.size < HIGH // 2:
+            self.full = False
+            back.resume()
 
     def end_in(self) -> None:
         """No more comes: tell the hop in front."""

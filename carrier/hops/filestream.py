@@ -14,7 +14,7 @@ import select
 from collections import deque
 from typing import Any
 
-from carrier.core.stream import DESTROYED, HIGH
+from carrier.core.stream import DESTROYED
 from carrier.errors import Side, from_os
 from carrier.hops.descriptor import Descriptor
 
@@ -124,10 +124,7 @@ class FileStream(Descriptor):
         if not self.pending:
             self._watch_writer()
         self.pending.append(rest)
-        self.size += len(rest)
-        if self.size >= HIGH and not self.full:
-            self.full = True
-            self.back.pause()
+        self.queued(len(rest))
 
     def _watch_writer(self) -> None:
         assert self.writer is not None
@@ -157,11 +154,9 @@ class FileStream(Descriptor):
         except OSError as exc:
             self._write_failed(exc)
             return
-        if self.full and self.size < HIGH // 2:
-            self.full = False
-            self.back.resume()
-            if self.writer is None:
-                return
+        self.drained(self.back)
+        if self.writer is None:
+            return
         if not pending:
             self.loop.remove_writer(self.writer)
             if self.ended_out:
@@ -178,9 +173,7 @@ class FileStream(Descriptor):
             self.broken(from_os(exc, self.side))
         else:
             self.shut()
-            if self.full:
-                self.full = False
-                self.back.resume()
+            self.drained(self.back)
 
     def end(self, trailer: Any = None) -> None:
         if self.closed or self.ended_out:

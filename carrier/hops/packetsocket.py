@@ -16,7 +16,7 @@ import socket
 from collections import deque
 from typing import Any
 
-from carrier.core.stream import DESTROYED, HIGH, MANY
+from carrier.core.stream import DESTROYED, MANY
 from carrier.errors import Error, Side, from_os
 from carrier.hops.descriptor import Descriptor
 
@@ -132,10 +132,7 @@ class PacketSocket(Descriptor):
         if not self.pending:
             self.watch()
         self.pending.append(bytes(data))
-        self.size += len(data)
-        if (self.size >= HIGH or len(self.pending) >= MANY) and not self.full:
-            self.full = True
-            self.back.pause()
+        self.queued(len(data), crowded=len(self.pending) >= MANY)
 
     def watch(self) -> None:
         """Call `_writable` when the kernel has room."""
@@ -155,9 +152,7 @@ class PacketSocket(Descriptor):
             self.unwatch()
             if self.ended_out:
                 self._shut()
-        if self.full and self.size < HIGH // 2 and len(pending) < MANY // 2:
-            self.full = False
-            back.resume()
+        self.drained(back, len(pending) < MANY // 2)
 
     def end(self, trailer: Any = None) -> None:
         if self.closed or self.ended_out:

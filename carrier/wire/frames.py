@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from typing import NamedTuple
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 """Opcodes (section 5.2). TEXT and BINARY are also the `kind` of a message in `Stream.data`."""
@@ -47,6 +48,15 @@ class Count:
 
     def __init__(self) -> None:
         self.bytes = self.messages = 0
+
+
+def counter(way: str, what: str) -> Any:
+    """An attribute of a socket, which it keeps in the Count that it has as `way`."""
+
+    def count(self: object, value: int) -> None:
+        setattr(getattr(self, way), what, value)
+
+    return property(attrgetter(f"{way}.{what}"), count)
 
 
 class Scanner(Count):
