@@ -79,7 +79,7 @@ class Origin:
 
 def origin_of(port: Port, transport: asyncio.BaseTransport, arrival: Any) -> Origin:
     """Who asks over a transport. arrival: what the connection was before; its socket may know whom a proxy in front has introduced."""
-    tls = transport.get_extra_info("ssl_object") if arrival is not None else None  # what the loop has accepted is in clear
+    tls = transport.get_extra_info("ssl_object")
     told = getattr(arrival.sock, "told", None) if arrival is not None else None
     if told is not None:
         return Origin(port, told.peer, told.local, tls, told.secured())
