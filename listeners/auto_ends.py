@@ -265,11 +265,11 @@ class AutoSource(TcpSource):
         if self.undecided is not None:
             self.undecided.listener = listener
 
-    def tick(self, now: float) -> None:
+    def tick(self, now: float) -> float | None:
         if self.undecided is not None:
             self.undecided.tick(now)
-        if self.session is not None:
-            super().tick(now)
+        until = super().tick(now) if self.session is not None else None
+        return until if self.undecided is None else None
 
     def standing(self, now: float) -> tuple[int, float] | None:
         return self.undecided.standing(now) if self.undecided is not None else super().standing(now)

@@ -23,6 +23,7 @@ from carrier.core.address import Place, bind_stream, plain
 from carrier.core.idle import Idle
 from carrier.core.listener import Key, Listener
 from carrier.core.room import PATIENCE, UNFINISHED, YOUNG, Room
+from carrier.core.wheel import Wheel
 from carrier.errors import Error, Problem
 from carrier.options import port_of
 from carrier.wire.forwarding import networks, trusts
@@ -51,8 +52,9 @@ TCP_BYTES_RECEIVED = 128
 class Connection(Protocol):
     """What a listener has accepted."""
 
-    def tick(self, now: float) -> None:
-        """Once a second (monotonic seconds): deadlines."""
+    def tick(self, now: float) -> float | None:
+        """Once a second, or when it is due (monotonic seconds): deadlines. Returns when they are to be looked at again, None: in a second
+        (carrier/core/wheel.py)."""
 
     def standing(self, now: float) -> tuple[int, float] | None:
         """See `Occupant` of carrier/core/room.py."""
@@ -99,7 +101,7 @@ class Acceptor(Listener):
 
     def __init__(self, conf: config.Listener, env: Env) -> None:
         super().__init__(conf, env)
-        self._connections: set[Any] = set()
+        self._connections: Wheel[Any] = Wheel()
         self.max_connections = float("inf")
         self.idle = Idle(0)
         self.room: Room[Any] = Room(not self.waits)
@@ -214,7 +216,7 @@ class Acceptor(Listener):
     # ------------------------------------------------------------------ connections
 
     @property
-    def connections(self) -> set[Any]:
+    def connections(self) -> Wheel[Any]:
         """Everything that was accepted and is not gone (`Connection`)."""
         return self._connections
 
@@ -285,17 +287,18 @@ class Acceptor(Listener):
     def inherit(self, old: Listener) -> None:
         super().inherit(old)
         if isinstance(old, Acceptor) and self.continues(old):
-            connections, old._connections = old._connections, set()
-            self._connections |= connections
             self.idle.inherit(old.idle)
-            for connection in connections:
+            for connection in self._connections.take(old._connections):
                 self.env.guard("a connection that moves", connection.moved, self)
 
     def tick(self, now: float) -> None:
         super().tick(now)
-        for connection in list(self.connections):
-            connection.tick(now)
+        self._connections.turn(now, self._tick_failed)
         self._go()  # somebody who was of use may be of none by now
+
+    def _tick_failed(self, connection: Any, exc: Exception) -> None:
+        message = f"the tick of a connection to {self.name} failed: {exc}"
+        self.env.loop.call_exception_handler({"message": message, "exception": exc})
 
 
 class AtPort(Acceptor):

@@ -45,12 +45,14 @@ class Accepted(Descriptor):
         """See `Connection`."""
         self.listener = listener
 
-    def tick(self, now: float) -> None:
+    def tick(self, now: float) -> float | None:
         """See `Connection`: nothing may have moved for too long."""
         idle: Idle = self.listener.idle
-        error = idle.overdue(self, now, self.ended_in or self.ended_out or is_broken(self.session))
+        half = self.ended_in or self.ended_out or is_broken(self.session)
+        error = idle.overdue(self, now, half)
         if error is not None:
             self.reset(error)
+        return None if half else now + idle.rest
 
     def standing(self, now: float) -> tuple[int, float] | None:
         """See `Occupant`: only who is sent the last bytes of a session that is over may leave."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import threading
 from typing import TYPE_CHECKING, Any
 
 from carrier.core.stream import Stream, link
@@ -34,39 +35,127 @@ LINGER = 2.0
 """Seconds that a peer has to close after us, where no session waits for it."""
 
 
-class Channel:
-    """A TLS endpoint in memory: records go in and come out, no socket. `tls` is the SSLObject. ended: no more records come;
-    failure: because the connection broke."""
+class _Pair(threading.local):
+    """The memory BIOs of all channels of one thread."""
 
-    __slots__ = ("ended", "failure", "incoming", "outgoing", "tls")
+    def __init__(self) -> None:
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+
+
+_PAIR = _Pair()
+
+
+class Channel:
+    """A TLS endpoint without a socket: `open` takes records and gives what they say, `seal` does the opposite. `tls` is the SSLObject.
+
+    OpenSSL gets and gives records in a pair of memory BIOs, and all channels share one pair: every call here empties both before it ends,
+    and hands on what was in them. A memory BIO never shrinks: with a pair of its own, an idle connection would keep 3 kB there, and one
+    that has sent a large answer 87 kB.
+
+    held: records that OpenSSL has not seen; owed: records to be sent that nobody asked for (an alert, the answer to a key update). over:
+    the peer has said goodbye; ended: no more records come; failure: why they can not be read, or because the connection broke.
+    """
+
+    __slots__ = ("ended", "failure", "held", "incoming", "outgoing", "over", "owed", "tls")
 
     def __init__(self, context: ssl.SSLContext, server_side: bool, name: str | None = None) -> None:
-        self.incoming = ssl.MemoryBIO()
-        self.outgoing = ssl.MemoryBIO()
-        self.ended = False
+        self.incoming, self.outgoing = _PAIR.incoming, _PAIR.outgoing
+        self.held = self.owed = b""
+        self.over = self.ended = False
         self.failure: OSError | None = None
         self.tls = context.wrap_bio(self.incoming, self.outgoing, server_side, name)
+
+    @property
+    def waits(self) -> bool:
+        """Is there something to be told: records, or why no more come?"""
+        return bool(self.held) or self.over or self.ended or self.failure is not None
+
+    def greet(self, records: bytes) -> bool:
+        """Shake hands: True, they are shaken. What is owed then is to be sent in any case. Raises SSLError."""
+        self.incoming.write(self.held + records)
+        try:
+            self.tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        finally:
+            self.held = self.incoming.read()
+            self._owe()
+        return True
+
+    def open(self, records: bytes) -> bytes:
+        """What all records say that are there by now; what comes behind it, `over` and `failure` tell."""
+        incoming, tls = self.incoming, self.tls
+        if self.held:
+            records, self.held = self.held + records, b""
+        incoming.write(records)
+        said: list[bytes] = []
+        left = -1
+        fine = True
+        while fine:
+            try:
+                plain = tls.read(READ)
+            except ssl.SSLWantReadError:
+                if incoming.pending in (0, left):  # the rest of a record is still to come
+                    break
+                left = incoming.pending  # it was one that says nothing, as a ticket is
+            except ssl.SSLZeroReturnError:
+                self.over, fine = True, False
+            except ssl.SSLError as exc:
+                self.failure, fine = self.failure or exc, False
+            else:
+                if plain:
+                    said.append(plain)
+                    if not incoming.pending and not tls.pending():  # to be told so by an exception takes longer
+                        break
+                else:  # close_notify
+                    self.over, fine = True, False
+        if incoming.pending:
+            rest = incoming.read()
+            if fine:
+                self.held = rest
+        if self.outgoing.pending:
+            self._owe()
+        return said[0] if len(said) == 1 else b"".join(said)
+
+    def seal(self, data: bytes) -> bytes:
+        """Records that say `data`, behind what is owed. Raises SSLError."""
+        try:
+            self.tls.write(data)
+        finally:
+            records = self.outgoing.read()
+            if self.owed:
+                records, self.owed = self.owed + records, b""
+        return records
+
+    def goodbye(self) -> None:
+        """Say close_notify; what the peer still sends can be read on."""
+        try:
+            self.tls.unwrap()
+        except ssl.SSLError:
+            pass  # it waits for the peer's own, which `open` will see
+        self._owe()
+
+    def _owe(self) -> None:
+        self.owed += self.outgoing.read()
 
 
 async def handshake(loop: asyncio.AbstractEventLoop, sock: socket.socket, channel: Channel, side: Side, where: str = "") -> None:
     """Shake hands over a connected non-blocking socket. Raises Error (retry "yes": no payload was sent)."""
+    data = b""
     try:
         async with asyncio.timeout(HANDSHAKE):
             while True:
                 try:
-                    channel.tls.do_handshake()
-                    done = True
-                except ssl.SSLWantReadError:
-                    done = False
+                    done = channel.greet(data)
                 finally:  # also an alert that says why not
-                    if channel.outgoing.pending:
-                        await loop.sock_sendall(sock, channel.outgoing.read())
+                    if channel.owed:
+                        owed, channel.owed = channel.owed, b""
+                        await loop.sock_sendall(sock, owed)
                 if done:
                     return
                 data = await loop.sock_recv(sock, READ)
                 if not data:
                     raise Error("closed", f"{where}: closed during the TLS handshake", side, "yes")
-                channel.incoming.write(data)
     except TimeoutError:
         raise Error("timeout", f"{where}: no TLS handshake within {HANDSHAKE:g} s", side, "yes") from None
     except (ssl.SSLError, OSError) as exc:
@@ -87,18 +176,16 @@ class Tls(ByteSocket):
     def resume(self) -> None:
         if self.paused and not self.closed and not self.ended_in:
             super().resume()
-            if self.channel.tls.pending() or self.channel.incoming.pending or self.channel.ended:
+            if self.channel.waits:
                 self.loop.call_soon(self._decrypt)
 
     def _readable(self) -> None:
         data = self._received()
         if data is None:
             return
-        if data:
-            self.channel.incoming.write(data)
-        else:
+        if not data:
             self.channel.ended = True  # OpenSSL is not told: it would not write any more
-        self._decrypt()
+        self._decrypt(data)
 
     def unread(self, exc: OSError) -> None:
         if not isinstance(exc, (BlockingIOError, InterruptedError)):
@@ -106,74 +193,71 @@ class Tls(ByteSocket):
             self._decrypt()  # what came before is read first
 
     def heard(self, data: bytes) -> None:
-        self.channel.incoming.write(data)
-        self._decrypt()
+        self._decrypt(data)
 
-    def _decrypt(self) -> None:
-        """Pass on what the records that are here say; a pause stops in between, `resume` goes on."""
+    def _decrypt(self, records: bytes = b"") -> None:
+        """Pass on what these records say, and then the end, if there is one; a pause stops before and in between, `resume` goes on."""
         channel = self.channel
-        read, more, incoming = channel.tls.read, channel.tls.pending, channel.incoming
+        if self.closed or self.paused:
+            channel.held += records
+            return
         to: Stream = self.to
-        while not self.closed and not self.paused:
-            try:
-                plain = read(READ)
-            except ssl.SSLWantReadError:
-                if not self.channel.ended:
-                    break
-                if self.channel.failure is not None:
-                    self.broken(from_os(self.channel.failure, self.side))
-                    return
-                if self.session is not None:  # RFC 8446 section 6.1; whoever reads may know whether that was all
-                    self.session.event("END", "TLS", "the peer ended without close_notify: what it sent may be cut short")
-                plain = b""
-            except ssl.SSLZeroReturnError:
-                plain = b""
-            except ssl.SSLError as exc:
-                self.broken(Error("reset", f"TLS: {exc.reason or exc}", self.side))
-                return
-            if not plain:
-                self._eof()
-                return
-            self.got.bytes += len(plain)
-            self.got.messages += 1
-            to = self.to
-            to.data(plain)
-            if not incoming.pending and not more() and not channel.ended:  # to be told so by an exception takes longer
-                break
+        self._say(channel.open(records))
         if not self.closed:
-            self._send()  # an answer to a key update
+            self._send()
+        if channel.waits and not self.closed and not self.paused:
+            self._end_of_records()
         to.flush()
 
+    def _say(self, plain: bytes) -> None:
+        if plain:
+            self.got.bytes += len(plain)
+            self.got.messages += 1
+            self.to.data(plain)
+
+    def _end_of_records(self) -> None:
+        channel = self.channel
+        if isinstance(channel.failure, ssl.SSLError):
+            self.broken(Error("reset", f"TLS: {channel.failure.reason or channel.failure}", self.side))
+        elif channel.failure is not None and not channel.over:
+            self.broken(from_os(channel.failure, self.side))
+        else:
+            if not channel.over and self.session is not None:  # RFC 8446 section 6.1; whoever reads may know whether that was all
+                self.session.event("END", "TLS", "the peer ended without close_notify: what it sent may be cut short")
+            self._eof()
+
     def _send(self) -> None:
-        """Write the records that are ready; counters count payload, not records."""
-        if self.channel.outgoing.pending:
-            gave = self.gave
-            counted = gave.bytes, gave.messages
-            ByteSocket.data(self, self.channel.outgoing.read())
-            gave.bytes, gave.messages = counted
+        """Write what is owed; counters count payload, not records."""
+        owed = self.channel.owed
+        if owed:
+            self.channel.owed = b""
+            self._write_records(owed)
+
+    def _write_records(self, records: bytes) -> None:
+        gave = self.gave
+        counted = gave.bytes, gave.messages
+        ByteSocket.data(self, records)
+        gave.bytes, gave.messages = counted
 
     def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
         if self.closed or self.ended_out:
             return
         if data:
             try:
-                self.channel.tls.write(data)
+                records = self.channel.seal(data)
             except ssl.SSLError as exc:  # the peer has said that it failed, and that was read already
                 self.broken(Error("reset", f"TLS: {exc.reason or exc}", self.side))
                 return
             self.gave.bytes += len(data)
             self.gave.messages += 1
-            self._send()
+            self._write_records(records)
         if last:
             self.end()
 
     def end(self, trailer: Any = None) -> None:
         if self.closed or self.ended_out:
             return
-        try:
-            self.channel.tls.unwrap()  # says close_notify; what the peer still sends is read on
-        except ssl.SSLError:
-            pass  # it waits for the peer's own, which `_decrypt` will see
+        self.channel.goodbye()
         self._send()
         super().end()
 

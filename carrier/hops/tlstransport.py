@@ -14,7 +14,6 @@ import ssl
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from carrier.core.stream import HIGH, Stream
-from carrier.hops.bytesocket import READ
 from carrier.hops.tls import Channel, TlsUpstream, connected_channel
 
 if TYPE_CHECKING:
@@ -70,23 +69,16 @@ class _Outside(TlsUpstream):
             channel.ended = True
             self._decrypt()
             return
-        incoming, tls = channel.incoming, channel.tls
-        incoming.write(data)
-        try:
-            plain = tls.read(READ)
-        except ssl.SSLError:
-            plain = b""  # not a whole record, or the end: who reads on knows
-        if not plain:
-            self._decrypt()
-            return
-        got = self.got
-        got.bytes += len(plain)
-        got.messages += 1
-        transport.protocol.data_received(plain)
-        if incoming.pending or tls.pending() or channel.ended:
-            self._decrypt()
-        elif channel.outgoing.pending and not self.closed:
+        plain = channel.open(data)
+        if plain:
+            got = self.got
+            got.bytes += len(plain)
+            got.messages += 1
+            transport.protocol.data_received(plain)
+        if channel.owed and not self.closed:
             self._send()
+        if channel.over or channel.ended or channel.failure is not None:
+            self._decrypt()
 
     def write(self, data: bytes) -> None:
         """`data`, written flat for what goes at once."""
@@ -95,16 +87,14 @@ class _Outside(TlsUpstream):
         if self.pending:
             self.data(data)
             return
-        channel = self.channel
         try:
-            channel.tls.write(data)
+            records = self.channel.seal(data)
         except ssl.SSLError:
             self.data(data)
             return
         gave = self.gave
         gave.bytes += len(data)
         gave.messages += 1
-        records = channel.outgoing.read()
         try:
             sent = self.sock.send(records)
         except (BlockingIOError, InterruptedError):
@@ -127,13 +117,14 @@ class _Outside(TlsUpstream):
 class TlsTransport(asyncio.Transport):
     """See the module. `channel`: hands shaken over `sock`. It reads at once."""
 
+    __slots__ = ("buffered", "closing", "gone", "loop", "protocol", "sock", "socket", "tls")
+
     def __init__(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, channel: Channel, protocol: asyncio.BaseProtocol, side: Side
     ) -> None:
-        tls = channel.tls
-        super().__init__({"ssl_object": tls, "sslcontext": tls.context, "peercert": tls.getpeercert(), "cipher": tls.cipher()})
+        super().__init__()
         self.loop = loop
-        self.sock = sock
+        self.sock, self.tls = sock, channel.tls
         self.socket = _Outside(loop, sock, side, channel)
         self.socket.transport = self
         inside = _Inside(self)
@@ -159,7 +150,17 @@ class TlsTransport(asyncio.Transport):
                 return self.sock.getpeername() if name == "peername" else self.sock.getsockname()
             except OSError:
                 return default
-        return super().get_extra_info(name, default)
+        tls = self.tls
+        match name:
+            case "ssl_object":
+                return tls
+            case "sslcontext":
+                return tls.context
+            case "peercert":
+                return tls.getpeercert()
+            case "cipher":
+                return tls.cipher()
+        return default
 
     # ------------------------------------------------------------------ reading
 

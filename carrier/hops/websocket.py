@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableSet
 from os import read, write
 from typing import TYPE_CHECKING, Any
 
@@ -121,7 +121,7 @@ class WebSocketEnd(ByteSocket):
     )
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, side: Side, limits: Mapping[str, float], ends: set[WebSocketEnd]
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, side: Side, limits: Mapping[str, float], ends: MutableSet[WebSocketEnd]
     ) -> None:
         super().__init__(loop, sock, side)
         self.client = side == "upstream"

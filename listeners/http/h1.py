@@ -3,7 +3,8 @@
 The hot path: one read that is exactly one known head without a body (the memo) becomes a session with a memoised decision, and goes to
 an idle upstream connection, all in this wake-up: no task, no future, no timer. Everything else goes through the codec
 (wire/h1/reader.py), which calls `on_head`, `on_data`, `on_end`. Requests of one connection are served in order: what comes early waits,
-bounded. An answer's pieces of one wake-up leave in one write. Deadlines are looked at once a second (`tick`).
+bounded. An answer's pieces of one wake-up leave in one write. Deadlines are looked at once a second (`tick`), of who says nothing when they
+are due.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from carrier.core.accepting import UNSPOKEN
 from carrier.core.ledger import refused
 from carrier.core.room import IDLE, PATIENCE, UNFINISHED, YOUNG
 from carrier.core.stream import HIGH, NOWHERE, Stream
+from carrier.core.wheel import LULL, NEVER
 from carrier.errors import Error
 from carrier.hops.lookout import unsent
 from carrier.wire.h1.reader import RequestReader
@@ -60,10 +62,11 @@ class Connection1(Answering1, asyncio.Protocol):
     are read and dropped. ended: the client sends no more; what came whole before is served. refusal: what is said behind the present
     answer. timer: until a head that was begun must be whole. arrival: what it is counted as before it speaks HTTP. ask: what knows heads,
     misses: how often in a row it did not, missed: the `number` of the last time. unsent: bytes that the client had not taken at the last
-    look at a closing connection. weight: bytes of heads that are counted at the listener.
+    look at a closing connection. weight: bytes of heads that are counted at the listener. asleep: nothing of it is looked at before its
+    keep-alive is over (`tick`); then it is not `quiet`, so that who has no request yet need not ask.
     """
 
-    __slots__ = ("arrival", "ask", "discard", "ended", "full", "missed", "misses", "refusal", "timer", "unsent", "weight")
+    __slots__ = ("arrival", "ask", "asleep", "discard", "ended", "full", "missed", "misses", "refusal", "timer", "unsent", "weight")
 
     ask: Callable[[bytes], Head | None]
 
@@ -71,7 +74,7 @@ class Connection1(Answering1, asyncio.Protocol):
         super().__init__(listener)
         self.arrival: Arrival | None = None
         self.timer: asyncio.TimerHandle | None = None
-        self.full = self.ended = False
+        self.full = self.ended = self.asleep = False
         self.discard = self.unsent = self.weight = 0
         self.missed = 0
         self.refusal: Error | None = None
@@ -135,6 +138,11 @@ class Connection1(Answering1, asyncio.Protocol):
                     self.begin(head, True)
                     return
         if self.quiet and self._whole(data):
+            return
+        if self.asleep:
+            self.wake()
+            self.bytes_in -= size
+            self.data_received(data)
             return
         reader = self.reader
         if self.asked is None and self._is_other(data):
@@ -294,6 +302,7 @@ class Connection1(Answering1, asyncio.Protocol):
     def eof_received(self) -> bool:
         """The downstream has sent its end. What it asked for is still served (RFC 9112 section 9.6), if that begins soon: nobody can tell
         who waits for an answer from who has left."""
+        self.wake()
         try:
             self.reader.finish()
         except Error:
@@ -456,6 +465,12 @@ class Connection1(Answering1, asyncio.Protocol):
             return IDLE, self.since
         return (UNFINISHED if now - self.since >= PATIENCE else YOUNG), self.since
 
+    def wake(self) -> None:
+        """Look at its deadlines again, once a second. Idempotent."""
+        if self.asleep:
+            self.asleep, self.quiet = False, True
+            self.listener.connections.wake(self)
+
     def give_way(self) -> None:
         """Its place is needed. A head that was begun is answered; a client that keeps an idle connection expects that it may close."""
         if self.reader.pending and not self.closing:
@@ -474,10 +489,12 @@ class Connection1(Answering1, asyncio.Protocol):
 
     def farewell(self) -> None:
         """The answer that is owed is the last."""
+        self.wake()
         self.closing = self.closing or not self.tunnel
 
     def leave(self) -> None:
         """The listener is gone: close now if idle, else after the present answer. Who has not said a word yet may still ask."""
+        self.wake()
         self.closing = True
         if self.session is None and self.reader.idle:
             if self.asked is not None:
@@ -499,12 +516,21 @@ class Connection1(Answering1, asyncio.Protocol):
         else:
             self._close()
 
-    def tick(self, now: float) -> None:
-        """Deadlines, once a second."""
-        if self.session is None:
-            self._tick_between(now - self.since)
-        else:
+    def tick(self, now: float) -> float | None:
+        """Deadlines, once a second; but who has been between two requests for a while has only one."""
+        self.wake()
+        if self.session is not None:
             self.late(now)
+            return None
+        waited = now - self.since
+        if waited >= LULL and self.quiet and self.asked is not None and not self.transport.is_closing():
+            keep = self.listener.keepalive_timeout
+            until = self.since + keep if keep > 0 else NEVER
+            if until > now + 1:
+                self.asleep, self.quiet = True, False
+                return until
+        self._tick_between(waited)
+        return None
 
     def _tick_between(self, waited: float) -> None:
         """No request is being served: one is being read, dropped or waited for, or the connection ends."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 from carrier.core.ledger import refused
 from carrier.core.room import IDLE, PATIENCE, UNFINISHED, YOUNG
 from carrier.core.stream import DESTROYED, HIGH
+from carrier.core.wheel import LULL, NEVER
 from carrier.errors import Error
 from carrier.hops.h2 import Connection
 from carrier.wire.grpc import timeout_of
@@ -55,13 +56,14 @@ class Connection2(Connection):
     """One downstream connection, the target of its engine.
 
     arrival: what it is counted as before it speaks HTTP. spare: requests to be used again. since: monotonic seconds (coarse) at which it
-    became idle, or began. served: streams ever. weight: bytes of a head that is not whole, counted at the listener.
+    became idle, or began. served: streams ever. weight: bytes of a head that is not whole, counted at the listener. asleep: nothing of it is
+    looked at before its keep-alive is over.
     """
 
     def __init__(self, listener: Port, shared: Both, origin: Origin) -> None:
         super().__init__(listener.env.loop)
         self.listener, self.shared, self.origin = listener, shared, origin
-        self.closing = False
+        self.closing = self.asleep = False
         self.arrival: Arrival | None = None
         self.spare: list[Request2] = []
         self.since = self.loop.time()
@@ -102,6 +104,8 @@ class Connection2(Connection):
     # ------------------------------------------------------------------ what the downstream sends
 
     def data_received(self, data: bytes) -> None:
+        if self.asleep:
+            self.wake()
         engine = self.engine
         self.fed = True
         more = engine.feed(data, self.loop.time())
@@ -328,6 +332,11 @@ class Connection2(Connection):
             return IDLE, self.since
         return (UNFINISHED if now - self.since >= PATIENCE else YOUNG), self.since
 
+    def wake(self) -> None:
+        """Look at its deadlines again, once a second. Idempotent."""
+        self.asleep = False
+        self.listener.connections.wake(self)
+
     def give_way(self) -> None:
         """Its place is needed."""
         self.listener.hit("max_connections_idle" if self.served else "max_connections_unfinished")
@@ -335,6 +344,7 @@ class Connection2(Connection):
 
     def farewell(self) -> None:
         """The process is about to end: take no new streams, once the client knows."""
+        self.wake()
         self.engine.drain()
         self.soon()
 
@@ -351,17 +361,19 @@ class Connection2(Connection):
                 stream.owner.depart()
 
     def _end(self, code: int, detail: str) -> None:
+        self.wake()
         self.engine.close(code, detail)
         self.write()
 
-    def tick(self, now: float) -> None:
-        """Deadlines, once a second."""
+    def tick(self, now: float) -> float | None:
+        """Deadlines, once a second; but who has had no stream for a while has only one."""
+        self.asleep = False
         engine, listener = self.engine, self.listener
         engine.now = now
         if self.transport.is_closing():
             if now - self.since >= FLUSH:
                 self.transport.abort()
-            return
+            return None
         late = listener.header_timeout
         if engine.begun_since and now - engine.begun_since >= late > 0:
             listener.hit("header_timeout")
@@ -370,21 +382,26 @@ class Connection2(Connection):
             listener.hit("settings_timeout")
             self._end(SETTINGS_TIMEOUT, f"SETTINGS not acknowledged within {late:g} s")
         elif not engine.streams:
-            self._tick_idle(now)
+            return self._tick_idle(now)
         else:
             for stream in list(engine.streams.values()):
                 self._tick_stream(stream, now)
             self.soon()
+        return None
 
-    def _tick_idle(self, now: float) -> None:
-        waited = now - self.since
+    def _tick_idle(self, now: float) -> float | None:
+        waited, keep = now - self.since, self.listener.keepalive_timeout
         if waited >= IDLE_SPARE:
             self.spare.clear()
         if self.closing or self.engine.draining:
             if waited >= PATIENCE:
                 self._end(NO_ERROR, "drained")
-        elif waited >= self.listener.keepalive_timeout > 0:
+        elif waited >= keep > 0:
             self._end(NO_ERROR, "idle")
+        elif waited >= LULL and self.served and not self.engine.begun_since and not self.engine.settings_since:
+            self.asleep = True
+            return self.since + keep if keep > 0 else NEVER
+        return None
 
     def _tick_stream(self, stream: Stream, now: float) -> None:
         owner: Request2 | None = stream.owner

@@ -333,6 +333,60 @@ async def test_an_idle_connection_is_closed_after_the_keepalive_timeout() -> Non
         assert await server.closed()
 
 
+def asleep(stage: Stage) -> bool:
+    (connection,) = stage.listener.connections  # type: ignore[attr-defined]
+    return bool(connection.asleep)
+
+
+async def test_who_says_nothing_sleeps_until_its_keepalive_is_over_and_is_served_like_everybody() -> None:
+    async with Stage(listener={"keepalive_timeout": 60, "body_grace": 5, "body_min_rate": 100}, cluster={"idle_timeout": 0}) as stage:
+        client, server, _ = await stage.both(GET)
+        await server.says(OK)
+        await answered(client)
+        for at, request in ((10, GET), (20, b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nhi")):
+            stage.tick(at)
+            assert asleep(stage)
+            await client.says(request)
+            assert request.split(b" ")[0] in await server.hears(len(request))
+            await server.says(OK)
+            await answered(client)
+            assert not asleep(stage)
+        stage.tick(30)
+        assert asleep(stage)
+        await client.says(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5000\r\n\r\n")  # its deadlines hold, too
+        await server.hears(30)
+        stage.tick(31)
+        stage.tick(37)
+        assert (await answered(client))[0].startswith(b"HTTP/1.1 408 ")
+
+
+async def test_who_sleeps_goes_when_its_keepalive_is_over() -> None:
+    async with Stage(listener={"keepalive_timeout": 20}, cluster={"idle_timeout": 0}) as stage:
+        client, server, _ = await stage.both(GET)
+        await server.says(OK)
+        await answered(client)
+        stage.tick(5)
+        assert asleep(stage)
+        stage.tick(19)
+        assert asleep(stage) and await client.silent(0.02)
+        stage.tick(22)
+        assert await client.closed()
+
+
+@pytest.mark.parametrize("what", ["farewell", "stop"])
+async def test_who_sleeps_leaves_with_the_others(what: str) -> None:
+    async with Stage(listener={"keepalive_timeout": 0}, cluster={"idle_timeout": 0}) as stage:
+        client, server, _ = await stage.both(GET)
+        await server.says(OK)
+        await answered(client)
+        stage.tick(5)
+        assert asleep(stage)
+        getattr(stage.listener, what)()
+        for at in (6, 9, 12):
+            stage.tick(at)
+        assert await client.closed()
+
+
 async def test_a_body_that_drips_is_cut_with_408_after_its_grace() -> None:
     async with Stage(listener={"body_grace": 5, "body_min_rate": 100}) as stage:
         client, server, _ = await stage.both(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5000\r\n\r\n" + b"x" * 300)

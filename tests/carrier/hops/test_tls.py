@@ -11,6 +11,7 @@ import trustme
 
 from carrier.errors import ConfigError, Error
 from carrier.hops.certificates import ClientTls, ServerTls, check_client, check_server
+from carrier.hops.tls import Channel
 from carrier.wire.hello import parse_hello
 from tests.support import cluster, config, echo, listener, looked, port_of, running, saying, tcp_server, wait_until
 
@@ -310,6 +311,79 @@ def test_an_encrypted_key_is_refused_and_asks_nobody(files, tmp_path):
 def test_verification_is_on_unless_it_says_otherwise():
     assert ClientTls(True).context.verify_mode == ssl.CERT_REQUIRED
     assert ClientTls({"verify": False}).context.verify_mode == ssl.CERT_NONE
+
+
+# -- what OpenSSL reads from and writes to
+
+
+@pytest.fixture
+def both(files):
+    """Makes a server's channel and a client's, hands shaken, all in one thread."""
+    context = ServerTls(files("one", "one.test")).entries[0]
+
+    def made():
+        server, client_ = Channel(context, True), Channel(client(files), False, "one.test")
+        sent = b""
+        for end, done in ((client_, False), (server, False), (client_, True), (server, True)):
+            assert end.greet(sent) is done
+            sent, end.owed = end.owed, b""
+        client_.held = sent  # tickets
+        return server, client_
+
+    return made
+
+
+def empty(*channels):
+    return not any(channel.incoming.pending or channel.outgoing.pending for channel in channels)
+
+
+def test_channels_share_what_openssl_reads_and_writes_and_never_see_each_others(both):
+    pairs = [both() for _ in range(3)]
+    assert len({id(channel.incoming) for pair in pairs for channel in pair}) == 1
+    sealed = [[client_.seal(b"%d of %d" % (i, number)) for i in range(3)] for number, (_, client_) in enumerate(pairs)]
+    for i in range(3):  # in pieces, one after the other
+        for number, (server, _) in enumerate(pairs):
+            records = sealed[number][i]
+            assert server.open(records[:7]) == b"" and empty(server)
+            for other, (server2, client2) in enumerate(pairs):
+                if other != number:
+                    assert client2.open(server2.seal(b"meanwhile")) == b"meanwhile"
+            assert server.open(records[7:]) == b"%d of %d" % (i, number)
+            assert empty(server) and not server.waits
+
+
+def test_what_comes_at_once_is_said_at_once_and_then_how_it_ended(both):
+    server, client_ = both()
+    body = os.urandom(100_000)
+    records = client_.seal(body)
+    client_.goodbye()
+    assert server.open(records + client_.owed + b"what comes behind a goodbye") == body
+    assert server.over and server.waits and server.failure is None and empty(server)
+    assert server.open(b"") == b"" and server.over
+
+
+def test_what_is_no_record_is_a_failure_behind_what_was_said_and_nobody_elses(both):
+    (server, client_), (server2, client2) = both(), both()
+    assert server.open(client_.seal(b"good") + b"\x17\x03\x03\x00\x20" + b"x" * 32 + b"more") == b"good"
+    assert isinstance(server.failure, ssl.SSLError) and server.owed and empty(server)  # owed: the alert
+    assert server2.open(client2.seal(b"well")) == b"well" and server2.failure is None
+    with pytest.raises(ssl.SSLError):
+        server.seal(b"too late")
+    assert empty(server)
+
+
+def test_what_comes_with_the_end_of_the_handshake_waits(files):
+    context = ServerTls(files("one", "one.test")).entries[0]
+    server, client_ = Channel(context, True), Channel(client(files), False, "one.test")
+    client_.greet(b"")
+    assert not server.greet(client_.owed)
+    client_.owed = b""
+    assert client_.greet(server.owed)
+    said = client_.seal(b"hello")
+    server.owed = b""
+    assert server.greet(said[:-3])
+    assert server.waits and empty(server)
+    assert server.open(said[-3:]) == b"hello" and not server.waits
 
 
 # -- ClientHello
