@@ -3,7 +3,8 @@
 Each alternative hangs on one of its conditions in a table: an equality or a prefix (`pivots_of`, condition.py), or whatever else a
 table can have: one of several values, values in any case, ends, networks, host names with those below, regular expressions. Those of one
 input share a table, which is asked once: networks by their length, expressions by one automaton (`re2.Set`) that says which of a
-thousand are found. What hangs nowhere is tried in order. An answer is the position of the earliest alternative, whatever found it.
+thousand are found. Who asks only that something does not hold hangs on that, the other way round. What hangs nowhere is tried in order.
+An answer is the position of the earliest alternative, whatever found it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from carrier.core.slices import Steps, whole
 from carrier.rules.condition import HASHED, Conjunction, Held, Leaf, Way, all_of, pivots_of
 from carrier.rules.inputs import HEADERS, PAIRS, Pairs, Reader, Source, headers_of, whole_and_members
-from carrier.rules.operators import Hit, Item, Part, Table, earliest, handles_of, lengths_of
+from carrier.rules.operators import Hit, Item, Part, Table, Unless, earliest, handles_of, lengths_of, opposites_of
 
 FEW = 4
 """Inputs of a family that are asked one by one: to find out which of them there are would cost more."""
@@ -41,6 +42,7 @@ class Index:
         equal: dict[Source, Table] = {}
         starts: dict[Source, Table] = {}
         parts: dict[tuple[type[Part], Source, bool], Part] = {}
+        negated: dict[tuple[type[Part], Source, bool], Unless] = {}
         readers: dict[Source, Reader] = {}
         shared: Counter[object] = Counter()
         for position, (conjunction, pivot, _) in enumerate(ways):
@@ -53,7 +55,13 @@ class Index:
                 yield
             hang, held = _hung(way, shared)
             if hang is None:
-                self.rest.append((position, held))
+                opposite = next(opposites_of(way[0]), None)
+                if opposite is None:
+                    self.rest.append((position, held))
+                    continue
+                of, leaf, others = opposite
+                unless = negated.setdefault((of, leaf.source, leaf.fold), Unless(of(leaf)))
+                unless.add(leaf, position, all_of(others).held if others else None)
                 continue
             kind, leaf = hang
             if kind is None:
@@ -76,7 +84,9 @@ class Index:
         for (_, source, _), part in parts.items():
             part.close()
             plain.append((source, part))
-        self.more = list(_gated(plain))
+        for unless in negated.values():
+            unless.close()
+        self.more = [*_gated(plain), *negated.values()]  # those hold where there is no input: no gate may stand before them
 
     def first(self, meta: object) -> int:
         """Never raises."""

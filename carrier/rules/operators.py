@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate, islice
+from itertools import accumulate, islice, takewhile
 from typing import Any, cast
 
 from carrier.core.metadata import readable
 from carrier.rules.checks import Net, is_number, regex_set
-from carrier.rules.condition import HASHED, MAX_REGEX_MEMBERS, Conjunction, Held, Leaf
+from carrier.rules.condition import HASHED, MAX_REGEX_MEMBERS, Conjunction, Group, Held, Leaf
 from carrier.rules.inputs import OF_BYTES
 
 Hit = tuple[int, Held | None]
@@ -77,6 +77,58 @@ class Part(Item):
             for hits in self.hits(value):
                 best = earliest(hits, best, meta)
         return best
+
+    # for `Unless`
+
+    def values(self, meta: object) -> Iterable[object]:
+        """Those of which one must satisfy a condition."""
+        return self.read(meta)
+
+    def marks(self, value: object) -> Iterable[int]:
+        """Numbers that stand for the conditions that the value satisfies, the same ones each time."""
+        return [id(hits) for hits in self.hits(value)]
+
+    def positions(self, marks: Iterable[int]) -> set[int]:
+        """The positions of the conditions that these stand for."""
+        known = {id(hits): hits for hits in self.table.values()}
+        return {position for mark in marks for position, _ in known[mark]}
+
+
+class Unless(Item):
+    """Alternatives that hang on a condition of which the opposite is asked: for most sessions the first of them is right, and what a part
+    says of the session tells which are not."""
+
+    MOST = 1024
+    """Answers that are kept."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        self.listed: list[Hit] = []
+        self.known: dict[tuple[int, ...], list[Hit]] = {}
+        """What a part has said -> alternatives that may be right, up to the first that is, whatever else holds."""
+
+    def add(self, leaf: Leaf, position: int, others: Held | None) -> None:
+        """Alternatives come in their order."""
+        self.part.add(leaf, position, None)
+        self.listed.append((position, others))
+
+    def close(self) -> None:
+        self.part.close()
+
+    def first(self, meta: object, best: int) -> int:
+        if self.listed[0][0] >= best:
+            return best
+        part = self.part
+        marks = tuple([mark for value in part.values(meta) for mark in part.marks(value)])
+        hits = self.known.get(marks)
+        if hits is None:
+            wrong = part.positions(marks)
+            right = [hit for hit in self.listed if hit[0] not in wrong]
+            conditional = list(takewhile(lambda hit: hit[1] is not None, right))
+            hits = right[: len(conditional) + 1]
+            if len(self.known) < self.MOST:
+                self.known[marks] = hits
+        return earliest(hits, best, meta)
 
 
 class Among(Part):
@@ -267,6 +319,12 @@ class Bounded(Part):
         """How many limits, in their order, the value is not within."""
         return bisect_right(self.limits, value, key=lambda limit: limit[0])
 
+    def marks(self, value: object) -> Iterable[int]:
+        return [self.after(cast(float, value))] if is_number(value) else ()
+
+    def positions(self, marks: Iterable[int]) -> set[int]:
+        return {position for _, position in self.limits[min(marks, default=len(self.limits)) :]}
+
 
 class Above(Bounded):
     """The same for numbers above others."""
@@ -290,6 +348,8 @@ class Searched(Part):
         self.patterns: dict[str, int] = {"": 0}
         self.listed: list[list[Hit]] = [[]]
         self.tried: list[Hit] = []
+        self.leaves = [leaf]
+        """A condition for each expression but the first, whose place nobody asks for."""
         self.match: Callable[[bytes], list[int]] | None = None
         self.of_bytes = leaf.source.kind in OF_BYTES
 
@@ -301,6 +361,7 @@ class Searched(Part):
         number = self.patterns.setdefault(str(leaf.want), len(self.patterns))
         if number == len(self.listed):
             self.listed.append([])
+            self.leaves.append(leaf)
         self.listed[number].append((position, others))
         self.tried.append((position, leaf.held if others is None else _both(leaf.held, others)))
 
@@ -321,6 +382,23 @@ class Searched(Part):
                     best = earliest(self.listed[number], best, meta)
         return best
 
+    def values(self, meta: object) -> Iterable[object]:
+        return islice(self.read(meta), MAX_REGEX_MEMBERS + 1)
+
+    def text(self, value: str) -> str:
+        """What of a value the automaton looks at."""
+        return readable(value) if self.of_bytes else value
+
+    def marks(self, value: object) -> Iterable[int]:
+        if self.match is not None and isinstance(value, str):
+            found = self.match(self.text(value).encode("utf-8", "replace"))
+            if 0 in found:
+                return sorted(found)
+        return [number for number, leaf in enumerate(self.leaves) if number and leaf.check(value)]
+
+    def positions(self, marks: Iterable[int]) -> set[int]:
+        return {position for mark in marks for position, _ in self.listed[mark]}
+
 
 class Containing(Searched):
     """Texts in which another is found: each is an expression that means itself. In any case: both in lower case, as `contains` has it."""
@@ -335,6 +413,7 @@ class Containing(Searched):
         number = self.patterns.setdefault(re.escape(wanted), len(self.patterns))
         if number == len(self.listed):
             self.listed.append([])
+            self.leaves.append(leaf)
         self.listed[number].append((position, held))
         self.tried.append((position, held))
 
@@ -355,6 +434,12 @@ class Containing(Searched):
                 best = earliest(self.listed[number], best, meta)
         return best
 
+    def values(self, meta: object) -> Iterable[object]:
+        return self.read(meta)
+
+    def text(self, value: str) -> str:
+        return value.lower() if self.fold else value
+
 
 def _both(one: Held, two: Held) -> Held:
     return lambda meta: one(meta) and two(meta)
@@ -370,3 +455,16 @@ def handles_of(conjunction: Conjunction) -> Iterator[tuple[type[Part], Leaf]]:
         for node in conjunction:
             if isinstance(node, Leaf) and node.source.reads and not node.absent and kind.takes(node):
                 yield kind, node
+
+
+def opposites_of(conjunction: Conjunction) -> Iterator[tuple[type[Part], Leaf, Conjunction]]:
+    """What must not hold that an alternative can hang on where there is nothing else, with what is left to be asked."""
+    for node in conjunction:
+        if not isinstance(node, Group) or node.op != "none":
+            continue
+        others = tuple(other for other in conjunction if other is not node)
+        for kind in PARTS:
+            for part in node.parts:
+                if isinstance(part, Leaf) and part.source.reads and not part.absent and kind.takes(part):
+                    left = tuple(one for one in node.parts if one is not part)
+                    yield kind, part, (*others, Group("none", left)) if left else others

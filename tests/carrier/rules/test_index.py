@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis.strategies import DataObject, data, integers, lists, sampled_from
 
 from carrier.rules.match import Matcher
 
@@ -44,11 +46,26 @@ KINDS: dict[str, Callable[[int], Any]] = {
         {"matchHeader": {"name": "host", "value": "a.b.example.org"}},
         {"matchHeader": {"name": "x-user", "value": f"u{i}"}},
     ],
+    "not in": lambda i: unless({"op": "in", "path": "/HTTP/headers/accept", "value": ["*/*", f"u{i}"]}),
+    "not less": lambda i: unless({"op": "less", "path": "/TCP/src_port", "value": 60_000 + i}),
+    "not more": lambda i: unless({"op": "more", "path": "/TCP/src_port", "value": i}),
+    "not and not": lambda i: {
+        "op": "and",
+        "apply": [
+            unless({"op": "intersects", "path": "/labels/list", "value": ["a", f"w{i}"]}),
+            unless({"op": "test", "path": "/HTTP/method", "value": f"M{i}"}),
+        ],
+    },
     "and": lambda i: {
         "op": "and",
         "apply": [{"op": "test", "path": "/HTTP/method", "value": "GET"}, {"op": "contains", "path": "/HTTP/url/path", "value": f"/a{i}/"}],
     },
 }
+
+
+def unless(what: Any) -> Any:
+    """Holds for none of METAS, as `what` holds for all of them."""
+    return {"op": "not", "apply": [what]}
 
 
 def meta(i: int) -> dict[str, Any]:
@@ -103,3 +120,40 @@ def test_the_longest_network_does_not_win_the_first_does() -> None:
         address: matcher.first({"IP": {"src_addr": address}}) for address in ("10.1.2.3", "::ffff:10.9.9.9", "2001:db8::1", "11.0.0.1")
     }
     assert found == {"10.1.2.3": 0, "::ffff:10.9.9.9": 0, "2001:db8::1": 2, "11.0.0.1": None}
+
+
+INNER: dict[str, Callable[[int], Any]] = {
+    kind: make for kind, make in KINDS.items() if isinstance(make(0), dict) and make(0).get("op") not in (None, "and", "not")
+}
+
+
+@settings(deadline=None)
+@given(data())
+def test_an_opposite_is_found_as_if_all_were_tried(drawn: DataObject) -> None:
+    """Lists of rules of which most ask that something does not hold, beside the same conditions one by one."""
+    kind = drawn.draw(sampled_from(sorted(INNER)))
+    numbers = drawn.draw(lists(integers(0, 8), min_size=1, max_size=12))
+    rules: list[tuple[str, object]] = []
+    for i, number in enumerate(numbers):
+        inner = INNER[kind](number)
+        shapes: list[Any] = [
+            unless(inner),
+            unless({"op": "or", "apply": [inner, INNER[kind](number + 1)]}),
+            {"op": "and", "apply": [unless(inner), unless({"op": "contains", "path": "/HTTP/url/path", "value": "zz"})]},
+            {"op": "and", "apply": [unless(inner), {"op": "undefined", "path": "/HTTP/headers/x-3"}]},
+            inner,
+        ]
+        rules.append((f"r{i}", drawn.draw(sampled_from(shapes))))
+    user, path = drawn.draw(sampled_from(["u1", "U2", "w3", "zz", "u4,u5"])), drawn.draw(sampled_from(["/a1/x", "/a2/3", "/x/a4", "/"]))
+    headers: dict[str, Any] = {"x-user": user, "x-1": "1", "x-3": ""}
+    seen = {
+        "IP": {"src_addr": "10.0.1.9"},
+        "TCP": {"src_port": drawn.draw(sampled_from([0, 3, 5, 60_003, 60_008, True, "7"]))},
+        "labels": {"list": ["u1", "w2"], "l3": "x"},
+        "HTTP": {"method": "GET", "url": {"path": path}, "headers": drawn.draw(sampled_from([headers, {}]))},
+    }
+    matcher = Matcher(rules)
+    conditions = [condition for condition in matcher.conditions if condition is not None]
+    assert len(conditions) == len(rules)
+    expected = next((i for i, condition in enumerate(conditions) if condition.holds(seen)), None)
+    assert matcher.first(seen) == expected == matcher.first(seen)
