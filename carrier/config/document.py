@@ -39,9 +39,11 @@ def from_document(
     allow_dangling: bool = False,
     protocols: Protocols = registry,
     files: bool = False,
+    conditions: Conditions | None = None,
 ) -> tuple[Config, tuple[Problem, ...]]:
     """Build a whole configuration, see `building`."""
-    return whole(building(document, base=base, allow_dangling=allow_dangling, protocols=protocols, files=files))
+    steps = building(document, base=base, allow_dangling=allow_dangling, protocols=protocols, files=files, conditions=conditions)
+    return whole(steps)
 
 
 def building(

@@ -457,8 +457,11 @@ class Draft:
                 return name
         name = start + str(self._next[kind])
         self._next[kind] += 1
-        for candidate in [name, *(f"{name}_{i}" for i in range(1, _CLASHES + 1))]:
-            if candidate not in self._taken(kind):
+        taken = self._taken(kind)
+        if name not in taken:
+            return name
+        for candidate in (f"{name}_{i}" for i in range(1, _CLASHES + 1)):
+            if candidate not in taken:
                 return candidate
         raise refused(f'Cannot find a free name for "{name}"')
 

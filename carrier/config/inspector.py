@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
+from functools import cached_property
 from typing import Any
 
 from carrier.config import accesslog as access
@@ -254,19 +255,22 @@ class Inspector:
         }
         self.members(value, path, "a rule list", checks, ("rules",))
 
-    def rule(self, value: Any, path: str) -> None:
+    @cached_property
+    def _of_rule(self) -> dict[str, Check]:
         rewrite: dict[str, Check] = {"path": self.text, "value": self.anything}
         action: dict[str, Check] = {
             "rewrite": self.each("rewrites", self.an("a rewrite", rewrite, "path", "value")),
             "route": self.name_or("route"),
             "apply": self.reference("rulelist"),
         }
-        checks: dict[str, Check] = {
+        return {
             "name": self.name,
             "match": self._match,
             "action": self.an("an action", action),
         }
-        self.members(value, path, "a rule", checks, ("action",))
+
+    def rule(self, value: Any, path: str) -> None:
+        self.members(value, path, "a rule", self._of_rule, ("action",))
 
     def _match(self, value: Any, path: str) -> None:
         if self.conditions.compiled(value):
@@ -276,29 +280,28 @@ class Inspector:
         except ConfigError as error:
             self.problems += error.problems
 
-    def route(self, value: Any, path: str) -> None:
+    @cached_property
+    def _of_route(self) -> dict[str, Check]:
         retry: dict[str, Check] = {
             "retry_on": self.choice(*RETRY_ON),
             "num_retries": self.number(0, 100),
             "timeout": self.number(1, 3_600_000, whole=False),
         }
         cluster = self.name_or("cluster")
-        checks: dict[str, Check] = {
+        return {
             "name": self.name,
             "destination": cluster,
             "cluster": cluster,
             "ingress": self.each("clusters", cluster),
             "egress": self.each("clusters", cluster),
-            "retry": self.an(
-                "a retry policy",
-                retry,
-                "retry_on",
-            ),
+            "retry": self.an("a retry policy", retry, "retry_on"),
             "fallback": cluster,
             "options": self.an("the options of a route", {"retry_statuses": self.statuses}),
         }
+
+    def route(self, value: Any, path: str) -> None:
         required = () if isinstance(value, Mapping) and "cluster" in value else ("destination",)
-        self.members(value, path, "a route", checks, required)
+        self.members(value, path, "a route", self._of_route, required)
 
     def statuses(self, value: Any, path: str) -> None:
         """`retry_statuses` of a route."""

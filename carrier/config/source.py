@@ -25,6 +25,7 @@ from carrier.config.document import from_document
 from carrier.core import registry
 from carrier.core.slices import Steps, whole
 from carrier.errors import ConfigError, Problem
+from carrier.rules.match import Conditions
 
 if TYPE_CHECKING:
     from carrier.config.draft import Protocols
@@ -65,11 +66,13 @@ class Decoded(msgspec.Struct):
 
 
 class Loaded(msgspec.Struct):
-    """A configuration that was read, and warnings about it, with their places."""
+    """A configuration that was read, and warnings about it, with their places. conditions: its matches as they were compiled, for whoever
+    is to run it."""
 
     config: Config
     warnings: tuple[Problem, ...]
     text: str
+    conditions: Conditions
 
 
 def load(
@@ -100,17 +103,20 @@ def loads(
     objects: int = FILE_OBJECTS,
 ) -> Loaded:
     """Read a configuration from text. syntax None: JSON if it begins with a brace, else YAML."""
+    conditions = Conditions()
     decoded = decode(data, syntax, MAX_FILE, of_a_file(objects))
     if decoded.value is None:
         raise ConfigError(Problem("the configuration is empty", "$", 1, 1))
     try:
         document = native(decoded.value)
-        config, found = from_document(document, base=base, allow_dangling=allow_dangling, protocols=protocols, files=files)
+        config, found = from_document(
+            document, base=base, allow_dangling=allow_dangling, protocols=protocols, files=files, conditions=conditions
+        )
     except ConfigError as error:
         raise ConfigError(*sorted([*decoded.problems, *map(decoded.placed, error.problems)], key=_order)) from None
     if decoded.problems:
         raise ConfigError(*decoded.problems)
-    return Loaded(config, tuple(sorted(map(decoded.placed, found), key=_order)), decoded.text)
+    return Loaded(config, tuple(sorted(map(decoded.placed, found), key=_order)), decoded.text, conditions)
 
 
 def _order(problem: Problem) -> Place:
@@ -227,23 +233,29 @@ def _set_twice(text: str) -> list[Problem]:
 
 def _bounded(value: Any, bounds: Bounds) -> None:
     """Raise ConfigError when a value is too deep, too large, or holds text that is not Unicode (half a surrogate pair)."""
-    objects = values = 0
-    stack = [(value, 1)]
+    objects, values = 0, 1
+    stack: list[tuple[Any, int]] = [([value], 0)]
     while stack:
         here, depth = stack.pop()
-        values += 1
-        if isinstance(here, str):
-            if not here.isascii() and any("\ud800" <= c <= "\udfff" for c in here):
-                raise ConfigError(Problem("half a surrogate pair is not text", "$", seen=ascii(here[:40])))
-        elif isinstance(here, dict | list):
-            objects += isinstance(here, dict)
-            if depth > bounds.depth:
-                raise too_deep(bounds)
-            if isinstance(here, dict):
-                stack += [(key, depth) for key in here if not key.isascii()]
-            stack += [(inner, depth + 1) for inner in (here.values() if isinstance(here, dict) else here)]
-        if objects > bounds.objects > 0 or values + len(stack) > bounds.values:
+        if depth > bounds.depth:
+            raise too_deep(bounds)
+        inner = here
+        if type(here) is dict:
+            objects += 1
+            inner = here.values()
+            _text_in(here)
+        values += len(inner)
+        _text_in(inner)
+        stack += [(one, depth + 1) for one in inner if type(one) is dict or type(one) is list]
+        if objects > bounds.objects > 0 or values > bounds.values:
             raise too_many(bounds)
+
+
+def _text_in(values: Iterable[Any]) -> None:
+    """Raise ConfigError when one of them is a text that is not Unicode."""
+    for value in values:
+        if type(value) is str and not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+            raise ConfigError(Problem("half a surrogate pair is not text", "$", seen=ascii(value[:40])))
 
 
 # -- showing -----------------------------------------------------------------------------------------------------------------------------

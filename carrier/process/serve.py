@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from carrier.core.session import Session
     from carrier.log import Log
     from carrier.model import Config
+    from carrier.rules.match import Conditions
 
 CUT = 5
 """Exit status of a process that ended with work cut."""
@@ -63,9 +64,9 @@ class Settings(msgspec.Struct, frozen=True):
     admin, health: where the REST API, and health and metrics, listen; None: nowhere. admin_asked: no start without it. socket: the unix
     socket, "" for the default path, None for none. tokens: a file; ca, certificate, key: files of TLS with client certificates; names:
     host names of the API; trust_loopback None: as the file says. drain, delay: seconds. file, text, allow_dangling, adjust: the
-    configuration file, as it was read, for reloads. bounds None: those that fit the machine. metrics: count sessions for /metrics.
-    access_log_of: what the command line and a file together say of it; without it, access_log or the file does. page: for browsers, unless
-    the file says no.
+    configuration file, as it was read, for reloads; conditions: its matches. bounds None: those that fit the machine. metrics: count
+    sessions for /metrics. access_log_of: what the command line and a file together say of it; without it, access_log or the file does.
+    page: for browsers, unless the file says no.
     """
 
     admin: tuple[str, int] | None = ("127.0.0.1", 1234)
@@ -87,6 +88,7 @@ class Settings(msgspec.Struct, frozen=True):
     watch: bool = False
     file: str | None = None
     text: str = ""
+    conditions: Conditions | None = None
     allow_dangling: bool = False
     objects: int | None = None
     """That the configuration file may hold (`--limit config.objects`); None: the default."""
@@ -112,7 +114,7 @@ class Server:
         self.env.insecure_admin = settings.insecure_admin
         self.env.file = settings.file
         self.env.gate = open_gate(settings, log, config)
-        self.proxy = Proxy(self.env, settings.admin, Door(self.env, settings.limits))
+        self.proxy = Proxy(self.env, settings.admin, Door(self.env, settings.limits), settings.conditions)
         self.env.tokens = Tokens(lambda: self.proxy.config)
         self.bridges = Bridges(conditions=self.proxy.matchers.conditions)
         self.bridges.names = self.env.resolver.lookup.local
@@ -345,6 +347,7 @@ async def _run(config: Config, log: Log, settings: Settings, began: float, start
         # What is there now stays until the end: the garbage collector need not look at it again.
         gc.collect()
         gc.freeze()
+        gc.enable()
         name = await _wanted_end(server, signals)
         return await _end(server, signals, name)
     except BaseException:

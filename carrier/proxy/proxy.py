@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from carrier.core.cluster import Cluster
     from carrier.core.env import Env
     from carrier.core.session import Session
+    from carrier.rules.match import Conditions
 
 TICK = 1.0
 """Seconds between two looks at deadlines: one coarse timer for everything."""
@@ -56,16 +57,19 @@ class Door(Protocol):
 
 
 class Proxy:
-    """See the module. admin_address: where the API listens while no configured listener leads to it; None, or without a door: nowhere."""
+    """See the module. admin_address: where the API listens while no configured listener leads to it; None, or without a door: nowhere.
+    conditions: what has been compiled of the first configuration."""
 
-    def __init__(self, env: Env, admin_address: tuple[str, int] | None = None, door: Door | None = None) -> None:
+    def __init__(
+        self, env: Env, admin_address: tuple[str, int] | None = None, door: Door | None = None, conditions: Conditions | None = None
+    ) -> None:
         self.env = env
         self.door = door
         self.config = model.Config()
         self.listeners: dict[str, Listener] = {}
         self.clusters: dict[str, Cluster] = {}
         self.tables: dict[str, Table] = {}
-        self.matchers = Matchers()
+        self.matchers = Matchers(conditions)
         self.refused = 0
         """Changes that were not put in force."""
         self.hits: dict[str, Hits] = {}

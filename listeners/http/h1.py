@@ -523,7 +523,7 @@ class Connection1(Answering1, asyncio.Protocol):
             self.late(now)
             return None
         waited = now - self.since
-        if waited >= LULL and self.quiet and self.asked is not None and not self.transport.is_closing():
+        if waited >= LULL and self.quiet and self.asked is not None and not self.closing and not self.transport.is_closing():
             keep = self.listener.keepalive_timeout
             until = self.since + keep if keep > 0 else NEVER
             if until > now + 1:

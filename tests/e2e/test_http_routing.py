@@ -347,14 +347,16 @@ async def test_who_says_nothing_sleeps_until_its_keepalive_is_over_and_is_served
             stage.tick(at)
             assert asleep(stage)
             await client.says(request)
-            assert request.split(b" ")[0] in await server.hears(len(request))
+            assert (await server.head()).startswith(request[:4])
+            if request is not GET:
+                assert await server.hears(2) == b"hi"
             await server.says(OK)
             await answered(client)
             assert not asleep(stage)
         stage.tick(30)
         assert asleep(stage)
         await client.says(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5000\r\n\r\n")  # its deadlines hold, too
-        await server.hears(30)
+        await server.head()
         stage.tick(31)
         stage.tick(37)
         assert (await answered(client))[0].startswith(b"HTTP/1.1 408 ")
