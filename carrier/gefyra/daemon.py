@@ -201,8 +201,8 @@ class Daemon:
     def _mark(self) -> str:
         """What the operator's file is known by; none is as good as what we wrote last: the container began anew."""
         try:
-            return fingerprint(Path(self.file).read_bytes())
-        except OSError:
+            return fingerprint(files.read_now(self.file, MAX_FILE, ours=True)[0])
+        except files.Unreadable:
             kept = self.keeping.load()
             return kept.mark if kept is not None else ""
 
@@ -210,8 +210,10 @@ class Daemon:
         """Go on where the last life in this pod ended."""
         bridges, proxy = self.server.bridges, self.server.proxy
         before = self.document, self.mounted, self.files
-        if os.path.exists(self.file):
-            self.data = Path(self.file).read_bytes()
+        try:
+            self.data = files.read_now(self.file, MAX_FILE, ours=True)[0]
+        except files.Unreadable:
+            pass  # the container began anew, and without it
         try:
             self.give_files(kept.files)
             self.document, self.mounted, self.files = kept.document, kept.mounted, kept.files
@@ -354,13 +356,17 @@ class Daemon:
         """A provider leads from now on."""
         self.document, self.mounted, self.files = document, True, files
 
-    def give_files(self, files: Mapping[str, str]) -> None:
+    def give_files(self, given: Mapping[str, str]) -> None:
         """Put certificates where the configuration looks for them. Raises Error("internal")."""
-        for name, text in files.items():
-            path = self.paths.folder / name
+        for name, text in given.items():
+            path, data = self.paths.folder / name, text.encode()
             try:
-                if not path.exists() or path.read_text() != text:
-                    write(path, text.encode())
+                there = files.read_now(str(path), ours=True)[0]
+            except files.Unreadable:
+                there = None
+            try:
+                if there != data:
+                    write(path, data)
             except OSError as exc:
                 raise Error("internal", f"cannot write {path}: {exc.strerror}") from None
 
@@ -381,7 +387,7 @@ class Daemon:
         if self.replaced >= 0:
             os.close(self.replaced)
         try:
-            self.replaced = os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)
+            self.replaced = os.open(self.file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             self.replaced = -1
         else:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,10 @@ class Keep:
     def load(self) -> Kept | None:
         """What was kept; None: nothing that is whole and ours."""
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             with os.fdopen(descriptor, "rb") as file:
-                if os.fstat(descriptor).st_uid != os.geteuid():
+                found = os.fstat(descriptor)
+                if found.st_uid != os.geteuid() or not stat.S_ISREG(found.st_mode):
                     return None
                 first, _, body = file.read().partition(b"\n")
         except OSError:
@@ -56,10 +58,10 @@ class Keep:
         if first != hashlib.sha256(body).hexdigest().encode():
             return None
         try:
-            found = msgspec.json.decode(body, type=Kept)
+            kept = msgspec.json.decode(body, type=Kept)
         except msgspec.MsgspecError:
             return None
-        return found if found.format == FORMAT else None
+        return kept if kept.format == FORMAT else None
 
     def save(self, kept: Kept) -> None:
         """Raises OSError."""
@@ -68,9 +70,10 @@ class Keep:
 
 
 def write(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """A file that is whole whenever somebody reads it. Raises OSError."""
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    """A file that is whole whenever somebody reads it, and our own: nobody can know the name under which it is made, or has made one of that
+    name before us. Raises OSError."""
+    new = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

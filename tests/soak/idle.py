@@ -24,7 +24,7 @@ BYTES = {"http": 2750, "https": 18_000}
 """Bytes resident that one idle connection may cost."""
 TICKS = 0.2
 """Microseconds of a processor that one idle connection may cost a second."""
-WARM = 500
+WARM = 300
 """Connections that are there before: what the first ones load is not counted."""
 REST = 20.0
 """Seconds over which processor time is counted."""

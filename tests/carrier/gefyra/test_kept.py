@@ -1,8 +1,9 @@
 """What a proxy keeps for its next start: whole or not at all, its own user's, by its container's name."""
 
 import os
+import stat
 
-from carrier.gefyra.kept import Keep, Kept, own_name
+from carrier.gefyra.kept import Keep, Kept, own_name, write
 from carrier.model import Bridge, Config
 
 
@@ -44,3 +45,29 @@ def test_a_container_is_known_by_the_name_that_its_kubelet_gave_it(tmp_path):
     mounts.write_text("30 20 0:5 / /proc rw - proc proc rw\n")
     assert own_name(str(mounts)) == "own"
     assert own_name(str(tmp_path / "none")) == "own"
+
+
+def test_a_pipe_in_its_place_holds_no_start_up(tmp_path):
+    keep = Keep(tmp_path, str(tmp_path))
+    os.mkfifo(keep.path)
+    assert keep.load() is None
+    keep.save(Kept(Config()))
+    assert keep.load() == Kept(Config()) and stat.S_ISREG(keep.path.lstat().st_mode)
+
+
+def test_a_file_is_never_made_in_one_that_somebody_has_put_there(tmp_path, monkeypatch):
+    """It would be his, and he would read what we write, which may be a key."""
+    monkeypatch.setattr(os, "urandom", lambda size: bytes(size))
+    other = tmp_path / f".secret.{bytes(8).hex()}"
+    for put in (lambda: other.write_text("his"), lambda: os.mkfifo(other), lambda: other.symlink_to(tmp_path / "his")):
+        put()
+        try:
+            write(tmp_path / "secret", b"ours")
+        except OSError:
+            pass
+        else:
+            raise AssertionError("it was written")
+        assert not (tmp_path / "secret").exists() and not (tmp_path / "his").exists()
+        other.unlink()
+    write(tmp_path / "secret", b"ours")
+    assert (tmp_path / "secret").read_bytes() == b"ours" and list(tmp_path.iterdir()) == [tmp_path / "secret"]
