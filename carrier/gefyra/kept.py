@@ -70,8 +70,8 @@ class Keep:
 
 
 def write(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """A file that is whole whenever somebody reads it, and our own: nobody knows the name under which it is made, or has put one there before
-    us. Raises OSError."""
+    """A file that is whole whenever somebody reads it, and our own: it is made under a name that nobody knows, where nobody has put one.
+    Raises OSError."""
     new = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:

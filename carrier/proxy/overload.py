@@ -17,12 +17,13 @@ more, below the limit, or above it with few connections left, refusing helps nob
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import gc
 import os
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -88,16 +89,29 @@ def own_bounds() -> Bounds:
     return Bounds(memory=_container_memory() * 9 // 10, connections=0 if descriptors < 0 else max(64, (descriptors - 64) // 2))
 
 
-def _container_memory() -> int:
-    """The cgroup's limit in bytes, 0 if it has none (cgroups(7), versions 2 and 1)."""
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            with open(path) as file:
+def _container_memory(root: str = "/sys/fs/cgroup", own: str = "/proc/self/cgroup") -> int:
+    """The least limit in bytes of our cgroup and of those around it, 0 if there is none (cgroups(7), versions 2 and 1). A container sees
+    its own as the root; a unit of systemd's stands below it."""
+    found = []
+    for path, name in (*_cgroups(own), ("/", "memory.max"), ("/memory", "memory.limit_in_bytes")):
+        while path:
+            with contextlib.suppress(OSError), open(f"{root}{path.rstrip('/')}/{name}") as file:
                 text = file.read().strip()
-        except OSError:
-            continue
-        return int(text) if text.isdigit() and int(text) < 1 << 60 else 0
-    return 0
+                if text.isdigit() and int(text) < 1 << 60:
+                    found.append(int(text))
+            path = path.rpartition("/")[0]
+    return min(found, default=0)
+
+
+def _cgroups(own: str) -> Iterator[tuple[str, str]]:
+    """Where the memory of this process is accounted, and the name of the file that holds the limit."""
+    with contextlib.suppress(OSError), open(own) as file:
+        for line in file:
+            _, controllers, path = line.rstrip("\n").split(":", 2)
+            if not controllers:
+                yield path, "memory.max"
+            elif "memory" in controllers.split(","):
+                yield f"/memory{path}", "memory.limit_in_bytes"
 
 
 _trim: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)

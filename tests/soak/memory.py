@@ -1,8 +1,9 @@
 """Peaks of memory, one after the other: clients that ask for much and read nothing, until the memory limit is hit; then they leave.
 
 While the peak lasts new requests are answered 503; when it is over they must be served again within `AFTER` seconds, every time, and
-readiness must say what is the case. The limit is that of our manifest's container (128 MiB, of which nine tenths). After them many TLS
-connections come and go at once, where no memory is short: what they took must be handed back.
+readiness must say what is the case. The limit is that of our manifest's container: 128 MiB, in a cgroup of the kernel's where one can be
+made (root), which the process finds by itself; else nine tenths of it as `--limit memory`. After them many TLS connections come and go at
+once, where no memory is short: what they took must be handed back.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ import trustme
 
 from tests.soak.process import PATIENCE, Carrier, carrier, free_port, number, report
 
-LIMIT = 128 * (1 << 20) * 9 // 10
+LIMIT = 128 * (1 << 20)
+CGROUPS = (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max"))
+"""Where cgroups of versions 1 and 2 are, and the file that has the limit."""
 CLIENTS = 1500
 HANDSHAKES = 10_000
 GROWN = 1.3
@@ -47,6 +50,30 @@ async def large(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 XS = b"x" * BODY
+
+
+@contextlib.contextmanager
+def limited(memory: int) -> Iterator[Path | None]:
+    """A cgroup with so many bytes; None: this kernel, or this user, makes none, or 0 was asked for."""
+    made: Path | None = None
+    for root, limit in CGROUPS if memory else ():
+        folder = Path(root, f"carrier-soak-{os.getpid()}")
+        with contextlib.suppress(OSError):
+            folder.mkdir()
+            try:
+                (folder / limit).write_text(str(memory))
+                made = folder
+                break
+            except OSError:
+                folder.rmdir()
+    try:
+        yield made
+    finally:
+        for _ in range(100 if made is not None else 0):  # a process is in it for a moment after its end
+            with contextlib.suppress(OSError):
+                made.rmdir()  # type: ignore[union-attr]
+                break
+            time.sleep(0.05)
 
 
 def resident(pid: int) -> int:
@@ -137,8 +164,11 @@ async def closed_again(running: Carrier, port: int, number: int) -> dict[str, in
     return {"before": before >> 20, "with": held >> 20, "after": resident(running.pid) >> 20}
 
 
-async def run(times: int, handshakes: int, clients: int = CLIENTS, limit: int = LIMIT, hold: float = 3) -> tuple[dict[str, Any], list[str]]:
-    """So many peaks, then so many TLS connections; what was seen, and which claims did not hold."""
+async def run(
+    times: int, handshakes: int, clients: int = CLIENTS, limit: int = LIMIT, hold: float = 3, contained: bool = False
+) -> tuple[dict[str, Any], list[str]]:
+    """So many peaks, then so many TLS connections; what was seen, and which claims did not hold. contained: in a cgroup, where one can be
+    made."""
     server = await asyncio.start_server(large, "127.0.0.1", 0, backlog=4096)
     upstream = server.sockets[0].getsockname()[1]
     up = {"name": "up", "spec": {"protocol": "HTTP", "port": upstream}, "endpoints": [{"spec": {"address": "127.0.0.1"}}]}
@@ -158,13 +188,20 @@ async def run(times: int, handshakes: int, clients: int = CLIENTS, limit: int = 
             for port, more in ((plain, {}), (secured, {"tls": tls}))
         ]
         conf = {"clusters": [up], "listeners": listeners}
-        with carrier(conf, "--limit", f"memory={limit}", "--limit", "lag=0", "--limit", "connections=0") as running:
+        others = ("--limit", "lag=0", "--limit", "connections=0")
+        with limited(limit if contained else 0) as cgroup, carrier(conf, *_said(cgroup, limit), *others, cgroup=cgroup) as running:
+            figures["cgroup"] = cgroup is not None
             figures["peaks"] = [await peak(running, plain, clients, hold) for _ in range(times)]
         with carrier(conf, "--limit", "memory=0", "--limit", "lag=0", "--limit", "connections=0") as running:
             await closed_again(running, secured, 20)  # what the first ones load
             figures["tls"] = await closed_again(running, secured, handshakes)
     server.close()
     return figures, [*_broken(figures["peaks"]), *_grown(figures["tls"])]
+
+
+def _said(cgroup: Path | None, limit: int) -> tuple[str, ...]:
+    """What the command line says of the memory."""
+    return () if cgroup is not None else ("--limit", f"memory={limit * 9 // 10}")
 
 
 def _broken(peaks: list[dict[str, Any]]) -> Iterator[str]:
@@ -185,4 +222,4 @@ def _grown(seen: dict[str, int]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(report("memory", *asyncio.run(run(number(10), HANDSHAKES))))
+    sys.exit(report("memory", *asyncio.run(run(number(10), HANDSHAKES, contained=True))))

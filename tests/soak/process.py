@@ -34,10 +34,14 @@ class Carrier:
         self.arguments = ["--admin", "off", "--admin-socket", self.socket, *arguments]
         self.log = folder / "carrier.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.cgroup: Path | None = None
+        """What it is to run in."""
 
     def start(self) -> None:
         """Start and wait until it is ready. Raises AssertionError with its log when it does not."""
         command = [sys.executable, "-m", "carrier", "run", "-c", str(self.file), *self.arguments]
+        if self.cgroup is not None:
+            command = ["sh", "-c", f'echo $$ >"{self.cgroup}/cgroup.procs" && exec "$@"', "sh", *command]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=Path(__file__).parents[2])
         until = time.monotonic() + PATIENCE
@@ -105,10 +109,11 @@ def exchange(sock: socket.socket, data: bytes) -> tuple[int, Any]:
 
 
 @contextlib.contextmanager
-def carrier(config: dict[str, Any], *arguments: str) -> Iterator[Carrier]:
+def carrier(config: dict[str, Any], *arguments: str, cgroup: Path | None = None) -> Iterator[Carrier]:
     """A carrier that runs, in a folder that goes with it."""
     with tempfile.TemporaryDirectory(prefix="carrier-soak-") as folder:
         found = Carrier(Path(folder), config, *arguments)
+        found.cgroup = cgroup
         try:
             found.start()
             yield found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from carrier.core.session import Session
 from carrier.core.stream import Socket
 from carrier.log import Log
 from carrier.proxy import overload
-from carrier.proxy.overload import AGAIN, CALM, LASTING, STILL, TRIMS, Bounds, Process, Watch, own_bounds
+from carrier.proxy.overload import AGAIN, CALM, LASTING, STILL, TRIMS, Bounds, Process, Watch, _container_memory, own_bounds
 from carrier.proxy.proxy import Proxy
 from tests.conversation import Stage
 from tests.support import (
@@ -175,6 +176,26 @@ class Seen:
         for look in looks:
             self.watch.look(*look)
         return self.shed
+
+
+def test_the_least_limit_of_our_cgroup_and_those_around_it_counts(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+
+    def limit(cgroup: str, files: dict[str, str]) -> int:
+        own.write_text(cgroup)
+        root = tmp_path / str(len(list(tmp_path.iterdir())))
+        for name, text in files.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text + "\n")
+        return _container_memory(str(root), str(own))
+
+    two, one = "0::/system.slice/carrier.service\n", "5:cpu,cpuacct:/a\n4:memory:/docker/1a\n0::/\n"
+    assert limit("0::/\n", {"memory.max": "1000"}) == 1000  # a container
+    assert limit(two, {"system.slice/carrier.service/memory.max": "500", "system.slice/memory.max": "max"}) == 500  # a unit of systemd's
+    assert limit(two, {"system.slice/carrier.service/memory.max": "max", "system.slice/memory.max": "400"}) == 400
+    assert limit(one, {"memory/docker/1a/memory.limit_in_bytes": "300", "memory/memory.limit_in_bytes": str(1 << 63)}) == 300
+    assert limit(one, {"memory/memory.limit_in_bytes": "200"}) == 200  # a container, which sees its own as the root
+    assert limit(two, {"system.slice/memory.max": "max"}) == limit("", {}) == 0
 
 
 def test_one_long_moment_is_no_overload_a_lasting_lag_is() -> None:
