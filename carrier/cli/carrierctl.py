@@ -1,23 +1,32 @@
 #!/usr/bin/env -S python3 -ISB
-"""carrierctl: one call of the REST API over the proxy's unix socket, for those who run it in a pod.
+"""carrierctl: calls of the REST API over the proxy's unix socket, for those who run it in a pod.
 
     carrierctl [-s SOCKET] [-i] METHOD PATH [BODY | - | -BYTES]      carrierctl PUT bridges/john '{"port": 8080, ...}'
+    carrierctl [-s SOCKET] -l                                        many calls, one after the other
 
 PATH is relative to /api/v1/; "-" reads the body from standard input, "-4096" so many bytes of it: an input that nobody can end. The
 answer's body goes to standard output; with -i its status and the revision in force come before it, on a line of their own. Exit status: 0
 for 2xx, 1 for another answer, 2 for bad usage, 3 when nobody answers. It imports nothing but what Python has built in: with `python3 -ISB`
 it starts in about ten milliseconds.
+
+With -l each call is a line `METHOD PATH BYTES` on standard input and so many bytes of body after it, and each answer a line `STATUS
+REVISION BYTES` and so many bytes; status 0: nobody answers, and the bytes say why. It ends with its input, or after 20 s without a call.
 """
 
 import sys
+from _signal import alarm  # type: ignore[import-not-found]
 from _socket import AF_UNIX, SO_PEERCRED, SOCK_STREAM, SOL_SOCKET, socket
 from posix import environ, geteuid, read, write
 
 FOLDER = b"/tmp"
 TIMEOUT = 30.0
 """Seconds to wait for the proxy."""
+IDLE = 20
+"""Seconds after which `-l` ends when it is not called."""
 MOST = 64 * 1024 * 1024
-USAGE = "usage: carrierctl [-s SOCKET] [-i] METHOD PATH [BODY | - | -BYTES]\n"
+LINE = 8192
+"""Bytes of a line that asks for a call, at most."""
+USAGE = "usage: carrierctl [-s SOCKET] [-i] METHOD PATH [BODY | - | -BYTES]\n       carrierctl [-s SOCKET] -l\n"
 
 
 def default_socket() -> str:
@@ -90,14 +99,18 @@ def main(arguments: "list[str]") -> int:
     if arguments in (["-h"], ["--help"]):
         _say(1, USAGE.encode())
         return 0
-    path, show = "", False
-    while arguments and arguments[0] in ("-s", "-i"):
+    path, show, many = "", False, False
+    while arguments and arguments[0] in ("-s", "-i", "-l"):
         option = arguments.pop(0)
         if option == "-i":
             show = True
+        elif option == "-l":
+            many = True
         elif arguments:
             path = arguments.pop(0)
-    if not 2 <= len(arguments) <= 3:
+    if many and not arguments:
+        return calls(path or default_socket())
+    if many or not 2 <= len(arguments) <= 3:
         _say(2, USAGE.encode())
         return 2
     method, target, body = [*arguments, ""][:3]
@@ -113,6 +126,29 @@ def main(arguments: "list[str]") -> int:
         _say(1, f"{status} {revision}\n".encode())
     _say(1, answer if not answer or answer.endswith(b"\n") else answer + b"\n")
     return 0 if 200 <= status < 300 else 1
+
+
+def calls(path: str) -> int:
+    """Calls from standard input, until it ends; the exit status."""
+    while True:
+        alarm(IDLE)  # it ends the process: nobody waits for an answer
+        line = b""
+        while not line.endswith(b"\n"):
+            byte = read(0, 1)
+            if not byte or len(line) > LINE:
+                return 2 if line else 0
+            line += byte
+        alarm(0)
+        words = line.decode("utf-8", "replace").split()
+        if len(words) != 3 or not (words[2].isascii() and words[2].isdigit()):
+            _say(2, b"carrierctl: expected METHOD PATH BYTES\n")
+            return 2
+        try:
+            body = _input(f"-{words[2]}")
+            status, revision, answer = call(path, words[0], words[1], body)
+        except (OSError, ValueError) as exc:
+            status, revision, answer = 0, "-", str(getattr(exc, "strerror", None) or exc).encode()
+        _say(1, f"{status} {revision} {len(answer)}\n".encode() + answer)
 
 
 def _is_input(body: str) -> bool:

@@ -1,8 +1,8 @@
 """`Access` by the `kubernetes` package, which the operator has anyway; imported when it is made, not before.
 
-Objects are read and written as JSON, by the package's configuration and connections. A call of the REST API is one exec of `carrierctl` in
-the pod, which the role allows (pods/exec) and which needs no open port and no secret: its output is the status and the revision, then
-the answer's body. A body goes to its input, not into its arguments: those stand in the API server's log, and a body may hold keys.
+Objects are read and written as JSON, by the package's configuration and connections. Calls of the REST API go through an exec of
+`carrierctl -l` in the pod, which the role allows (pods/exec) and which needs no open port and no secret. They go to its input, not into its
+arguments: those stand in the API server's log, and a body may hold keys (carrier/gefyra/lines.py).
 
 The package is synchronous, so each call is made in a thread, of which there are enough for many pods at once.
 """
@@ -17,11 +17,11 @@ import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 from urllib.parse import quote
 
 from carrier.gefyra.access import Answer, Object, name_of
+from carrier.gefyra.lines import Exec, Line, Lines
 
 KINDS = {
     "Deployment": ("/apis/apps/v1", "deployments"),
@@ -47,14 +47,14 @@ MERGE, STRATEGIC = "application/merge-patch+json", "application/strategic-merge-
 
 
 class KubernetesAccess:
-    """A cluster, by the package's configuration in force. run: makes an exec, and ask: a call (tests hand in their own)."""
+    """A cluster, by the package's configuration in force. open_line: makes an exec, and ask: a call (tests hand in their own)."""
 
     def __init__(
         self,
-        run: Callable[[str, str, str, list[str], bytes], bytes] | None = None,
+        open_line: Callable[[str, str, str], Line] | None = None,
         ask: Callable[[str, str, Mapping[str, str], object, str], Any] | None = None,
     ) -> None:
-        self.run = run or execute
+        self.lines = Lines(open_line or Exec)
         self.ask = ask or Client().ask
         self.threads = ThreadPoolExecutor(THREADS, "carrier")
 
@@ -145,19 +145,14 @@ class KubernetesAccess:
         return ended.set
 
     async def call(self, pod: Object, container: str, method: str, path: str, body: object = None) -> Answer:
-        name, namespace = name_of(pod), pod["metadata"].get("namespace", "default")
-        command = ["carrierctl", "-i", method, path]
+        name, where = name_of(pod), (pod["metadata"].get("namespace", "default"), name_of(pod), container)
         data = b"" if body is None else json.dumps(body).encode()
-        if data:
-            command.append(f"-{len(data)}")
         loop = asyncio.get_running_loop()
         try:
-            out = await loop.run_in_executor(self.threads, partial(self.run, name, namespace, container, command, data))
-        except OSError:
-            raise
+            status, revision, text = await loop.run_in_executor(self.threads, self.lines.call, where, method, path, data)
         except Exception as exc:  # whatever the package, or the kubelet, says
             raise OSError(f"pod {name}: {_reason(exc)}") from exc
-        return parse(name, out)
+        return answer_of(name, status, revision, text)
 
 
 def _path(kind: str, namespace: str, name: str = "") -> str:
@@ -230,48 +225,13 @@ def _watch(path: str, changed: Callable[[], object], ended: threading.Event) -> 
                 return  # the loop is closed
 
 
-def parse(pod: str, out: bytes) -> Answer:
-    """What `carrierctl -i` has printed. Raises OSError when nobody answered."""
-    first, _, rest = out.decode("utf-8", "replace").partition("\n")
-    status, _, revision = first.partition(" ")
-    if not status.isdigit():
-        raise OSError(f"pod {pod}: {out[:200].decode('utf-8', 'replace').strip() or 'carrierctl said nothing'}")
+def answer_of(pod: str, status: int, revision: str, text: bytes) -> Answer:
+    """What `carrierctl` was answered. Raises OSError when nobody did."""
+    said = text.decode("utf-8", "replace").strip()
+    if not status:
+        raise OSError(f"pod {pod}: {said[:200] or 'nobody answers'}")
     try:
-        body = json.loads(rest) if rest.strip() else None
+        body = json.loads(said) if said else None
     except ValueError:
-        body = rest.strip()
-    return Answer(pod, int(status), int(revision) if revision.isdigit() else 0, body)
-
-
-def execute(pod: str, namespace: str, container: str, command: list[str], stdin: bytes) -> bytes:
-    """What a command in a container prints that is given this input. Raises what the package raises, and OSError after TIMEOUT seconds."""
-    from kubernetes import client, stream
-
-    peer = stream.stream(
-        client.CoreV1Api().connect_get_namespaced_pod_exec,
-        pod,
-        namespace,
-        container=container,
-        command=command,
-        stderr=True,
-        stdin=bool(stdin),
-        stdout=True,
-        tty=False,
-        binary=True,
-        _preload_content=False,
-    )
-    try:
-        ended = b""
-        for i in range(0, len(stdin), 65536):
-            peer.write_stdin(stdin[i : i + 65536])
-        deadline = time.monotonic() + TIMEOUT
-        while peer.is_open() and not (ended := peer.peek_channel(3)):
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise OSError(f"no answer within {TIMEOUT} s")
-            waits = getattr(peer.sock.sock, "pending", int)() == 0
-            peer.update(timeout=left if waits else 0)  # what TLS has read already wakes nobody
-        said = bytes(peer.read_channel(1)) + bytes(peer.read_channel(2))
-        return said or bytes(ended)
-    finally:
-        peer.close()
+        body = said
+    return Answer(pod, status, int(revision) if revision.isdigit() else 0, body)

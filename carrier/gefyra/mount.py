@@ -1,8 +1,9 @@
 """The bridge-mount provider: makes the shadow of a workload, and puts the proxy in the place of its container, pod by pod.
 
 Only the image of a container in a live pod can be changed. Pods are patched one at a time: the next one's turn comes when the status of
-this one shows the proxy (and no longer the container before it) as ready, so the workload always has pods that serve. A pod that is not
-the only one is taken out of its Services first, so that nobody's request finds it between two containers.
+this one shows the proxy (and no longer the container before it) as ready, so the workload always has pods that serve. Meanwhile its
+Services lead elsewhere (carrier/gefyra/detour.py), so that nobody's request finds a pod between two containers. Where one cannot be led
+elsewhere, a pod that is not the only one is taken out of it by its condition, which its kubelet may contradict.
 
 When the workload was rolled out anew, the shadow follows (carrier/gefyra/shadow.py), and only then its new pods are bridged. `level`
 brings everything to what it should be: the operator asks for it once a minute (`ready`), our keeper (carrier/gefyra/keeper.py) as soon as
@@ -29,8 +30,10 @@ ORIGINALS = "gefyra-carrier2-restore-configmap"
 """The ConfigMap that keeps what the proxy replaced: `<namespace>-<pod>-<container>` -> the container's image."""
 LEAVING = 600.0
 """Seconds that a workload may take to run its own image again everywhere; its pods are served by the shadow as long."""
-ROUTED = 1.2
-"""Seconds until no node sends new connections to a pod that is not ready: a kube-proxy writes its rules once a second, when it can."""
+ROUTED = 2.0
+"""Seconds until every node sends new connections where Services lead by now: a kube-proxy writes its rules once a second, when it can."""
+SETTLED = 1.0
+"""Seconds until whoever counts a Service's pods has heard that one is ready: it hears of pods and of Services on two ways."""
 
 
 class CarrierMount(Shadowed):
@@ -46,17 +49,29 @@ class CarrierMount(Shadowed):
             await self._install_all()
 
     async def _install_all(self) -> None:
-        for pod in await pods_of(self.access, self.namespace, self.target):
-            if self.known.ending:
-                return
-            if not self._runs_proxy(pod):
+        pods = await pods_of(self.access, self.namespace, self.target)
+        fresh = [pod for pod in pods if not self._runs_proxy(pod)]
+        if not fresh:
+            return
+        led = await self._lead_elsewhere(pods)
+        try:
+            for pod in fresh:
+                if self.known.ending:
+                    return
                 try:
-                    await self._install(pod)
+                    await self._install(pod, led)
                 except Gone:
                     continue
+        except Exception:
+            await self._lead_back()
+            raise
+        await self._lead_back()
 
-    async def _install(self, pod: Object) -> None:
-        """One pod: patch it, wait until the proxy answers, configure it, wait until it is ready. Raises `not_yet`, Gone."""
+    async def _install(self, pod: Object, led: bool) -> None:
+        """One pod: patch it, wait until the proxy answers, configure it, wait until it is ready. led: no Service leads to it.
+
+        Raises `not_yet`, Gone.
+        """
         name = name_of(pod)
         own = next((one for one in pod["spec"]["containers"] if one["name"] == self.container), None)
         if own is None:
@@ -64,15 +79,64 @@ class CarrierMount(Shadowed):
         assert own is not None
         before = run_of(pod, self.container)
         await self._keep(name, own["image"])
-        out = before if await self._take_out(name) else None
+        out = before if not led and await self._take_out(name) else None
         began = time.monotonic()
         await self._patch_image(name, self.image)
         answer = await self._until(lambda: self._configured(name, out), f"pod {name}: its proxy does not take its configuration")
         served = time.monotonic()
         found = await self._until(lambda: self._renewed(name, before), f"pod {name}: it is not ready")
         self.known.runs[_uid(found)] = run_of(found, self.container)
+        await self._mark(found)
         text = f"pod {name} runs the proxy at revision {answer.revision}; it did not serve for {served - began:.1f} s"
         await self.tell("Proxy installed", text)
+
+    async def _mark(self, pod: Object) -> None:
+        """Let Services find it while others change."""
+        mark = self.detour.bridged
+        if not mark.items() <= (pod["metadata"].get("labels") or {}).items():
+            await self.access.patch("Pod", self.namespace, name_of(pod), {"metadata": {"labels": mark}})
+
+    # ------------------------------------------------------------------ Services meanwhile
+
+    async def _lead_elsewhere(self, pods: list[Object], to_shadow: bool = False) -> bool:
+        """Let the Services of these pods lead to some that stay as they are; False: to some of them one may still lead."""
+        mark = self.detour.bridged.items()
+        marked = [pod for pod in pods if mark <= (pod["metadata"].get("labels") or {}).items() and self._runs_proxy(pod)]
+        shadow = ""
+        if to_shadow or not any(map(self._serves, marked)):
+            found = await self._shadow(await self._workload())
+            shadow = self._duplication(found)
+            if not shadow or not await self._shadow_serves(0.0):
+                return False
+        self.known.detoured = True
+        try:
+            names, led = await self.detour.begin(pods, shadow)
+        except PermissionError as exc:
+            await self.tell("Services stay", f"they lead to pods while their containers change: {exc}", "Warning")
+            return False
+        if names:
+            where = "the shadow" if shadow else "pods that run the proxy already"
+            await self.tell("Services led elsewhere", f"{', '.join(names)}: to {where}, while containers of {self.target} change")
+            await self._sleep(ROUTED)
+        return led
+
+    async def _lead_back(self) -> None:
+        """Let Services lead to the pods again, when one of them serves. Until then where they were led to serves."""
+        if not await self.detour.on():
+            self.known.detoured = False
+            return
+        pods = await pods_of(self.access, self.namespace, self.target)
+        if pods and not any(map(self._serves, pods)):
+            return
+        await self._sleep(SETTLED)
+        names = await self.detour.end()
+        self.known.detoured = False
+        await self.tell("Services lead back", f"{', '.join(names)}: to {self.target}")
+
+    async def _sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds * self.pause / 0.1)
+
+    # ------------------------------------------------------------------ a pod out of its Services
 
     async def _take_out(self, name: str) -> bool:
         """Let no Service lead to a pod whose container is about to change, as long as another pod serves. Its kubelet puts it in again."""
@@ -82,7 +146,7 @@ class CarrierMount(Shadowed):
         try:
             for _ in range(3):
                 await self._say_not_ready(name)
-                await asyncio.sleep(ROUTED * self.pause / 0.1)
+                await self._sleep(ROUTED)
                 if not _says_ready(await self.access.get("Pod", self.namespace, name)):
                     return True  # else its kubelet has just said what it knew
         except PermissionError:
@@ -201,6 +265,8 @@ class CarrierMount(Shadowed):
                 return [f"{self.target} is going"]
 
     async def _level(self, thorough: bool) -> list[str]:
+        if self.known.detoured:
+            await self._lead_back()
         workload = await self._workload()
         pods = await pods_of(self.access, self.namespace, self.target)
         proxies = [pod for pod in pods if self._runs_proxy(pod)]
@@ -229,6 +295,7 @@ class CarrierMount(Shadowed):
         lost = []
         for pod, answer in zip(pods, await self.configure(pods), strict=True):
             if answer.good:
+                await self._mark(pod)
                 if self.known.runs.get(_uid(pod)) not in (None, run_of(pod, self.container)):
                     await self.tell("Configuration restored", f"pod {name_of(pod)} was restarted: it has its configuration")
                 self.known.runs[_uid(pod)] = run_of(pod, self.container)
@@ -277,7 +344,10 @@ class CarrierMount(Shadowed):
         kind, _, name = self._kind_and_place()
         workload = await self.access.get(*self._kind_and_place())
         if workload is not None:
-            pods = [pod for pod in await pods_of(self.access, self.namespace, self.target) if self._runs_proxy(pod)]
+            every = await pods_of(self.access, self.namespace, self.target)
+            pods = [pod for pod in every if self._runs_proxy(pod)]
+            if pods:
+                await self._lead_elsewhere(every, to_shadow=True)
             if kind == "Pod":
                 for pod in pods:
                     await self._give_back(pod)
@@ -285,7 +355,10 @@ class CarrierMount(Shadowed):
                 stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
                 annotations = {"kubectl.kubernetes.io/restartedAt": stamp}
                 await self.access.patch(kind, self.namespace, name, {"spec": {"template": {"metadata": {"annotations": annotations}}}})
-            await self._left()
+            await self._left({name_of(pod): run_of(pod, self.container) for pod in pods})
+            await self._sleep(SETTLED)
+        if await self.detour.end():
+            await self._sleep(ROUTED)
         await self.access.delete("HorizontalPodAutoscaler", self.namespace, clone.short(name))
         for hpa in await self._scalers({"kind": kind, "metadata": {"name": clone.short(name)}}):
             await self.access.delete("HorizontalPodAutoscaler", self.namespace, name_of(hpa))
@@ -293,8 +366,8 @@ class CarrierMount(Shadowed):
         await self.access.delete("Service", self.namespace, clone.service_name(name, self.container))
         await self._forget_originals()
 
-    async def _left(self) -> None:
-        """Wait until no pod runs the proxy."""
+    async def _left(self, before: Mapping[str, str]) -> None:
+        """Wait until no pod runs the proxy, and a lone pod serves again. before: the runs of the containers that are to end, by pod."""
 
         async def look() -> bool | None:
             workload = await self.access.get(*self._kind_and_place())
@@ -302,7 +375,10 @@ class CarrierMount(Shadowed):
                 return True
             workload = {"kind": self._kind_and_place()[0], **workload}
             pods = await pods_of(self.access, self.namespace, self.target)
-            return True if clone.is_rolled_out(workload) and not any(map(self._runs_proxy, pods)) else None
+            if workload["kind"] == "Pod" and any(before.get(name_of(pod)) == run_of(pod, self.container) for pod in pods):
+                return None  # its status shows the proxy still
+            served = workload["kind"] != "Pod" or all(map(self._serves, pods))
+            return True if served and clone.is_rolled_out(workload) and not any(map(self._runs_proxy, pods)) else None
 
         deadline = time.monotonic() + LEAVING
         while await look() is None:
@@ -318,6 +394,7 @@ class CarrierMount(Shadowed):
         original = (kept.get("data") or {}).get(f"{self.namespace}-{name_of(pod)}-{self.container}")
         if original:
             await self._patch_image(name_of(pod), str(json.loads(original)["image"]))
+            await self.access.patch("Pod", self.namespace, name_of(pod), {"metadata": {"labels": dict.fromkeys(self.detour.bridged)}})
 
     async def _forget_originals(self) -> None:
         """Take what was kept of pods that are this workload's, or no more there, out of the ConfigMap."""

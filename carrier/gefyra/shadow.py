@@ -15,6 +15,7 @@ from typing import Any
 from carrier.gefyra import clone
 from carrier.gefyra.access import Access, Object, is_ready, name_of
 from carrier.gefyra.certificates import Certificates
+from carrier.gefyra.detour import Detour
 from carrier.gefyra.wanted import Event, Failures, tell
 
 PATIENCE = 120.0
@@ -36,6 +37,8 @@ class Known:
         self.routes: set[str] = set()
         """Bridges that were put into the pods in this life of the operator."""
         self.ending = False
+        self.detoured = True
+        """Services may be led elsewhere: an operator before us may have begun it."""
 
 
 class Gone(Exception):
@@ -72,6 +75,7 @@ class Shadowed:
         self.gefyra_namespace = gefyra_namespace
         self.pause = pause
         self.known = known or Known()
+        self.detour = Detour(access, namespace, name)
 
     async def tell(self, reason: str, message: str, type: str = "Normal") -> None:
         """Post an event of the mount."""

@@ -125,11 +125,12 @@ async def pods_of(access: Access, namespace: str, target: str) -> list[Object]:
     if workload is None:
         return []
     if kind == "Pod":
-        return [] if _is_ending(workload) else [workload]
+        return [] if is_ending(workload) else [workload]
     labels = (workload["spec"].get("selector") or {}).get("matchLabels") or {}
     found = [pod for pod in await access.list("Pod", namespace, labels) if DUPLICATION not in (pod["metadata"].get("labels") or {})]
-    return sorted((pod for pod in found if not _is_ending(pod)), key=name_of)
+    return sorted((pod for pod in found if not is_ending(pod)), key=name_of)
 
 
-def _is_ending(pod: Object) -> bool:
+def is_ending(pod: Object) -> bool:
+    """Does a pod end, or has it ended?"""
     return bool(pod["metadata"].get("deletionTimestamp")) or (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")

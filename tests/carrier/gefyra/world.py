@@ -1,7 +1,7 @@
 """A cluster small enough for a test: objects in a dict, pods whose proxies are real processes, each in a network namespace of its own.
 
-A pod's container runs "the app" until its image is the proxy's; then a daemon starts as the image's entry does, and kube exec is a
-process of `carrierctl` against its socket.
+A pod's container runs "the app" until its image is the proxy's; then a daemon starts as the image's entry does, and what `carrierctl` does
+in a pod is done to its socket.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import carrier.cli.carrierctl
 from carrier.gefyra.access import Answer, name_of
-from carrier.gefyra.kubernetes import parse
+from carrier.gefyra.kubernetes import answer_of
 from carrier.gefyra.shadow import Known
 
 IMAGE = "proxy:1"
@@ -28,7 +28,9 @@ IMAGE = "proxy:1"
 def merge(into: dict[str, Any], patch: dict[str, Any]) -> None:
     """A merge patch; lists of named things are merged by their names."""
     for key, value in patch.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
+        if value is None:
+            into.pop(key, None)
+        elif isinstance(value, dict) and isinstance(into.get(key), dict):
             merge(into[key], value)
         elif isinstance(value, list) and value and isinstance(value[0], dict) and "name" in value[0] and isinstance(into.get(key), list):
             for one in value:
@@ -54,7 +56,7 @@ class World:
         """How many pods were ready at each patch of one."""
 
     def add(self, kind: str, name: str, namespace: str = "default", labels: dict[str, str] | None = None, **rest: Any) -> dict[str, Any]:
-        found = {"kind": kind, "metadata": {"name": name, "namespace": namespace, "labels": labels or {}}, **rest}
+        found = {"kind": kind, "metadata": {"name": name, "namespace": namespace, "labels": dict(labels or {})}, **rest}
         self.objects[kind, namespace, name] = found
         return found
 
@@ -83,12 +85,16 @@ class World:
             self.objects[key] = copy.deepcopy(obj)
 
     async def patch(self, kind: str, namespace: str, name: str, patch: dict[str, Any]) -> None:
-        if kind == "Pod":
+        if kind == "Pod" and "spec" in patch:
             self.patched.append(name)
             pods = [obj for (k, _, _), obj in self.objects.items() if k == "Pod"]
             self.least_ready.append(sum(obj["status"]["containerStatuses"][0]["ready"] for obj in pods))
         merge(self.objects[kind, namespace, name], patch)
-        if kind == "Pod" and any(one["image"] == IMAGE for one in self.objects[kind, namespace, name]["spec"]["containers"]):
+        if (
+            kind == "Pod"
+            and "spec" in patch
+            and any(one["image"] == IMAGE for one in self.objects[kind, namespace, name]["spec"]["containers"])
+        ):
             self.readiness(name, False)
             self.objects[kind, namespace, name]["status"]["containerStatuses"][0]["restartCount"] += 1
             await self.start(name)
@@ -111,19 +117,12 @@ class World:
     async def call(self, pod: dict[str, Any], container: str, method: str, path: str, body: object = None) -> Answer:
         name = name_of(pod)
         self.calls.append((name, method, path))
-        arguments = ["-i", method, path, *([json.dumps(body)] if body is not None else [])]
-        exec_ = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-ISB",
-            carrier.cli.carrierctl.__file__,
-            "-s",
-            self.socket(name),
-            *arguments,
-            stdout=-1,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        out, _ = await exec_.communicate()
-        answer = parse(name, out)
+        data = b"" if body is None else json.dumps(body).encode()
+        try:
+            status, revision, text = await asyncio.to_thread(carrier.cli.carrierctl.call, self.socket(name), method, path, data)
+        except (OSError, ValueError) as exc:
+            raise OSError(str(exc)) from exc
+        answer = answer_of(name, status, revision, text)
         if (method, path) == ("PUT", "mount") and answer.good:
             self.readiness(name, True)
         return answer
