@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from carrier.gefyra import mount
 from tests.cluster import control, gefyra, kubelet
 from tests.cluster.control import ControlPlane
 from tests.cluster.kubelet import Kubelet
@@ -106,6 +107,10 @@ class Cluster:
             {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {**metadata, "labels": labels}, "spec": spec},
             {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": service},
         )
+
+    async def selector(self, name: str = "web") -> Any:
+        """What a Service selects."""
+        return (await self.get(f"/api/v1/namespaces/{self.namespace}/services/{name}"))["spec"]["selector"]
 
     async def deployment(self, name: str = "web") -> Any:
         return await self.get(f"/apis/apps/v1/namespaces/{self.namespace}/deployments/{name}")
@@ -247,7 +252,9 @@ async def _clear(plane: ControlPlane, namespace: str) -> None:
 
 
 @pytest.fixture
-async def cluster(control_plane: ControlPlane) -> AsyncIterator[Cluster]:
+async def cluster(control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cluster]:
+    monkeypatch.setattr(mount, "ROUTED", 0.2)  # no kube-proxy is to be waited for here
+    monkeypatch.setattr(mount, "SETTLED", 0.1)
     namespace = f"shop-{next(_number)}"
     control_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
     folder = Path(tempfile.mkdtemp(prefix="c2-"))  # short: names of unix sockets have 107 bytes at most

@@ -11,6 +11,7 @@ import pytest
 import trustme
 import yaml
 
+from carrier.gefyra.detour import Detour
 from tests.cluster.control import encoded
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("cluster")]
@@ -139,6 +140,63 @@ async def test_a_new_operator_takes_up_what_the_one_before_left(cluster):
     assert again.errors == []
     for kind, name in (("gefyrabridgemount", "mount-a"), ("gefyrabridge", "bridge-alice")):
         await cluster.state(kind, name, "ACTIVE")
+
+
+async def test_no_service_leads_to_a_pod_while_its_container_changes(cluster):
+    """Nor to nobody: what it leads to meanwhile serves."""
+    await cluster.deploy()
+    await cluster.operator()
+    wrong, steps = [], []
+
+    async def watch():
+        while True:
+            selector = await cluster.selector()
+            pods = await cluster.pods() + await cluster.pods(shadow=True)
+            if await cluster.selector() != selector:
+                continue
+            led = [pod for pod in pods if selector.items() <= pod["metadata"]["labels"].items()]
+            for pod in led:
+                image, status = pod["spec"]["containers"][0]["image"], (pod["status"].get("containerStatuses") or [{}])[0]
+                if image != status.get("image"):
+                    wrong.append((pod["metadata"]["name"], image, status))
+            if not led:
+                wrong.append(selector)
+            if selector not in steps[-1:]:
+                steps.append(selector)
+
+    watching = asyncio.create_task(watch())
+    await cluster.mount()
+    assert await cluster.selector() == {"app": "web"}
+    path = f"/apis/apps/v1/namespaces/{cluster.namespace}/deployments/web"
+    await cluster.call("PATCH", path, {"spec": {"replicas": 3}})
+    bridged = {"app", "bridge.gefyra.dev/bridged"}
+
+    async def back():
+        return [set(selector) for selector in steps[-2:]] == [bridged, {"app"}]
+
+    await cluster.until("the third pod is bridged, too", back)
+    watching.cancel()
+    assert [set(selector) for selector in steps[:3]] == [{"app"}, {"bridge.gefyra.dev/duplication-id"}, {"app"}]
+    assert wrong == []
+
+
+async def test_a_service_that_an_ended_operator_led_elsewhere_is_led_back_by_the_next(cluster):
+    await cluster.deploy()
+    operator = await cluster.operator()
+    await cluster.mount()
+    await operator.stop()
+    cluster.operators.clear()
+    pods = await cluster.pods()
+    shadow = (await cluster.pods(shadow=True))[0]["metadata"]["labels"]["bridge.gefyra.dev/duplication-id"]
+    detour = Detour(operator.ours.builders.access(), cluster.namespace, "mount-a")
+    assert await detour.begin(pods, shadow) == (["web"], True)
+    assert await cluster.selector() == {"bridge.gefyra.dev/duplication-id": shadow}
+    await cluster.operator(connection=operator.connection)
+
+    async def back():
+        return await cluster.selector() == {"app": "web"}
+
+    await cluster.until("the Service leads back", back)
 
 
 async def test_three_pods_and_a_fourth_have_the_same_bridges(cluster):
