@@ -399,11 +399,18 @@ class CarrierMount(Shadowed):
     async def _forget_originals(self) -> None:
         """Take what was kept of pods that are this workload's, or no more there, out of the ConfigMap."""
         kept = await self.access.get("ConfigMap", self.gefyra_namespace, ORIGINALS)
-        _, _, name = self._kind_and_place()
-        prefix, suffix = f"{self.namespace}-{name}", f"-{self.container}"
-        keys = [key for key in (kept or {}).get("data") or {} if key.startswith(prefix) and key.endswith(suffix)]
-        if keys:
-            await self.access.patch("ConfigMap", self.gefyra_namespace, ORIGINALS, {"data": dict.fromkeys(keys)})
+        kind, _, name = self._kind_and_place()
+        before, after = f"{self.namespace}-", f"-{self.container}"
+        found = [key for key in (kept or {}).get("data") or {} if key.startswith(before) and key.endswith(after)]
+        pods = {key[len(before) : -len(after)]: key for key in found}
+        if kind != "Pod":
+            there = {name_of(pod) for pod in await self.access.list("Pod", self.namespace, {})}
+            own = {name_of(pod) for pod in await pods_of(self.access, self.namespace, self.target)}
+            pods = {pod: key for pod, key in pods.items() if pod.startswith(f"{name}-") and (pod in own or pod not in there)}
+        else:
+            pods = {pod: key for pod, key in pods.items() if pod == name}
+        if pods:
+            await self.access.patch("ConfigMap", self.gefyra_namespace, ORIGINALS, {"data": dict.fromkeys(pods.values())})
 
     # ------------------------------------------------------------------ questions
 

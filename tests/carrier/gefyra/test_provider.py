@@ -486,6 +486,24 @@ async def test_taking_a_mount_away_rolls_the_workload_and_deletes_the_shadow(wor
     await mount.uninstall()
 
 
+@pytest.mark.parametrize(
+    ("target", "left"),
+    [("deploy/web", ["default-api-1-web", "default-web-api-web", "shop-web-1-web"]), ("pod/web-1", ["default-web-api-web"])],
+)
+async def test_what_was_kept_of_others_pods_stays(world, target, left):
+    """Names that begin like the workload's are no pods of it; nor are those of other containers and namespaces."""
+    keys = ["web-0-web", "web-1-web", "web-gone-web", "web-api-web", "api-1-web", "web-1-other"]
+    world.add_pod("web-api", {"app": "web-api"}, CONTAINER)
+    data = dict.fromkeys([f"default-{key}" for key in keys] + ["shop-web-1-web"], "{}")
+    world.add("ConfigMap", "gefyra-carrier2-restore-configmap", "gefyra", data=data)
+    await mount_of(world, target)._forget_originals()
+    kept = world.objects["ConfigMap", "gefyra", "gefyra-carrier2-restore-configmap"]["data"]
+    assert set(left) <= set(kept)
+    assert "default-web-1-web" not in kept
+    assert ("default-web-gone-web" in kept) == (target == "pod/web-1")
+    assert "default-web-1-other" in kept
+
+
 # -- the operator's classes
 
 
