@@ -167,7 +167,9 @@ class HttpListener(Port):
         limits = self.limits
         streams = int(given["max_streams"]) or 1 << 30
         block = max(DEFAULT2.block, limits.head)
-        return Limits2(streams=streams, head=limits.head, fields=limits.fields, line=limits.line, block=block, strict_target=limits.strict_target)
+        return Limits2(
+            streams=streams, head=limits.head, fields=limits.fields, line=limits.line, block=block, strict_target=limits.strict_target
+        )
 
     # ------------------------------------------------------------------ life
 

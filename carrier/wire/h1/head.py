@@ -16,7 +16,21 @@ import h11
 
 from carrier.errors import Error, Side, shown
 from carrier.wire.forwarding import HOPS, Forwarding, passed
-from carrier.wire.http import CHUNKED, CLOSE, ENDURING, EXPLAIN, HOP, LENGTH, NONE, OURS, TOKEN, Head, authenticates_connections, hop_lines, join_fields
+from carrier.wire.http import (
+    CHUNKED,
+    CLOSE,
+    ENDURING,
+    EXPLAIN,
+    HOP,
+    LENGTH,
+    NONE,
+    OURS,
+    TOKEN,
+    Head,
+    authenticates_connections,
+    hop_lines,
+    join_fields,
+)
 
 
 @dataclass(frozen=True)
