@@ -12,8 +12,9 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from carrier.core.address import Key
 from carrier.core.idle import Idle
-from carrier.core.listener import Key, Listener
+from carrier.core.listener import Listener
 from carrier.errors import Error, Problem
 from carrier.hops.pipe import PipeStream, make_pipe, open_pipe
 from carrier.hops.unixsocket import identity

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from carrier.core.listener import Key, Listener
+from carrier.core.address import Key
+from carrier.core.listener import Listener
 from carrier.errors import Problem
 from carrier.hops.filestream import FileStream
 from carrier.options import check_numbers

@@ -21,8 +21,8 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from carrier.core.address import Place, authority, bind_error, plain
-from carrier.core.listener import Key, Listener
+from carrier.core.address import Key, Place, authority, bind_error, plain
+from carrier.core.listener import Listener
 from carrier.core.resolve import literal
 from carrier.core.room import Room
 from carrier.core.session import Session

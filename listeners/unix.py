@@ -27,8 +27,9 @@ from listeners.tcp import TcpListener
 
 if TYPE_CHECKING:
     from carrier import model as config
+    from carrier.core.address import Key
     from carrier.core.env import Env
-    from carrier.core.listener import Key, Listener
+    from carrier.core.listener import Listener
     from carrier.core.session import Session
     from carrier.core.spec import Kind
     from carrier.core.stream import Socket

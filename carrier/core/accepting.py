@@ -19,9 +19,9 @@ import struct
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from carrier.core.address import Place, bind_stream, plain
+from carrier.core.address import Key, Place, bind_stream, plain
 from carrier.core.idle import Idle
-from carrier.core.listener import Key, Listener
+from carrier.core.listener import Listener
 from carrier.core.room import PATIENCE, UNFINISHED, YOUNG, Room
 from carrier.core.wheel import Wheel
 from carrier.errors import Error, Problem

@@ -13,6 +13,8 @@ from carrier.core.resolve import literal
 from carrier.core.spec import check_members
 from carrier.errors import Error, Problem, from_os
 
+Key = tuple[str, str, int]
+"""What a listener occupies: transport, host or file, port. Two listeners of one key are refused."""
 BACKLOG = 4096
 KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 6))
 """Seconds of silence until a peer is asked, between two questions, and how many of those stay unanswered."""

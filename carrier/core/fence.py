@@ -11,11 +11,11 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from carrier import model as config
-    from carrier.core.listener import Key, Listener
+    from carrier.core.address import Key
     from carrier.core.lookup import Place
 
 Network = IPv4Network | IPv6Network
@@ -49,8 +49,14 @@ class Fence:
         return "every network but those of the link" if self.networks is None else ", ".join(map(str, self.networks)) or "none"
 
 
+class Claims(Protocol):
+    """A class of listeners, as far as it says what one of them will occupy."""
+
+    def claim(self, spec: Mapping[str, Any]) -> Key | None: ...
+
+
 class Own:
-    """Where the listeners of this process are: `places` has their keys (carrier/core/listener.py). What is here is asked of the kernel."""
+    """Where the listeners of this process are: `places` has their keys (carrier/core/address.py). What is here is asked of the kernel."""
 
     def __init__(self, places: Iterable[Key] = ()) -> None:
         self.places = frozenset(places)
@@ -64,7 +70,7 @@ class Own:
         return bool(there) and any(_leads(address, bound) for address in _addresses(host, names or {}) for bound in there)
 
 
-def claimed(listeners: Iterable[config.Listener], kinds: Callable[[str], type[Listener] | None]) -> Own:
+def claimed(listeners: Iterable[config.Listener], kinds: Callable[[str], Claims | None]) -> Own:
     """Where listeners will be, as far as their ports are not the kernel's choice. kinds: protocol -> class."""
     found: list[Key] = []
     for listener in listeners:

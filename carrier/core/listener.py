@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from carrier.core.address import is_loopback
+from carrier.core.address import Key, is_loopback
 from carrier.core.ledger import LARGE
 from carrier.core.resolve import literal
 from carrier.core.session import Session
@@ -33,9 +33,6 @@ WANTED = ("killed", "drain")
 """Errors that somebody here wanted: a session that ends so has not failed."""
 TRACKED = 10_000
 """Ended sessions that one listener remembers at most (`options.track`)."""
-
-Key = tuple[str, str, int]
-"""What a listener occupies: transport, host or file, port. Two listeners of one key are refused."""
 
 
 class Listener(Specified):

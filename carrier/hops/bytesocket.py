@@ -291,7 +291,7 @@ class ByteSocket(Descriptor):
             if self.ended_out:
                 self.leave_bulk()
                 self._shut()
-        self.drained(back, self.pipe is None or not self.pipe.held)
+        self.eased(back, self.pipe is None or not self.pipe.held)
 
     def _send_pending(self, pending: deque[memoryview]) -> None:
         """Write until the kernel takes no more. Raises OSError when the socket is broken."""

@@ -54,7 +54,7 @@ class Descriptor(Socket):
             self.full = True
             self.back.pause()
 
-    def drained(self, back: Stream, roomy: bool = True) -> None:
+    def eased(self, back: Stream, roomy: bool = True) -> None:
         """Less waits than before: the hop behind, which was `back` before this was written, goes on below half of too much."""
         if self.full and roomy and self.size < HIGH // 2:
             self.full = False

@@ -154,7 +154,7 @@ class FileStream(Descriptor):
         except OSError as exc:
             self._write_failed(exc)
             return
-        self.drained(self.back)
+        self.eased(self.back)
         if self.writer is None:
             return
         if not pending:
@@ -173,7 +173,7 @@ class FileStream(Descriptor):
             self.broken(from_os(exc, self.side))
         else:
             self.shut()
-            self.drained(self.back)
+            self.eased(self.back)
 
     def end(self, trailer: Any = None) -> None:
         if self.closed or self.ended_out:

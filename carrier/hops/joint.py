@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from carrier import model as config
+from carrier.core.address import Key
 from carrier.core.cluster import Cluster, Plan
 from carrier.core.decision import Decision, Fixed, Hits
 from carrier.core.endpoint import Endpoint
 from carrier.core.env import Env
-from carrier.core.listener import Key, Listener
+from carrier.core.listener import Listener
 from carrier.core.session import Session
 from carrier.core.stream import DESTROYED, Socket, Stream, link
 from carrier.errors import Error, Problem

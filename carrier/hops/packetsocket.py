@@ -152,7 +152,7 @@ class PacketSocket(Descriptor):
             self.unwatch()
             if self.ended_out:
                 self._shut()
-        self.drained(back, len(pending) < MANY // 2)
+        self.eased(back, len(pending) < MANY // 2)
 
     def end(self, trailer: Any = None) -> None:
         if self.closed or self.ended_out:

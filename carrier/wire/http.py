@@ -72,12 +72,12 @@ class Head:
     `length` the bytes of a LENGTH body. `keep_alive`: the connection it came on may be used again (after a CLOSE body never). `expect`: the
     client waits for 100 (Continue). `upgrade`: the protocols asked for or switched to, lower case. `tunnel`: an answer behind which both
     sides speak another protocol. `has_id`: the request came with a request id, `explain`: with x-carrier-explain; `hops`: through
-    so many listeners of ours (x-carrier-hops); `binds`: with credentials that authenticate a connection, not a request. `key`: equal keys have
-    equal values in every field that rules look at (Forwarding.interesting), whatever the target; None if that is not known.
+    so many listeners of ours (x-carrier-hops); `binds`: with credentials that authenticate a connection, not a request. `key`: equal keys
+    have equal values in every field that rules look at (Forwarding.interesting), whatever the target; None if that is not known.
     `simple`: a request without body, Upgrade, HEAD, CONNECT and x-carrier-explain, behind which an HTTP/1.1 connection stays: its reader
     need not know of it, and any whole answer may follow as it is; `parting`: the same, and the connection ends behind it.
-    `family`: of its status, 2 for 2xx. `whole`: a final answer of known
-    length, after which the connection stays, and which asks for no credentials. `text`: the encoding of HTTP/1.1, b"" until it is made;
+    `family`: of its status, 2 for 2xx. `whole`: a final answer of known length, after which the connection stays, and which asks for no
+    credentials. `text`: the encoding of HTTP/1.1, b"" until it is made;
     `stem`: that without its last CRLF.
     `block`: what HTTP/2 keeps of its own. `never`: names of fields that came as never to be indexed (RFC 7541 7.1.3).
     `claims`: does it say of its way to us (wire/forwarding.py), `trace`: where it stands in one (wire/trace.py), False for nowhere; both
@@ -88,8 +88,8 @@ class Head:
     __slots__ = (
         "_fields",
         "authority",
-        "block",
         "binds",
+        "block",
         "body",
         "claims",
         "decision",

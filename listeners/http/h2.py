@@ -56,8 +56,8 @@ class Connection2(Connection):
     """One downstream connection, the target of its engine.
 
     arrival: what it is counted as before it speaks HTTP. spare: requests to be used again. since: monotonic seconds (coarse) at which it
-    became idle, or began. served: streams ever. weight: bytes of a head that is not whole, counted at the listener. asleep: nothing of it is
-    looked at before its keep-alive is over.
+    became idle, or began. served: streams ever. weight: bytes of a head that is not whole, counted at the listener. asleep: nothing of it
+    is looked at before its keep-alive is over.
     """
 
     def __init__(self, listener: Port, shared: Both, origin: Origin) -> None:

@@ -171,7 +171,7 @@ async def test_a_replaced_pod_and_a_restarted_proxy_are_taken_up_with_their_brid
     del world.objects["Pod", "default", "web-1"]
     world.add_pod("web-9", LABELS, CONTAINER)
     await world.start("web-2")  # the container restarted: same pod, nothing configured
-    while not Path(world.socket("web-2")).exists():
+    while not Path(world.socket("web-2")).exists():  # noqa: ASYNC110
         await asyncio.sleep(0.02)
     world.events.clear()
     assert await mount.ready()
