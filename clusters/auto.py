@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from carrier import model as config
 from carrier.hops.tls import Tls
 from clusters.http.cluster import HttpCluster
-from clusters.http.h2 import MirroringEndpoint
+from clusters.http.h2_pool import MirroringEndpoint
 from clusters.tcp import TcpCluster
 
 if TYPE_CHECKING:

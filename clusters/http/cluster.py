@@ -22,7 +22,9 @@ from carrier.wire.h1.head import Limits
 from carrier.wire.making import request_head
 from clusters.http.exchange import Exchange, Shared
 from clusters.http.h1 import Upstream1
-from clusters.http.h2 import Exchange2, Pool2, SharedEndpoint, Upstream2, Way2
+from clusters.http.h2 import Upstream2, Way2
+from clusters.http.h2_exchange import Exchange2
+from clusters.http.h2_pool import Pool2, SharedEndpoint
 from clusters.http.probe import Probe
 
 if TYPE_CHECKING:
