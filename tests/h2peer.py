@@ -175,14 +175,19 @@ async def client2(port: int, tls: ssl.SSLContext | None = None, settings: dict[i
 class Server2:
     """A server; each connection is put into `peers`. serve: called with each, as a task."""
 
-    def __init__(self, serve: Callable[[Peer2], Awaitable[None]] | None = None, settings: dict[int, int] | None = None) -> None:
-        self.serve, self.settings = serve, settings
+    def __init__(
+        self,
+        serve: Callable[[Peer2], Awaitable[None]] | None = None,
+        settings: dict[int, int] | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.serve, self.settings, self.tls = serve, settings, tls
         self.peers: list[Peer2] = []
         self.tasks: list[asyncio.Task[None]] = []
         self.news = asyncio.Event()
 
     async def __aenter__(self) -> Server2:
-        self.server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self.tls)
         self.port = self.server.sockets[0].getsockname()[1]
         return self
 

@@ -55,6 +55,15 @@ class Pki:
             context.set_alpn_protocols(list(alpn))
         return context
 
+    def server(self, *alpn: str, host: str = "localhost") -> ssl.SSLContext:
+        """A server's context for this host."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        made = self("server-" + host, host)
+        context.load_cert_chain(made["certificate"], made["key"])
+        if alpn:
+            context.set_alpn_protocols(list(alpn))
+        return context
+
 
 @pytest.fixture
 def pki(tmp_path: Path) -> Iterator[Pki]:

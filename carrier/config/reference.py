@@ -156,9 +156,10 @@ LOADBALANCER = (
     Field("key", "path", TEXT, "of the metadata that HashRing and sticky go by", "", "/IP/src_addr"),
 )
 HEALTH = (
-    Field("active", "text", choice(*health.ACTIVE), "probe every endpoint: a connection, or a request", "only watch what sessions meet", "HTTP"),
+    Field("active", "text", choice(*health.ACTIVE), "probe every endpoint: by a connection (`TCP`); by a request, in the version of HTTP that requests are sent in (`HTTP`); by a call of gRPC's health service, over HTTP/2 (`GRPC`). The latter two are of HTTP clusters", "only watch what sessions meet", "HTTP"),
     Field("path", "text", TEXT, "what an HTTP probe asks for; 200 to 399 is good", "/", "/healthz"),
     Field("host", "text", TEXT, "the Host of an HTTP probe", "the endpoint", "shop.example"),
+    Field("service", "text", TEXT, "the service that a GRPC probe asks about", "the server as a whole", "shop.Cart"),
     Field("failures", "number", AMOUNTS["number"], "failures in a row, seen by sessions, that take an endpoint down; 0: none do", "5", 3),
     Field("down", "duration", AMOUNTS["seconds"], "how long answers that failed keep it down", "10", "30s", "seconds"),
     Field("interval", "duration", AMOUNTS["seconds"], "between probes", "1", "5s", "seconds"),

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 OPTIONS: Mapping[str, float] = {"failures": 5, "down": 10, "interval": 1, "timeout": 2, "healthy": 2, "unhealthy": 3}
 """Numbers (in a row) and seconds, with their defaults; `failures` 0: never passively down."""
-TEXTS = ("active", "path", "host")
-ACTIVE = ("TCP", "HTTP")
+TEXTS = ("active", "path", "host", "service")
+ACTIVE = ("TCP", "HTTP", "GRPC")
+LONGEST, SERVICE = 8192, 127
+"""Characters of the path, and of the service, that a probe may ask for."""
 ANSWERS = ("closed", "reset", "bad-answer", "timeout")
 """Kinds of errors of an upstream that was connected to."""
 
@@ -51,7 +53,8 @@ class State:
 
 
 class Health:
-    """The health of one cluster's endpoints. options: see OPTIONS; `active`: one of ACTIVE, with `path` and `host` for HTTP."""
+    """The health of one cluster's endpoints. options: see OPTIONS; `active`: one of ACTIVE, with `path` and `host` for HTTP, `service` for
+    GRPC."""
 
     def __init__(self, cluster: Cluster, options: Mapping[str, Any]) -> None:
         self.cluster = cluster
@@ -61,6 +64,7 @@ class Health:
         self.healthy, self.unhealthy = limits["healthy"], limits["unhealthy"]
         self.active = options.get("active") if options.get("active") in ACTIVE else None
         self.path, self.host = str(options.get("path") or "/"), str(options.get("host") or "")
+        self.service = str(options.get("service") or "")
         self.states: dict[Endpoint, State] = {}
 
     def _state(self, endpoint: Endpoint) -> State:
@@ -205,8 +209,11 @@ def check(options: Any, path: str) -> list[Problem]:
     active = options.get("active")
     if active is not None and active not in ACTIVE:
         found.append(Problem(f"unknown kind of probe {active!r}", f"{path}.active", seen=repr(active), allowed=", ".join(ACTIVE)))
-    for name in ("path", "host"):
+    for name, most in (("path", LONGEST), ("host", 255), ("service", SERVICE)):
         value = options.get(name, "")
-        if not isinstance(value, str) or any(not "!" <= c <= "~" for c in value) or (name == "path" and value[:1] not in ("", "/")):
+        good = isinstance(value, str) and all("!" <= c <= "~" for c in value) and (name != "path" or value[:1] in ("", "/"))
+        if not good:
             found.append(Problem(f"cannot be sent: {value!r}", f"{path}.{name}", seen=repr(value), allowed="visible ASCII"))
+        elif len(value) > most:
+            found.append(Problem("too long", f"{path}.{name}", seen=f"{len(value)} characters", allowed=f"at most {most}"))
     return found

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from asyncio import Protocol
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from carrier.core import health
 from carrier.core.address import check_bind, keep_alive, local_address
@@ -15,17 +16,16 @@ from carrier.core.pool import Pool
 from carrier.errors import Error, Problem, from_os
 from carrier.hops.bytesocket import connect
 from carrier.hops.certificates import ClientTls, check_client, client_of, renew
-from carrier.hops.tls import HANDSHAKE, connected_channel
+from carrier.hops.tls import connected_channel
 from carrier.hops.tlstransport import TlsTransport
 from carrier.options import check_numbers, numbers
 from carrier.wire.h1.head import Limits
-from carrier.wire.making import request_head
 from clusters.http.exchange import Exchange, Shared
 from clusters.http.h1 import Upstream1
 from clusters.http.h2 import Upstream2, Way2
 from clusters.http.h2_exchange import Exchange2
 from clusters.http.h2_pool import Pool2, SharedEndpoint
-from clusters.http.probe import Probe
+from clusters.http.probe import GOOD, Probe1, Probe2
 
 if TYPE_CHECKING:
     from carrier import model as config
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from carrier.core.session import Session
     from carrier.core.stream import Socket, Stream
 
+P = TypeVar("P", bound=Protocol)
 UNACKNOWLEDGED = 10_000
 """Milliseconds after which a connection is lost when the other host acknowledges nothing that was sent (RFC 5482, tcp(7)): a laptop that
 has left the network says no goodbye, and its user need not wait for answer_timeout. A server that is only slow acknowledges."""
@@ -201,33 +202,38 @@ class HttpCluster(Cluster):
     async def _connect(self, endpoint: Endpoint, version: int) -> Upstream1 | Upstream2:
         """One connection, of this version; 0: of the one that TLS agrees on."""
         tls = self.tls_for(version)
-        addresses = await self.addresses(endpoint)
-        local = local_address(self.spec)
 
-        async def one(address: Address) -> Upstream1 | Upstream2:
-            if tls is not None:
-                sock = await connect(self.env.loop, address[0], address[1], endpoint.address, local)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED)
-                channel = await connected_channel(self.env.loop, sock, tls, endpoint.host, endpoint.address)
-                made = self._make(endpoint, self._agreed(endpoint, channel.tls.selected_alpn_protocol(), version))
-                TlsTransport(self.env.loop, sock, channel, made, "upstream")
-                return made
-            try:
-                _, upstream = await self.env.loop.create_connection(
-                    lambda: self._make(endpoint, version), *address[1][:2], family=address[0], local_addr=local
-                )
-                sock = upstream.transport.get_extra_info("socket")
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED)
-                keep_alive(sock)
-            except OSError as exc:
-                raise from_os(exc, "upstream", endpoint.address, "yes") from None
-            return upstream
+        def make(agreed: str | None) -> Upstream1 | Upstream2:
+            return self._make(endpoint, self._agreed(endpoint, agreed, version) if tls is not None else version)
 
         try:
-            return cast("Upstream1 | Upstream2", await first_that_connects(addresses, one, self.env.resolver.failed))
+            return await self._dial(endpoint, tls, make)
         except Error:
             self.env.resolver.forget(endpoint.host)
             raise
+
+    async def _dial(self, endpoint: Endpoint, tls: ClientTls | None, make: Callable[[str | None], P]) -> P:
+        """A protocol of the event loop on a connection of its own; `make` is told what TLS has agreed on. Raises Error."""
+        loop, where, local = self.env.loop, endpoint.address, local_address(self.spec)
+
+        async def one(address: Address) -> P:
+            if tls is not None:
+                sock = await connect(loop, address[0], address[1], where, local)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED)
+                channel = await connected_channel(loop, sock, tls, endpoint.host, where)
+                made = make(channel.tls.selected_alpn_protocol())
+                TlsTransport(loop, sock, channel, made, "upstream")
+                return made
+            try:
+                transport, made = await loop.create_connection(lambda: make(None), *address[1][:2], family=address[0], local_addr=local)
+            except OSError as exc:
+                raise from_os(exc, "upstream", where, "yes") from None
+            sock = transport.get_extra_info("socket")
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED)
+            keep_alive(sock)
+            return made
+
+        return cast("P", await first_that_connects(await self.addresses(endpoint), one, self.env.resolver.failed))
 
     def _make(self, endpoint: Endpoint, version: int) -> Upstream1 | Upstream2:
         if version == 2:
@@ -244,13 +250,6 @@ class HttpCluster(Cluster):
                 self.agreed1.discard(endpoint)
         return version
 
-    def secured(self, endpoint: Endpoint) -> dict[str, Any]:
-        """What the event loop needs to know to speak HTTP/1.1 over TLS to an endpoint; nothing without `spec.tls`."""
-        tls = self.tls_for(1)
-        if tls is None:
-            return {}
-        return {"ssl": tls.context, "server_hostname": tls.name(endpoint.host), "ssl_handshake_timeout": HANDSHAKE}
-
     def tls_for(self, version: int) -> ClientTls | None:
         """The TLS that offers this version, and no other if it is not 0."""
         if self.tls is None or version == self.version or self.spec.get("tls") is None:
@@ -261,31 +260,28 @@ class HttpCluster(Cluster):
         return self.single[version]
 
     async def probe(self, endpoint: Endpoint, health: Health) -> None:
-        """TCP: by connecting. HTTP: by a GET that has to be answered with 2xx or 3xx."""
-        if health.active != "HTTP":
+        """TCP: by connecting. HTTP: by a GET, in the version that requests are sent in, that has to be answered with 2xx or 3xx. GRPC: by
+        a call of its health service, over HTTP/2, that has to be answered with SERVING."""
+        if health.active not in ("HTTP", "GRPC"):
             await super().probe(endpoint, health)
             return
-        addresses = await self.addresses(endpoint)
-        host = (health.host or endpoint.address).encode("latin-1", "replace")
-        request = request_head(b"GET", health.path.encode("latin-1", "replace"), [(b"host", host), (b"user-agent", b"carrier2-health")])
+        service = health.service if health.active == "GRPC" else None
+        version = self.version if service is None else 2
+        host, path = ((text or other).encode("latin-1", "replace") for text, other in ((health.host, endpoint.address), (health.path, "/")))
+        tls = self.tls_for(version)
 
-        async def one(address: Address) -> socket.socket:
-            return await connect(self.env.loop, address[0], address[1], endpoint.address)
+        def make(agreed: str | None) -> Probe1 | Probe2:
+            if version == 2 or (version == 0 and agreed == "h2"):
+                return Probe2(self.way, host, path, service)
+            return Probe1(self.shared.limits, host, path)
 
-        sock = await first_that_connects(addresses, one)
+        probe = await self._dial(endpoint, tls, make)
         try:
-            transport, probe = await self.env.loop.create_connection(
-                lambda: Probe(self.shared.limits, request), sock=sock, **self.secured(endpoint)
-            )
-        except OSError as exc:
-            sock.close()
-            raise from_os(exc, "upstream", endpoint.address) from None
-        try:
-            status = await probe.status
+            said = await probe.said
         finally:
-            transport.abort()
-        if not 200 <= status < 400:
-            raise Error("bad-answer", f"{endpoint.address}{health.path} answered {status}", "upstream")
+            probe.close()
+        if said not in GOOD:
+            raise Error("bad-answer", f"{endpoint.address}{health.path if service is None else ' (gRPC)'} answered {said}", "upstream")
 
     def follow(self, endpoint: Endpoint, places: frozenset[str]) -> None:
         for connection in [connection for connection in endpoint.idle if connection.place not in places]:

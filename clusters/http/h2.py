@@ -143,6 +143,10 @@ class Upstream2(Connection):
             self.pool.place()
         self.soon()
 
+    def close(self) -> None:
+        """It is not needed after all."""
+        self.drain()
+
     def drain(self) -> None:
         """Take no new streams, and close when the last has ended."""
         self.pool.left(self)

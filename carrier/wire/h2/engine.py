@@ -106,6 +106,8 @@ class Engine(Control):
             high, low, kind, flags, number = unpack(data, i)
             size = high << 8 | low
             if size > FRAME_MAX:
+                if self._greeted == 1 and data.startswith(b"HTTP/1.", i):
+                    raise Fault(PROTOCOL_ERROR, "the peer speaks HTTP/1.1, not HTTP/2")
                 raise Fault(FRAME_SIZE_ERROR, f"{frame_name(kind)} of {size} bytes, at most {FRAME_MAX}")
             end = i + 9 + size
             if end > n:

@@ -1,0 +1,336 @@
+"""One stream of an upstream connection of HTTP/2, as the exchange that it carries.
+
+It goes to the connection of its endpoint that has least to do and still has a place (clusters/http/h2_pool.py). A stream that the peer says
+it has not looked at (GOAWAY, REFUSED_STREAM) is sent again on another connection, its content too, as long as all of it is still here.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from carrier.core.stream import NOWHERE, Stream
+from carrier.errors import Error
+from carrier.wire.frames import accept_key
+from carrier.wire.grpc import timeout_of, timeout_text
+from carrier.wire.h2 import Stream as Wire
+from carrier.wire.h2 import code_name
+from carrier.wire.h2.frames import CANCEL, NO_ERROR, REFUSED_STREAM
+from carrier.wire.h2.heads import lines_block, request_block, trailers_block
+from carrier.wire.http import NONE, Head
+from clusters.http.exchange import Exchange
+
+if TYPE_CHECKING:
+    from carrier.core.endpoint import Endpoint
+    from clusters.http.h2 import Upstream2
+    from clusters.http.h2_pool import Pool2
+
+KEPT = 64 * 1024
+"""Bytes of a request's content that are kept until its answer begins, to be sent again if the peer has not looked at it."""
+MOVES = 3
+"""How often one exchange is sent again."""
+
+
+class Exchange2(Exchange):
+    """One stream, or one that will be. held: the answer's head, until it is known whether it is all that comes in this wake-up. body: what
+    was sent of the request, as long as it may have to be sent again (None: it is too much); trailer: what ended it. moves: how often it
+    was. upload: bytes that the request's end is not among."""
+
+    __slots__ = ("body", "connection", "held_head", "moves", "paused", "pool", "size", "stream", "trailer")
+
+    def __init__(self, pool: Pool2, endpoint: Endpoint, connection: Upstream2 | None) -> None:
+        super().__init__(pool.way.shared, endpoint)
+        self.pool, self.connection = pool, connection
+        self.used = connection is not None and connection.served > 0
+        self.stream: Wire | None = None
+        self.held_head: Head | None = None
+        self.body: list[bytes] | None = []
+        self.size = self.moves = 0
+        self.trailer: Any = None
+        self.paused = False
+
+    # ------------------------------------------------------------------ the request
+
+    def head(self, head: Head, last: bool = False) -> None:
+        session = self.session
+        if session is None or not self.usable:
+            self.gone()
+            return
+        self.request = self.sent(head)
+        self.request_done = last
+        self.waiting = True
+        self.since = self.shared.now
+        self.shared.busy.add(self)
+        connection = self.connection
+        if connection is None or connection.places <= 0 or not connection.suits(self):
+            self._again()
+        else:
+            self.begin(connection)
+
+    def _again(self) -> None:
+        """On another connection, or when one has a place."""
+        connection = self.pool.free()
+        if connection is not None and connection.suits(self):
+            self.begin(connection)
+        else:
+            self.connection = None
+            self.pool.wait(self)
+
+    def begin(self, connection: Upstream2) -> None:
+        """Open the stream, and send what there is."""
+        head, session = self.request, self.session
+        if head is None or session is None:
+            return
+        self.connection = connection
+        engine, way = connection.engine, self.pool.way
+        if head.upgrade and not engine.peer_connect:
+            detail = (
+                f"{self.endpoint.address}: it speaks HTTP/2 and offers no extended CONNECT (RFC 8441), which {head.upgrade.decode()} needs"
+            )
+            self.broken(Error("not-implemented", detail, "upstream"))
+            return
+        body = self.body or []
+        whole = self.request_done and not body and self.trailer is None and not head.upgrade
+        block = request_block(head, way.scheme, way.encoder, self._time_left(head)) + lines_block(session.fields)
+        connection.served += 1
+        stream = self.stream = engine.request(block, whole, self, head_only=head.method == b"HEAD")
+        for data in body:
+            stream.send_data(data)
+        if self.request_done and not whole and not head.upgrade:
+            self._end()
+        if self.paused:
+            stream.pause()
+        if stream.held is not None:
+            self.back.pause()
+        connection.soon()
+
+    def _time_left(self, head: Head) -> bytes:
+        """The grpc-timeout less what was used, if that is to be seen."""
+        if not head.grpc or self.session is None:
+            return b""
+        seconds = timeout_of(head.get(b"grpc-timeout"))
+        used = monotonic() - self.session.started
+        return timeout_text(seconds - used) if seconds is not None and used >= 0.001 else b""
+
+    def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
+        if self.tunnel:
+            self._send(data)
+            if last:
+                self.end()
+            return
+        if self.request_done and not self.makes_head():
+            return
+        if data:
+            if self.body is not None:
+                self.size += len(data)
+                if self.size > KEPT:
+                    self.body = None
+                else:
+                    self.body.append(data)
+            if not last or self.stream is None:
+                self._send(data)
+        if last:
+            if data and self.stream is not None:
+                self.request_done = True
+                self.since = self.shared.now
+                if not self.stream.send_data(data, True):
+                    self.back.pause()
+            else:
+                self.end()
+
+    def _send(self, data: bytes) -> None:
+        stream = self.stream
+        if stream is None:  # it waits for a place; what the source sends meanwhile is bounded
+            if self.body is None or self.size >= KEPT // 2:
+                self.back.pause()
+        elif not stream.send_data(data):
+            self.back.pause()
+
+    def end(self, trailer: Any = None) -> None:
+        if self.tunnel:
+            if self.half:
+                self._over()
+            elif self.stream is not None:
+                self.half = True
+                self.stream.end()
+                self.flush()
+            return
+        if self.request_done and not self.makes_head():
+            return
+        self.request_done = True
+        self.trailer = trailer
+        self.since = self.shared.now
+        self._end()
+
+    def _end(self) -> None:
+        stream = self.stream
+        if stream is not None:
+            block = trailers_block(self.trailer)
+            if block:
+                stream.send_trailers(block)
+            else:
+                stream.end()
+            self.flush()
+
+    def flush(self) -> None:
+        if self.connection is not None:
+            self.connection.soon()
+
+    # ------------------------------------------------------------------ the answer
+
+    def came(self, head: Head, last: bool) -> None:
+        """A head of an answer; last: there is no more of it."""
+        self.body = None
+        request = self.request
+        if request is not None and request.upgrade and head.family == 2:
+            self.tunnel = True
+            self.answered(_switched(request, head))
+        elif head.status < 200:
+            self.answered(head)
+        elif last:
+            self._ends(head)
+        elif request is not None and request.method == b"HEAD":
+            self.answered(head)
+        else:
+            self.held_head = head
+            self.connection.touched.append(self)  # type: ignore[union-attr]
+
+    def content(self, data: bytes, last: bool) -> None:
+        head = self.held_head
+        if head is not None and last and head.whole and not self.plain:
+            self.held_head = None
+            to = self._done()
+            to.message(head, data)
+            return
+        self.show()
+        if self.session is None and not self.tunnel:
+            return
+        if self.tunnel:
+            if data:
+                self.to.data(data)
+            if last:
+                self.ended(())
+        elif last and data:
+            to = self._done()
+            to.data(data, None, True)
+        elif last:
+            self._done().end()
+        elif data:
+            self.to.data(data)
+        if not last:
+            self.connection.touched.append(self)  # type: ignore[union-attr]
+
+    def ended(self, trailers: Any) -> None:
+        """The answer is complete, with these trailers."""
+        self.show()
+        if self.tunnel:
+            to = self.to
+            if self.half:
+                self._over()
+            self.half = True
+            to.end()
+        else:
+            self._done().end(trailers or None)
+
+    def show(self) -> None:
+        """Pass the head on: more of the answer comes later."""
+        head, self.held_head = self.held_head, None
+        if head is not None:
+            self.answered(head)
+
+    def _ends(self, head: Head) -> None:
+        plain = self.plain
+        to = self._done()
+        if plain:
+            to.end()
+        elif head.whole:
+            to.message(head, b"")
+        else:
+            to.head(head, True)
+
+    def _done(self) -> Stream:
+        """The answer is complete: let go of everything, and give back whom to tell."""
+        to, stream = self.to, self.stream
+        if stream is not None and not self.request_done:
+            stream.reset(NO_ERROR)
+        self.session = None
+        self.to = self.back = NOWHERE
+        self._release()
+        return to
+
+    def _release(self) -> None:
+        self.shared.busy.discard(self)
+        self.waiting = False
+        self.usable = False
+        stream, self.stream = self.stream, None
+        if stream is not None and stream.owner is self:
+            stream.owner = None
+        self.request = self.body = None
+        self.request_done = True
+        if self.connection is not None:
+            self.connection.freed()
+
+    def _over(self) -> None:
+        """Both directions of a tunnel have ended."""
+        stream = self.stream
+        if stream is not None:
+            stream.end()
+        self.session = None
+        self.to = self.back = NOWHERE
+        self._release()
+
+    def lost(self, code: int, detail: str) -> None:
+        """The stream is over before its end; with REFUSED_STREAM the peer has not looked at it."""
+        self.stream = None
+        if code == REFUSED_STREAM and self.body is not None and self.moves < MOVES and self.session is not None:
+            self.moves += 1
+            self._again()
+            return
+        self.show()
+        where = f"{self.endpoint.address}: "
+        connection = self.connection
+        if connection is not None and connection.gone:
+            error = Error("closed", where + "the connection was closed", "upstream")
+        elif code == REFUSED_STREAM:
+            error = Error("closed", where + f"the request was refused: {detail}", "upstream", "no")
+        else:
+            error = Error("reset", where + (detail or f"RST_STREAM {code_name(code)}"), "upstream")
+        if self.used and self.waiting:
+            error.retry = "if_reused"
+        self.broken(error)
+
+    # ------------------------------------------------------------------ ends, flow
+
+    def close(self) -> None:
+        if not self.usable and self.session is None:
+            return
+        stream = self.stream
+        super().close()
+        if stream is not None:
+            stream.reset(CANCEL)
+        if self in self.pool.waiting:
+            self.pool.waiting.remove(self)
+        self._release()
+
+    def pause(self) -> None:
+        self.paused = True
+        if self.stream is not None:
+            self.stream.pause()
+
+    def resume(self) -> None:
+        self.waits = False
+        if self.paused:
+            self.paused = False
+            if self.stream is not None:
+                self.stream.resume()
+                self.flush()
+
+    def status(self) -> str:
+        return "READY" if self.usable else "END"
+
+
+def _switched(request: Head, head: Head) -> Head:
+    """The answer to an extended CONNECT, as the one that HTTP/1.1 would have given."""
+    key = next((value for name, value in request.sent_on() if name == b"sec-websocket-key"), b"")
+    onward = (*head.sent_on(), (b"sec-websocket-accept", accept_key(key)))
+    return Head(b"", status=101, version="2", body=NONE, upgrade=request.upgrade, tunnel=True, fields=head.fields, onward=onward)

@@ -1,0 +1,225 @@
+"""The request on one stream of HTTP/2, as the source of a session: what it answers becomes frames.
+
+A stream whose downstream does not read pauses its upstream and nobody else's: `pause` of a request gives no window back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from carrier.core.ledger import refused
+from carrier.core.stream import NOWHERE
+from carrier.errors import Error
+from carrier.wire.frames import accept_key
+from carrier.wire.h2 import Stream, code_name
+from carrier.wire.h2.frames import CANCEL, ENHANCE_YOUR_CALM, INTERNAL_ERROR
+from carrier.wire.h2.heads import CONTINUE_BLOCK, answer_block, lines_block, trailers_block
+from carrier.wire.h2.hpack import encode
+from carrier.wire.http import Head
+from listeners.http.request import Request
+
+if TYPE_CHECKING:
+    from listeners.http.h2 import Connection2
+
+FOREVER = 86_400.0
+"""Seconds that a caller is waited for at most."""
+CODES = {"timeout": CANCEL, "request-timeout": CANCEL, "killed": CANCEL, "drain": CANCEL, "overload": ENHANCE_YOUR_CALM}
+"""What an answer that breaks off is reset with: by kind of error; INTERNAL_ERROR for the others."""
+
+
+class Request2(Request):
+    """The request on one stream. early: what came before the tunnel that was asked for began, whose bytes the window bounds. timer: when a
+    caller of gRPC waits no longer."""
+
+    __slots__ = ("connection", "early", "paused", "stream", "timer")
+    stream: Stream
+
+    def __init__(self, connection: Connection2) -> None:
+        super().__init__(connection.listener)
+        self.connection = connection
+        self.paused = False
+        self.asked_by(connection.origin)
+
+    def on(self, stream: Stream, now: float) -> None:
+        """It is used for a stream from now on."""
+        self.stream = stream
+        stream.owner = self
+        self.sent = self.tunnel = self.departing = self.paused = False
+        self.frames = None
+        self.early: list[bytes] = []
+        self.timer: asyncio.TimerHandle | None = None
+        self.body_done = stream.over
+        self.body_bytes = self.seen = 0
+        self.since = now
+
+    def waits_for(self, seconds: float) -> None:
+        """A caller of gRPC waits so long."""
+        self.timer = self.connection.loop.call_later(min(seconds, FOREVER), self._expired, self.session, seconds)
+
+    def _expired(self, session: object, seconds: float) -> None:
+        self.timer = None
+        if self.session is None or self.session is not session:
+            return
+        error = Error("timeout", f"the caller's grpc-timeout of {seconds:g} s is over", "downstream")
+        self.session.error = self.session.error or error.bare()
+        to = self.to
+        self.reset(error)
+        to.reset(error)
+
+    # ------------------------------------------------------------------ what is answered
+
+    def send_continue(self) -> None:
+        self.stream.send_head(CONTINUE_BLOCK)
+        self.connection.soon()
+
+    def send_interim(self, head: Head) -> None:
+        self.stream.send_head(answer_block(head, self.connection.shared.encoder))
+        self.connection.soon()
+
+    def send_head(self, head: Head, more: bytes, last: bool) -> None:
+        block = answer_block(head, self.connection.shared.encoder)
+        if more:
+            block += lines_block(more)
+        self.bytes_out += len(block)
+        self.stream.send_head(block, last)
+        if last:
+            self._finish()
+        else:
+            self.connection.soon()
+
+    def send_switch(self, head: Head) -> None:
+        asked = self.asked
+        assert asked is not None
+        fields = [pair for pair in head.sent_on() if pair[0] != b"sec-websocket-accept"]
+        if head.upgrade == b"websocket" and head.version != "2":
+            key = next((value for name, value in asked.sent_on() if name == b"sec-websocket-key"), b"")
+            if head.get(b"sec-websocket-accept") != accept_key(key):
+                error = Error("bad-answer", "the upstream switched to WebSocket without the accept key that was due", "upstream")
+                self.sent = self.tunnel = False
+                to = self.to
+                self.reset(error)
+                to.reset(error)
+                return
+        self.stream.send_head(encode([(b":status", b"200"), *fields]))
+        self.connection.soon()
+        self.body_done = self.stream.over
+        for data in self.early:
+            self.to.data(data)
+        self.early.clear()
+        if self.stream.over:
+            self.to.end()
+
+    def message(self, head: Head, body: bytes) -> None:
+        session, asked = self.session, self.asked
+        if session is None or asked is None:
+            return
+        plain = head.whole and session.on_lane and self.body_done and not asked.explain
+        if not plain or asked.method == b"HEAD" or asked.expect or asked.upgrade or asked.grpc:
+            super().message(head, body)
+            return
+        self.session = None
+        self.to = self.back = NOWHERE
+        connection, stream = self.connection, self.stream
+        block = answer_block(head, connection.shared.encoder)
+        self.bytes_out += len(block) + len(body)
+        if body:
+            stream.send_message(block, body)
+        else:
+            stream.send_head(block, True)
+        session.served(head)
+        connection.free(self)
+
+    def send(self, data: bytes, last: bool) -> None:
+        self.bytes_out += len(data)
+        went = self.stream.send_data(data, last)
+        if last:
+            self._finish()
+        else:
+            if not went:
+                self.back.pause()
+            self.connection.soon()
+
+    def send_end(self, trailer: Any) -> None:
+        block = trailers_block(trailer)
+        if block:
+            self.stream.send_trailers(block)
+        else:
+            self.stream.end()
+        self._finish()
+
+    def _finish(self) -> None:
+        """The answer is complete: the session ends."""
+        session, to = self.session, self.to
+        self.session = None
+        self.to = self.back = NOWHERE
+        if session is not None:
+            session.close(session.error)
+        if not self.body_done:
+            to.reset(Error("closed", "answered before the request was read", "upstream"))
+        self.connection.free(self)
+
+    def end_tunnel(self) -> None:
+        self.stream.end()
+        if self.body_done:
+            self._finish()
+        else:
+            self.connection.soon()
+
+    # ------------------------------------------------------------------ ends
+
+    def cut(self, error: Error) -> None:
+        self.stream.reset(CODES.get(error.kind, INTERNAL_ERROR))
+        self.connection.free(self)
+
+    def refuse(self, error: Error, begun: bytes = b"") -> None:
+        self.listener.hit(error.kind)
+        session, to = self.session, self.to
+        if session is None:
+            asked = self.asked
+            if asked is not None:
+                begun = begun or asked.method + b" " + asked.target + b" HTTP/2"
+            self.connection.say(self.stream, error, asked)
+            refused(self.listener, self, begun, error, self.since)
+            self.connection.free(self)
+        elif self.sent:
+            self.reset(error)
+            to.reset(error)
+        else:
+            self.session = None
+            self.to = self.back = NOWHERE
+            session.answer = self.connection.say(self.stream, error, self.asked)
+            session.close(error)
+            to.reset(error)
+            self.connection.free(self)
+
+    def over(self) -> None:
+        self.stream.end()
+        self.connection.free(self)
+
+    def lost(self, code: int, detail: str) -> None:
+        """The stream is over before its end."""
+        self.give_up(Error("reset", f"the downstream broke the stream off: {detail or code_name(code)}", "downstream"))
+        self.connection.forget(self)
+
+    # ------------------------------------------------------------------ flow
+
+    @property
+    def held(self) -> bool:
+        return self.paused
+
+    def pause(self) -> None:
+        self.paused = True
+        self.stream.pause()
+
+    def resume(self) -> None:
+        self.waits = False
+        if self.paused:
+            self.paused = False
+            self.stream.resume()
+            self.connection.soon()
+
+    def flush(self) -> None: ...
+
+    def status(self) -> str:
+        return "END" if self.stream.ended and self.stream.over else "READY"
