@@ -123,7 +123,14 @@ class HttpCluster(Cluster):
         """The connections of HTTP/2 of an endpoint."""
         found = self.pools2.get(endpoint)
         if found is None:
-            found = Pool2(self.way, endpoint, lambda: self._connect(endpoint, self.version and 2), self.max_per_endpoint, self.max_waiting)
+            found = Pool2(
+                self.way,
+                endpoint,
+                lambda: self._connect(endpoint, self.version and 2),
+                self.max_per_endpoint,
+                self.max_waiting,
+                None if self.version == 2 else lambda: self._open1(endpoint, 1, sure=True),
+            )
             self.pools2[endpoint] = found
             if isinstance(endpoint, SharedEndpoint):
                 endpoint.pool = found
@@ -184,26 +191,31 @@ class HttpCluster(Cluster):
         if version == 2 or (version == 0 and endpoint not in self.agreed1):
             found = await self.pool2(endpoint).open()
         if found is None:
-            found = await self._open1(endpoint)
+            found = await self._open1(endpoint, self.version and 1)
         found.session = session
         return cast("Socket", found)
 
-    async def _open1(self, endpoint: Endpoint) -> Exchange:
+    async def _open1(self, endpoint: Endpoint, version: int, sure: bool = False) -> Exchange:
+        """An exchange of HTTP/1.1; version 0: it may have become one of HTTP/2 meanwhile. sure: TLS has to agree on it."""
+        if version and endpoint.idle:
+            return cast(Upstream1, endpoint.idle.pop())
         pool = self.pool(endpoint)
         free = await pool.enter(endpoint.address)
         if free is not None:
             return cast(Upstream1, free)
         try:
-            made = await self._connect(endpoint, self.version and 1)
+            made = await self._connect(endpoint, version, sure)
         finally:
             pool.entered()
-        return Exchange2(made.pool, endpoint, made) if isinstance(made, Upstream2) else made  # it may have learnt HTTP/2
+        return Exchange2(made.pool, endpoint, made) if isinstance(made, Upstream2) else made
 
-    async def _connect(self, endpoint: Endpoint, version: int) -> Upstream1 | Upstream2:
-        """One connection, of this version; 0: of the one that TLS agrees on."""
+    async def _connect(self, endpoint: Endpoint, version: int, sure: bool = False) -> Upstream1 | Upstream2:
+        """One connection, of this version; 0: of the one that TLS agrees on. sure: it has to agree on it, if there is TLS."""
         tls = self.tls_for(version)
 
         def make(agreed: str | None) -> Upstream1 | Upstream2:
+            if sure and tls is not None and agreed not in ALPN[version]:
+                raise Error("tls", f"{endpoint.address}: it agrees on no {ALPN[version][0]}", "upstream")
             return self._make(endpoint, self._agreed(endpoint, agreed, version) if tls is not None else version)
 
         try:
@@ -221,7 +233,11 @@ class HttpCluster(Cluster):
                 sock = await connect(loop, address[0], address[1], where, local)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED)
                 channel = await connected_channel(loop, sock, tls, endpoint.host, where)
-                made = make(channel.tls.selected_alpn_protocol())
+                try:
+                    made = make(channel.tls.selected_alpn_protocol())
+                except Error:
+                    sock.close()
+                    raise
                 TlsTransport(loop, sock, channel, made, "upstream")
                 return made
             try:

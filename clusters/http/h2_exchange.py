@@ -6,6 +6,7 @@ it has not looked at (GOAWAY, REFUSED_STREAM) is sent again on another connectio
 
 from __future__ import annotations
 
+import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,9 @@ from clusters.http.exchange import Exchange
 
 if TYPE_CHECKING:
     from carrier.core.endpoint import Endpoint
+    from carrier.core.session import Session
     from clusters.http.h2 import Upstream2
-    from clusters.http.h2_pool import Pool2
+    from clusters.http.h2_pool import Connect, Pool2
 
 KEPT = 64 * 1024
 """Bytes of a request's content that are kept until its answer begins, to be sent again if the peer has not looked at it."""
@@ -34,9 +36,9 @@ MOVES = 3
 class Exchange2(Exchange):
     """One stream, or one that will be. held: the answer's head, until it is known whether it is all that comes in this wake-up. body: what
     was sent of the request, as long as it may have to be sent again (None: it is too much); trailer: what ended it. moves: how often it
-    was. upload: bytes that the request's end is not among."""
+    was; moving: HTTP/1.1 is about to take its place."""
 
-    __slots__ = ("body", "connection", "held_head", "moves", "paused", "pool", "size", "stream", "trailer")
+    __slots__ = ("body", "connection", "held_head", "moves", "moving", "paused", "pool", "size", "stream", "trailer")
 
     def __init__(self, pool: Pool2, endpoint: Endpoint, connection: Upstream2 | None) -> None:
         super().__init__(pool.way.shared, endpoint)
@@ -48,6 +50,7 @@ class Exchange2(Exchange):
         self.size = self.moves = 0
         self.trailer: Any = None
         self.paused = False
+        self.moving: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------------ the request
 
@@ -84,10 +87,7 @@ class Exchange2(Exchange):
         self.connection = connection
         engine, way = connection.engine, self.pool.way
         if head.upgrade and not engine.peer_connect:
-            detail = (
-                f"{self.endpoint.address}: it speaks HTTP/2 and offers no extended CONNECT (RFC 8441), which {head.upgrade.decode()} needs"
-            )
-            self.broken(Error("not-implemented", detail, "upstream"))
+            self._no_tunnel(head, session)
             return
         body = self.body or []
         whole = self.request_done and not body and self.trailer is None and not head.upgrade
@@ -103,6 +103,36 @@ class Exchange2(Exchange):
         if stream.held is not None:
             self.back.pause()
         connection.soon()
+
+    def _no_tunnel(self, head: Head, session: Session) -> None:
+        """The peer offers no extended CONNECT: a connection of HTTP/1.1 takes the place of this exchange, if that may be spoken with it."""
+        upgrade = (head.upgrade or b"").decode("latin-1")
+        detail = f"{self.endpoint.address}: it speaks HTTP/2 and offers no extended CONNECT (RFC 8441), which {upgrade} needs"
+        instead = self.pool.instead
+        if instead is None:
+            self.broken(Error("not-implemented", detail, "upstream"))
+        else:
+            self.moving = asyncio.get_running_loop().create_task(self._become(instead, head, session, detail))
+
+    async def _become(self, instead: Connect, head: Head, session: Session, detail: str) -> None:
+        try:
+            async with asyncio.timeout(session.decision.retry.timeout):
+                found = await instead()
+        except (Error, TimeoutError) as exc:
+            reason = exc.detail if isinstance(exc, Error) else "no connection in time"
+            self.broken(Error("not-implemented", f"{detail}; and HTTP/1.1 cannot be spoken with it ({reason})", "upstream"))
+            return
+        self.moving = None
+        if self.session is not session:  # it has ended meanwhile
+            found.spared()
+            return
+        to, back, last = self.to, self.back, self.request_done
+        found.session, found.to, found.back = session, to, back
+        back.to = to.back = session.destination = found
+        self.session = None
+        self.close()
+        found.resume()
+        found.head(head, last)
 
     def _time_left(self, head: Head) -> bytes:
         """The grpc-timeout less what was used, if that is to be seen."""
@@ -310,6 +340,9 @@ class Exchange2(Exchange):
             stream.reset(CANCEL)
         if self in self.pool.waiting:
             self.pool.waiting.remove(self)
+        if self.moving is not None:
+            self.moving.cancel()
+            self.moving = None
         self._release()
 
     def pause(self) -> None:

@@ -15,16 +15,21 @@ from carrier.errors import Error
 from clusters.http.h2 import Upstream2, Way2
 from clusters.http.h2_exchange import Exchange2
 
+Connect = Callable[[], Awaitable[Any]]
+
 
 class Pool2:
-    """The HTTP/2 connections of one endpoint. connect: makes one more, or gives one of HTTP/1.1 back where that was agreed. most: at most
-    so many, 0 for no bound. most_waiting: exchanges that wait for a place. making: one is being made; other: the last one speaks
-    HTTP/1.1."""
+    """The HTTP/2 connections of one endpoint. connect: makes one more, or gives one of HTTP/1.1 back where that was agreed. instead: gives
+    one of HTTP/1.1 for what cannot be said in HTTP/2, where that may be spoken too. most: at most so many, 0 for no bound. most_waiting:
+    exchanges that wait for a place. making: one is being made; other: the last one speaks HTTP/1.1."""
 
-    __slots__ = ("connect", "connections", "endpoint", "making", "most", "most_waiting", "other", "waiting", "way")
+    __slots__ = ("connect", "connections", "endpoint", "instead", "making", "most", "most_waiting", "other", "waiting", "way")
 
-    def __init__(self, way: Way2, endpoint: Endpoint, connect: Callable[[], Awaitable[Any]], most: int, most_waiting: int) -> None:
+    def __init__(
+        self, way: Way2, endpoint: Endpoint, connect: Connect, most: int, most_waiting: int, instead: Connect | None = None
+    ) -> None:
         self.way, self.endpoint, self.connect, self.most, self.most_waiting = way, endpoint, connect, most, most_waiting
+        self.instead = instead
         self.connections: list[Upstream2] = []
         self.making: asyncio.Future[Any] | None = None
         self.waiting: deque[Exchange2] = deque()

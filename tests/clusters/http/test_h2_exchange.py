@@ -1,0 +1,117 @@
+"""A WebSocket for a server of HTTP/2 that offers no extended CONNECT: HTTP/1.1 takes its place where that is spoken too."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from carrier.wire.frames import accept_key
+from tests.e2e.test_h2 import HELLO, SWITCH, to
+from tests.h2peer import Peer2, Server2, client2, echo
+from tests.pki import Pki, pki
+from tests.support import PATIENCE, port_of, tcp, wait_until
+
+__all__ = ["pki"]
+
+KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
+
+
+class Both:
+    """A server with TLS that speaks HTTP/2 without extended CONNECT, and, if the client asks for that alone, WebSocket by HTTP/1.1."""
+
+    def __init__(self, pki: Pki, *alpn: str) -> None:
+        self.tls = pki.server(*alpn)
+        self.spoken: list[str | None] = []
+
+    async def accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        agreed = writer.get_extra_info("ssl_object").selected_alpn_protocol()
+        self.spoken.append(agreed)
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            if agreed == "h2":
+                peer = Peer2(reader, writer, False)
+                peer.start()
+                await echo(peer)
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                key = head.partition(b"sec-websocket-key: ")[2].partition(b"\r\n")[0]
+                writer.write(SWITCH % accept_key(key))
+                frame = await reader.readexactly(6)
+                writer.write(b"\x81\x02" + frame[:2])
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[int]:
+        server = await asyncio.start_server(self.accepted, "127.0.0.1", 0, ssl=self.tls)
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
+
+
+async def says_hello(port: int) -> bytes:
+    """The head that answers a WebSocket's handshake, and what answers a frame, or the content of a refusal."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with asyncio.timeout(PATIENCE):
+        writer.write(HELLO % KEY)
+        head = await reader.readuntil(b"\r\n\r\n")
+        if head.startswith(b"HTTP/1.1 101 "):
+            assert accept_key(KEY) in head
+            writer.write(b"\x81\x80abcd")
+            head += await reader.readexactly(4)
+        else:
+            head += await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]))
+        writer.close()
+        return head
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["the first request", "behind others"])
+async def test_it_goes_over_http_1_where_the_server_speaks_that_too(before: bool, pki: Pki) -> None:
+    server = Both(pki, "h2", "http/1.1")
+    async with server.serving() as up, to(up, tls={"ca": pki.ca, "sni": "localhost"}) as proxy:
+        port = port_of(proxy, "in")
+        if before:
+            async with client2(port) as client:
+                assert (await client.get("/")).status == 200
+        for _ in range(2):
+            assert (await says_hello(port)).endswith(b"\x81\x02\x81\x80")
+        async with client2(port) as client:
+            assert (await client.get("/x")).body == b"GET /x "
+        assert server.spoken == ["h2", "http/1.1", "http/1.1"]
+
+
+async def test_a_websocket_on_a_stream_goes_over_http_1_too(pki: Pki) -> None:
+    server = Both(pki, "h2", "http/1.1")
+    async with server.serving() as up, to(up, tls={"ca": pki.ca, "sni": "localhost"}) as proxy, client2(port_of(proxy, "in")) as client:
+        number = client.ask("/chat", "CONNECT", [("sec-websocket-version", "13")], end=False, protocol="websocket")
+        await client.until(lambda: client.streams[number].heads)
+        assert client.streams[number].status == 200
+        client.send(number, b"\x81\x80abcd")
+        await client.until(lambda: client.streams[number].body == b"\x81\x02\x81\x80")
+
+
+async def test_of_a_server_that_speaks_nothing_else_the_refusal_has_both_reasons(pki: Pki) -> None:
+    server = Both(pki, "h2")
+    async with server.serving() as up, to(up, tls={"ca": pki.ca, "sni": "localhost"}) as proxy:
+        answer = await says_hello(port_of(proxy, "in"))
+        assert answer.startswith(b"HTTP/1.1 501 ") and b"extended CONNECT" in answer and b"no http/1.1" in answer
+
+
+async def test_where_http_2_is_demanded_it_is_not_implemented() -> None:
+    async with Server2(echo) as up, to(up.port, http=2) as proxy:
+        answer = await says_hello(port_of(proxy, "in"))
+        assert answer.startswith(b"HTTP/1.1 501 ") and b"extended CONNECT" in answer
+
+
+async def test_a_client_that_goes_while_another_connection_is_made_leaves_nothing_behind(pki: Pki) -> None:
+    server = Both(pki, "h2", "http/1.1")
+    async with server.serving() as up, to(up, tls={"ca": pki.ca, "sni": "localhost"}) as proxy:
+        for _ in range(5):
+            async with tcp(port_of(proxy, "in")) as client:
+                client.send(HELLO % KEY)
+                await asyncio.sleep(0.003)
+                client.reset()
+        await wait_until(lambda: not list(proxy.sessions()), "for sessions to end")
+        assert not any(endpoint.active for endpoint in proxy.clusters["up"].endpoints)
+        assert (await says_hello(port_of(proxy, "in"))).endswith(b"\x81\x02\x81\x80")
