@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,38 +9,17 @@ from typing import TYPE_CHECKING, Any
 from carrier.core.address import check_bind, local_address
 from carrier.core.cluster import Cluster, first_that_connects
 from carrier.core.endpoint import Endpoint
-from carrier.errors import Error, Problem, from_os
+from carrier.errors import Error, Problem
+from carrier.hops import introduce
 from carrier.hops.bytesocket import ByteSocket, connect
 from carrier.hops.certificates import check_client, client_of, renew
 from carrier.hops.tls import upstream
-from carrier.wire.introduction import version_1, version_2
 
 if TYPE_CHECKING:
     from carrier import model as config
     from carrier.core.env import Env
     from carrier.core.resolve import Address
     from carrier.core.session import Session
-
-
-async def introduce(loop: asyncio.AbstractEventLoop, sock: socket.socket, session: Session, version: str, where: str) -> None:
-    """Say who the client of this session is, as the PROXY protocol does. Raises Error; then the socket is closed."""
-    found = session.metadata
-    address, port, tls = found.get("IP", {}), found.get("TCP") or found.get("UDP") or {}, found.get("TLS") or {}
-    peer = str(address.get("src_addr", "")), int(port.get("src_port", 0))
-    local = str(address.get("dst_addr", "")), int(port.get("dst_port", 0))
-    if version == "v1":
-        header = version_1(peer, local)
-    else:
-        alpn = tls.get("alpn")
-        header = version_2(peer, local, str(tls.get("sni") or ""), alpn if isinstance(alpn, str) else "")
-    try:
-        await loop.sock_sendall(sock, header)
-    except OSError as exc:
-        sock.close()
-        raise from_os(exc, "upstream", where, "yes") from None
-    except BaseException:
-        sock.close()
-        raise
 
 
 class TcpCluster(Cluster):
@@ -52,15 +30,12 @@ class TcpCluster(Cluster):
         "port": "1..65535",
         "bind": "{address, port}",
         "tls": "true or {sni, verify, ca, certificate, key, alpn}",
-        "proxy_protocol": "v1 or v2: say first who has connected (PROXY protocol)",
+        "proxy_protocol": introduce.FIELD,
     }
 
     @classmethod
     def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
-        found = super().check(spec, path) + check_bind(spec, path)
-        if spec.get("proxy_protocol", "v1") not in ("v1", "v2"):
-            found.append(Problem("no version of PROXY", f"{path}.proxy_protocol", seen=repr(spec["proxy_protocol"]), allowed="v1, v2"))
-        return found
+        return super().check(spec, path) + check_bind(spec, path) + introduce.check_version(spec, path)
 
     @classmethod
     def check_tls(cls, spec: Mapping[str, Any], path: str) -> list[Problem]:
@@ -73,9 +48,7 @@ class TcpCluster(Cluster):
         super().__init__(conf, env)
 
     async def open(self, session: Session, endpoint: Endpoint) -> ByteSocket:
-        sock = await self.connect(endpoint)
-        if self.introduces:
-            await introduce(self.env.loop, sock, session, self.introduces, endpoint.address)
+        sock = await self.connect(session, endpoint)
         opened: ByteSocket
         if self.tls is not None:
             opened = await upstream(self.env.loop, sock, self.tls, endpoint.host, endpoint.address)
@@ -89,8 +62,8 @@ class TcpCluster(Cluster):
         if self.tls is not None:
             renew(self.tls, self.env, f"cluster/{self.name}")
 
-    async def connect(self, endpoint: Endpoint) -> socket.socket:
-        """A connected socket to the endpoint. Raises Error."""
+    async def connect(self, session: Session, endpoint: Endpoint) -> socket.socket:
+        """A connected socket to the endpoint, which knows whose session it is if it wants to. Raises Error."""
         addresses = await self.addresses(endpoint)
         local = local_address(self.spec)
 
@@ -102,4 +75,6 @@ class TcpCluster(Cluster):
         except Error:
             self.env.resolver.forget(endpoint.host)
             raise
+        if self.introduces:
+            await introduce.introduce(self.env.loop, found, introduce.introduction(session, self.introduces), endpoint.address)
         return found

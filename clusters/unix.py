@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from carrier.core.cluster import Cluster
 from carrier.core.endpoint import Endpoint
 from carrier.errors import Error, Problem, from_os
+from carrier.hops import introduce
 from carrier.hops.bytesocket import ByteSocket
 from carrier.hops.packetsocket import PacketSocket
 from carrier.hops.unixsocket import MODES, address_of, check_mode, leads_to, mode_of
@@ -37,15 +38,19 @@ class UnixCluster(Cluster):
 
     protocol = "UnixDomainSocket"
     privileged = {"protocol": "reaches programs of this machine"}
-    fields = {"mode": "stream (default), dgram, seqpacket"}
+    fields = {"mode": "stream (default), dgram, seqpacket", "proxy_protocol": introduce.FIELD}
 
     def __init__(self, conf: config.Cluster, env: Env) -> None:
         self.mode = mode_of(conf.spec)
+        self.introduces = str(conf.spec.get("proxy_protocol") or "")
         super().__init__(conf, env)
 
     @classmethod
     def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
-        return super().check(spec, path) + check_mode(spec, path)
+        found = super().check(spec, path) + check_mode(spec, path) + introduce.check_version(spec, path)
+        if "proxy_protocol" in spec and not found and mode_of(spec) != "stream":
+            found.append(Problem("only a stream begins with a PROXY header", f"{path}.proxy_protocol", seen=f"mode {mode_of(spec)}"))
+        return found
 
     @classmethod
     def kind_of(cls, spec: Mapping[str, Any]) -> Kind:
@@ -54,7 +59,7 @@ class UnixCluster(Cluster):
     def ready(self, session: Session, endpoint: Endpoint | None) -> Socket | None:
         assert endpoint is not None
         sock = self._connected(endpoint.host)
-        return None if sock is None else self._end(session, sock)
+        return None if sock is None else self._end(session, sock, endpoint.host)
 
     async def open(self, session: Session, endpoint: Endpoint) -> Socket:
         """The queue is full: the kernel does not say when it is so no more."""
@@ -62,10 +67,16 @@ class UnixCluster(Cluster):
         while (sock := self._connected(endpoint.host)) is None:
             await asyncio.sleep(delay)
             delay = min(delay * 2, LATER)
-        return self._end(session, sock)
+        return self._end(session, sock, endpoint.host)
 
-    def _end(self, session: Session, sock: socket.socket) -> Socket:
+    def _end(self, session: Session, sock: socket.socket, filename: str) -> Socket:
         loop = self.env.loop
+        if self.introduces:
+            try:
+                sock.send(introduce.introduction(session, self.introduces))  # the first bytes of a connection find room
+            except OSError as exc:
+                sock.close()
+                raise from_os(exc, "upstream", filename, "yes") from None
         upstream: ByteSocket | PacketSocket
         if self.mode == "stream":
             upstream = ByteSocket(loop, sock, "upstream")

@@ -73,7 +73,7 @@ class WebSocketCluster(TcpCluster):
         raw = self.tunnels(session)
         endpoint = target(session, endpoint, ("ws", "http", "") if self.tls is None else ("wss", "https", "ws", "http", ""))
         request, wire = handshake(session, endpoint, raw)
-        sock = await self.connect(endpoint)
+        sock = await self.connect(session, endpoint)
         answer = Answer()
         try:
             await self._exchange(sock, wire, request, answer, raw)
@@ -112,8 +112,8 @@ class WebSocketCluster(TcpCluster):
         except OSError as exc:
             raise from_os(exc, "upstream", retry="yes" if answer.head is None else "no") from None
 
-    async def connect(self, endpoint: Endpoint) -> socket.socket:
-        sock = await super().connect(endpoint)
+    async def connect(self, session: Session, endpoint: Endpoint) -> socket.socket:
+        sock = await super().connect(session, endpoint)
         if self.tls is None:
             return sock
         opened = await upstream(self.env.loop, sock, self.tls, endpoint.host, endpoint.address)

@@ -31,6 +31,7 @@ from listeners.auto_ends import AutoPort, AutoSource, LateConnection, SecuredSou
 if TYPE_CHECKING:
     from carrier import model as config
     from carrier.core.accepting import Arrival
+    from carrier.core.decision import Table
     from carrier.core.env import Env
     from carrier.core.session import Session
     from carrier.core.stream import Socket
@@ -44,6 +45,8 @@ class AutoListener(AutoPort):
 
     protocol = "auto"
     gives_names = True
+    takes_h2 = False
+    """Does whom most clients are served by take HTTP/2 inside TLS?"""
 
     def __init__(self, conf: config.Listener, env: Env) -> None:
         super().__init__(conf, env)
@@ -63,8 +66,25 @@ class AutoListener(AutoPort):
         return False
 
     def offered(self) -> tuple[str, ...]:
-        """HTTP/2 inside TLS only where somebody says that the destination speaks it: without TLS the client knows."""
-        return super().offered() if "protocols" in self.conf.options else ("http/1.1",)
+        """HTTP/2 inside TLS only where whoever serves most clients is known to take it, or somebody says so."""
+        return super().offered() if "protocols" in self.conf.options or self.takes_h2 else ("http/1.1",)
+
+    def use(self, table: Table) -> None:
+        super().use(table)
+        self.learn()
+
+    def learn(self) -> None:
+        """Ask the destination of those whom no other rule takes whether it takes HTTP/2: clients are offered no more."""
+        cluster = self.table.otherwise
+        takes = cluster is not None and self.certificates is not None and "h2" in self.protocols and cluster.takes_h2()
+        if self.certificates is not None and takes is not self.takes_h2:
+            self.takes_h2 = takes
+            self.certificates.offer(self.offered())
+            self.env.note("offers HTTP/2 to clients" if takes else "offers no HTTP/2 to clients", listener=self.name)
+
+    def tick(self, now: float) -> None:
+        self.learn()
+        super().tick(now)
 
     # ------------------------------------------------------------------ connections
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from carrier.core.accepting import UNSPOKEN, Arrival, check_proxies
-from carrier.core.address import described, places
+from carrier.core.address import described, places, secured
 from carrier.core.ledger import refused
 from carrier.core.room import IDLE, PATIENCE, UNFINISHED, YOUNG
 from carrier.core.session import Session
@@ -144,7 +144,7 @@ class WebSocketSource(WebSocketEnd):
         self.peer, self.local = peer, local
         self.listener = listener
         self.request: Head | None = None
-        self.tls: dict[str, Any] | None = None
+        self.tls: dict[str, Any] | None = secured(sock)
         self.secured: Any = None
         self.upgraded = self.refused = False
         self.asked: Head | None = None

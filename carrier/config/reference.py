@@ -286,7 +286,7 @@ OPTIONS: Mapping[str, Field] = {field.name: field for field in (
     Field("strict_path", "number", AMOUNTS["0 or 1"], "0: where rules look at the normal form of paths, a target about whose path servers disagree (`/x/..;/admin`, `/admin%00`) goes to whom no rule on paths takes; 1: it is refused", "", 0),
     Field("exit", "true or false", YES_NO, "when the session of standard input is over the process ends", "false", True),
     Field("half_close", "text", choice("end", "keep"), "keep: a client that has sent its end gets its answer however late; else one that begins within a second", "", "keep"),
-    Field("protocols", "list", listed(choice("h1", "h2")), "versions of HTTP that are spoken; with TLS they are offered to clients. An `auto` port offers h2 inside TLS only if this names it", "h1, h2", ["h1"]),
+    Field("protocols", "list", listed(choice("h1", "h2")), "versions of HTTP that are spoken; with TLS they are offered to clients. An `auto` port offers h2 inside TLS if this names it, or if the cluster of its last rule is found to take it", "h1, h2", ["h1"]),
     Field("forwarding", "text", choice("replace", "keep"), "keep: what a request says of its way (`x-forwarded-for` and its like) goes on as it came, and nothing is added to it: the app behind a Gefyra port sees what it would see without us", "", "keep"),
     Field("proxy_protocol", "list of networks", listed(TEXT), "proxies that say first who has connected (PROXY protocol, v1 or v2); others are taken as they come", "nobody", ["10.0.0.0/8"]),
     Field("trusted", "list of networks", listed(TEXT), "peers whose forwarding fields (`x-forwarded-for` and its like) are believed", "nobody", ["10.0.0.0/8"]),

@@ -132,6 +132,12 @@ def places(sock: socket.socket) -> tuple[HostPort, HostPort]:
     return (plain(peer[0]), peer[1]), (plain(local[0]), local[1])
 
 
+def secured(sock: Any) -> dict[str, Any] | None:
+    """What a proxy in front said of a TLS that ended there."""
+    told = getattr(sock, "told", None)
+    return told.secured() if told is not None else None
+
+
 def described(peer: HostPort, local: HostPort, tls: Mapping[str, Any] | None = None, transport: str = "TCP") -> dict[str, Any]:
     """What a session's metadata says of its connection, as l7mp lays it out."""
     found: dict[str, Any] = {

@@ -213,6 +213,10 @@ class Cluster(Specified):
         """How often a limit of its own refused something, by its name."""
         return {}
 
+    def takes_h2(self) -> bool:
+        """Would its endpoints take HTTP/2 from who offers it to clients inside TLS, as far as that is known? Asked once a second."""
+        return False
+
     def tunnels(self, session: Session) -> bool:
         """Will the destination itself answer a session's request for another protocol, so that its bytes are relayed as they are?"""
         return False

@@ -128,6 +128,10 @@ class Table(Protocol):
     def reaches(self) -> frozenset[Any]:
         """Every cluster that a session may come to."""
 
+    @property
+    def otherwise(self) -> Cluster | None:
+        """The cluster of the last rule: who serves those whom no other rule takes."""
+
     def decide(self, meta: Mapping[str, Any]) -> Decision: ...
 
     def place(self, address: str) -> object | None:
@@ -308,6 +312,7 @@ class Fixed:
         self.decision = decision
         self.needs = NOTHING
         self.reaches = frozenset({decision.cluster} - {None})
+        self.otherwise = decision.cluster
 
     def decide(self, meta: Mapping[str, Any]) -> Decision:
         """The one."""

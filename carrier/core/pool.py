@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from carrier.errors import Error
 
@@ -28,13 +28,14 @@ class Idle(Protocol):
 
 
 class Pool:
-    """See the module. most_idle: idle connections kept. most: connections in all; most_waiting: of the queue; 0 for no bound."""
+    """See the module. most_idle: idle connections kept. most: connections in all; most_waiting: of the queue; 0 for no bound. idle: where
+    they are kept, if that is not with the endpoint."""
 
     __slots__ = ("endpoint", "idle", "most", "most_idle", "most_waiting", "open", "opening", "roomy", "waiting")
 
-    def __init__(self, endpoint: Endpoint, most_idle: int, most: int = 0, most_waiting: int = 0) -> None:
+    def __init__(self, endpoint: Endpoint, most_idle: int, most: int = 0, most_waiting: int = 0, idle: list[Any] | None = None) -> None:
         self.endpoint = endpoint
-        self.idle: list[Idle] = endpoint.idle
+        self.idle: list[Idle] = endpoint.idle if idle is None else idle
         self.most_idle = most_idle
         self.most = most
         self.most_waiting = most_waiting

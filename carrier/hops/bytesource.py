@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Any
 
-from carrier.core.address import places
+from carrier.core.address import places, secured
 from carrier.core.room import IDLE
 from carrier.core.stream import DESTROYED
 from carrier.hops.bytesocket import ByteSocket
@@ -73,7 +73,7 @@ class TcpSource(Accepted, ByteSocket):
     def __init__(self, listener: Acceptor, sock: socket.socket) -> None:
         self.listener = listener
         self.peer, self.local = places(sock)
-        self.tls: dict[str, Any] | None = None
+        self.tls: dict[str, Any] | None = secured(sock)
         """What the session's metadata says below /TLS."""
         super().__init__(listener.env.loop, sock, "downstream")
 

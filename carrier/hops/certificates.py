@@ -329,6 +329,12 @@ class ServerTls(Files):
             _IN_USE[same] = made
         return made
 
+    def offer(self, alpn: tuple[str, ...]) -> None:
+        """From the next look at the files on this is what is offered where an entry does not say (`renew`)."""
+        if alpn != self.alpn:
+            self.alpn = alpn
+            self.stamp = self.tried = ()
+
     def find(self, name: str) -> Made:
         """The entry for a client that asks for this name (RFC 6066 section 3); the first is for those that name none of the others."""
         wanted = name.lower().rstrip(".")

@@ -115,6 +115,7 @@ class Table:
         """Every cluster that a session may come to."""
         self.needs = total(matcher.needs for matcher, _ in self.lists.values())
         self.start = self.lists.get(rulelist)
+        self.otherwise = self.start[1][-1].cluster if self.start is not None and self.start[1] else None
         self._networks = networks_of(matcher for matcher, _ in self.lists.values())
 
     def place(self, address: str) -> object | None:

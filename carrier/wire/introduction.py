@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from carrier.errors import Error, shown
 
@@ -18,17 +18,37 @@ LONGEST_1 = 107
 LONGEST_2 = 16 + 4096
 """Bytes of one of version 2 that we take: its length has 16 bits, and nobody needs them all."""
 ALPN, AUTHORITY, TLS = 0x01, 0x02, 0x20
+VERSION, COMMON_NAME = 0x21, 0x22
+"""What stands in the value TLS, behind five bytes: what the client has (bits), and 0 for a certificate that is good."""
+SECURED, CERTIFIED = 0x01, 0x02 | 0x04
+"""The client speaks TLS; it has shown a certificate, on this connection and in this session."""
+LOCAL = {"v1": b"PROXY UNKNOWN\r\n", "v2": SIGNATURE + b"\x20\0\0\0"}
+"""What a proxy says of a connection of its own, such as a health check."""
 _FAMILIES = {0x11: (socket.AF_INET, 4), 0x21: (socket.AF_INET6, 16)}
 HostPort = tuple[str, int]
 
 
 class Introduced(NamedTuple):
-    """Who has connected to whom; and of a TLS that ends in front the name and the protocol that were asked for."""
+    """Who has connected to whom; and of a TLS that ends in front the name that was asked for, the protocol that was agreed on, its version
+    ("TLSv1.3", "" without TLS), and the common name of the client's certificate."""
 
     peer: HostPort
     local: HostPort
     sni: str = ""
     alpn: str = ""
+    tls: str = ""
+    name: str = ""
+
+    def secured(self) -> dict[str, Any] | None:
+        """What a session's metadata says of that TLS, below /TLS; None: there was none, or nothing was said of it."""
+        if not self.sni and not self.alpn and not self.tls:
+            return None
+        found: dict[str, Any] = {"sni": self.sni, "version": self.tls}
+        if self.alpn:
+            found["alpn"] = self.alpn
+        if self.name:
+            found["client"] = {"commonName": self.name}
+        return found
 
 
 class Introduction:
@@ -91,7 +111,9 @@ class Introduction:
         hosts = [socket.inet_ntop(number, held[at : at + size]) for at in (16, 16 + size)]
         ports = struct.unpack_from(">HH", held, 16 + 2 * size)
         values = dict(_values(held[20 + 2 * size :]))
-        texts = [values.get(name, b"").decode("ascii", "replace") for name in (AUTHORITY, ALPN)]
+        if TLS in values:
+            values |= dict(_values(values[TLS][5:]))
+        texts = [values.get(name, b"").decode("utf-8", "replace") for name in (AUTHORITY, ALPN, VERSION, COMMON_NAME)]
         self.said = Introduced((hosts[0], ports[0]), (hosts[1], ports[1]), *texts)
 
 
@@ -113,21 +135,27 @@ def version_1(peer: HostPort, local: HostPort) -> bytes:
     """The header of version 1."""
     found = _packed(peer, local)
     if found is None:
-        return b"PROXY UNKNOWN\r\n"
+        return LOCAL["v1"]
     kind = "TCP4" if found[0] == 0x11 else "TCP6"
     return f"PROXY {kind} {peer[0]} {local[0]} {peer[1]} {local[1]}\r\n".encode()
 
 
-def version_2(peer: HostPort, local: HostPort, sni: str = "", alpn: str = "") -> bytes:
-    """The header of version 2; with the name and the protocol that a TLS was asked for which ends here."""
-    values = b"".join(
-        struct.pack(">BH", kind, len(value)) + value for kind, value in ((ALPN, alpn.encode()), (AUTHORITY, sni.encode())) if value
-    )
+def version_2(peer: HostPort, local: HostPort, sni: str = "", alpn: str = "", tls: str = "", name: str = "") -> bytes:
+    """The header of version 2, with what is known of a TLS that ends here: see `Introduced`."""
+    values = [(ALPN, alpn.encode()), (AUTHORITY, sni.encode())]
+    if tls:
+        inside = _written([(VERSION, tls.encode()), (COMMON_NAME, name.encode())])
+        values.append((TLS, struct.pack(">BI", SECURED | (CERTIFIED if name else 0), 0) + inside))
+    written = _written(values)
     found = _packed(peer, local)
     if found is None:
-        return SIGNATURE + b"\x20\0\0\0"
+        return LOCAL["v2"]
     family, addresses = found
-    return SIGNATURE + struct.pack(">BBH", 0x21, family, len(addresses) + len(values)) + addresses + values
+    return SIGNATURE + struct.pack(">BBH", 0x21, family, len(addresses) + len(written)) + addresses + written
+
+
+def _written(values: list[tuple[int, bytes]]) -> bytes:
+    return b"".join(struct.pack(">BH", kind, len(value)) + value for kind, value in values if value)
 
 
 def _packed(peer: HostPort, local: HostPort) -> tuple[int, bytes] | None:

@@ -14,17 +14,20 @@ from carrier.core.cluster import Cluster, first_that_connects
 from carrier.core.endpoint import Endpoint
 from carrier.core.pool import Pool
 from carrier.errors import Error, Problem, from_os
+from carrier.hops import introduce
 from carrier.hops.bytesocket import connect
 from carrier.hops.certificates import ClientTls, check_client, client_of, renew
 from carrier.hops.tls import connected_channel
 from carrier.hops.tlstransport import TlsTransport
 from carrier.options import check_numbers, numbers
 from carrier.wire.h1.head import Limits
+from carrier.wire.introduction import LOCAL
 from clusters.http.exchange import Exchange, Shared
 from clusters.http.h1 import Upstream1
 from clusters.http.h2 import Upstream2, Way2
 from clusters.http.h2_exchange import Exchange2
 from clusters.http.h2_pool import Pool2, SharedEndpoint
+from clusters.http.private import Client, PrivateEndpoint, Who, who
 from clusters.http.probe import GOOD, Probe1, Probe2
 
 if TYPE_CHECKING:
@@ -68,11 +71,12 @@ class HttpCluster(Cluster):
         "bind": "{address, port}",
         "tls": "true or {sni, verify, ca, certificate, key, alpn}",
         "http": "1 or 2: the version to speak; without it what TLS agrees on, and 1 without TLS",
+        "proxy_protocol": introduce.FIELD,
     }
 
     @classmethod
     def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
-        found = super().check(spec, path) + check_bind(spec, path)
+        found = super().check(spec, path) + check_bind(spec, path) + introduce.check_version(spec, path)
         if "http" in cls.fields and spec.get("http", 1) not in (1, 2):
             found.append(Problem("no version of HTTP", f"{path}.http", seen=repr(spec["http"]), allowed="1, 2"))
         return found
@@ -90,7 +94,14 @@ class HttpCluster(Cluster):
         self.tls: ClientTls | None = client_of(conf.spec, ALPN[version] if version in (1, 2) else ALPN[0])
         self.version: int = version if version in (1, 2) else 0 if self.tls is not None and "h2" in self.tls.alpn else 1
         """The version that is spoken; 0: TLS agrees on it."""
-        if self.version != 1 and self.endpoint_class is Endpoint:
+        self.offered = self.version
+        """The version that `tls` offers; 0: both."""
+        self.introduces = str(conf.spec.get("proxy_protocol") or "")
+        self.clients: dict[tuple[Endpoint, Who], Client] = {}
+        """Whose connections are their own, because the endpoint is told who they are."""
+        if self.introduces:
+            self.endpoint_class = PrivateEndpoint
+        elif self.version != 1 and self.endpoint_class is Endpoint:
             self.endpoint_class = SharedEndpoint
         self.single: dict[int, ClientTls | None] = {}
         """TLS that offers one version only, for those that are to be spoken whatever else could be agreed on."""
@@ -112,29 +123,48 @@ class HttpCluster(Cluster):
         found = check_numbers(options, {**OPTIONS, **BREAKER}, path, ("health",))
         return found + (health.check(options["health"], f"{path}.health") if "health" in options else [])
 
-    def pool(self, endpoint: Endpoint) -> Pool:
-        """The connections of an endpoint."""
+    def pool(self, endpoint: Endpoint, client: Client | None = None) -> Pool:
+        """The connections of an endpoint, or of a client to it."""
+        if client is not None:
+            return client.pool
         found = self.pools.get(endpoint)
         if found is None:
             found = self.pools[endpoint] = Pool(endpoint, self.max_idle, self.max_per_endpoint, self.max_waiting)
         return found
 
-    def pool2(self, endpoint: Endpoint) -> Pool2:
-        """The connections of HTTP/2 of an endpoint."""
-        found = self.pools2.get(endpoint)
+    def pool2(self, endpoint: Endpoint, client: Client | None = None) -> Pool2:
+        """The connections of HTTP/2 of an endpoint, or of a client to it."""
+        found = self.pools2.get(endpoint) if client is None else client.pool2
         if found is None:
             found = Pool2(
                 self.way,
                 endpoint,
-                lambda: self._connect(endpoint, self.version and 2),
+                lambda: self._connect(endpoint, self.offered and 2, client),
                 self.max_per_endpoint,
                 self.max_waiting,
-                None if self.version == 2 else lambda: self._open1(endpoint, 1, sure=True),
+                None if self.version == 2 else lambda: self._open1(endpoint, 1, client, sure=True),
             )
+            if client is not None:
+                client.pool2 = found
+                return found
             self.pools2[endpoint] = found
             if isinstance(endpoint, SharedEndpoint):
                 endpoint.pool = found
         return found
+
+    def client(self, session: Session, endpoint: Endpoint) -> Client | None:
+        """Whose connections a session may use; None: anybody's."""
+        if not self.introduces:
+            return None
+        key = endpoint, who(session)
+        found = self.clients.get(key)
+        if found is None:
+            header = introduce.introduction(session, self.introduces)
+            found = self.clients[key] = Client(endpoint, key[1], header, self.max_idle)
+        return found
+
+    def takes_h2(self) -> bool:
+        return self.version == 2
 
     def speaks(self, session: Session) -> int:
         """The version of HTTP in which a session is served; 0: TLS agrees on it."""
@@ -147,7 +177,8 @@ class HttpCluster(Cluster):
     def discard(self, endpoint: Endpoint) -> None:
         if isinstance(endpoint, SharedEndpoint):
             endpoint.pool = None
-        for gone in (self.pools.pop(endpoint, None), self.pools2.pop(endpoint, None)):
+        own = [self.clients.pop(key) for key in list(self.clients) if key[0] is endpoint]
+        for gone in (self.pools.pop(endpoint, None), self.pools2.pop(endpoint, None), *own):
             if gone is not None:
                 gone.close()  # connections that still serve close when they have
         self.agreed1.discard(endpoint)
@@ -165,81 +196,88 @@ class HttpCluster(Cluster):
     def ready(self, session: Session, endpoint: Endpoint | None) -> Stream | None:
         assert endpoint is not None
         version = self.speaks(session)
+        client = self.client(session, endpoint)
         if version != 1:
-            pool = self.pools2.get(endpoint)
+            pool = self.pools2.get(endpoint) if client is None else client.pool2
             connection = pool.free() if pool is not None else None
             if pool is not None and connection is not None:
                 exchange = Exchange2(pool, endpoint, connection)
                 exchange.session = session
                 return exchange
-            if version == 2:
+            if version == 2 or endpoint not in self.agreed1:
                 return None
         bound = session.source.bound_to
         if bound is not None and bound.endpoint is endpoint and bound.usable and bound.session is None and not session.retries:
             bound.session = session
             return cast("Stream", bound)
-        if session.retries or not endpoint.idle:  # what broke one kept-alive connection may have broken them all
+        idle = endpoint.idle if client is None else client.idle
+        if session.retries or not idle:  # what broke one kept-alive connection may have broken them all
             return None
-        found: Upstream1 = endpoint.idle.pop()
+        found: Upstream1 = idle.pop()
         found.session = session
         return found
 
     async def open(self, session: Session, endpoint: Endpoint) -> Socket:
         self.check_port_of(endpoint)
-        version = self.speaks(session)
+        version, client = self.speaks(session), self.client(session, endpoint)
         found: Any = None
         if version == 2 or (version == 0 and endpoint not in self.agreed1):
-            found = await self.pool2(endpoint).open()
+            found = await self.pool2(endpoint, client).open()
         if found is None:
-            found = await self._open1(endpoint, self.version and 1)
+            found = await self._open1(endpoint, version, client)
         found.session = session
         return cast("Socket", found)
 
-    async def _open1(self, endpoint: Endpoint, version: int, sure: bool = False) -> Exchange:
+    async def _open1(self, endpoint: Endpoint, version: int, client: Client | None, sure: bool = False) -> Exchange:
         """An exchange of HTTP/1.1; version 0: it may have become one of HTTP/2 meanwhile. sure: TLS has to agree on it."""
-        if version and endpoint.idle:
-            return cast(Upstream1, endpoint.idle.pop())
-        pool = self.pool(endpoint)
+        pool = self.pool(endpoint, client)
+        if version and pool.idle:
+            return cast(Upstream1, pool.idle.pop())
         free = await pool.enter(endpoint.address)
         if free is not None:
             return cast(Upstream1, free)
         try:
-            made = await self._connect(endpoint, version, sure)
+            made = await self._connect(endpoint, version, client, sure)
         finally:
             pool.entered()
-        return Exchange2(made.pool, endpoint, made) if isinstance(made, Upstream2) else made
+        return Exchange2(self.pool2(endpoint, client), endpoint, made) if isinstance(made, Upstream2) else made
 
-    async def _connect(self, endpoint: Endpoint, version: int, sure: bool = False) -> Upstream1 | Upstream2:
+    async def _connect(self, endpoint: Endpoint, version: int, client: Client | None, sure: bool = False) -> Upstream1 | Upstream2:
         """One connection, of this version; 0: of the one that TLS agrees on. sure: it has to agree on it, if there is TLS."""
         tls = self.tls_for(version)
 
         def make(agreed: str | None) -> Upstream1 | Upstream2:
             if sure and tls is not None and agreed not in ALPN[version]:
                 raise Error("tls", f"{endpoint.address}: it agrees on no {ALPN[version][0]}", "upstream")
-            return self._make(endpoint, self._agreed(endpoint, agreed, version) if tls is not None else version)
+            return self._make(endpoint, self._agreed(endpoint, agreed, version) if tls is not None else version, client)
 
+        if client is not None:
+            self._make_room(endpoint)
         try:
-            return await self._dial(endpoint, tls, make)
+            return await self._dial(endpoint, tls, make, client.header if client is not None else b"")
         except Error:
             self.env.resolver.forget(endpoint.host)
             raise
 
-    async def _dial(self, endpoint: Endpoint, tls: ClientTls | None, make: Callable[[str | None], P]) -> P:
-        """A protocol of the event loop on a connection of its own; `make` is told what TLS has agreed on. Raises Error."""
+    def _make_room(self, endpoint: Endpoint) -> None:
+        """Where connections are one client's each, the one that is being made takes the place of one that waits. Raises Error."""
+        own = [client for client in self.clients.values() if client.endpoint is endpoint]
+        if 0 < self.max_per_endpoint < sum(client.connections for client in own) and not any(client.rest() for client in own):
+            detail = f"{endpoint.address}: {self.max_per_endpoint} connections (options.max_per_endpoint), each of one client"
+            raise Error("overload", detail, "upstream", "yes")
+
+    async def _dial(self, endpoint: Endpoint, tls: ClientTls | None, make: Callable[[str | None], P], header: bytes) -> P:
+        """A protocol of the event loop on a connection of its own, which begins with a header of the PROXY protocol if there is one; `make`
+        is told what TLS has agreed on. Raises Error."""
         loop, where, local = self.env.loop, endpoint.address, local_address(self.spec)
 
         async def one(address: Address) -> P:
-            if tls is not None:
+            if tls is not None or header:
                 sock = await connect(loop, address[0], address[1], where, local)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED)
-                channel = await connected_channel(loop, sock, tls, endpoint.host, where)
-                try:
-                    made = make(channel.tls.selected_alpn_protocol())
-                except Error:
-                    sock.close()
-                    raise
-                TlsTransport(loop, sock, channel, made, "upstream")
-                return made
+                if header:
+                    await introduce.introduce(loop, sock, header, where)
+                return await self._inside(sock, endpoint, tls, make)
             try:
                 transport, made = await loop.create_connection(lambda: make(None), *address[1][:2], family=address[0], local_addr=local)
             except OSError as exc:
@@ -251,10 +289,25 @@ class HttpCluster(Cluster):
 
         return cast("P", await first_that_connects(await self.addresses(endpoint), one, self.env.resolver.failed))
 
-    def _make(self, endpoint: Endpoint, version: int) -> Upstream1 | Upstream2:
+    async def _inside(self, sock: socket.socket, endpoint: Endpoint, tls: ClientTls | None, make: Callable[[str | None], P]) -> P:
+        """The protocol on a connected socket, behind a handshake if there is TLS."""
+        loop = self.env.loop
+        if tls is None:
+            _, plain = await loop.create_connection(lambda: make(None), sock=sock)
+            return plain
+        channel = await connected_channel(loop, sock, tls, endpoint.host, endpoint.address)
+        try:
+            made = make(channel.tls.selected_alpn_protocol())
+        except Error:
+            sock.close()
+            raise
+        TlsTransport(loop, sock, channel, made, "upstream")
+        return made
+
+    def _make(self, endpoint: Endpoint, version: int, client: Client | None) -> Upstream1 | Upstream2:
         if version == 2:
-            return Upstream2(self.pool2(endpoint), endpoint)
-        return Upstream1(self.shared, endpoint, self.pool(endpoint))
+            return Upstream2(self.pool2(endpoint, client), endpoint)
+        return Upstream1(self.shared, endpoint, self.pool(endpoint, client))
 
     def _agreed(self, endpoint: Endpoint, protocol: str | None, version: int) -> int:
         """The version that TLS has agreed on. One that had to be holds also where a server knows no ALPN."""
@@ -268,7 +321,7 @@ class HttpCluster(Cluster):
 
     def tls_for(self, version: int) -> ClientTls | None:
         """The TLS that offers this version, and no other if it is not 0."""
-        if self.tls is None or version == self.version or self.spec.get("tls") is None:
+        if self.tls is None or version == self.offered or self.spec.get("tls") is None:
             return self.tls
         if version not in self.single:
             raw = self.spec["tls"]
@@ -291,7 +344,7 @@ class HttpCluster(Cluster):
                 return Probe2(self.way, host, path, service)
             return Probe1(self.shared.limits, host, path)
 
-        probe = await self._dial(endpoint, tls, make)
+        probe = await self._dial(endpoint, tls, make, LOCAL.get(self.introduces, b""))
         try:
             said = await probe.said
         finally:
@@ -300,7 +353,8 @@ class HttpCluster(Cluster):
             raise Error("bad-answer", f"{endpoint.address}{health.path if service is None else ' (gRPC)'} answered {said}", "upstream")
 
     def follow(self, endpoint: Endpoint, places: frozenset[str]) -> None:
-        for connection in [connection for connection in endpoint.idle if connection.place not in places]:
+        idle = [*endpoint.idle, *(one for client in self.clients.values() if client.endpoint is endpoint for one in client.idle)]
+        for connection in [connection for connection in idle if connection.place not in places]:
             connection.close()
 
     def tick(self, now: float) -> None:
@@ -314,5 +368,11 @@ class HttpCluster(Cluster):
                 pool.expire(now - self.idle_timeout)
         for pool2 in list(self.pools2.values()):
             pool2.tick(now, self.idle_timeout)
+        for key, client in list(self.clients.items()):
+            client.tick(now, self.idle_timeout)
+            if client.gone:
+                client.close()
+                if not client.connections:
+                    del self.clients[key]
         for upstream in list(self.shared.busy):
             upstream.tick(now)

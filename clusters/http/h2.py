@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+from collections.abc import Sized
+from typing import TYPE_CHECKING, Protocol, cast
 
 from carrier.core.stream import HIGH
 from carrier.hops.h2 import Connection
@@ -17,8 +18,7 @@ from clusters.http.exchange import Shared
 
 if TYPE_CHECKING:
     from carrier.core.endpoint import Endpoint
-    from clusters.http.h2_exchange import Exchange2
-    from clusters.http.h2_pool import Pool2
+    from clusters.http.exchange import Exchange
 
 SILENCE = 15.0
 """Seconds without a byte from a peer that has streams open, after which it is asked for a sign of life; as long again, and it is gone."""
@@ -46,11 +46,23 @@ class Way2:
         self.encoder = Encoder()
 
 
+class Places(Protocol):
+    """The connections of an endpoint (clusters/http/h2_pool.py), as one of them knows them."""
+
+    way: Way2
+    connections: list[Upstream2]
+
+    @property
+    def waiting(self) -> Sized: ...
+    def place(self) -> None: ...
+    def left(self, connection: Upstream2) -> None: ...
+
+
 class Upstream2(Connection):
     """One connection, the target of its engine. served: streams ever. since: when it had its last stream, or byte. gone: it is lost.
     told: its settings have come; before that it gets one stream, because it may not take more, and none for a tunnel."""
 
-    def __init__(self, pool: Pool2, endpoint: Endpoint) -> None:
+    def __init__(self, pool: Places, endpoint: Endpoint) -> None:
         super().__init__(asyncio.get_running_loop())
         self.pool, self.endpoint = pool, endpoint
         self.gone = self.told = False
@@ -76,7 +88,7 @@ class Upstream2(Connection):
         engine = self.engine
         return 0 if self.gone else min(engine.places, (self.pool.way.streams if self.told else 1) - len(engine.streams))
 
-    def suits(self, exchange: Exchange2) -> bool:
+    def suits(self, exchange: Exchange) -> bool:
         """Is enough known of it for this exchange?"""
         return self.told or exchange.request is None or not exchange.request.upgrade
 

@@ -7,8 +7,10 @@ it has not looked at (GOAWAY, REFUSED_STREAM) is sent again on another connectio
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from carrier.core.stream import NOWHERE, Stream
 from carrier.errors import Error
@@ -24,13 +26,27 @@ from clusters.http.exchange import Exchange
 if TYPE_CHECKING:
     from carrier.core.endpoint import Endpoint
     from carrier.core.session import Session
-    from clusters.http.h2 import Upstream2
-    from clusters.http.h2_pool import Connect, Pool2
+    from clusters.http.h2 import Upstream2, Way2
 
 KEPT = 64 * 1024
 """Bytes of a request's content that are kept until its answer begins, to be sent again if the peer has not looked at it."""
 MOVES = 3
 """How often one exchange is sent again."""
+
+
+Connect = Callable[[], Awaitable[Any]]
+"""Makes a connection."""
+
+
+class Pooled(Protocol):
+    """The connections of an endpoint (clusters/http/h2_pool.py), as an exchange knows them."""
+
+    way: Way2
+    waiting: deque[Exchange2]
+    instead: Connect | None
+
+    def free(self) -> Upstream2 | None: ...
+    def wait(self, exchange: Exchange2) -> None: ...
 
 
 class Exchange2(Exchange):
@@ -40,7 +56,7 @@ class Exchange2(Exchange):
 
     __slots__ = ("body", "connection", "held_head", "moves", "moving", "paused", "pool", "size", "stream", "trailer")
 
-    def __init__(self, pool: Pool2, endpoint: Endpoint, connection: Upstream2 | None) -> None:
+    def __init__(self, pool: Pooled, endpoint: Endpoint, connection: Upstream2 | None) -> None:
         super().__init__(pool.way.shared, endpoint)
         self.pool, self.connection = pool, connection
         self.used = connection is not None and connection.served > 0

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from carrier.core.endpoint import Endpoint
 from carrier.errors import Error
 from clusters.http.h2 import Upstream2, Way2
-from clusters.http.h2_exchange import Exchange2
-
-Connect = Callable[[], Awaitable[Any]]
+from clusters.http.h2_exchange import Connect, Exchange2
 
 
 class Pool2:

@@ -338,6 +338,7 @@ class Connection1(Answering1, asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.listener.heads -= self.weight
         self.weight = 0
+        self.origin.gone = True
         self.listener.gone(self)
         if self.timer is not None:
             self.timer.cancel()

@@ -279,6 +279,7 @@ class Connection2(Connection):
         return [owner.session for owner in owners if owner.session is not None and owner.session.status != DESTROYED]
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.origin.gone = True
         self.listener.gone(self)
         self.fed = True  # nothing is written any more
         self.engine.lost("the downstream closed the connection")

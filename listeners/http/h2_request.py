@@ -6,7 +6,7 @@ A stream whose downstream does not read pauses its upstream and nobody else's: `
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from carrier.core.ledger import refused
 from carrier.core.stream import NOWHERE
@@ -20,12 +20,36 @@ from carrier.wire.http import Head
 from listeners.http.request import Request
 
 if TYPE_CHECKING:
-    from listeners.http.h2 import Connection2
+    from carrier.wire.h2.encoder import Encoder
+    from carrier.wire.h2.fields import Section
+    from listeners.http.request import Origin
+    from listeners.http.routing import Port
 
 FOREVER = 86_400.0
 """Seconds that a caller is waited for at most."""
 CODES = {"timeout": CANCEL, "request-timeout": CANCEL, "killed": CANCEL, "drain": CANCEL, "overload": ENHANCE_YOUR_CALM}
 """What an answer that breaks off is reset with: by kind of error; INTERNAL_ERROR for the others."""
+
+
+class Shared(Protocol):
+    """What connections have in common, as far as a request asks for it."""
+
+    encoder: Encoder
+
+
+class Carries(Protocol):
+    """The connection of a request (listeners/http/h2.py)."""
+
+    loop: asyncio.AbstractEventLoop
+    listener: Port
+    origin: Origin
+
+    @property
+    def shared(self) -> Shared: ...
+    def soon(self) -> None: ...
+    def say(self, stream: Stream, error: Error, asked: Head | Section | None) -> Head: ...
+    def free(self, request: Any) -> None: ...
+    def forget(self, request: Any) -> None: ...
 
 
 class Request2(Request):
@@ -35,7 +59,7 @@ class Request2(Request):
     __slots__ = ("connection", "early", "paused", "stream", "timer")
     stream: Stream
 
-    def __init__(self, connection: Connection2) -> None:
+    def __init__(self, connection: Carries) -> None:
         super().__init__(connection.listener)
         self.connection = connection
         self.paused = False

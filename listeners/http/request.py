@@ -37,14 +37,21 @@ class Origin:
     """Who asks on one connection, and what is added to its requests.
 
     peer, local: host and port. trusted: what it says of others is believed. special: what is added depends on more than the connection.
-    tls: how it is secured, or None. fields: lines for each request; fields_and_id: the same and all but the end of a request id; number:
-    how many ids have been used. place: what the rules can tell of it, as placed_by found.
+    tls: how it is secured, or None; in_front: how it was as far as a proxy that introduced it. gone: it is closed. fields: lines for each
+    request; fields_and_id: the same and all but the end of a request id; number: how many ids have been used. place: what the rules can
+    tell of it, as placed_by found.
     """
 
-    __slots__ = ("fields", "fields_and_id", "keeps", "local", "number", "peer", "place", "placed_by", "special", "tls", "trusted")
+    # fmt: off
+    __slots__ = (
+        "fields", "fields_and_id", "gone", "in_front", "keeps", "local", "number", "peer", "place", "placed_by", "special", "tls",
+        "trusted",
+    )
+    # fmt: on
 
-    def __init__(self, port: Port, peer: tuple[str, int], local: tuple[str, int], tls: Any) -> None:
-        self.peer, self.local, self.tls = peer, local, tls
+    def __init__(self, port: Port, peer: tuple[str, int], local: tuple[str, int], tls: Any, in_front: Any = None) -> None:
+        self.peer, self.local, self.tls, self.in_front = peer, local, tls, in_front
+        self.gone = False
         self.place: object = None
         self.placed_by: Routing | None = None
         self.believed_by(port)
@@ -73,7 +80,7 @@ def origin_of(port: Port, transport: asyncio.BaseTransport, arrival: Any) -> Ori
     tls = transport.get_extra_info("ssl_object") if arrival is not None else None  # what the loop has accepted is in clear
     told = getattr(arrival.sock, "told", None) if arrival is not None else None
     if told is not None:
-        return Origin(port, told.peer, told.local, tls)
+        return Origin(port, told.peer, told.local, tls, told.secured())
     peer, local = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
     return Origin(
         port,
@@ -390,6 +397,8 @@ class Request(Socket):
         found["HTTP"] = head.metadata() if head is not None else {}
         if origin.tls is not None:
             found["TLS"] = describe(origin.tls)
+        elif origin.in_front is not None:
+            found["TLS"] = origin.in_front
         return found
 
     # ------------------------------------------------------------------ given by the version
