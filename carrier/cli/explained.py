@@ -6,10 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from carrier.cli.labels import is_implicit
 from carrier.core.metadata import readable
+from carrier.wire.grpc import call_of, is_type
 
 if TYPE_CHECKING:
     from carrier.rules.explain import Choice, Explanation
@@ -48,8 +49,18 @@ def _heading(found: Explanation) -> Iterator[str]:
     if isinstance(tls, Mapping) and tls.get("sni"):
         told.append(f"server name {tls['sni']}")
     yield f"{'  '.join(told) or 'a session'}  to listener {found.listener}, revision {found.revision}"
+    if isinstance(http, Mapping) and (called := _called(http)):
+        yield f"(a call of gRPC: service {called[0]}, method {called[1]})"
     if found.assumed:
         yield f"(assumed: {'; '.join(found.assumed)})"
+
+
+def _called(http: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Service and method, if a request is a call of gRPC."""
+    kind, url = (http.get("headers") or {}).get("content-type"), http.get("url")
+    if http.get("method") != "POST" or not isinstance(kind, str) or not is_type(kind.encode()) or not isinstance(url, Mapping):
+        return None
+    return call_of(str(url.get("path")).encode("latin-1", "replace"))
 
 
 def _shown_steps(found: Explanation, marks: tuple[str, str, str], wanted: Callable[[str], bool] | None) -> Iterator[str]:

@@ -79,6 +79,13 @@ def count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
+def stream(http: Mapping[str, Any], before: str) -> str:
+    """Which stream of HTTP/2 a session or a request came on, behind `before`; nothing for other versions."""
+    if http.get("version") != "2":
+        return ""
+    return f"{before}h2 #{http['stream']}" if http.get("stream") else f"{before}h2"
+
+
 def show(options: argparse.Namespace, value: Any) -> bool:
     """Print the answer as JSON if that is asked for."""
     if options.json:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from carrier.cli.bridges import health, show_bridges
 from carrier.cli.client import OK, USAGE, Client, Dict, Refused
 from carrier.cli.labels import labels
-from carrier.cli.page import Page, ago, complain, count, done, show
+from carrier.cli.page import Page, ago, complain, count, done, show, stream
 
 
 def status(options: argparse.Namespace, client: Client, page: Page) -> int:
@@ -137,7 +137,7 @@ def _list_sessions(options: argparse.Namespace, client: Client, page: Page) -> i
         endpoint, counters, rule = session["destination"].get("endpoint"), session["counters"], session.get("rule", "")
         address = endpoint["spec"]["address"] if isinstance(endpoint, Mapping) and endpoint["spec"]["address"] != "<VIRTUAL>" else ""
         to = named.get(session["destination"].get("origin", "-"), session["destination"].get("origin", "-"))
-        protocol = session["source"]["listener"].get("protocol")
+        protocol = session["source"]["listener"].get("protocol") + stream(session["metadata"].get("HTTP") or {}, " ")
         moved = f"{counters['bytes_in']}/{counters['bytes_out']}"
         since = ago(session["events"][0]["timestamp"])
         rows.append(
@@ -171,7 +171,7 @@ ORDERS: Mapping[str, Callable[[Dict], Any]] = {"bytes": _bytes, "age": _age}
 
 
 def _show_session(session: Dict) -> None:
-    print(f"{session['name']}  {session['status']}")
+    print(f"{session['name']}{stream(session['metadata'].get('HTTP') or {}, '  ')}  {session['status']}")
     print(f"why   {session['why']}")
     for event in session["events"]:
         more = "  ".join(str(event[part]) for part in ("message", "content") if event[part])

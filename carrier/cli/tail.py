@@ -9,7 +9,7 @@ from datetime import datetime
 from urllib.parse import urlencode
 
 from carrier.cli.client import OK, Client, Dict
-from carrier.cli.page import Page
+from carrier.cli.page import Page, stream
 
 FILTERS = ("user", "rule", "listener", "status", "path", "protocol")
 
@@ -42,7 +42,7 @@ def shown(event: Dict, page: Page) -> str:
         return f"{clock} {_session(event, page)}"
     if kind == "opened":
         to = f" -> {event['cluster']}" if event.get("cluster") else ""
-        return f"{clock} {page.paint('36', 'opened')} {event['session']} {event['rule']}{to}"
+        return f"{clock} {page.paint('36', 'opened')} {event['session']}{stream(event, ' ')} {event['rule']}{to}"
     if kind == "lost":
         return f"{clock} {page.paint('33', str(event['events']) + ' more events were not told')}"
     values = " ".join(f"{name}={value}" for name, value in event.items() if name not in ("event", "level", "what"))
@@ -59,5 +59,8 @@ def _session(event: Dict, page: Page) -> str:
     marks = f"  fallback: {event['fallback']}" if event.get("fallback") else ""
     marks += f"  {event['reason']}" if event.get("reason") else ""
     took = f"  {event['duration_us'] / 1000:.1f} ms" if "duration_us" in event else ""
+    what += stream(event, " ")
+    if event.get("grpc"):
+        what += f" {event['grpc'].get('status') or 'no status'}"
     via = "  " + " ".join(filter(None, (event.get("listener"), event.get("user"), event.get("rule"))))
     return f"{page.paint(code, word)} {what}{via}{f' -> {to}' if to else ''}{took}{marks}"

@@ -86,7 +86,7 @@ class Lines:
         self.headers = tuple((name.lower(), name.lower() in self.hidden.fields) for name in settings.headers)
         self.request_id = _no_id if "x-request-id" in self.hidden.fields else request_id
         self.fixed: dict[tuple[object, ...], bytes] = {}
-        self.asked: dict[bytes, tuple[bytes, bytes, bytes]] = {}
+        self.asked: dict[bytes, tuple[bytes, bytes, bytes, str]] = {}
         """By target: method, host, and what the line says of a request of these three."""
         self.era = object()
         """Replaced when what was remembered may be wrong."""
@@ -157,7 +157,7 @@ class Lines:
                 sizes = told[7] if same else SIZES % (got, sent, status)
             else:
                 known = targets.get(request.target)
-                same = known is not None and known[0] is request.method and known[1] is request.authority
+                same = known is not None and known[0] is request.method and known[1] is request.authority and known[3] == request.version
                 asked = known[2] if same else self._asked(request)  # type: ignore[index]
                 end = fixed.get((decision, decision.cluster, endpoint)) or self._end(recorded(cast("Record", entry)))
                 sizes = SIZES % (got, sent, status)
@@ -189,18 +189,18 @@ class Lines:
 
     def _asked(self, request: Any) -> bytes:
         """What a line says of a request, from the quote that ends its id."""
-        method, target, host = request.method, request.target, request.authority
+        method, target, host, version = request.method, request.target, request.authority, request.version
         known = self.asked.get(target)
-        if known is not None and known[0] == method and known[1] == host:
+        if known is not None and known[0] == method and known[1] == host and known[3] == version:
             return known[2]
         path = _text(self._path(target))
-        made = b'","method":%b,"path":%b,"host":%b,' % (_text(method), path, _text(redact.target(host)))
+        made = b'","method":%b,"path":%b,"host":%b,"version":"%b",' % (_text(method), path, _text(redact.target(host)), version.encode())
         if self.headers:
             return made + b'"headers":%b,' % _json(self.shown_headers(request))
         if len(target) <= SHORT:
             if len(self.asked) >= KEPT:
                 self.asked.clear()
-            self.asked[target] = method, host, made
+            self.asked[target] = method, host, made, version
         return made
 
     def _end(self, session: Session) -> bytes:

@@ -306,10 +306,12 @@ class Live:
             fresh = [session for session in listener.live if session.number >= before][:OPENED]
             for session in fresh:
                 if session.decision is not None:
+                    http = session.metadata.get("HTTP") or {}
                     self._tell(
                         {
                             "event": "opened",
                             "session": session.name,
+                            **{name: http[name] for name in ("version", "stream") if name in http},
                             "listener": name,
                             "protocol": listener.protocol,
                             "rule": session.decision.rule,

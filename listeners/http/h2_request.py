@@ -226,6 +226,10 @@ class Request2(Request):
         self.give_up(Error("reset", f"the downstream broke the stream off: {detail or code_name(code)}", "downstream"))
         self.connection.forget(self)
 
+    @property
+    def number(self) -> int:
+        return self.stream.id
+
     # ------------------------------------------------------------------ flow
 
     @property

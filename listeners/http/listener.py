@@ -269,4 +269,8 @@ class HttpListener(Port):
         return f"HTTP:{source.peer[0]}:{source.peer[1]}-{local[0]}:{local[1]}-{session.number}"
 
     def metadata(self, session: Session) -> dict[str, Any]:
-        return cast(Request, session.source).metadata(session.request)
+        source = cast(Request, session.source)
+        found = source.metadata(session.request)
+        if source.session is session and source.number:
+            found["HTTP"]["stream"] = source.number
+        return found

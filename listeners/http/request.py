@@ -404,6 +404,11 @@ class Request(Socket):
     # ------------------------------------------------------------------ given by the version
 
     @property
+    def number(self) -> int:
+        """Of the stream that it came on; 0 where a connection has no streams."""
+        return 0
+
+    @property
     def held(self) -> bool:
         """May the downstream not send?"""
         raise NotImplementedError

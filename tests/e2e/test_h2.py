@@ -418,3 +418,23 @@ async def running_tls(port: int, tls: dict[str, str]) -> Any:
         ],
     )
     return running(conf)
+
+
+async def test_a_session_shows_its_version_and_its_stream_also_when_that_is_over() -> None:
+    async with Stage(listener={"track": 60}) as stage, client2(stage.port) as client:
+        first, second = client.ask("/a"), client.ask("/b", "POST", end=False)
+        server = await stage.server()
+        await server.head()
+        await stage.server()
+        await stage.becomes(lambda: len(stage.listener.live) == 2)
+        shown = {session.dump()["metadata"]["HTTP"]["stream"] for session in stage.listener.live}
+        assert shown == {first, second}
+        await server.says(OK)
+        await client.answer(first)
+        third = client.ask("/c")
+        await stage.becomes(lambda: len(stage.listener.live) == 2)
+        ended = next(session for session in stage.listener.sessions() if session not in stage.listener.live)
+        http = ended.dump()["metadata"]["HTTP"]
+        assert http["version"] == "2" and http.get("stream") in (None, first) and third not in (first, second)
+        client.reset(second)
+        client.reset(third)

@@ -21,7 +21,7 @@ from carrier.admin.gate import Limits
 from carrier.admin.operations import OPERATIONS
 from carrier.cli.main import LIMITS, parser
 from carrier.core.breaker import BREAKER
-from tests.soak import churn, damaged, drain, kill9, memory, readers, size, stops
+from tests.soak import calls, churn, damaged, drain, kill9, memory, readers, size, stops
 from tests.soak.process import PATIENCE, carrier, free_port
 
 EMPTY = {"listeners": []}
@@ -56,6 +56,12 @@ def test_changes_under_load_fail_nobody_and_hold_for_the_next_request() -> None:
     figures, failures = churn.run(1)
     assert not failures, failures
     assert figures["rounds of 4 changes"] > 1
+
+
+def test_calls_and_streams_go_where_they_belong_while_bridges_come_and_go() -> None:
+    figures, failures = calls.run(600, 8, 60)
+    assert not failures, failures
+    assert figures["changes of bridges"] > 1 and figures["messages each way"] == 8 * 60
 
 
 def test_damaged_configurations_are_refused_with_reasons_and_nobody_notices() -> None:

@@ -72,3 +72,9 @@ def test_what_nobody_named_is_called_as_status_calls_it(tmp_path: Path, capsys: 
     assert "  → rule 1 of web (web-RuleList-0-Rule-0): takes it, as it takes everything" in text
     assert "why        rule 1 of web: anything" in text and "goes to    an unnamed cluster (Echo)" in text
     assert "rule 1 of web" in said(capsys, "/", "-c", str(path), "--rule", "web-RuleList-0-Rule-0"), "its own name is what --rule takes"
+
+
+def test_a_call_of_grpc_is_told_by_its_service_and_method(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = said(capsys, "POST", "/shop.v1.Cart/Add", "-H", "content-type: application/grpc+proto", "-c", file)
+    assert "(a call of gRPC: service shop.v1.Cart, method Add)" in text
+    assert "gRPC" not in said(capsys, "POST", "/shop.v1.Cart/Add", "-H", "content-type: application/grpc-web", "-c", file)

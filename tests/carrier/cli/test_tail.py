@@ -100,3 +100,11 @@ def test_lines_of_a_stream_are_events_whatever_stands_between() -> None:
 )
 def test_each_kind_of_event_is_a_line(event: dict[str, object], words: str) -> None:
     assert words in shown(event, Page())
+
+
+def test_a_call_of_grpc_shows_its_version_and_how_it_went() -> None:
+    event = {"event": "request", "time": "2026-01-01T00:00:00Z", "status": 200, "method": "POST", "path": "/a.B/C", "version": "2"}
+    assert "POST /a.B/C h2 UNAVAILABLE" in shown({**event, "grpc": {"service": "a.B", "method": "C", "status": "UNAVAILABLE"}}, Page())
+    assert "POST /a.B/C h2 no status" in shown({**event, "grpc": {"service": "a.B", "method": "C", "status": ""}}, Page())
+    opened = {"event": "opened", "session": "S", "version": "2", "stream": 3, "rule": "all", "cluster": "up"}
+    assert "S h2 #3 all" in shown(opened, Page())
