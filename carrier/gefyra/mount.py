@@ -44,20 +44,22 @@ class CarrierMount(Shadowed):
     # ------------------------------------------------------------------ the proxy in the pods
 
     async def install(self) -> None:
-        """Put the proxy into every pod that does not run it, one after the other."""
+        """Put the proxy into every pod that does not run it, one after the other; Services lead to it when this returns."""
         async with self.known.work:
-            await self._install_all()
+            if await self._install_all():
+                await self._sleep(ROUTED)
 
-    async def _install_all(self) -> None:
+    async def _install_all(self) -> bool:
+        """Were Services led elsewhere, and back?"""
         pods = await pods_of(self.access, self.namespace, self.target)
         fresh = [pod for pod in pods if not self._runs_proxy(pod)]
         if not fresh:
-            return
+            return False
         led = await self._lead_elsewhere(pods)
         try:
             for pod in fresh:
                 if self.known.ending:
-                    return
+                    return False
                 try:
                     await self._install(pod, led)
                 except Gone:
@@ -65,7 +67,7 @@ class CarrierMount(Shadowed):
         except Exception:
             await self._lead_back()
             raise
-        await self._lead_back()
+        return await self._lead_back()
 
     async def _install(self, pod: Object, led: bool) -> None:
         """One pod: patch it, wait until the proxy answers, configure it, wait until it is ready. led: no Service leads to it.
@@ -120,18 +122,19 @@ class CarrierMount(Shadowed):
             await self._sleep(ROUTED)
         return led
 
-    async def _lead_back(self) -> None:
-        """Let Services lead to the pods again, when one of them serves. Until then where they were led to serves."""
+    async def _lead_back(self) -> bool:
+        """Let Services lead to the pods again, when one of them serves; did any? Until then where they were led to serves."""
         if not await self.detour.on():
             self.known.detoured = False
-            return
+            return False
         pods = await pods_of(self.access, self.namespace, self.target)
         if pods and not any(map(self._serves, pods)):
-            return
+            return False
         await self._sleep(SETTLED)
         names = await self.detour.end()
         self.known.detoured = False
         await self.tell("Services lead back", f"{', '.join(names)}: to {self.target}")
+        return True
 
     async def _sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds * self.pause / 0.1)
