@@ -24,7 +24,7 @@ from carrier.gefyra.access import Answer, Fleet, Object, is_ready, name_of, run_
 from carrier.gefyra.certificates import Certificates
 from carrier.gefyra.format import read
 from carrier.gefyra.shadow import PATIENCE, Gone, Shadowed
-from carrier.gefyra.wanted import MOUNT_LABEL, pods_of, wanted_of
+from carrier.gefyra.wanted import MOUNT_LABEL, is_ending, pods_of, wanted_of
 
 ORIGINALS = "gefyra-carrier2-restore-configmap"
 """The ConfigMap that keeps what the proxy replaced: `<namespace>-<pod>-<container>` -> the container's image."""
@@ -407,7 +407,7 @@ class CarrierMount(Shadowed):
         found = [key for key in (kept or {}).get("data") or {} if key.startswith(before) and key.endswith(after)]
         pods = {key[len(before) : -len(after)]: key for key in found}
         if kind != "Pod":
-            there = {name_of(pod) for pod in await self.access.list("Pod", self.namespace, {})}
+            there = {name_of(pod) for pod in await self.access.list("Pod", self.namespace, {}) if not is_ending(pod)}
             own = {name_of(pod) for pod in await pods_of(self.access, self.namespace, self.target)}
             pods = {pod: key for pod, key in pods.items() if pod.startswith(f"{name}-") and (pod in own or pod not in there)}
         else:
