@@ -316,6 +316,23 @@ async def test_three_pods_twenty_bridges_and_a_laptop_that_dies_and_returns(clus
     requests.task.cancel()
 
 
+async def test_a_lone_pod_loses_nothing_either(cluster):
+    """Nor does the only one of a workload that serves without a readiness probe: its kubelet calls it ready as soon as it runs."""
+    await cluster.deploy(replicas=1, readinessProbe=None)
+    await cluster.rolled_out()
+    operator = await cluster.operator(connection=Gate(cluster.plane))
+    requests = await constant(cluster)
+    for _ in range(2):
+        began = time.monotonic()
+        await cluster.mount()
+        await asyncio.sleep(2)
+        await cluster.delete("gefyrabridgemount", "mount-a")
+        await asyncio.sleep(2)
+        await nothing_lost(cluster, requests, began, {})
+    assert operator.errors == []
+    requests.task.cancel()
+
+
 async def test_tls_from_a_secret_is_served_by_every_pod(cluster):
     authority = trustme.CA()
     made = authority.issue_cert("web.test")
