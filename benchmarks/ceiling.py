@@ -1,4 +1,5 @@
-"""The ceiling: a uvloop relay that parses nothing, `python -m benchmarks.ceiling tcp|udp PORT BACKEND-PORT`, on 127.0.0.1.
+"""The ceiling: a uvloop relay that parses nothing, `python -m benchmarks.ceiling tcp|udp PORT BACKEND-PORT`, on 127.0.0.1. With
+`tls PORT BACKEND-PORT PEM` it ends TLS, and answers each request itself.
 
 It does what no proxy written on uvloop's transports can do without: take bytes from one socket and write them to another. What a proxy
 costs above it is parsing, routing and bookkeeping; what it costs below it was won by leaving those transports (splice, batches of
@@ -6,6 +7,7 @@ datagrams).
 """
 
 import asyncio
+import ssl
 import sys
 from collections.abc import Callable
 from typing import Any, cast
@@ -115,9 +117,30 @@ class UdpBack(asyncio.DatagramProtocol):
         self.front.sendto(data, self.peer)
 
 
-async def main(kind: str, port: int, backend: int) -> None:
+class Answer(asyncio.Protocol):
+    """Answers what comes as the backend would."""
+
+    said = b"HTTP/1.1 200 OK\r\nx-backend: D\r\ncontent-length: 14\r\n\r\nanswered by D\n"
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.Protocol."""
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        self.transport.write(self.said)
+        if b"\r\nConnection: close\r\n" in data:
+            self.transport.close()
+
+
+async def main(kind: str, port: int, backend: int, pem: str = "") -> None:
     """Relay until the process is ended."""
     loop = asyncio.get_running_loop()
+    if kind == "tls":
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(pem)
+        await loop.create_server(Answer, HOST, port, backlog=4096, ssl=context)
+        await loop.create_future()
     if kind == "udp":
         await loop.create_datagram_endpoint(lambda: UdpFront(backend), local_addr=(HOST, port))
     else:
@@ -126,4 +149,4 @@ async def main(kind: str, port: int, backend: int) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    uvloop.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:]))

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import socket
+import ssl
 import time
 
 from benchmarks import frames, h2check
@@ -42,6 +43,10 @@ def questions(job: Job) -> list[tuple[str, dict[str, str], str]]:
 def check_http(job: Job, routes: bool) -> None:
     """One request each, all on one keep-alive connection."""
     connection = http.client.HTTPConnection("127.0.0.1", job.port, timeout=SECONDS)
+    if job.protocol == "tls":
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connection = http.client.HTTPSConnection("127.0.0.1", job.port, timeout=SECONDS, context=context)
     try:
         for path, headers, wanted in questions(job) if routes else [("/", {}, job.default)]:
             connection.request("GET", path, headers=headers)

@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks import check, report
 from benchmarks.h2 import H2
-from benchmarks.http import HTTP, RULES
+from benchmarks.http import HTTP, RULES, TLS
 from benchmarks.measure import LOAD_CORE, PROXY_CORE, core_busy, tree_cpu, tree_rss
 from benchmarks.peers import Job, Peer, usual_job, version
 from benchmarks.peers.registry import DIRECT, OURS, PEERS
@@ -30,7 +30,15 @@ from benchmarks.tcp import TCP
 from benchmarks.udp import UDP
 from benchmarks.websocket import WEBSOCKET
 
-SCENARIOS: dict[str, tuple[Scenario, ...]] = {"http": HTTP, "h2": H2, "rules": RULES, "tcp": TCP, "udp": UDP, "websocket": WEBSOCKET}
+SCENARIOS: dict[str, tuple[Scenario, ...]] = {
+    "http": HTTP,
+    "h2": H2,
+    "tls": TLS,
+    "rules": RULES,
+    "tcp": TCP,
+    "udp": UDP,
+    "websocket": WEBSOCKET,
+}
 WARM_UP_SECONDS = 0.5
 
 

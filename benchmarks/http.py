@@ -47,12 +47,14 @@ LARGE_ANSWERS = [request(b"GET", b"/64k", b"Accept: */*\r\n" + user) for _, user
 POSTS = [request(b"POST", path, b"Content-Type: text/plain\r\n" + user, b"p" * POST) for path, user in WHO]
 
 
-def load_of(requests: Sequence[bytes], connections: int) -> Callable[[Target, float], Load]:
-    """What drives `requests` over `connections` keep-alive connections, one request at a time on each."""
+def load_of(requests: Sequence[bytes], connections: int, scheme: str = "http") -> Callable[[Target, float], Load]:
+    """What drives `requests` over `connections` keep-alive connections, one request at a time on each. Over TLS only wrk does."""
 
     def drive(target: Target, seconds: float) -> Load:
         if wrk.installed():
-            return wrk.drive(target, seconds, requests, connections)
+            return wrk.drive(target, seconds, requests, connections, scheme)
+        if scheme != "http":
+            raise RuntimeError("TLS is asked for by wrk only, which is not installed")
         users = [User(f"user-{number}", "127.0.0.1", target.port, requests[number % len(requests)]) for number in range(connections)]
         return from_tally(run(Plan("http", users, seconds)))
 
@@ -67,6 +69,10 @@ HTTP = (
     Scenario("http 16 KiB posts", "large", "request", load_of(POSTS, 64)),
     Scenario("http 512 connections", "http", "request", load_of(REPEATING, 512), short=False),
     Scenario("http new connections", "http", "request", load_of(CLOSING, 64), short=False),
+)
+TLS = (
+    Scenario("tls repeating heads", "tls", "request", load_of(REPEATING, 64, "https"), short=False),
+    Scenario("tls new connections", "tls", "request", load_of(CLOSING, 64, "https"), short=False),
 )
 RULES = (
     Scenario("rules repeating heads", "rules", "request", load_of(REPEATING, 64), short=False),

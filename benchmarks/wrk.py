@@ -43,14 +43,14 @@ def quoted(data: bytes) -> str:
     return '"' + "".join(chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\{byte:03d}" for byte in data) + '"'
 
 
-def drive(target: Target, seconds: float, requests: Sequence[bytes], connections: int) -> Load:
+def drive(target: Target, seconds: float, requests: Sequence[bytes], connections: int, scheme: str = "http") -> Load:
     """Run wrk for whole seconds on the load's core. Raises RuntimeError when it fails."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         file.write(script(requests))
         file.flush()
         whole = str(max(1, round(seconds)))
         command = ["taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{connections}", f"-d{whole}s", "-s", file.name]
-        done = subprocess.run([*command, f"http://127.0.0.1:{target.port}/"], capture_output=True, text=True, check=False)
+        done = subprocess.run([*command, f"{scheme}://127.0.0.1:{target.port}/"], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"wrk failed: {done.stderr or done.stdout}")
     return read(done.stdout)

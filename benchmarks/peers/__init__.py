@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import trustme
+
 H2 = ("h2", "h2-h2", "grpc")
-# What a peer may be asked to carry: websocket is HTTP with an Upgrade, large is HTTP with large bodies, bulk TCP with large streams,
-# rules is HTTP with many rules; h2 is HTTP/2 from clients and HTTP/1.1 to upstreams, h2-h2 HTTP/2 to both, grpc the same with calls.
-PROTOCOLS = ("http", "large", "rules", "websocket", *H2, "tcp", "bulk", "udp")
+# What a peer may be asked to carry: tls is HTTP over TLS from clients, websocket is HTTP with an Upgrade, large is HTTP with large bodies,
+# bulk TCP with large streams, rules is HTTP with many rules; h2 is HTTP/2 from clients and HTTP/1.1 to upstreams, h2-h2 HTTP/2 to both,
+# grpc the same with calls.
+PROTOCOLS = ("http", "tls", "large", "rules", "websocket", *H2, "tcp", "bulk", "udp")
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Job:
     @property
     def parses_http(self) -> bool:
         """Whether requests are routed one by one; otherwise whole connections or datagram flows are relayed."""
-        return self.protocol in ("http", "large", "rules", "websocket", *H2)
+        return self.protocol in ("http", "tls", "large", "rules", "websocket", *H2)
 
     @property
     def h2_upstream(self) -> bool:
@@ -87,6 +90,14 @@ class Peer(Protocol):
 def usual_job(protocol: str, port: int, backends: Mapping[str, int]) -> Job:
     """The job that all are compared with: two header rules, a path prefix, a default."""
     return Job(protocol, port, backends, users={"alice": "A", "bob": "B"})
+
+
+def certificate(directory: Path) -> Path:
+    """A file in `directory` with an ECDSA key (P-256) and a certificate that nobody has to trust."""
+    file = directory / "server.pem"
+    trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(file))
+    file.chmod(0o644)
+    return file
 
 
 def version(peer: Peer) -> str:

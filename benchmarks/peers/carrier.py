@@ -17,10 +17,10 @@ from typing import Any
 
 import yaml
 
-from benchmarks.peers import H2, PROTOCOLS, Command, Job
+from benchmarks.peers import H2, PROTOCOLS, Command, Job, certificate
 from benchmarks.processes import free_ports
 
-SPELLING = dict.fromkeys(("http", "rules", "large", *H2), "HTTP") | {
+SPELLING = dict.fromkeys(("http", "tls", "rules", "large", *H2), "HTTP") | {
     "tcp": "TCP",
     "bulk": "TCP",
     "udp": "UDP",
@@ -66,7 +66,11 @@ class Carrier:
         file = directory / "carrier.yaml"
         protocol = "http" if job.protocol == "websocket" and self.name in ("carrier", "carrier-other") else job.protocol
         users = {f"nobody-{number}": job.default for number in range(self.rules)} | dict(job.users)
-        file.write_text(yaml.safe_dump(config(replace(job, users=users), protocol, free_ports(1)[0], self.endpoints), sort_keys=False))
+        told = config(replace(job, users=users), protocol, free_ports(1)[0], self.endpoints)
+        if job.protocol == "tls":
+            pem = str(certificate(directory))
+            told["listeners"][0]["spec"]["tls"] = {"certificate": pem, "key": pem}
+        file.write_text(yaml.safe_dump(told, sort_keys=False))
         more = [option.replace("DIR", str(directory)) for option in self.more]
         start = [f"{self.tree}/.venv/bin/carrier"] if self.tree else [sys.executable, "-c", START]
         return Command([*start, "run", "-c", str(file), "-l", "error", *more])

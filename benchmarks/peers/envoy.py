@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers import H2, Command, Job
+from benchmarks.peers import H2, Command, Job, certificate
 
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
@@ -17,7 +17,7 @@ class Envoy:
 
     name = "envoy"
     routes = True
-    protocols = ("http", "large", "websocket", *H2, "tcp", "bulk", "udp")
+    protocols = ("http", "tls", "large", "websocket", *H2, "tcp", "bulk", "udp")
 
     @property
     def version_command(self) -> Sequence[str]:
@@ -31,7 +31,10 @@ class Envoy:
     def prepare(self, job: Job, directory: Path) -> Command:
         """See `Peer`."""
         file = directory / "envoy.json"
-        file.write_text(json.dumps(config(job)))
+        told = config(job)
+        if job.protocol == "tls":
+            told["static_resources"]["listeners"][0]["filter_chains"][0]["transport_socket"] = _secured(str(certificate(directory)))
+        file.write_text(json.dumps(told))
         quiet = ["--log-level", "critical", "--disable-hot-restart"]
         return Command([str(binary()), "-c", str(file), "--concurrency", "1", *quiet])
 
@@ -87,6 +90,11 @@ def _chain(job: Job) -> dict[str, Any]:
     else:
         filter_ = _typed("tcp", f"{network}.tcp_proxy.v3.TcpProxy", stat_prefix="t", cluster=job.default)
     return {"filter_chains": [{"filters": [filter_]}]}
+
+
+def _secured(pem: str) -> dict[str, Any]:
+    pair = {"certificate_chain": {"filename": pem}, "private_key": {"filename": pem}}
+    return _typed("tls", "transport_sockets.tls.v3.DownstreamTlsContext", common_tls_context={"tls_certificates": [pair]})
 
 
 def _udp_proxy(job: Job) -> dict[str, Any]:

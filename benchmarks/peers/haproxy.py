@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from benchmarks.peers import H2, Command, Job
+from benchmarks.peers import H2, Command, Job, certificate
 
 
 class Haproxy:
@@ -11,7 +11,7 @@ class Haproxy:
 
     name = "haproxy"
     routes = True
-    protocols = ("http", "large", "websocket", *H2, "tcp", "bulk")
+    protocols = ("http", "tls", "large", "websocket", *H2, "tcp", "bulk")
     version_command = ("haproxy", "-v")
 
     def missing(self, protocol: str) -> str | None:
@@ -21,17 +21,18 @@ class Haproxy:
     def prepare(self, job: Job, directory: Path) -> Command:
         """See `Peer`."""
         file = directory / "haproxy.cfg"
-        file.write_text(config(job))
+        pem = str(certificate(directory)) if job.protocol == "tls" else ""
+        file.write_text(config(job, pem))
         return Command(["haproxy", "-db", "-q", "-f", str(file)])
 
 
-def config(job: Job) -> str:
-    """haproxy.cfg for `job`."""
+def config(job: Job, pem: str = "") -> str:
+    """haproxy.cfg for `job`; pem: the file of key and certificate, for TLS."""
     mode = "http" if job.parses_http else "tcp"
     reuse = "  http-reuse always\n" if mode == "http" else ""
     up = " proto h2" if job.h2_upstream else ""
     backends = "\n".join(f"backend {name}\n{reuse}  server s 127.0.0.1:{port}{up}" for name, port in job.backends.items())
-    down = " proto h2" if job.protocol in H2 else ""
+    down = " proto h2" if job.protocol in H2 else f" ssl crt {pem}" if pem else ""
     rules = _rules(job) if mode == "http" else ""
     return f"""global
   nbthread 1

@@ -12,9 +12,9 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.peers import H2, Command, Job
+from benchmarks.peers import H2, Command, Job, certificate
 
-PROTOCOLS = ("http", "large", "websocket", "h2", "grpc", "tcp", "bulk", "udp")
+PROTOCOLS = ("http", "tls", "large", "websocket", "h2", "grpc", "tcp", "bulk", "udp")
 STREAM_MODULE_PATHS = ("/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/share/nginx/modules", "/etc/nginx/modules")
 STREAM_BUFFERS = {"nginx": "", "nginx-tuned": "proxy_buffer_size 256k;"}
 HTTP_BUFFERS = {
@@ -52,6 +52,8 @@ class Nginx:
     def prepare(self, job: Job, directory: Path) -> Command:
         """See `Peer`."""
         file = directory / "nginx.conf"
+        if job.protocol == "tls":
+            certificate(directory)
         buffers = (HTTP_BUFFERS if job.parses_http else STREAM_BUFFERS).get(self.name, "")
         log = self.more.replace("DIR", str(directory)) or "access_log off;"
         file.write_text(config(job, directory, stream_module() or "", buffers, log))
@@ -93,6 +95,8 @@ def _http(job: Job, directory: Path, buffers: str, log: str) -> str:
     header = job.header.replace("-", "_")
     onward = "grpc_pass grpc" if job.protocol == "grpc" else "proxy_pass http"
     http2 = " http2" if job.protocol in H2 else ""
+    tls = f"ssl_certificate {directory}/server.pem; ssl_certificate_key {directory}/server.pem;" if job.protocol == "tls" else ""
+    http2 += " ssl" if tls else ""
     temporary = "\n".join(f"  {kind}_temp_path {directory}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
     return f"""http {{
   {log}
@@ -109,6 +113,7 @@ def _http(job: Job, directory: Path, buffers: str, log: str) -> str:
     proxy_set_header Host $http_host;
     proxy_set_header Connection $connection_up;
     proxy_set_header Upgrade $http_upgrade;
+    {tls}
     client_max_body_size 0;
     client_body_buffer_size 64k;
     {buffers}

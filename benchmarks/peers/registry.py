@@ -3,7 +3,7 @@
 import os
 
 from benchmarks.peers import Peer
-from benchmarks.peers.baseline import Ceiling
+from benchmarks.peers.baseline import BareTls, Ceiling
 from benchmarks.peers.carrier import Carrier
 from benchmarks.peers.envoy import Envoy
 from benchmarks.peers.haproxy import Haproxy
@@ -30,4 +30,5 @@ PEERS: tuple[Peer, ...] = (
     Envoy(),
     Node(),
     Ceiling(),
+    BareTls(),
 )

@@ -38,7 +38,7 @@ class Breaker:
             raise self._trip(cluster, "max_pending", self.max_pending, "sessions wait for a connection")
         if self.max_connections != float("inf"):
             if self.most >= self.max_connections:  # some have ended since: only now is it worth looking at each endpoint
-                self.most = self.pending + sum(endpoint.active + len(endpoint.idle) for endpoint in cluster.endpoints)
+                self.most = self.pending + sum(endpoint.connections for endpoint in cluster.endpoints)
                 if self.most >= self.max_connections:
                     raise self._trip(cluster, "max_connections", self.max_connections, "connections are in use")
             self.most += 1

@@ -55,6 +55,11 @@ class Endpoint:
             if self.watcher is not None:
                 self.watcher.turned(self)
 
+    @property
+    def connections(self) -> int:
+        """Connections that there are; a protocol that carries many sessions over one overrides it."""
+        return self.active + len(self.idle)
+
     def take(self, session: Any) -> Any:
         """A destination for the session that is there at once, or None: one must be made."""
         idle = self.idle

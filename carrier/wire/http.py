@@ -81,7 +81,7 @@ class Head:
     `stem`: that without its last CRLF.
     `block`: what HTTP/2 keeps of its own. `never`: names of fields that came as never to be indexed (RFC 7541 7.1.3).
     `claims`: does it say of its way to us (wire/forwarding.py), `trace`: where it stands in one (wire/trace.py), False for nowhere; both
-    None until somebody asks. `grpc`: a call of gRPC.
+    None until somebody asks. `grpc`: 1 of a call of gRPC, 2 of one with a grpc-timeout.
     `raw`: the bytes that HTTP/1.1 read. `onward`: the fields to be sent on without those that frame or route, None until they are split.
     """
 
@@ -170,7 +170,7 @@ class Head:
         self.binds = binds
         self.block: Any = None
         self.never: frozenset[bytes] = NOBODY
-        self.grpc = False
+        self.grpc = 0
         simple = body == NONE and upgrade is None and version == "1.1" and method not in (b"HEAD", b"CONNECT") and not explain
         self.simple = simple and keep_alive
         self.parting = simple and not keep_alive
@@ -299,7 +299,8 @@ class Head:
         head.explain = self.explain
         head.key = self.key
         head._fields = head.onward = head.block = None
-        head.tunnel = head.grpc = False
+        head.tunnel = False
+        head.grpc = 0
         head.never = NOBODY
         head.simple = self.simple
         head.parting = self.parting

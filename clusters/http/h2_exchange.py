@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from carrier.core.session import Session
     from clusters.http.h2 import Upstream2, Way2
 
+NOTHING: list[bytes] = []
+"""What was sent of a request without content; never added to."""
 KEPT = 64 * 1024
 """Bytes of a request's content that are kept until its answer begins, to be sent again if the peer has not looked at it."""
 MOVES = 3
@@ -62,7 +64,7 @@ class Exchange2(Exchange):
         self.used = connection is not None and connection.served > 0
         self.stream: Wire | None = None
         self.held_head: Head | None = None
-        self.body: list[bytes] | None = []
+        self.body: list[bytes] | None = NOTHING
         self.size = self.moves = 0
         self.trailer: Any = None
         self.paused = False
@@ -152,7 +154,7 @@ class Exchange2(Exchange):
 
     def _time_left(self, head: Head) -> bytes:
         """The grpc-timeout less what was used, if that is to be seen."""
-        if not head.grpc or self.session is None:
+        if head.grpc != 2 or self.session is None:
             return b""
         seconds = timeout_of(head.get(b"grpc-timeout"))
         used = monotonic() - self.session.started
@@ -171,8 +173,10 @@ class Exchange2(Exchange):
                 self.size += len(data)
                 if self.size > KEPT:
                     self.body = None
-                else:
+                elif self.body:
                     self.body.append(data)
+                else:
+                    self.body = [data]
             if not last or self.stream is None:
                 self._send(data)
         if last:

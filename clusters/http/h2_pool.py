@@ -36,8 +36,9 @@ class Pool2:
         """The connection that has least to do, of those that have a place."""
         found, least = None, 1 << 30
         for connection in self.connections:
-            if connection.places > 0 and connection.busy < least:
-                found, least = connection, connection.busy
+            busy = len(connection.engine.streams)
+            if busy < least and connection.places > 0:
+                found, least = connection, busy
         return found
 
     @property
@@ -129,6 +130,14 @@ class SharedEndpoint(Endpoint):
     def __init__(self, name: str, host: str, port: int, weight: float) -> None:
         super().__init__(name, host, port, weight)
         self.pool: Pool2 | None = None
+
+    @property
+    def connections(self) -> int:
+        pool = self.pool
+        if pool is None:
+            return super().connections
+        shared = sum(len(connection.engine.streams) for connection in pool.connections)
+        return max(0, self.active - shared) + len(self.idle) + len(pool.connections)
 
     def take(self, session: Any) -> Any:
         pool = self.pool

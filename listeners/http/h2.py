@@ -159,7 +159,7 @@ class Connection2(Connection):
         if head.upgrade is not None:
             request.body_done = True
         request.begin(head, request.body_done)
-        if head.grpc and request.session is not None and (seconds := timeout_of(head.get(b"grpc-timeout"))) is not None:
+        if head.grpc == 2 and request.session is not None and (seconds := timeout_of(head.get(b"grpc-timeout"))) is not None:
             request.waits_for(seconds)
         if head.expect:
             request.may_go_ahead(head)
@@ -181,7 +181,7 @@ class Connection2(Connection):
             request.refuse(Error("body-too-large", f"a body of more than {most} bytes (options.max_body)", "downstream"))
         elif session is not None:
             if request.asked is not None and request.asked.upgrade and not request.tunnel:
-                request.early.append(data)
+                request.early += (data,)
             elif request.tunnel:
                 if data:
                     request.to.data(data)

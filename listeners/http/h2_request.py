@@ -74,7 +74,7 @@ class Request2(Request):
         self.used = True
         self.sent = self.tunnel = self.departing = self.paused = False
         self.frames = None
-        self.early: list[bytes] = []
+        self.early: tuple[bytes, ...] = ()
         self.timer: asyncio.TimerHandle | None = None
         self.body_done = stream.over
         self.body_bytes = self.seen = 0
@@ -133,7 +133,7 @@ class Request2(Request):
         self.body_done = self.stream.over
         for data in self.early:
             self.to.data(data)
-        self.early.clear()
+        self.early = ()
         if self.stream.over:
             self.to.end()
 

@@ -236,11 +236,12 @@ class Request(Socket):
             return
         self.sent = True
         session.answer = head
-        if session.hops and session.resizes(session.decision.egress):  # a transform may change the length
-            head = head.as_chunked()
         more = b""
-        if session.fallback is not None:
-            more = b"x-carrier-fallback: %b\r\n" % session.fallback.encode()
+        if not session.on_lane:
+            if session.hops and session.resizes(session.decision.egress):  # a transform may change the length
+                head = head.as_chunked()
+            if session.fallback is not None:
+                more = b"x-carrier-fallback: %b\r\n" % session.fallback.encode()
         if asked.explain:
             more += self._told(asked, session)
         if self.listener.tells:

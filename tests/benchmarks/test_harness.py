@@ -2,13 +2,14 @@ import json
 
 import pytest
 
-from benchmarks import harness
+from benchmarks import harness, wrk
 from benchmarks.harness import SCENARIOS, arguments, chosen, job_of, main
 from benchmarks.load.tally import Tally
-from benchmarks.peers.baseline import Ceiling
+from benchmarks.peers.baseline import BareTls, Ceiling
 from benchmarks.peers.registry import PEERS
+from benchmarks.processes import Children, start_backend
 from benchmarks.report import Result
-from benchmarks.scenario import Load, Scenario, from_tally
+from benchmarks.scenario import Load, Scenario, Target, from_tally
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +80,27 @@ def test_http_scenarios_fall_back_on_our_own_load(scenario, monkeypatch):
     seconds = 1.5 if "512" in scenario.name else 0.3  # so many connections take a busy machine a while
     sample = harness.run_scenario(plain, [Ceiling()], rounds=1, seconds=seconds).samples["ceiling"][0]
     assert sample.operations > 50 and sample.errors == 0
+
+
+@pytest.mark.skipif(not wrk.installed(), reason="wrk is not installed")
+def test_each_new_connection_of_tls_is_one_handshake_and_one_request():
+    scenario = SCENARIOS["tls"][1]
+    sample = harness.run_scenario(scenario, [BareTls()], rounds=1, seconds=1).samples["bare-tls"][0]
+    assert sample.operations > 5 and sample.cpu > 0
+
+
+def test_tls_without_wrk_says_so(monkeypatch):
+    monkeypatch.setattr("benchmarks.wrk.installed", lambda: False)
+    with pytest.raises(RuntimeError, match="not installed"):
+        SCENARIOS["tls"][0].drive(Target(1), 1)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS["h2"], ids=lambda each: each.name)
+def test_http_2_scenarios_fall_back_on_our_own_load(scenario, monkeypatch):
+    monkeypatch.setattr("benchmarks.h2load.installed", lambda: False)
+    with Children() as children:
+        load = scenario.drive(Target(start_backend(children, ["D"])["D"]), 0.3)
+    assert load.operations > 20
 
 
 def test_the_short_form_leaves_scenarios_out_unless_they_are_named():

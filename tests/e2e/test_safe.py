@@ -21,7 +21,7 @@ from carrier.admin.gate import Limits
 from carrier.admin.operations import OPERATIONS
 from carrier.cli.main import LIMITS, parser
 from carrier.core.breaker import BREAKER
-from tests.soak import calls, churn, damaged, drain, kill9, memory, readers, size, stops
+from tests.soak import calls, churn, damaged, drain, kill9, memory, readers, size, stops, streams
 from tests.soak.process import PATIENCE, carrier, free_port
 
 EMPTY = {"listeners": []}
@@ -254,6 +254,13 @@ def test_from_another_network_namespace_only_what_was_opened_answers(elsewhere: 
 
 
 # -- the guide
+
+
+async def test_idle_connections_and_open_streams_of_http_2_cost_little() -> None:
+    figures, _ = await streams.run(300)
+    assert figures["streams"] == 300
+    assert figures["bytes of each"] <= 2 * streams.IDLE
+    assert figures["bytes of each stream"] <= 2 * streams.OPEN, "few bear what a process takes for the first of them"
 
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()

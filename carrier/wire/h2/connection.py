@@ -222,7 +222,7 @@ class Connection:
     @property
     def places(self) -> int:
         """How many streams a client may open now."""
-        if self.goaway or self.failure or self.draining or self._next > STREAM_MAX:
+        if self.goaway is not None or self.failure is not None or self.draining or self._next > STREAM_MAX:
             return 0
         return max(0, self.peer_streams - len(self.streams))
 

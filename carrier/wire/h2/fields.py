@@ -30,7 +30,7 @@ _KINDS = {b"te": _TE, b"content-length": _CONTENT_LENGTH, b"cookie": _COOKIE, b"
 _REASON = b"grpc-message"
 """A text that servers of gRPC send as it is, a blank at its end too: percent-encoded is only what cannot be printed (PROTOCOL-HTTP2.md)."""
 _CONNECTION = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
-_MEANT = frozenset((b"content-type", b"expect", b"x-carrier-explain", _REASON))
+_MEANT = frozenset((b"content-type", b"expect", b"x-carrier-explain", b"x-carrier-hops", b"authorization", _REASON))
 """Fields of which heads.py makes more than something to pass on."""
 _fine: dict[Pair, int] = {}
 """Fields that were looked at and are valid, whatever stands beside them, and what they are. Full, it is emptied."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import os
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from carrier.errors import Error
@@ -48,7 +49,7 @@ class _Pattern:
     """Requests of one shape (memo.py). head: the first of them; None: rules look at what differs. parts: its text, cut where that stands;
     values: which of the shape's values go there. before: the one that was made last, which knows by now what was decided."""
 
-    __slots__ = ("before", "head", "last", "parts", "profile", "values")
+    __slots__ = ("before", "head", "last", "parts", "pieces", "profile", "values")
 
     def __init__(self, section: Section, last: bool, profile: Forwarding) -> None:
         self.profile, self.last = profile, last
@@ -56,6 +57,7 @@ class _Pattern:
         self.head: Head | None = None
         self.parts: list[bytes] = []
         self.values: list[int] = []
+        self.pieces: tuple[bytes, list[bytes]] | None = None  # the same of its block, for one scheme
         shape = section.shape
         first: Section = shape.section
         differ = [first.fields[i] for i in shape.places]
@@ -94,7 +96,31 @@ class _Pattern:
         self.before = head = known.again(text, b"", known.target, known.length)
         head.set_fields(((b"host", section.authority), *fields) if section.authority else fields)
         head.never, head.grpc, head.decision = section.never, known.grpc, known.decision
+        head.block = self, fields
         return head
+
+    def block(self, fields: Fields, scheme: bytes, encoder: Encoder) -> bytes:
+        """The block of the request that was made with these fields."""
+        pieces = self.pieces
+        if pieces is None or pieces[0] is not scheme:
+            pieces = self.pieces = scheme, self._cut(scheme, encoder)
+        made, *rest = pieces[1]
+        for i, behind in zip(self.values, rest, strict=True):
+            made += line(*fields[i]) + behind
+        return made
+
+    def _cut(self, scheme: bytes, encoder: Encoder) -> list[bytes]:
+        """The block of the first request, cut where what differs stands."""
+        head = self.head
+        assert head is not None
+        first, *others = self.parts
+        begin = first.find(b"\r\n") + 2
+        between = [first[begin:], *(part[2:] for part in others)]  # lines, but for the last of each the begin of one that differs
+        between = [part[: part.rfind(b"\r\n") + 2] for part in between[:-1]] + [between[-1][:-2]]
+        pieces = [encoder.fields(b"\r\n" + part + b"\r\n") for part in between]
+        pieces[0] = encode(_pseudo(head, scheme, head.location or head.target, head.authority)) + pieces[0]
+        pieces[-1] += TE if _takes_trailers(head) else b""
+        return pieces
 
 
 def _request_like(section: Section, last: bool, profile: Forwarding) -> Head:
@@ -144,7 +170,8 @@ def _request(section: Section, last: bool, profile: Forwarding) -> Head:
         binds=authenticates_connections([seen.get(b"authorization", b"")]),
     )
     head.never = section.never
-    head.grpc = section.method == b"POST" and is_type(seen.get(b"content-type", b""))
+    if section.method == b"POST" and is_type(seen.get(b"content-type", b"")):
+        head.grpc = 2 if b"grpc-timeout" in seen else 1
     return head
 
 
@@ -182,14 +209,20 @@ def request_block(head: Head, scheme: bytes, encoder: Encoder, timeout: bytes = 
     """The block of a request without what varies per request; kept with the head. A request for a WebSocket is an extended CONNECT.
     timeout: in place of its grpc-timeout."""
     kept = head.block
-    if kept is not None and kept[0] is scheme and not timeout:
-        block: bytes = kept[1]
-        return block
+    block: bytes
+    if kept is not None and not timeout:
+        if kept[0] is scheme:
+            block = kept[1]
+            return block
+        if type(kept[0]) is _Pattern and not head.never:
+            block = kept[0].block(kept[1], scheme, encoder)
+            head.block = scheme, block
+            return block
     text = head.text
     path = text[text.find(b" ") + 1 : text.find(b" HTTP/1.1\r\n")] if text else head.location or head.target
     host = _host(text) if text else head.authority
     te = TE if _takes_trailers(head) else b""
-    pseudo: list[Pair] = [(b":method", head.method), (b":scheme", scheme), (b":path", path), (b":authority", host)]
+    pseudo = _pseudo(head, scheme, path, host)
     if head.upgrade:
         pseudo[0] = (b":method", b"CONNECT")
         pseudo.insert(1, (b":protocol", head.upgrade))
@@ -207,6 +240,10 @@ def request_block(head: Head, scheme: bytes, encoder: Encoder, timeout: bytes = 
         block = encode((*pseudo, *fields), head.never) + te
     head.block = scheme, block
     return block
+
+
+def _pseudo(head: Head, scheme: bytes, path: bytes, host: bytes) -> list[Pair]:
+    return [(b":method", head.method), (b":scheme", scheme), (b":path", path), (b":authority", host)]
 
 
 def _host(text: bytes) -> bytes:
@@ -235,6 +272,14 @@ def answer_block(head: Head, encoder: Encoder, length: bool = True) -> bytes:
 
 def lines_block(lines: bytes) -> bytes:
     """Field lines of ours, each ended with CRLF, as a part of a block."""
+    others, mark, rest = lines.partition(_ID_LINE)
+    value, _, behind = rest.partition(b"\r\n")
+    if not mark or len(value) > 126 or behind != b"\r\n":
+        return _lines_block(lines)
+    return _known_lines(others) + _ID + bytes((len(value),)) + value
+
+
+def _lines_block(lines: bytes) -> bytes:
     made = b""
     for text in lines.split(b"\r\n"):
         if text:
@@ -243,11 +288,28 @@ def lines_block(lines: bytes) -> bytes:
     return made
 
 
+_known_lines = lru_cache(256)(_lines_block)
+"""Of those that are the same for all requests of a connection."""
+_ID_LINE = b"x-request-id: "
+_ID = line(b"x-request-id", b"")[:-1]
+"""The begin of the block of a request id."""
+
+
 def trailers_block(trailers: object) -> bytes:
     """A block of trailers; b"" if there are none. A WebSocket's code and reason are none."""
     if not isinstance(trailers, tuple) or not trailers or not isinstance(trailers[0], tuple):
         return b""
+    if len(trailers) == 1 and len(trailers[0][1]) <= _STATUS_MAX:
+        return _short_block(trailers)
+    return _trailers_block(trailers)
+
+
+def _trailers_block(trailers: Fields) -> bytes:
     return encode([(name.lower(), value) for name, value in trailers])
+
+
+_short_block = lru_cache(64)(_trailers_block)
+_STATUS_MAX = 16  # bytes: the trailers of most calls of gRPC are a grpc-status
 
 
 def trailers_of(section: Section) -> Fields:

@@ -87,7 +87,11 @@ class Stream:
         if engine.table_update:
             block, engine.table_update = engine.table_update + block, b""
         self.answered = True
-        engine.out.append(header_frames(self.id, block, last, engine.frame_max))
+        n = len(block)
+        if n <= engine.frame_max:
+            engine.out += (HEAD.pack(n >> 8, n & 255, HEADERS, END_HEADERS | last, self.id), block)
+        else:
+            engine.out.append(header_frames(self.id, block, last, engine.frame_max))
         if last:
             self.end_now()
 

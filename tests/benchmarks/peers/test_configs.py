@@ -91,18 +91,19 @@ def test_every_peer_has_its_own_name_and_known_protocols():
 OTHERS = [peer for peer in PEERS if not peer.name.startswith("carrier")]
 
 
-@pytest.mark.parametrize("protocol", ["http", "h2", "h2-h2", "grpc", "websocket", "tcp", "udp"])
+@pytest.mark.parametrize("protocol", ["http", "tls", "h2", "h2-h2", "grpc", "websocket", "tcp", "udp"])
 @pytest.mark.parametrize("peer", OTHERS, ids=lambda peer: peer.name)
 def test_the_installed_program_does_the_job(peer, protocol):
     if protocol not in peer.protocols:
-        lacks = {("haproxy", "udp"), ("nginx", "h2-h2"), *((name, h2) for name in ("node", "ceiling") for h2 in H2), ("node", "tcp")}
-        assert (peer.name, protocol) in lacks | {("node", "udp")} or peer.name.startswith("nginx-")
+        lacks = {("haproxy", "udp"), ("nginx", "h2-h2"), ("node", "tcp"), ("node", "udp")}
+        lacks |= {(name, other) for name in ("node", "ceiling") for other in (*H2, "tls")}
+        assert (peer.name, protocol) in lacks or peer.name == "bare-tls" or peer.name.startswith("nginx-")
         return
     if why := peer.missing(protocol):
         pytest.skip(why)
     with Children() as children:
         ports = start_backend(children, ["A", "B", "D"])
-        backends = {name: ports[name] for name in "ABD"} if protocol in ("http", "websocket", *H2) else {"D": ports[protocol]}
+        backends = {name: ports[name] for name in "ABD"} if protocol in ("http", "tls", "websocket", *H2) else {"D": ports[protocol]}
         job = usual_job(protocol, free_ports(1)[0], backends)
         children.directory.chmod(0o777)
         command = peer.prepare(job, children.directory)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from types import SimpleNamespace
 
 import pytest
 
 from carrier import model as c
 from clusters.http.cluster import UNACKNOWLEDGED, HttpCluster
+from clusters.http.h2_pool import SharedEndpoint
 from tests.conversation import Stage
 from tests.e2e.test_http_bodies import GET, OK, answered
 
@@ -219,3 +221,13 @@ def test_options_are_checked() -> None:
     for bad in ({"max_idle": "x"}, {"idle": 3}, {"health": {"active": "PING"}}, {"health": None}):
         (problem,) = HttpCluster.check_options(bad, "options")
         assert problem.path.startswith("options.")
+
+
+def test_streams_of_one_connection_count_as_one_connection() -> None:
+    endpoint = SharedEndpoint("e", "127.0.0.1", 1, 1)
+    endpoint.active = 4
+    assert endpoint.connections == 4
+    connection = SimpleNamespace(engine=SimpleNamespace(streams={1: None, 3: None, 5: None}))
+    endpoint.pool = SimpleNamespace(connections=[connection])  # type: ignore[assignment]
+    endpoint.idle.append(None)
+    assert endpoint.connections == 3, "one of HTTP/2, one of HTTP/1.1 that is in use, and one that is idle"
