@@ -22,7 +22,9 @@ from unittest import mock
 import uvloop
 
 from carrier.cli import main as cli
-from carrier.cli.demo import HOST, Stage, ask
+from carrier.cli.demo_asking import ask
+from carrier.cli.demo_peers import HOST
+from carrier.cli.demo_stage import Stage
 
 FILE = Path(__file__).parent / "why.md"
 AS = {"web": 18080, "tcp": 19000, "udp": 19001, "api": 11234, "shadow": 18001, "john's laptop": 18002, "jane's laptop": 18003}

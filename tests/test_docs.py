@@ -12,7 +12,7 @@ import pytest
 
 from carrier.admin.gate import Limits
 from carrier.cli import manual
-from carrier.cli.demo import free_ports
+from carrier.cli.demo_stage import free_ports
 from carrier.cli.main import main, parser
 from carrier.config.source import load
 from carrier.core.breaker import BREAKER

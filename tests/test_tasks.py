@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from carrier.cli.demo import free_ports
+from carrier.cli.demo_stage import free_ports
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "tasks.md").read_text()

@@ -67,12 +67,14 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where a bridge's rule goes: a rule list, the position in it, and the cluster that serves everybody else there."""
+    """Where a bridge's rule goes: a rule list, the position in it, the cluster that serves everybody else there, and the version of HTTP
+    that this one is told to speak, if it is."""
 
     listener: Listener
     rulelist: RuleList
     at: int
     shadow: str | None
+    http: object = None
 
 
 def _alternatives(body: Mapping[str, Any], problems: list[Problem]) -> list[tuple[Any, str]]:

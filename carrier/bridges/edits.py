@@ -370,7 +370,9 @@ class Bridges:
             raise ConfigError(Problem(text, "$.fallback", seen="shadow", allowed="error"))
         end = self._first_wildcard(config, rulelist)
         limit = len(rulelist.rules) if end is None else end
-        return Place(listener, rulelist, limit if kept is None else min(kept, limit), shadow if wanted.fallback != "error" else None)
+        at, falls = limit if kept is None else min(kept, limit), wanted.fallback != "error"
+        http = config.clusters[shadow].spec.get("http") if shadow in config.clusters else None
+        return Place(listener, rulelist, at, shadow if falls else None, http)
 
     def _first_wildcard(self, config: Config, rulelist: RuleList, also_bridges: bool = True) -> int | None:
         """The position of the first rule that takes everything; a name that leads nowhere does too."""
@@ -404,6 +406,9 @@ class Bridges:
         """Put the bridge's rule (at this position), route, cluster and record into a draft. Raises ConfigError, Error("conflict")."""
         own = f"bridge/{name}"
         cluster = {**wanted.endpoint, "name": own, "endpoints": [{"name": own, **wanted.endpoint["endpoints"][0]}]}
+        spoken = self.protocols.cluster(cluster["spec"]["protocol"])
+        if place.http is not None and spoken is not None and "http" in spoken.fields:  # a laptop speaks what the shadow does, as for gRPC
+            cluster["spec"] = {"http": place.http, **cluster["spec"]}
         route: dict[str, Any] = {"name": own, "destination": cluster}
         if wanted.mirror:
             if place.shadow is None:

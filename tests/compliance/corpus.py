@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 from socket import create_connection
 
-from carrier.cli.demo import free_ports
+from carrier.cli.demo_stage import free_ports
 
 COMPLETE = "own:head-chunk-body ['NOT_REJECTED']"
 """An answer to HEAD ends with its head, also when a server sends a body behind it (RFC 9112 section 6.3, rule 1): it is delivered, and the

@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from carrier.bridges.edits import Bridges
 from tests.e2e.test_h2 import to
 from tests.support import config, port_of, running, tcp_server
 
@@ -152,3 +153,19 @@ async def test_a_head_that_is_too_large_is_resource_exhausted() -> None:
     async with grpc_server() as server, to(server, http=2, listener={"max_head": 2000}) as proxy, channel(port_of(proxy, "in")) as ours:
         code, details = await failure(ours.unary_unary("/a.Service/Unary")(b"", metadata=(("x-long", "x" * 3000),)))
         assert code == "RESOURCE_EXHAUSTED" and "field section" in details
+
+
+async def test_a_bridge_speaks_the_version_of_the_shadows_cluster() -> None:
+    class Laptop(Echo):
+        async def unary(self, request: bytes, context: Any) -> bytes:
+            return b"laptop"
+
+    body = {"listener": "in", "user": "john", "match": {"matchHeader": {"name": "x-user", "value": "john"}}}
+    async with grpc_server() as shadow, grpc_server(Laptop()) as laptop, to(shadow, http=2) as proxy, channel(port_of(proxy, "in")) as ours:
+        await proxy.apply(Bridges().put(proxy.config, "john", {**body, "endpoint": f"127.0.0.1:{laptop}"}))
+        call = ours.unary_unary("/a.Service/Unary")
+        assert await call(b"hi", metadata=(("x-user", "john"),)) == b"laptop"
+        assert await call(b"hi") == b"echo hi"
+        own = {"address": "127.0.0.1", "port": laptop, "http": 1}
+        await proxy.apply(Bridges().put(proxy.config, "john", {**body, "endpoint": own}))
+        assert (await failure(call(b"hi", metadata=(("x-user", "john"),))))[0] == "UNIMPLEMENTED"

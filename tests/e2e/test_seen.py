@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from carrier.cli.demo import free_ports
+from carrier.cli.demo_stage import free_ports
 
 FILE = """
 admin: {{access_log: {{path: {log}, headers: [x-user]}}}}

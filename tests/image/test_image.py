@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from carrier.cli.demo import free_ports
+from carrier.cli.demo_stage import free_ports
 
 IMAGE = os.environ.get("CARRIER_IMAGE", "")
 pytestmark = [

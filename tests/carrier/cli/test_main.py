@@ -20,7 +20,7 @@ import pytest
 from carrier import log
 from carrier.admin.gate import Limits
 from carrier.cli import main as cli
-from carrier.cli.demo import free_ports
+from carrier.cli.demo_stage import free_ports
 from carrier.cli.manual import commands
 from carrier.errors import ConfigError, Error
 from carrier.proxy.overload import Bounds
