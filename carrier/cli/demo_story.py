@@ -15,7 +15,7 @@ from carrier.cli.demo_peers import HOST, Workload
 if TYPE_CHECKING:
     from carrier.cli.demo_stage import Stage
 
-PATIENCE = 15.0
+PATIENCE = 30.0
 """Seconds that one claim may take."""
 MARK = "x-carrier-fallback"
 JANES = [{"matchPath": {"path": "/cart", "type": "prefix"}}, {"matchHeader": {"name": "x-user", "value": "jane"}}]
@@ -117,15 +117,18 @@ class Story:
         made = msgspec.json.encode({**body, "endpoint": f"{HOST}:{self.stage.john.port}"})
         statuses: list[int] = []
         running = asyncio.ensure_future(run.all())
-        async with Client(self.stage.api) as api:
-            while not run.over or len(statuses) % 2:
-                if len(statuses) % 2:
-                    reply = await api.ask("DELETE", "/api/v1/bridges/ida")
-                else:
-                    reply = await api.ask("PUT", "/api/v1/bridges/ida", {"content-type": "application/json"}, made)
-                statuses.append(reply.status)
-                await run.some()
-        await running
+        try:
+            async with Client(self.stage.api) as api:
+                while not run.over or len(statuses) % 2:
+                    if len(statuses) % 2:
+                        reply = await api.ask("DELETE", "/api/v1/bridges/ida")
+                    else:
+                        reply = await api.ask("PUT", "/api/v1/bridges/ida", {"content-type": "application/json"}, made)
+                    statuses.append(reply.status)
+                    await run.some()
+            await running
+        finally:
+            running.cancel()
         self.stage.forget()
         shadow, laptop = run.answered["shadow"], run.answered["john's laptop"]
         held = shadow + laptop == REQUESTS and min(shadow, laptop) > 0 and set(statuses) == {200, 201}

@@ -94,7 +94,12 @@ class Ida:
             self.changes += 1
             self.changing = True
             method, body = ("DELETE", None) if self.made else ("PUT", self.body)
-            status, answer = await loop.run_in_executor(None, self.one.call, method, "/api/v1/bridges/ida", body)
+            try:
+                status, answer = await loop.run_in_executor(None, self.one.call, method, "/api/v1/bridges/ida", body)
+            except OSError as error:
+                self.failures.append(f"{method} {self.changes}: {error!r}, then {self.one.call('GET', '/api/v1/bridges')[0]}")
+                self.made = bool([one for one in self.one.call("GET", "/api/v1/bridges")[1] if one["name"] == "ida"])
+                continue
             if status not in (200, 201):
                 self.failures.append(f"{method}: {status} {answer}")
             self.made = not self.made
@@ -197,7 +202,8 @@ async def soak(one: Carrier, port: int, laptop: int, calls: int, streams: int, m
         "seconds": [round(between - began, 1), round(ended - between, 1)],
         "wrong": len(run.wrong),
     }
-    return figures, run.wrong[:20] + ida.failures[:5]
+    log = one.log.read_text().splitlines()
+    return figures, run.wrong[:20] + ida.failures[:5] + (log[-10:] if run.wrong or ida.failures else [])
 
 
 def run(calls: int, streams: int, messages: int) -> tuple[dict[str, Any], list[str]]:
