@@ -60,7 +60,8 @@ class Error(Exception):
     """Why a session, a connection or a call failed.
 
     kind: a key of STATUS. side: whose fault. retry: "yes" (nothing reached the upstream), "if_reused" (a kept-alive
-    connection died before it answered: safe requests may be sent again), "no". detail: one sentence for a person.
+    connection died before it answered: safe requests may be sent again), "no". detail: one sentence for a person. reset_code: what an
+    upstream's RST_STREAM said, if it was that (RFC 9113 section 7).
     """
 
     def __init__(self, kind: str, detail: str = "", side: Side = "carrier", retry: Retry = "no") -> None:
@@ -69,6 +70,7 @@ class Error(Exception):
         self.detail = detail or kind
         self.side: Side = side
         self.retry: Retry = retry
+        self.reset_code: int | None = None
 
     def bare(self) -> Self:
         """This error without the frames that it was raised through: they hold much, and often the error itself."""

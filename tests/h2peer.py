@@ -135,12 +135,15 @@ class Peer2:
 
     async def send_all(self, number: int, data: bytes) -> None:
         """Content of any length, as the windows let it, and its end."""
+        await self.send_all_but_the_end(number, data)
+        self.send(number, b"", True)
+
+    async def send_all_but_the_end(self, number: int, data: bytes) -> None:
         while data:
             await self.until(lambda: self.h2.local_flow_control_window(number) > 0, "a window")
             room = min(self.h2.local_flow_control_window(number), 16384)
             self.send(number, data[:room])
             data = data[room:]
-        self.send(number, b"", True)
 
     def head(self, number: int, fields: Fields, end: bool = False) -> None:
         self.h2.send_headers(number, fields, end_stream=end)

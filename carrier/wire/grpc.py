@@ -53,6 +53,13 @@ STATUS = {
     "internal": INTERNAL,
 }
 """Kind of an error -> status; UNAVAILABLE for the others: nobody is there, or breaks off."""
+RESETS = {
+    **dict.fromkeys((0, 1, 2, 3, 4, 6, 9, 10), INTERNAL),
+    8: CANCELLED,
+    11: RESOURCE_EXHAUSTED,
+    12: PERMISSION_DENIED,
+}
+"""Code of an upstream's RST_STREAM -> status, as a caller would take it (PROTOCOL-HTTP2.md, "HTTP2 Transport Mapping")."""
 _TYPE = re.compile(rb"application/grpc(?:\+[^;]*)?(?:[ \t]*;.*)?", re.IGNORECASE | re.DOTALL)
 _WEB = re.compile(rb"application/grpc-web(?:-text)?(?:\+[^;]*)?(?:[ \t]*;.*)?", re.IGNORECASE | re.DOTALL)
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
@@ -88,6 +95,8 @@ def timeout_text(seconds: float) -> bytes:
 
 def status_of(error: Error) -> int:
     """The status that an error of ours is."""
+    if error.reset_code is not None and error.reset_code in RESETS:
+        return RESETS[error.reset_code]
     return STATUS.get(error.kind, UNAVAILABLE)
 
 

@@ -22,7 +22,7 @@ from carrier.hops.tlstransport import TlsTransport
 from carrier.options import check_numbers, numbers
 from carrier.wire.h1.head import Limits
 from carrier.wire.introduction import LOCAL
-from clusters.http.exchange import Exchange, Shared
+from clusters.http.exchange import Exchange, Shared, no_grpc
 from clusters.http.h1 import Upstream1
 from clusters.http.h2 import Upstream2, Way2
 from clusters.http.h2_exchange import Exchange2
@@ -220,6 +220,8 @@ class HttpCluster(Cluster):
     async def open(self, session: Session, endpoint: Endpoint) -> Socket:
         self.check_port_of(endpoint)
         version, client = self.speaks(session), self.client(session, endpoint)
+        if version == 1 and session.request is not None and session.request.grpc:
+            raise no_grpc(endpoint)  # a server of gRPC alone would speak first, and in HTTP/2
         found: Any = None
         if version == 2 or (version == 0 and endpoint not in self.agreed1):
             found = await self.pool2(endpoint, client).open()

@@ -73,8 +73,7 @@ class Exchange(Socket):
         """A call of gRPC came to where only HTTP/1.1 is spoken, which has no trailers that anybody sends on for sure."""
         to = self.to
         self.spared()
-        detail = f"{self.endpoint.address}: gRPC needs HTTP/2, and this cluster speaks HTTP/1.1 with it (spec.http: 2 where it knows both)"
-        to.reset(Error("not-implemented", detail, "upstream"))
+        to.reset(no_grpc(self.endpoint))
 
     def spared(self) -> None:
         """It was chosen and is not needed."""
@@ -158,6 +157,12 @@ class Exchange(Socket):
     def _waits_since(self) -> float:
         """When the request was sent: monotonic seconds. `since` is only set at the end of a body, and when a connection becomes idle."""
         return max(self.since, self.session.connected_at) if self.session is not None else self.since
+
+
+def no_grpc(endpoint: Endpoint) -> Error:
+    """Why a call of gRPC does not go there."""
+    detail = f"{endpoint.address}: gRPC needs HTTP/2, and this cluster speaks HTTP/1.1 with it (spec.http: 2 where it knows both)"
+    return Error("not-implemented", detail, "upstream")
 
 
 def named(endpoint: Endpoint, error: Error) -> Error:

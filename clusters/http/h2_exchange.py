@@ -344,7 +344,9 @@ class Exchange2(Exchange):
         elif code == REFUSED_STREAM:
             error = Error("closed", where + f"the request was refused: {detail}", "upstream", "no")
         else:
-            error = Error("reset", where + (detail or f"RST_STREAM {code_name(code)}"), "upstream")
+            said = f"RST_STREAM {code_name(code)}"
+            error = Error("reset", where + (detail or said), "upstream")
+            error.reset_code = code if detail == said else None  # else it was reset by us, for what the peer did
         if self.used and self.waiting:
             error.retry = "if_reused"
         self.broken(error)

@@ -13,7 +13,7 @@ from carrier.core.stream import NOWHERE
 from carrier.errors import Error
 from carrier.wire.frames import accept_key
 from carrier.wire.h2 import Stream, code_name
-from carrier.wire.h2.frames import CANCEL, ENHANCE_YOUR_CALM, INTERNAL_ERROR
+from carrier.wire.h2.frames import CANCEL, ENHANCE_YOUR_CALM, INADEQUATE_SECURITY, INTERNAL_ERROR
 from carrier.wire.h2.heads import CONTINUE_BLOCK, answer_block, lines_block, trailers_block
 from carrier.wire.h2.hpack import encode
 from carrier.wire.http import Head
@@ -29,6 +29,8 @@ FOREVER = 86_400.0
 """Seconds that a caller is waited for at most."""
 CODES = {"timeout": CANCEL, "request-timeout": CANCEL, "killed": CANCEL, "drain": CANCEL, "overload": ENHANCE_YOUR_CALM}
 """What an answer that breaks off is reset with: by kind of error; INTERNAL_ERROR for the others."""
+PASSED = frozenset((CANCEL, ENHANCE_YOUR_CALM, INADEQUATE_SECURITY))
+"""What an upstream resets with that says something to who asked; the others are about its own connection."""
 
 
 class Shared(Protocol):
@@ -196,7 +198,8 @@ class Request2(Request):
     # ------------------------------------------------------------------ ends
 
     def cut(self, error: Error) -> None:
-        self.stream.reset(CODES.get(error.kind, INTERNAL_ERROR))
+        code = error.reset_code
+        self.stream.reset(code if code is not None and code in PASSED else CODES.get(error.kind, INTERNAL_ERROR))
         self.connection.free(self)
 
     def refuse(self, error: Error, begun: bytes = b"") -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from carrier.bridges.edits import Bridges
 from tests.e2e.test_h2 import to
+from tests.h2peer import Peer2, Server2
 from tests.support import config, port_of, running, tcp_server
 
 RAW = {"request_serializer": None, "response_deserializer": None}
@@ -169,3 +170,14 @@ async def test_a_bridge_speaks_the_version_of_the_shadows_cluster() -> None:
         own = {"address": "127.0.0.1", "port": laptop, "http": 1}
         await proxy.apply(Bridges().put(proxy.config, "john", {**body, "endpoint": own}))
         assert (await failure(call(b"hi", metadata=(("x-user", "john"),))))[0] == "UNIMPLEMENTED"
+
+
+@pytest.mark.parametrize(("code", "status"), [(8, "CANCELLED"), (11, "RESOURCE_EXHAUSTED"), (12, "PERMISSION_DENIED"), (2, "INTERNAL")])
+async def test_a_server_that_resets_a_call_is_what_its_caller_would_have_heard(code: int, status: str) -> None:
+    async def serve(peer: Peer2) -> None:
+        while True:
+            peer.reset(await peer.request(), code)
+
+    async with Server2(serve) as server, to(server.port, http=2) as proxy, channel(port_of(proxy, "in")) as ours:
+        found, details = await failure(ours.unary_unary("/a.Service/Unary")(b""))
+        assert found == status and "RST_STREAM" in details

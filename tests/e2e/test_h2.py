@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -459,3 +460,66 @@ async def test_a_session_shows_its_version_and_its_stream_also_when_that_is_over
         assert http["version"] == "2" and http.get("stream") in (None, first) and third not in (first, second)
         client.reset(second)
         client.reset(third)
+
+
+async def test_a_client_of_http_1_that_goes_cancels_its_stream() -> None:
+    async with Server2() as up, to(up.port, http=2) as proxy:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(proxy, "in"))
+        writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        peer = await up.peer()
+        number = await peer.request()
+        peer.head(number, [(":status", "200")])
+        peer.send(number, b"half")
+        assert b"half" in await reader.readuntil(b"half")
+        writer.transport.abort()
+        await peer.until(lambda: peer.streams[number].reset is not None or peer.closed, "a reset")
+        assert peer.streams[number].reset == 8 and not peer.closed  # CANCEL; the connection lives
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+async def test_an_answer_of_http_2_that_breaks_off_is_cut_for_a_client_of_http_1(version: str) -> None:
+    async with Server2() as up, to(up.port, http=2) as proxy:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(proxy, "in"))
+        writer.write(f"GET / HTTP/{version}\r\nhost: a\r\n\r\n".encode())
+        peer = await up.peer()
+        number = await peer.request()
+        peer.head(number, [(":status", "200")])
+        peer.send(number, b"half")
+        assert b"half" in await reader.readuntil(b"half")
+        peer.reset(number, 2)
+        rest = b""
+        with contextlib.suppress(ConnectionResetError):
+            rest = await asyncio.wait_for(reader.read(), 5)
+        assert not rest.endswith(b"0\r\n\r\n")
+        writer.close()
+
+
+async def test_settings_that_change_in_mid_stream_hold_from_then_on() -> None:
+    """Windows, the size of the table and the number of streams, from either side, while content is under way."""
+    async with Server2(echo) as up, to(up.port, http=2) as proxy, client2(port_of(proxy, "in")) as client:
+        body = b"x" * 300_000
+        number = client.ask("/a", "POST", [("x-long", "y" * 500)], end=False)
+        for size, streams in ((0, 10), (200, 5), (4096, 100)):
+            client.h2.update_settings({1: size, 4: 1000 + size, 3: streams})
+            client.flush()
+            await client.send_all_but_the_end(number, body[:100_000])
+            peer = await up.peer()
+            peer.h2.update_settings({1: size, 4: 70_000 - size, 3: streams})
+            peer.flush()
+        client.send(number, b"", True)
+        assert (await client.answer(number)).body == b"POST /a " + body
+        for n in range(20):
+            assert (await client.get(f"/{n}", [("x-long", "y" * 500), ("x-n", str(n))])).body == f"GET /{n} ".encode()
+
+
+@pytest.mark.parametrize(("said", "heard"), [(8, 8), (11, 11), (12, 12), (2, 2), (0, 2), (5, 2)])
+async def test_a_reset_in_mid_answer_is_passed_on_where_it_means_something_to_who_asked(said: int, heard: int) -> None:
+    async with Server2() as up, to(up.port, http=2) as proxy, client2(port_of(proxy, "in")) as client:
+        number = client.ask("/")
+        peer = await up.peer()
+        asked = await peer.request()
+        peer.head(asked, [(":status", "200")])
+        peer.send(asked, b"half")
+        await client.until(lambda: client.streams[number].body == b"half")
+        peer.reset(asked, said)
+        assert (await client.answer(number)).reset == heard
