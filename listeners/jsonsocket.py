@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from carrier.core import registry
+from carrier.core.accepting import check_proxies
 from carrier.core.stream import CONNECTED
 from carrier.errors import Error, Problem
 from carrier.hops.framing import make_listener
@@ -60,8 +61,8 @@ class JsonSocketListener(Over):
         return [
             Problem(f"expected a number, got {value!r}", f"{path}.{name}", seen=repr(value), allowed="0 or more")
             for name, value in options.items()
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0
-        ]
+            if name != "proxy_protocol" and (not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0)
+        ] + check_proxies(options, path)
 
     @classmethod
     def claim(cls, spec: Mapping[str, Any]) -> Key | None:

@@ -10,7 +10,7 @@ import pytest
 from carrier.wire.introduction import version_1, version_2
 from tests.h2peer import Peer2
 from tests.pki import Pki, pki
-from tests.support import cluster, config, listener, port_of, running, tcp, tcp_server
+from tests.support import cluster, config, listener, port_of, running, tcp, tcp_server, wait_until
 
 __all__ = ["pki"]
 CLIENT, PLACE = ("192.0.2.7", 4000), ("198.51.100.1", 443)
@@ -106,3 +106,40 @@ async def test_a_trusted_proxy_that_says_something_else_is_closed_and_counted() 
         except ConnectionResetError:
             pass
         assert proxy.listeners["in"].limited == {"handshake": 1}
+
+
+@pytest.mark.parametrize("protocol", ["TCP", "HTTP", "auto", "WebSocket"])
+async def test_what_a_proxy_says_of_the_tls_that_ended_there_can_be_matched(protocol: str) -> None:
+    rules = [
+        {"name": "shop", "match": {"matchSni": {"sni": "shop.example"}}, "action": {"route": {"destination": "echo"}}},
+        {"name": "all", "action": {"route": {"destination": "echo"}}},
+    ]
+    conf = config(
+        clusters=[{"name": "echo", "spec": {"protocol": "Echo"}}],
+        listeners=[listener("in", protocol=protocol, rules=rules, options=TRUSTED)],
+    )
+    request = b"GET / HTTP/1.1\r\nhost: a\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\n"
+    request += b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    async with running(conf) as proxy:
+        for sni, rule in (("shop.example", "shop"), ("other.example", "all"), ("", "all")):
+            async with tcp(port_of(proxy, "in")) as client:
+                tls = "TLSv1.3" if sni else ""
+                client.send(version_2(CLIENT, PLACE, sni, "http/1.1" if sni else "", tls, "john" if sni else "") + request)
+                before = proxy.hits[rule].count
+                await wait_until(lambda rule=rule, before=before: proxy.hits[rule].count > before, f"for {rule}")
+                session = next(iter(proxy.listeners["in"].live), None)
+                if session is not None and sni:
+                    told = session.metadata["TLS"]
+                    assert told == {"sni": sni, "version": "TLSv1.3", "alpn": "http/1.1", "client": {"commonName": "john"}}
+
+
+async def test_a_json_socket_is_told_in_front_of_its_header() -> None:
+    spec = {"transport_spec": {"protocol": "TCP", "port": 0, "address": "127.0.0.1"}}
+    rule = {"name": "all", "action": {"route": {"destination": "echo"}}}
+    ours = {"name": "in", "spec": {"protocol": "JSONSocket", **spec}, "rules": [rule], "options": TRUSTED}
+    conf = config(clusters=[{"name": "echo", "spec": {"protocol": "Echo"}}], listeners=[ours])
+    async with running(conf) as proxy, tcp(port_of(proxy, "in")) as client:
+        client.send(version_2(CLIENT, PLACE) + b'{"JSONSocketVersion": 1}\n')
+        assert b'"JSONSocketStatus":200' in await client.reader.readuntil(b"}")
+        (session,) = proxy.listeners["in"].live
+        assert "192.0.2.7" in str(session.metadata), session.metadata

@@ -33,6 +33,15 @@ def test_name_and_protocol_of_a_tls_are_told() -> None:
     assert said == Introduced(*FOUR, "a.example", "h2") and rest == b"x"
 
 
+@pytest.mark.parametrize(("tls", "name", "bits"), [("TLSv1.3", "", 1), ("TLSv1.2", "jöhn", 7)])
+def test_version_and_certificate_of_a_tls_are_told(tls: str, name: str, bits: int) -> None:
+    header = version_2(*FOUR, "a.example", "h2", tls, name)
+    said, _ = read(header)
+    assert said == Introduced(*FOUR, "a.example", "h2", tls, name)
+    at = header.index(b"\x20\0", 28)  # PP2_TYPE_SSL: the client's bits, and 0 for a certificate that was found good
+    assert header[at + 3] == bits and header[at + 4 : at + 8] == b"\0\0\0\0"
+
+
 @pytest.mark.parametrize(
     "data", [b"PROXY UNKNOWN\r\n", b"PROXY UNKNOWN a b c d\r\n", SIGNATURE + b"\x20\0\0\0", SIGNATURE + b"\x21\x31\0\x04abcd"]
 )
