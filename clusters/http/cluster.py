@@ -107,6 +107,7 @@ class HttpCluster(Cluster):
         """TLS that offers one version only, for those that are to be spoken whatever else could be agreed on."""
         self.pools: dict[Endpoint, Pool] = {}
         self.pools2: dict[Endpoint, Pool2] = {}
+        self.closed = False
         self.agreed1: set[Endpoint] = set()
         """Endpoints that have agreed on HTTP/1.1 when they last were asked."""
         limits = numbers(conf.options, OPTIONS)
@@ -139,11 +140,14 @@ class HttpCluster(Cluster):
             found = Pool2(
                 self.way,
                 endpoint,
-                lambda: self._connect(endpoint, self.offered and 2, client),
+                lambda pool: self._connect(endpoint, self.offered and 2, client, pool=pool),
                 self.max_per_endpoint,
                 self.max_waiting,
                 None if self.version == 2 else lambda: self._open1(endpoint, 1, client, sure=True),
             )
+            if self.closed or endpoint not in self.endpoints:  # a session had chosen it before it went: it has one of its own
+                found.closed = True
+                return found
             if client is not None:
                 client.pool2 = found
                 return found
@@ -172,6 +176,7 @@ class HttpCluster(Cluster):
 
     def close(self) -> None:
         self.max_idle = 0
+        self.closed = True
         super().close()
 
     def discard(self, endpoint: Endpoint) -> None:
@@ -242,16 +247,19 @@ class HttpCluster(Cluster):
             made = await self._connect(endpoint, version, client, sure)
         finally:
             pool.entered()
-        return Exchange2(self.pool2(endpoint, client), endpoint, made) if isinstance(made, Upstream2) else made
+        return Exchange2(cast(Pool2, made.pool), endpoint, made) if isinstance(made, Upstream2) else made
 
-    async def _connect(self, endpoint: Endpoint, version: int, client: Client | None, sure: bool = False) -> Upstream1 | Upstream2:
-        """One connection, of this version; 0: of the one that TLS agrees on. sure: it has to agree on it, if there is TLS."""
+    async def _connect(
+        self, endpoint: Endpoint, version: int, client: Client | None, sure: bool = False, pool: Pool2 | None = None
+    ) -> Upstream1 | Upstream2:
+        """One connection, of this version; 0: of the one that TLS agrees on. sure: it has to agree on it, if there is TLS. pool: whose it
+        is if it speaks HTTP/2."""
         tls = self.tls_for(version)
 
         def make(agreed: str | None) -> Upstream1 | Upstream2:
             if sure and tls is not None and agreed not in ALPN[version]:
                 raise Error("tls", f"{endpoint.address}: it agrees on no {ALPN[version][0]}", "upstream")
-            return self._make(endpoint, self._agreed(endpoint, agreed, version) if tls is not None else version, client)
+            return self._make(endpoint, self._agreed(endpoint, agreed, version) if tls is not None else version, client, pool)
 
         if client is not None:
             self._make_room(endpoint)
@@ -306,9 +314,9 @@ class HttpCluster(Cluster):
         TlsTransport(loop, sock, channel, made, "upstream")
         return made
 
-    def _make(self, endpoint: Endpoint, version: int, client: Client | None) -> Upstream1 | Upstream2:
+    def _make(self, endpoint: Endpoint, version: int, client: Client | None, pool: Pool2 | None) -> Upstream1 | Upstream2:
         if version == 2:
-            return Upstream2(self.pool2(endpoint, client), endpoint)
+            return Upstream2(pool or self.pool2(endpoint, client), endpoint)
         return Upstream1(self.shared, endpoint, self.pool(endpoint, client))
 
     def _agreed(self, endpoint: Endpoint, protocol: str | None, version: int) -> int:
@@ -337,7 +345,7 @@ class HttpCluster(Cluster):
             await super().probe(endpoint, health)
             return
         service = health.service if health.active == "GRPC" else None
-        version = self.version if service is None else 2
+        version = self.offered if service is None else 2
         host, path = ((text or other).encode("latin-1", "replace") for text, other in ((health.host, endpoint.address), (health.path, "/")))
         tls = self.tls_for(version)
 

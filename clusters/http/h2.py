@@ -52,6 +52,7 @@ class Places(Protocol):
 
     way: Way2
     connections: list[Upstream2]
+    closed: bool
 
     @property
     def waiting(self) -> Sized: ...
@@ -152,7 +153,7 @@ class Upstream2(Connection):
     def freed(self) -> None:
         """A stream has ended."""
         self.since = self.pool.way.shared.now
-        if self.pool.waiting:
+        if self.pool.waiting or self.pool.closed:
             self.pool.place()
         self.soon()
 

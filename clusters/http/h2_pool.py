@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from carrier.core.endpoint import Endpoint
@@ -16,21 +17,28 @@ from clusters.http.h2_exchange import Connect, Exchange2
 
 
 class Pool2:
-    """The HTTP/2 connections of one endpoint. connect: makes one more, or gives one of HTTP/1.1 back where that was agreed. instead: gives
-    one of HTTP/1.1 for what cannot be said in HTTP/2, where that may be spoken too. most: at most so many, 0 for no bound. most_waiting:
-    exchanges that wait for a place. making: one is being made; other: the last one speaks HTTP/1.1."""
+    """The HTTP/2 connections of one endpoint. connect: makes one more for a pool, or gives one of HTTP/1.1 where that was agreed. instead:
+    gives one of HTTP/1.1 for what cannot be said in HTTP/2, where that may be spoken too. most: at most so many, 0 for no bound.
+    most_waiting: exchanges that wait for a place. making: one is being made; other: the last one speaks HTTP/1.1. closed: the endpoint is
+    gone: whom it was chosen for is still served, and then nothing is kept."""
 
-    __slots__ = ("connect", "connections", "endpoint", "instead", "making", "most", "most_waiting", "other", "waiting", "way")
+    __slots__ = ("closed", "connect", "connections", "endpoint", "instead", "making", "most", "most_waiting", "other", "waiting", "way")
 
     def __init__(
-        self, way: Way2, endpoint: Endpoint, connect: Connect, most: int, most_waiting: int, instead: Connect | None = None
+        self,
+        way: Way2,
+        endpoint: Endpoint,
+        connect: Callable[[Pool2], Awaitable[Any]],
+        most: int,
+        most_waiting: int,
+        instead: Connect | None = None,
     ) -> None:
         self.way, self.endpoint, self.connect, self.most, self.most_waiting = way, endpoint, connect, most, most_waiting
         self.instead = instead
         self.connections: list[Upstream2] = []
         self.making: asyncio.Future[Any] | None = None
         self.waiting: deque[Exchange2] = deque()
-        self.other = False
+        self.other = self.closed = False
 
     def free(self) -> Upstream2 | None:
         """The connection that has least to do, of those that have a place."""
@@ -72,7 +80,7 @@ class Pool2:
     async def _make(self) -> Any:
         self.making = making = asyncio.get_running_loop().create_future()
         try:
-            made = await self.connect()
+            made = await self.connect(self)
             self.other = not isinstance(made, Upstream2)
             return made
         finally:
@@ -85,8 +93,9 @@ class Pool2:
         self._grow()
 
     def _grow(self) -> None:
-        """Make another connection for those that wait, if that may be, and if there is not one soon."""
-        if self.making is None and not self.full and all(connection.told for connection in self.connections):
+        """Make another connection for those that wait, if that may be, and if there is not one soon; another would be no better than one
+        that has nothing to do and no place all the same."""
+        if self.making is None and not self.full and all(connection.told and connection.busy for connection in self.connections):
             task = asyncio.get_running_loop().create_task(self._make())
             task.add_done_callback(self._made)
 
@@ -107,15 +116,18 @@ class Pool2:
             exchange.begin(connection)
         if self.waiting:
             self._grow()
+        elif self.closed:
+            for connection in list(self.connections):
+                connection.drain()
 
     def left(self, connection: Upstream2) -> None:
         if connection in self.connections:
             self.connections.remove(connection)
 
     def close(self) -> None:
-        """No new streams: those that are there end."""
-        for connection in list(self.connections):
-            connection.drain()
+        """The endpoint is gone: streams that are there end, and those that wait are served before."""
+        self.closed = True
+        self.place()
 
     def tick(self, now: float, idle_timeout: float) -> None:
         for connection in list(self.connections):

@@ -96,10 +96,11 @@ class Ida:
             method, body = ("DELETE", None) if self.made else ("PUT", self.body)
             try:
                 status, answer = await loop.run_in_executor(None, self.one.call, method, "/api/v1/bridges/ida", body)
-            except OSError as error:
-                self.failures.append(f"{method} {self.changes}: {error!r}, then {self.one.call('GET', '/api/v1/bridges')[0]}")
-                self.made = bool([one for one in self.one.call("GET", "/api/v1/bridges")[1] if one["name"] == "ida"])
-                continue
+            except OSError as error:  # nobody knows what became of it
+                self.failures.append(
+                    f"{method}, change {self.changes}: {error!r}; the process: {self.one.process and self.one.process.poll()}"
+                )
+                return
             if status not in (200, 201):
                 self.failures.append(f"{method}: {status} {answer}")
             self.made = not self.made

@@ -13,8 +13,8 @@ import pytest
 from carrier.core.decision import check_statuses, retried
 from carrier.proxy.proxy import Proxy
 from tests.e2e.test_grpc import Echo, channel, failure, grpc_server
-from tests.h2peer import Peer2, Server2
-from tests.support import cluster, config, listener, port_of, running
+from tests.h2peer import Peer2, Server2, client2
+from tests.support import Peer, cluster, config, listener, port_of, running, tcp_server
 
 UNAVAILABLE, EXHAUSTED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -158,3 +158,27 @@ def test_what_is_none_is_told_with_what_was_meant(wrong: object) -> None:
     (problem,) = check_statuses({"retry_statuses": [wrong]}, "$.options")
     assert problem.path == "$.options.retry_statuses" and "unavailable" in str(problem.allowed)
     assert (problem.hint == "did you mean 'unavailable'?") is (wrong == "unavailabel")
+
+
+@pytest.mark.parametrize("http", [1, 2])
+async def test_statuses_of_http_are_asked_again_over_http_2_too(http: int) -> None:
+    answers = ["503", "200"]
+
+    async def serve2(peer: Peer2) -> None:
+        while True:
+            number = await peer.request()
+            peer.head(number, [(":status", answers.pop(0))], end=True)
+
+    async def serve1(peer: Peer) -> None:
+        while answers:
+            await peer.reader.readuntil(b"\r\n\r\n")
+            peer.send(b"HTTP/1.1 %b X\r\ncontent-length: 0\r\n\r\n" % answers.pop(0).encode())
+        await peer.reader.read()
+
+    async with (
+        Server2(serve2) as two,
+        tcp_server(serve1) as one,
+        through(one.port if http == 1 else two.port, statuses=[503], http=http) as (proxy, _),
+        client2(port_of(proxy, "in")) as client,
+    ):
+        assert (await client.get("/")).status == 200 and not answers

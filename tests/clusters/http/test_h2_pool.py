@@ -1,0 +1,36 @@
+"""Connections of HTTP/2 to an endpoint that goes while it is used: whoever chose it is served, and none is left."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from carrier.proxy.proxy import Proxy
+from tests.e2e.test_h2 import to
+from tests.h2peer import Server2, client2, echo
+from tests.support import cluster, config, port_of, wait_until, without
+
+
+async def test_an_endpoint_that_goes_while_it_is_connected_to_serves_whom_it_was_chosen_for_and_keeps_nothing() -> None:
+    async with Server2(echo) as up, to(up.port, http=2, cluster={}) as proxy, client2(port_of(proxy, "in")) as client:
+        for n in range(10):
+            numbers = [client.ask(f"/{n}/{i}") for i in range(5)]
+            await asyncio.sleep(0.0005 * n)
+            await moved(proxy, up.port, f"c{n}")
+            for i, number in enumerate(numbers):
+                assert (await client.answer(number)).body == f"GET /{n}/{i} ".encode()
+        await proxy.apply(without(proxy.config, "listener", "in"))
+        for name in list(proxy.config.clusters):
+            await proxy.apply(without(proxy.config, "cluster", name))
+        await wait_until(lambda: all(peer.closed for peer in up.peers), "for connections to close")
+        assert len(up.peers) <= 60
+
+
+async def moved(proxy: Proxy, port: int, name: str) -> None:
+    """The route leads to a new cluster, and the old one is gone."""
+    conf: Any = proxy.config
+    old = conf.routes[conf.rules["all"].action.route].destination
+    new = {**cluster(name, port, protocol="HTTP"), "spec": {"protocol": "HTTP", "port": port, "http": 2}}
+    rule = {"name": "all", "action": {"route": {"destination": name}}}
+    await proxy.apply(config(clusters=[new], rules=[rule], base=conf))
+    await proxy.apply(without(proxy.config, "cluster", old))
