@@ -44,7 +44,7 @@ _NEEDLES = 4  # such names that shapes know of: each costs a search
 _SHAPES = 256
 _POOR = 512  # how often shapes may fail before they rest, and are then learnt anew
 _REST = 16 * _POOR
-_SLOW, _BY_LINE = -1, -2  # only h11 may judge; each line has its own number
+_SLOW, _BY_LINE, _CREDENTIALS = -1, -2, -3  # only h11 may judge; each line has its own number; 0, if they are not a connection's
 
 _OTHER = bytes(byte if byte in FIELD_BYTES else byte == 0 for byte in range(256))
 """Changes every byte that no field value holds, and no other: `translate` with it is three times cheaper than to search or to delete."""
@@ -187,12 +187,10 @@ class _Memo:
             kind = self._name(name)
         if kind == _SLOW or not colon or len(line) > self.limits.line or value.translate(None, FIELD_BYTES):
             return _SLOW
-        begin = name + b":"
-        if name.lower() == b"authorization":
+        if kind == _CREDENTIALS:
             if authenticates_connections((value,)):
                 return _SLOW
-            scheme = _SCHEME.match(value)
-            begin = begin + scheme[0] if scheme else b""  # shapes know the scheme
+            kind = 0
         if kind == self._length_id and not LENGTH_LINE.fullmatch(line):
             return _SLOW
         if kind != _BY_LINE:
@@ -202,7 +200,7 @@ class _Memo:
                 self._ids[line] = kind
             elif seen == _VOLATILE:
                 self._values[name] = seen + 1
-                self._seek(begin)
+                self._seek(name, value)
             return kind
         if len(line) > _LINE_MAX:
             return _SLOW
@@ -217,9 +215,15 @@ class _Memo:
         kind = self._names[name] = _BY_LINE if lower in self._by_line else self._present.get(lower, self._unknown(lower))
         return kind
 
-    def _seek(self, begin: bytes) -> None:
-        """The values of a name are volatile: shapes take out what stands behind this beginning of a line from now on."""
-        if begin and len(self._needles) < _NEEDLES:
+    def _seek(self, name: bytes, value: bytes) -> None:
+        """The name is volatile: shapes take its values out from now on; of credentials, which have this value, not their scheme."""
+        begin = name + b":"
+        if self._names.get(name) == _CREDENTIALS:
+            scheme = _SCHEME.match(value)
+            if scheme is None:
+                return
+            begin += scheme[0]
+        if len(self._needles) < _NEEDLES:
             needle = b"\r\n" + begin
             self._needles = (*self._needles, (needle, len(needle)))
             self._shapes.clear()
@@ -337,6 +341,9 @@ class RequestMemo(_Memo):
         super().__init__(limits, forwarding, by_line - {b"content-length"}, present | {EXPLAIN, b"x-forwarded-proto", b"x-forwarded-host"})
         self._starts: dict[bytes, tuple[bytes, bytes] | None] = {}
         self._keyed = forwarding.interesting is not None
+
+    def _unknown(self, name: bytes) -> int:
+        return _CREDENTIALS if name == b"authorization" else 0
 
     def like(self, raw: bytes, keep: bool = False) -> Head | None:
         """The Head of a read that is exactly one whole request head of a known shape; None for all others, and for whatever is not that.

@@ -1,0 +1,142 @@
+"""A final answer while the upload still runs, and then the end of the connection: the answer counts, in every version on both sides, with
+and without TLS (RFC 9110 section 10.1.1, RFC 9112 section 9.6, RFC 9113 section 8.1)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
+
+import pytest
+
+from tests.h2peer import Peer2, Server2, client2
+from tests.pki import Pki, pki
+from tests.support import config, port_of, running
+
+__all__ = ["pki"]
+
+REFUSAL = b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 9\r\nconnection: close\r\n\r\ntoo large"
+MUCH = 3 << 20
+
+
+@contextlib.asynccontextmanager
+async def refusing(tls: ssl.SSLContext | None) -> AsyncIterator[int]:
+    """A server of HTTP/1.1, blocking as many are: it reads the head and a little more, says 413, and closes with most of it unread, which
+    becomes a reset."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    sock: socket.socket = server.accept()[0]
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else the reset overtakes the answer, which never leaves
+                    with contextlib.suppress(OSError), tls.wrap_socket(sock, server_side=True) if tls is not None else sock as sock:
+                        data = b""
+                        while b"\r\n\r\n" not in data or len(data) < 30_000:
+                            data += sock.recv(8192)
+                        sock.sendall(REFUSAL)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
+
+
+async def refuse2(peer: Peer2, how: str) -> None:
+    while True:
+        number = await peer.request()
+        asked = peer.streams[number]
+        await peer.until(lambda asked=asked: len(asked.body) > 30_000)  # type: ignore[misc]
+        peer.head(number, [(":status", "413"), ("content-length", "9")])
+        peer.send(number, b"too large", True)
+        if how == "reset":
+            peer.reset(number, 0)  # NO_ERROR: it wants no more (RFC 9113 8.1)
+        elif how == "goaway":
+            peer.h2.close_connection()
+            peer.flush()
+            peer.writer.close()
+        elif how == "broken":
+            await asyncio.sleep(0)
+            peer.writer.transport.abort()
+
+
+async def upload1(port: int, framing: str) -> tuple[int, bytes]:
+    """One that goes on sending until it is told not to; the answer's status and content."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    chunked = framing == "chunked"
+    length = "transfer-encoding: chunked" if chunked else f"content-length: {MUCH}"
+    writer.write(f"POST / HTTP/1.1\r\nhost: a\r\n{length}\r\n\r\n".encode())
+    piece = b"x" * 65536
+
+    async def send() -> None:
+        with contextlib.suppress(ConnectionError):
+            for _ in range(MUCH // len(piece)):
+                writer.write(b"10000\r\n" + piece + b"\r\n" if chunked else piece)
+                await writer.drain()
+            if chunked:
+                writer.write(b"0\r\n\r\n")
+
+    sending = asyncio.create_task(send())
+    try:
+        async with asyncio.timeout(10):
+            head = await reader.readuntil(b"\r\n\r\n")
+            body = await reader.readexactly(9) if b"content-length: 9\r\n" in head else await reader.read(400)
+        return int(head.split()[1]), body
+    finally:
+        sending.cancel()
+        writer.transport.abort()
+
+
+async def upload2(port: int, framing: str) -> tuple[int, bytes]:
+    async with client2(port) as client:
+        number = client.ask("/", "POST", [("content-length", str(MUCH))] if framing == "length" else [], end=False)
+        sending = asyncio.create_task(client.send_all(number, b"x" * MUCH))
+        try:
+            answer = await client.answer(number)
+            assert answer.reset in (None, 0)
+            return answer.status, answer.body
+        finally:
+            sending.cancel()
+            with contextlib.suppress(BaseException):
+                await sending
+
+
+def to(port: int, **spec: Any) -> Any:
+    up = {"name": "up", "spec": {"protocol": "HTTP", "port": port, **spec}, "endpoints": [{"spec": {"address": "127.0.0.1"}}]}
+    front = {
+        "name": "in",
+        "spec": {"protocol": "HTTP", "port": 0, "address": "127.0.0.1"},
+        "rules": [{"action": {"route": {"destination": "up"}}}],
+    }
+    return running(config(clusters=[up], listeners=[front]))
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+@pytest.mark.parametrize("upload", [upload1, upload2])
+@pytest.mark.parametrize("secured", [False, True])
+async def test_of_a_server_of_http_1(pki: Pki, secured: bool, upload: Any, framing: str) -> None:
+    context = None
+    if secured:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        files = pki("up", "localhost")
+        context.load_cert_chain(files["certificate"], files["key"])
+    tls = {"tls": {"verify": False}} if secured else {}
+    async with refusing(context) as port, to(port, **tls) as proxy:
+        for _ in range(4):
+            assert await upload(port_of(proxy, "in"), framing) == (413, b"too large")
+
+
+@pytest.mark.parametrize("how", ["silent", "reset", "goaway", "broken"])
+@pytest.mark.parametrize("upload", [upload1, upload2])
+async def test_of_a_server_of_http_2(upload: Any, how: str) -> None:
+    async with Server2(partial(refuse2, how=how)) as server, to(server.port, http=2) as proxy:
+        for _ in range(3):
+            assert await upload(port_of(proxy, "in"), "length") == (413, b"too large")
+        if how in ("silent", "reset"):
+            assert len(server.peers) == 1, "the connection is as good as before"
