@@ -33,7 +33,10 @@ class Descriptor(Socket):
         return "END" if self.closed else "READY"
 
     def head(self, head: Any, last: bool = False) -> None:
-        """There are no heads here; only a message's end shows."""
+        """There are no heads here; only a message's end shows. As a transform it lets them pass by: who is behind it may need them."""
+        session = self.session
+        if session is not None and session.hops and self in session.hops:
+            self.to.head(head, last)
         if last:
             self.end()
 

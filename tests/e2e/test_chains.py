@@ -7,7 +7,23 @@ from typing import Any
 
 import pytest
 
-from tests.support import Peer, cluster, config, echo, free_port, listener, port_of, running, tcp, tcp_server, udp, udp_server, wait_until
+from tests.support import (
+    Peer,
+    cluster,
+    config,
+    echo,
+    free_port,
+    http,
+    listener,
+    port_of,
+    running,
+    tcp,
+    tcp_server,
+    udp,
+    udp_server,
+    unchunked,
+    wait_until,
+)
 
 
 def metric(name: str) -> dict[str, Any]:
@@ -131,3 +147,39 @@ async def test_a_chain_is_made_anew_when_the_destination_comes_back() -> None:
                 server.close()
                 await wait_until(lambda n=n, session=session: session.retries == n + 1 and session.task is None, "for the reconnect")
             await asyncio.sleep(0)
+
+
+# --- requests through a transform of bytes --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["ingress", "egress"])
+@pytest.mark.parametrize(("method", "body"), [("GET", b""), ("HEAD", b""), ("POST", b"hello"), ("PUT", b"x" * 300_000)])
+async def test_heads_pass_by_a_remote_transform_that_knows_bytes_only(way: str, method: str, body: bytes) -> None:
+    """A server of TCP that changes letters: the request's content goes through it, its head does not, and the answer comes."""
+    heard: list[bytes] = []
+
+    async def shout(peer: Any) -> None:
+        while data := await peer.reader.read(65536):
+            peer.send(data.upper())
+        peer.close()
+
+    async def app(peer: Any) -> None:
+        head = await peer.reader.readuntil(b"\r\n\r\n")
+        content = b""
+        if b"chunked" in head:
+            while not content.endswith(b"0\r\n\r\n"):
+                content += await peer.reader.read(65536)
+            content = unchunked(content)
+        elif body:
+            content = await peer.reader.readexactly(len(body))
+        heard.extend((head, content))
+        peer.send(b"HTTP/1.1 201 Made\r\ncontent-length: 2\r\nx-a: 1\r\n\r\n" + (b"" if method == "HEAD" else b"ok"))
+
+    async with tcp_server(shout) as transform, tcp_server(app) as server:
+        clusters = [cluster("shout", transform.port), cluster("up", server.port, protocol="HTTP")]
+        front = listener("in", "up", protocol="HTTP", **{way: ["shout"]})
+        async with running(config(clusters=clusters, listeners=[front])) as proxy:
+            status, fields, answer = await asyncio.wait_for(http(port_of(proxy, "in"), "/x", method, body=body), 5)
+    assert heard[0].startswith(f"{method} /x HTTP/1.1\r\n".encode()) and heard[1] == (body.upper() if way == "ingress" else body)
+    assert (status, fields["x-a"]) == (201, "1")
+    assert answer == (b"" if method == "HEAD" else b"OK" if way == "egress" else b"ok")
