@@ -107,7 +107,7 @@ class AutoCluster(HttpCluster):
         super().close()
 
     def tunnels(self, session: Session) -> bool:
-        return False
+        return session.request is not None
 
     def ready(self, session: Session, endpoint: Endpoint | None) -> Stream | None:
         # The HTTP listener asks before its session is whole: what has no source yet is a request's.

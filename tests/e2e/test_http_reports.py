@@ -11,10 +11,12 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 import pytest
 
 from carrier import model as c
+from carrier.wire.frames import accept_key
 from tests.conversation import Peer, Stage
 from tests.e2e.test_http_bodies import GET, OK, answered
 from tests.h2peer import client2
-from tests.support import cluster, config, http, listener, port_of, running
+from tests.support import cluster, config, http, listener, port_of, running, tcp_server
+from tests.wire import field, websocket
 
 # ------------------------------------------------------------------ an answer before the request's end
 
@@ -284,3 +286,27 @@ async def test_a_plain_escaped_slash_has_an_agreed_form() -> None:
         client, _, head = await stage.both(b"GET /x%2Fy HTTP/1.1\r\nhost: a\r\n\r\n")
         assert head.startswith(b"GET /x%2Fy ")
         client.breaks()
+
+
+@pytest.mark.parametrize("between", [[], ["count"]])
+@pytest.mark.parametrize("upstream", ["HTTP", "WebSocket", "auto"])
+@pytest.mark.parametrize("protocol", ["HTTP", "WebSocket", "auto"])
+async def test_a_101_without_a_chosen_subprotocol_stays_so(protocol: str, upstream: str, between: list[str]) -> None:
+    """The client has offered two; a server that knows neither chooses none, and nobody does so in its place."""
+
+    async def server(peer: Any) -> None:
+        head = await peer.reader.readuntil(b"\r\n\r\n")
+        assert field(head, "sec-websocket-protocol") == "chat, superchat"
+        key = (field(head, "sec-websocket-key") or "").encode()
+        peer.send(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n")
+        peer.send(b"sec-websocket-accept: " + accept_key(key) + b"\r\n\r\n")
+        await peer.reader.read()
+
+    async with tcp_server(server) as up:
+        clusters = [{"name": "count", "spec": {"protocol": "Metric"}}, cluster("up", up.port, protocol=upstream)]
+        front = listener("in", "up", protocol=protocol, ingress=between)
+        async with (
+            running(config(clusters=clusters, listeners=[front])) as proxy,
+            websocket(port_of(proxy, "in"), sec_websocket_protocol="chat, superchat") as client,
+        ):
+            assert client.head.startswith(b"HTTP/1.1 101 ") and field(client.head, "sec-websocket-protocol") is None
