@@ -18,7 +18,7 @@ from carrier.gefyra.format import read
 from tests.conversation import Stage
 from tests.e2e.test_http_bodies import OK, answered
 from tests.h2peer import client2
-from tests.support import cluster, config, echo, free_port, http, listener, running, tcp, wait_until
+from tests.support import cluster, config, echo, free_port, http, listener, running, tcp, udp, wait_until
 
 
 def round_and_round(protocol: str = "HTTP", options: dict[str, Any] | None = None, **spec: Any) -> tuple[int, Any]:
@@ -228,3 +228,28 @@ async def test_a_bridge_of_a_socket_file_does_not_lead_to_a_file_of_ours(tmp_pat
         assert await asyncio.wait_for(reader.readexactly(1), 5) == b"1"  # the shadow's
         assert proxy.listeners["in"].counter == 1
         writer.close()
+
+
+@pytest.mark.parametrize(("protocol", "spec"), [("TCP", {}), ("TCP", {"framing": "lines"}), ("auto", {}), ("UDP", {})])
+async def test_nor_do_streams_and_datagrams_of_a_bridge_come_back_by_a_name(protocol: str, spec: dict[str, str]) -> None:
+    """What carries other protocols inside knows whose it is, too."""
+    port = free_port(socket.SOCK_DGRAM if protocol == "UDP" else socket.SOCK_STREAM)
+    base = config(clusters=[echo()], listeners=[listener("in", protocol=protocol, port=port, spec=spec)])
+    endpoint: Any = f"john.example:{port}" if not spec else {"address": "john.example", "port": port, **spec}
+    body = {"port": port, "user": "john", "type": "stream", "endpoint": endpoint}
+    async with running(base) as proxy:
+        await proxy.apply(Bridges().put(base, "john", body))
+
+        async def find(name: str) -> Found:
+            return Found([Place(socket.AF_INET, "127.0.0.1")], 60)
+
+        proxy.env.resolver.lookup.find = find  # type: ignore[method-assign]
+        if protocol == "UDP":
+            async with udp(port) as peer:
+                peer.send(b"x\n")
+                assert await peer.read() == b"x\n"
+        else:
+            async with tcp(port) as client:
+                client.send(b"x\n")
+                assert await client.read(2) == b"x\n"
+        assert proxy.listeners["in"].counter == 1
