@@ -59,6 +59,8 @@ def plainly(endpoint: Endpoint, error: Error) -> str:
         return f"{where} cannot be reached: is your client connected to the cluster?"
     if error.kind == "timeout":
         return f"{where} takes requests and does not answer them: is your container stopped at a breakpoint?"
+    if error.kind in ("forbidden", "loop"):
+        return f"{error.detail}: where does your container listen?"
     if error.kind in ("reset", "closed"):
         return f"{where} breaks connections before it answers: does your container crash?"
     return f"{where} does not answer in the protocol of this port: {error.detail}"

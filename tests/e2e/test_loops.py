@@ -189,6 +189,8 @@ async def test_a_name_that_leads_here_later_is_noticed_when_connecting() -> None
             proxy.env.resolver.lookup.find = find  # type: ignore[method-assign]
             status, head, _ = await http(port, headers={"x-user": "john"})
             assert status == 200 and head["x-carrier-fallback"] == "loop"
+            shown = Bridges().dump(proxy.config, "john", proxy.clusters)["status"]
+            assert "listener of this proxy" in str(shown), shown
             assert proxy.listeners["in"].counter == 1
 
 
