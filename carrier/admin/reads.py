@@ -163,7 +163,7 @@ def _revision(api: Serving, call: Call) -> Steps[Any]:
     config = kept.get(int(call.names[0])) if call.names[0].isdecimal() and len(call.names[0]) < 19 else None
     if config is None:
         raise Error("not-found", f"revision {call.names[0][:40]!r} is not kept; those are: {', '.join(map(str, kept))}")
-    return to_document((yield from _bare(api, config)))
+    return veiled(to_document((yield from _bare(api, config))))
 
 
 def _trail(api: Serving) -> Any:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from carrier.cli.demo import free_ports
 from tests.compliance.otelcol import PROGRAM, shown_by, understood
 from tests.e2e.test_seen import Running
 from tests.otlp import receiver, said
@@ -19,7 +18,7 @@ FILE = """
 admin: {traces}
 listeners:
   - name: web
-    spec: {{protocol: HTTP, port: {web}, address: 127.0.0.1}}
+    spec: {{protocol: HTTP, port: 0, address: 127.0.0.1}}
     rules: [{{name: everybody, action: {{route: {{destination: {{name: shadow, spec: {{protocol: Answer, status: 200}}}}}}}}}}]
 """
 
@@ -28,19 +27,21 @@ class Traced(Running):
     """A `carrier run` whose file says this of traces."""
 
     def __init__(self, folder: Path, traces: str) -> None:
-        self.web, self.admin = free_ports(2)
         self.file = folder / "c.yaml"
         self.says(traces)
-        command = [sys.executable, "-m", "carrier", "run", "-c", str(self.file), "--admin", f"127.0.0.1:{self.admin}"]
+        command = [sys.executable, "-m", "carrier", "run", "-c", str(self.file), "--admin", "127.0.0.1:0"]
         self.process = subprocess.Popen([*command, "--admin-socket", "off", "--drain-delay", "0"], stderr=subprocess.PIPE, text=True)
-        self.reads("ready")
+        self.web = int(self.reads("listening listener=web").rpartition(":")[2])
+        self.admin = int(self.reads("the REST API listens address=").rpartition(":")[2])
+        self.reads("ready revision=")
 
     def says(self, traces: str) -> None:
-        self.file.write_text(FILE.format(traces=f"{{traces: {traces}}}" if traces else "{}", web=self.web))
+        self.file.write_text(FILE.format(traces=f"{{traces: {traces}}}" if traces else "{}"))
 
-    def reads(self, word: str) -> None:
+    def reads(self, words: str) -> str:
+        """The next line of the log that has these."""
         assert self.process.stderr is not None
-        assert any(word in line for line in self.process.stderr)
+        return next(line for line in self.process.stderr if words in line)
 
 
 def test_a_file_turns_traces_on_and_a_reload_off_and_the_metrics_name_a_trace(tmp_path: Path) -> None:
@@ -55,11 +56,12 @@ def test_a_file_turns_traces_on_and_a_reload_off_and_the_metrics_name_a_trace(tm
             (span,) = collector.spans
             assert said(span)["url.path"] == "/a" and f'trace_id="{span.trace_id.hex()}"' in text
             assert collector.fields["x-token"] == "do-not-show"
-            for path in ("/api/v1/config", "/api/v1/config?document=true", "/api/v1/admin", "/api/v1/status"):
-                assert "do-not-show" not in proxy.get(proxy.admin, path)[1]
+            for path in ("config", "config?document=true", "revisions/1", "admin", "status", "audit"):
+                answer, text = proxy.get(proxy.admin, f"/api/v1/{path}")
+                assert answer.status == 200 and "do-not-show" not in text, path
             proxy.says("")
             proxy.process.send_signal(signal.SIGHUP)
-            proxy.reads("reload")
+            proxy.reads("reloaded")
             assert proxy.get(proxy.web, "/b")[0].status == 200
             assert "carrier_trace_spans_total{" not in proxy.get(proxy.admin, "/metrics")[1]
         finally:
