@@ -105,6 +105,8 @@ class Api:
         """What remembers changes; None: nobody does."""
         self.page = False
         """Is `/` a page for browsers?"""
+        self.recorder: Any = None
+        """What serves /record, likewise."""
         self.metrics: Metrics | None = None
         """What serves /metrics; None: nobody does."""
         self.matchers: Matchers = getattr(proxy, "matchers", None) or Matchers()
@@ -292,7 +294,8 @@ class Api:
 
     async def _serve(self, operation: Operation, call: Call) -> Answer:
         if operation.stream is not None:
-            return operation.stream(self, call)
+            begun = operation.stream(self, call)
+            return await begun if isawaitable(begun) else begun
         if operation.read is not None:
             async with self.showing:
                 answer = await self._show(operation, call)

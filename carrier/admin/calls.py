@@ -43,6 +43,7 @@ class Serving(Protocol):
     metrics: Any
     live: Any
     trail: Any
+    recorder: Any
     log: Any
     lock: asyncio.Lock
     matchers: Matchers
@@ -132,7 +133,7 @@ class Operation(NamedTuple):
     kind: str = ""
     writes: bool = False
     text: str = ""
-    stream: Callable[[Serving, Call], Answer] | None = None
+    stream: Callable[[Serving, Call], Answer | Awaitable[Answer]] | None = None
     """Instead of those four: an answer that never ends."""
 
     @property

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from carrier.admin.imagine import FIELDS
+from carrier.admin.recording import RECORDED
 from carrier.config.dump import version
 from carrier.config.jsonschema import schema
 from carrier.observe.live import FILTERS
@@ -23,7 +24,7 @@ PARAMETERS: dict[str, tuple[Schema, str]] = {
     "document": ({"type": "boolean"}, "as POST /config takes it"),
     "dryRun": ({"type": "boolean"}, "do all but put it in force"),
     "allowDangling": ({"type": "boolean"}, "names that lead nowhere are warnings"),
-    **{name: ({"type": "string"}, text) for name, text in FILTERS.items()},
+    **{name: ({"type": "string"}, text) for name, text in {**RECORDED, **FILTERS}.items()},
     "exit": ({"type": "boolean"}, "end the process when it is drained"),
 }
 ERROR: Schema = {

@@ -29,6 +29,7 @@ from carrier.admin.reads import (
     _validate_bridge,
     events,
 )
+from carrier.admin.recording import RECORDED, record
 from carrier.admin.writes import (
     _add,
     _add_endpoint,
@@ -96,6 +97,12 @@ def _operations() -> dict[tuple[str, str], Operation]:
         ),
         ("GET", "events/*"): Operation(
             read=_event, query=("format",), strict=True, text="why the session of an event went where it went, while it is remembered"
+        ),
+        ("GET", "record"): Operation(
+            stream=record,
+            query=tuple(RECORDED),
+            strict=True,
+            text="what passes by one rule or bridge, as entries of an HTTP archive (server-sent events)",
         ),
         ("GET", "log"): Operation(read=_log, strict=True, text="how much the process's log says"),
         ("PUT", "log"): Operation(act=_set_log, strict=True, takes_body=True, writes=True, text='change that: `{"level": "debug"}`'),

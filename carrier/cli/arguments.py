@@ -63,6 +63,40 @@ def _pause(text: str) -> float:
     return seconds
 
 
+def size(text: str) -> int:
+    """A number of bytes, or one such as 64Ki. Raises ArgumentTypeError."""
+    found = re.fullmatch(r"(\d{1,15})([KMG]i)?", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"expected bytes such as 4096, 64Ki or 1Mi, got {text!r}")
+    return int(found[1]) << {"Ki": 10, "Mi": 20, "Gi": 30}.get(found[2] or "", 0)
+
+
+def count(text: str) -> int:
+    """A number from 1 on. Raises ArgumentTypeError."""
+    if not text.isdecimal() or not 1 <= int(text) <= 1_000_000_000:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 on, got {text!r}")
+    return int(text)
+
+
+def add_replay(replay: argparse.ArgumentParser) -> None:
+    """Give `carrier replay`, which asks no carrier, its arguments."""
+    replay.add_argument("file", metavar="FILE", help="an HTTP archive, as `carrier record` and browsers write it")
+    replay.add_argument("--to", metavar="ENDPOINT", required=True, help="HOST:PORT or a URL, whose answers are compared")
+    replay.add_argument(
+        "--ignore",
+        metavar="WHAT",
+        action="append",
+        help="a field's name, or a place in JSON ($.items[*].id), that may differ; again for more",
+    )
+    replay.add_argument(
+        "-H", "--header", metavar="'NAME: VALUE'", type=field, action="append", help="sent with each request, in place of what was recorded"
+    )
+    replay.add_argument("--http", choices=("1", "2"), help="version to speak (default: 2 for gRPC, else 1)")
+    replay.add_argument("--timeout", metavar="DURATION", type=seconds, default=10.0, help="for each answer (default 10)")
+    replay.add_argument("--insecure", action="store_true", help="take any certificate")
+    replay.add_argument("--json", action="store_true", help="one object a line for each request")
+
+
 def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
     """Give the parser these commands."""
     explain = _command(commands, "explain", "why would a request go where it would?", "Show every rule with each condition, met or not.")
@@ -100,6 +134,15 @@ def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
     watch.add_argument("--protocol", metavar="NAME", help="only of listeners of this protocol")
     watch.add_argument("--errors", action="store_true", help="only what failed")
     watch.add_argument("--last", action="store_true", help="first what has happened, as far as it is still known")
+    record = _command(commands, "record", "record what passes, as an HTTP archive", "What passes by a bridge or a rule, as HAR 1.2.")
+    record.add_argument("--bridge", metavar="NAME", help="what passes by this user bridge")
+    record.add_argument("--rule", metavar="NAME", help="or what passes by this rule")
+    record.add_argument("--bodies", metavar="BYTES", type=size, help="that are kept of each direction (default 64Ki; 0: none)")
+    record.add_argument("--out", metavar="FILE", help="write there (default: standard output); a whole archive at every moment")
+    record.add_argument("--size", metavar="BYTES", type=size, default=64 << 20, help="of a file, then a new one begins (default 64Mi)")
+    record.add_argument("--files", metavar="N", type=count, default=4, help="that are kept: FILE, FILE.1, ... (default 4)")
+    record.add_argument("--count", metavar="N", type=count, help="end after so many entries")
+    record.add_argument("--secrets", action="store_true", help="with the values of secret fields, for who may have what is privileged")
     level = _command(commands, "log", "how much the log says", "Show the level of the running carrier's log, or change it.")
     level.add_argument("level", metavar="LEVEL", nargs="?", choices=LEVELS, help=f"one of {', '.join(LEVELS)}")
     _add_bridges(_command(commands, "bridges", "user bridges: list, add, rm, renew, check", "User bridges (docs/bridges.md)."))

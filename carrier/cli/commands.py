@@ -15,6 +15,7 @@ from carrier.cli.bridges import bridges
 from carrier.cli.changes import apply, diff, dump
 from carrier.cli.client import FAILED, USAGE, Client, Refused, reason
 from carrier.cli.page import Page, complain
+from carrier.cli.record import record
 from carrier.cli.status import log_level, sessions, status
 from carrier.cli.tail import tail
 from carrier.cli.why import explain, explain_file
@@ -70,6 +71,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace, Client, Page], int]] = {
     "bridges": bridges,
     "log": log_level,
     "tail": tail,
+    "record": record,
     "apply": apply,
     "dump": dump,
     "diff": diff,

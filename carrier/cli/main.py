@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
-from carrier.cli.arguments import LEVELS, add_commands
+from carrier.cli.arguments import LEVELS, add_commands, add_replay
 from carrier.cli.commands import run as ask
 from carrier.cli.connect import FROM, TO
 from carrier.cli.manual import KINDS
@@ -81,6 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _demo(options)
         if options.command == "connect":
             return _connect(options, began)
+        if options.command == "replay":
+            from carrier.cli.replay import replay
+
+            return replay(options)
         if options.command == "schema":
             return _schema()
         if options.command in ("completion", "manual"):
@@ -132,6 +136,13 @@ def parser() -> argparse.ArgumentParser:
     connect.add_argument("--print", action="store_true", help="show the configuration that this is, and end")
     connect.add_argument(
         "-l", "--log-level", metavar="LEVEL", choices=LEVELS, default="warn", help=f"one of {', '.join(LEVELS)} (default warn)"
+    )
+    add_replay(
+        commands.add_parser(
+            "replay",
+            help="send what was recorded again, and show what differs",
+            description="Exit status: 0 all the same, 1 something differs or does not answer, 2 no archive.",
+        )
     )
     add_commands(commands)
     completion = commands.add_parser("completion", help="completion for a shell", description="Write the completion of a shell.")

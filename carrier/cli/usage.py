@@ -58,6 +58,14 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "carrier tail --status 5xx --json",
         "carrier tail --errors",
     ),
+    "record": (
+        "carrier record --bridge john --out john.har   until ctrl-c",
+        "carrier record --rule everybody --count 100 --bodies 1Mi > shop.har",
+    ),
+    "replay": (
+        "carrier replay john.har --to 127.0.0.1:8000   what does my container answer differently?",
+        "carrier replay john.har --to http://127.0.0.1:8000 --ignore etag --ignore '$.items[*].id'",
+    ),
     "log": ("carrier log", "carrier log debug                             until the process ends"),
     "apply": ("carrier apply --dry-run carrier.yaml", "carrier apply carrier.yaml"),
     "dump": ("carrier dump > now.yaml",),

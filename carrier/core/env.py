@@ -75,10 +75,32 @@ class Env:
         """The clusters in force, for a session that looks its route's names up again."""
         self.listeners: Mapping[str, Listener] = {}
         """The listeners in force, for who counts them."""
-        self.tracer: Tracer | None = None
-        """Who decides which requests are traced; None: none is."""
+        self._tracer: Tracer | None = None
+        self._recorder: Any = None
+        self.watched = False
+        """Somebody traces, or records: what begins is to be looked at."""
         self.names = Names()
         """The names of sessions that could clash."""
+
+    @property
+    def tracer(self) -> Tracer | None:
+        """Who decides which requests are traced; None: none is."""
+        return self._tracer
+
+    @tracer.setter
+    def tracer(self, tracer: Tracer | None) -> None:
+        self._tracer = tracer
+        self.watched = tracer is not None or self._recorder is not None
+
+    @property
+    def recorder(self) -> Any:
+        """Who records what passes (carrier/observe/record.py); None: nobody does."""
+        return self._recorder
+
+    @recorder.setter
+    def recorder(self, recorder: Any) -> None:
+        self._recorder = recorder
+        self.watched = recorder is not None or self._tracer is not None
 
     def read(self, reader: Reader) -> Ledger:
         """Tell a reader of the sessions that end, in batches."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 
 class Env(Protocol):
+    watched: bool
+    recorder: Any
     """What all parts were handed at the start (core/env.py)."""
 
     loop: asyncio.AbstractEventLoop

@@ -26,6 +26,7 @@ class ReusedSession(Session):
     """A session of a source that has many, one after the other."""
 
     __slots__ = ()
+    asks = False
 
     def begin_again(self, decision: Decision, head: Any, last: bool, fields: bytes) -> bool:
         """`begin`, of a `blank` one or of one that was `served`, if an endpoint has a destination ready. False: nothing was done, this

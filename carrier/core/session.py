@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from carrier.core.decision import Decision
     from carrier.core.endpoint import Endpoint
     from carrier.core.parts import Cluster, Listener
+    from carrier.core.tape import Tape
     from carrier.core.trace import Trace
 
 UNANSWERED = frozenset(("reset", "closed", "timeout"))
@@ -77,6 +78,8 @@ class Session(Again):
     bytes_in: int
     bytes_out: int
     """Of its source, set at its end."""
+    asks = True
+    """It asks itself whether somebody records it; else its source has asked."""
     rare: dict[str, Any] | None
     """The attributes below, as far as they are set."""
     fallback = Rare[str | None](None)
@@ -90,6 +93,8 @@ class Session(Again):
     dropped = Rare(0)
     """Datagrams that came while there was no destination and no room."""
     last_endpoint = Rare["Endpoint | None"](None)
+    tape: Rare[Tape | None] = Rare(None)
+    """A copy of what passes, if somebody records it."""
     outcome = Rare("")
     """What was said at its end, where a protocol has a word for how it went."""
 
@@ -124,6 +129,8 @@ class Session(Again):
         hits.last = self.started
         self.request = head
         self.request_last = last
+        if self.listener.env.watched and self.asks:
+            self._be_recorded(decision)
         if decision.statuses:
             self.on_lane = False
             if decision.calls and head is not None and head.grpc:
@@ -146,6 +153,12 @@ class Session(Again):
             cluster = None
         self._hold()
         self._run(reach(self, cluster))
+
+    def _be_recorded(self, decision: Decision) -> None:
+        """Have a tape, if somebody records what is decided so."""
+        recorder = self.listener.env.recorder
+        if recorder is not None and self.listener.listed and (tape := recorder.tape(self, decision)) is not None:
+            self.tape = tape
 
     def _not_ready(self, exc: Exception) -> None:
         """There is no destination at once, or it failed at once: wait for another, if that may help."""
@@ -173,6 +186,8 @@ class Session(Again):
         destination.to = source.back = self
         if self.decision.calls and self.kept is not None:
             self.kept.stand_behind(source)
+        if self.rare is not None and (tape := self.tape) is not None:
+            tape.stand_beside(source, head)
         self.status = CONNECTED
         self.connected_at = self.started
         if destination.waits:
@@ -262,6 +277,8 @@ class Session(Again):
         link([self.source, *ingress, destination, self, *egress])
         if self.kept is not None:
             self.kept.stand_behind(self.source)
+        if (tape := self.tape) is not None:
+            tape.stand_beside(self.source, self.request)
         self.hops = (*ingress, *egress) if ingress or egress else ()
         for transform in (*self.decision.ingress, *self.decision.egress):
             transform.sessions_elsewhere += 1
@@ -500,6 +517,8 @@ class Session(Again):
     def _release(self, error: Error | None) -> None:
         """What a session that went well does not have: a task, transforms, a backlog, a destination to be told."""
         self.on_lane = False
+        if (tape := self.tape) is not None:
+            tape.leave()
         self.error = self.error or (error.bare() if error is not None else None)
         if self.task is not None:
             self.task.cancel()

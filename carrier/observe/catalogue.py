@@ -47,6 +47,13 @@ METRICS = (
     Metric("carrier_loop_lag_seconds", "gauge", (), "How late the event loop was at the last look"),
     Metric("carrier_event_viewers", "gauge", (), "Connections that watch the events"),
     Metric("carrier_events", "counter", ("outcome",), "Events told to viewers, and lost because there were too many or nobody read them"),
+    Metric("carrier_recordings", "gauge", (), "Connections that get what passes by a rule"),
+    Metric(
+        "carrier_recorded_sessions",
+        "counter",
+        ("outcome",),
+        "Sessions told to who records, and lost because there were too many or nobody read them",
+    ),
     Metric("carrier_overloaded", "gauge", (), "1 while new sessions are refused because there is too much"),
     Metric("carrier_access_log_lines", "counter", ("outcome",), "Lines of the access log that were written, or dropped"),
     Metric("carrier_trace_spans", "counter", ("outcome",), "Spans that the collector took, that found no room, or that it did not take"),

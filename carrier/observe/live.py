@@ -116,7 +116,7 @@ class Live:
     ) -> None:
         self.loop = loop
         self.listeners = listeners
-        self.lines = Lines(Settings("", headers=("user-agent",), fields=("trace", "upstream", "first_byte", "version")), users)
+        self.lines = Lines(Settings("", headers=("user-agent",), fields=("trace", "upstream", "first_byte")), users)
         self.users = users
         self.groups: dict[tuple[Any, ...], Group] = {}
         self.ring: deque[tuple[int, dict[str, Any], bytes]] = deque()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from carrier.hops.certificates import ServerTls
     from carrier.observe.access import AccessLog
     from carrier.observe.live import Live
+    from carrier.observe.record import Recorder
     from carrier.observe.spans import Spans
     from carrier.proxy.overload import Watch
     from carrier.proxy.proxy import Proxy
@@ -48,6 +49,8 @@ class Metrics:
         self.meter = Meter()
         self.spans: Spans | None = None
         """Who sends spans."""
+        self.recorder: Recorder | None = None
+        """Who records what passes."""
         self.live: Live | None = None
         """Who tells events."""
         self.revision = -1
@@ -256,6 +259,15 @@ class Metrics:
         if self.live is not None:
             yield "_total", {"outcome": "told"}, self.live.told
             yield "_total", {"outcome": "lost"}, self.live.lost
+
+    def _recordings(self) -> Iterator[Sample]:
+        if self.recorder is not None:
+            yield "", {}, len(self.recorder.recordings)
+
+    def _recorded_sessions(self) -> Iterator[Sample]:
+        if self.recorder is not None:
+            yield "_total", {"outcome": "told"}, self.recorder.told
+            yield "_total", {"outcome": "lost"}, self.recorder.lost
 
     def _config_changes(self) -> Iterator[Sample]:
         yield "_total", {"result": "applied"}, self.proxy.config.revision

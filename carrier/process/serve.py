@@ -39,6 +39,7 @@ from carrier.observe.endings import Endings, Said
 from carrier.observe.live import Live
 from carrier.observe.metrics import Metrics
 from carrier.observe.overview import address_of, user_of
+from carrier.observe.record import Recorder
 from carrier.observe.spans import Spans
 from carrier.observe.troubles import Troubles
 from carrier.process.leases import Leases
@@ -139,6 +140,9 @@ class Server:
         self.trail = self.api.trail = Trail(self.proxy)
         log.tap = self._logged
         self.api.live = self.metrics.live = self.live
+        self.api.recorder = self.metrics.recorder = Recorder(
+            self.env, lambda rule: user_of(self.proxy, rule), lambda: self.proxy.config.revision
+        )
         self.troubles = Troubles(loop, log, lambda: self.proxy.listeners)
         self.env.read(self.troubles.read)
         self.endings: list[Endings] = []
@@ -266,6 +270,7 @@ class Server:
         self.metrics.settle()
         self.troubles.close()
         self.live.close()
+        self.api.recorder.close()
         for endings in self.endings:
             endings.close()
         if self.metrics.access is not None:

@@ -164,7 +164,7 @@ class Request(Socket):
                 self.renewed()
             origin.number = number + 1
             fields = origin.fields_and_id + TAILS[number]
-        if (listener.tells or listener.env.tracer is not None) and self._begin_apart(head, decision, onward, last, fields):
+        if (listener.tells or listener.env.watched) and self._begin_apart(head, decision, onward, last, fields):
             return
         spare = self.spare
         if spare is None or not spare.on_lane:
@@ -175,16 +175,18 @@ class Request(Socket):
             session.begin(decision, onward, last)
 
     def _begin_apart(self, head: Head, decision: Decision, onward: Head, last: bool, fields: bytes) -> bool:
-        """Begin a request that is traced, or whose answer tells more than the upstream's; not on the lane. False: it is neither."""
-        listener = self.listener
-        tracer = listener.env.tracer
-        trace = tracer.sample(head) if tracer is not None and listener.listed else None
-        if trace is None and not listener.tells:
+        """Begin a request that is traced or recorded, or whose answer tells more than the upstream's; not on the lane. False: neither."""
+        listener, env = self.listener, self.listener.env
+        trace = env.tracer.sample(head) if env.tracer is not None and listener.listed else None
+        recorded = env.recorder is not None and listener.listed and env.recorder.wants(decision)
+        if trace is None and not recorded and not listener.tells:
             return False
         session = ReusedSession(listener, self)
         session.fields = fields
         if trace is not None:
             onward = session.traced(trace, onward)
+        if recorded:
+            session.tape = env.recorder.tape(session, decision)
         session.on_lane = False
         session.begin(decision, onward, last)
         return True
