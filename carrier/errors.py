@@ -7,6 +7,7 @@ downstream HTTP peer sees. Configuration errors carry all their problems at once
 from __future__ import annotations
 
 import errno
+import os
 import ssl
 from collections.abc import Iterable
 from functools import lru_cache
@@ -170,6 +171,8 @@ def from_os(exc: OSError, side: Side, where: str = "", retry: Retry = "no") -> E
     if kind is None:
         kind = "timeout" if isinstance(exc, TimeoutError) else "unreachable" if retry == "yes" else "reset"
     reason = exc.strerror or str(exc) or type(exc).__name__
+    if reason.startswith("Connect call failed"):  # asyncio's words, with the address once more
+        reason = os.strerror(exc.errno or 0)
     return Error(kind, f"{where}: {reason}" if where else reason, side, retry)
 
 

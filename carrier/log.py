@@ -15,6 +15,7 @@ import json
 import re
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -25,6 +26,8 @@ from carrier.redact import quoted, visible
 from carrier.writer import WAITING, Writer, opened, to_descriptor
 
 FORMATS = ("text", "json")
+KEPT = 128 * 1024
+"""Characters of lines that are kept for who asks for the last ones; those about single sessions, which `-l verbose` adds, are not."""
 TAPPED = ("notice", "warn", "error")
 """Lines that are told to `Log.tap` whatever the level is."""
 LEVELS = ("silly", "verbose", "debug", "info", "notice", "warn", "error", "silent")
@@ -69,6 +72,10 @@ class Log:
         self.line = json_line if form == "json" else line
         self.tap: Callable[[str, str, dict[str, object]], object] | None = None
         """Told of each line of TAPPED levels, written or not: level, event, values."""
+        self.kept: deque[str] = deque()
+        """The last lines, KEPT of them, also of TAPPED levels that are not written."""
+        self.size = 0
+        """Of those, in characters."""
         self.set_level(level)
 
     def set_level(self, level: str) -> None:
@@ -85,12 +92,20 @@ class Log:
         seen = self.shows(level)
 
         def write(event: str, /, **values: object) -> None:
+            text = self.line(self.clock(), level, event, values)
+            self._keep(text)
             if seen:
-                self.write(self.line(self.clock(), level, event, values))
+                self.write(text)
             if self.tap is not None and level in TAPPED:
                 self.tap(level, event, values)
 
         return write
+
+    def _keep(self, text: str) -> None:
+        self.kept.append(text)
+        self.size += len(text)
+        while self.size > KEPT and len(self.kept) > 1:
+            self.size -= len(self.kept.popleft())
 
 
 def _off(event: str, /, **values: object) -> None: ...

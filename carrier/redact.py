@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 SECRET = frozenset(
     (
@@ -104,3 +105,46 @@ def _written(char: str) -> str:
     if " " <= char <= "~":
         return char
     return f"\\x{ord(char):02x}" if ord(char) < 0xA0 else json.dumps(char)[1:-1]
+
+
+# --- what is given away: a bundle for a bug report -----------------------------------------------------------------------------
+
+_SECRETIVE = r"pass(?:word|wd|phrase)|secret|token|api[-_]?key|credential|authoriz|private|session|cookie|signature"
+_NAMED = re.compile(_SECRETIVE, re.IGNORECASE)
+_SAID = re.compile(rf'(\b(?:cookie \S+|[\w-]*(?:{_SECRETIVE})[\w-]*)[^"\n]{{0,40}}?)"(?:[^"\\]|\\.)*"', re.IGNORECASE)
+_USERINFO = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://)[^/?#\s@]+@")
+_MATCHED = ("matchHeader", "matchQuery", "matchBaggage", "matchTracestate")
+
+
+def is_secretive(name: str) -> bool:
+    """May what has this name be a secret?"""
+    return name.lower() in SECRET or _NAMED.search(name) is not None
+
+
+def text(value: str) -> str:
+    """A text of ours (a reason, a line of the log) without what was compared with something secret, and without who logs in."""
+    return _USERINFO.sub(rf"\1{REDACTED}@", _SAID.sub(rf'\1"{REDACTED}"', value))
+
+
+def document(value: Any) -> Any:
+    """A configuration, or what is shown of one, without values that may be secrets: of fields and parameters with such names, of all
+    cookies, words of commands behind the first, bodies of fixed answers."""
+    if isinstance(value, str):
+        return text(value)
+    if isinstance(value, list | tuple):
+        return [document(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    return {name: _member(str(name), inner, value) for name, inner in value.items()}
+
+
+def _member(name: str, value: Any, of: Mapping[str, Any]) -> Any:
+    if name == "matchCookie" or (name in _MATCHED and isinstance(value, Mapping) and is_secretive(str(value.get("name", "")))):
+        return {key: REDACTED if key == "value" else inner for key, inner in value.items()} if isinstance(value, Mapping) else REDACTED
+    if name == "value" and is_secretive(str(of.get("path", "")).rpartition("/")[2]):
+        return REDACTED
+    if name == "command" and isinstance(value, list) and len(value) > 1:
+        return [value[0], f"({len(value) - 1} more, not shown)"]
+    if isinstance(value, str) and (name == "body" or is_secretive(name)):
+        return f"({len(value)} characters, not shown)"
+    return document(value)

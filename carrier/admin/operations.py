@@ -19,6 +19,8 @@ from carrier.admin.reads import (
     _one,
     _openapi,
     _probe,
+    _probe_cluster,
+    _process,
     _revision,
     _rule_at,
     _schema,
@@ -72,6 +74,7 @@ def _operations() -> dict[tuple[str, str], Operation]:
             read=_status, query=("format",), strict=True, text="what runs: listeners, rules with hits, endpoints, bridges"
         ),
         ("POST", "bridges/*/probe"): Operation(act=_probe, strict=True, text="ask the bridge's endpoint whether it is there"),
+        ("POST", "clusters/*/probe"): Operation(act=_probe_cluster, strict=True, text="ask each endpoint of a cluster whether it is there"),
         ("GET", "admin"): Operation(read=_admin, query=("format",), text="settings of the process"),
         ("POST", "admin"): Operation(act=_no_admin, body="admin", takes_body=True, text="is refused: settings are the file's"),
         ("GET", "clusters/*/endpoints"): Operation(read=_endpoints, query=("format",), text="the endpoints of a cluster"),
@@ -104,7 +107,12 @@ def _operations() -> dict[tuple[str, str], Operation]:
             strict=True,
             text="what passes by one rule or bridge, as entries of an HTTP archive (server-sent events)",
         ),
-        ("GET", "log"): Operation(read=_log, strict=True, text="how much the process's log says"),
+        ("GET", "log"): Operation(
+            read=_log, query=("lines",), strict=True, text="how much the process's log says; `lines=20`: with its last lines"
+        ),
+        ("GET", "process"): Operation(
+            read=_process, strict=True, text="the process: versions, where this API listens and what locks it, descriptors, memory, clock"
+        ),
         ("PUT", "log"): Operation(act=_set_log, strict=True, takes_body=True, writes=True, text='change that: `{"level": "debug"}`'),
         ("GET", "openapi.json"): Operation(read=_openapi, strict=True, text="this API as OpenAPI 3.1"),
         ("GET", "schema"): Operation(read=_schema, strict=True, text="a configuration file as JSON Schema"),

@@ -16,8 +16,8 @@ from carrier.config.document import to_document
 from carrier.config.draft import position
 from carrier.config.given import refused
 from carrier.config.traces import veiled
-from carrier.errors import ConfigError, Error
-from carrier.observe import overview
+from carrier.errors import ConfigError, Error, Problem, shown
+from carrier.observe import overview, process
 
 if TYPE_CHECKING:
     from carrier.admin.calls import Serving
@@ -119,6 +119,14 @@ def _probe(api: Serving, call: Call) -> Any:
     return overview.probe(api.proxy, call.names[0])
 
 
+def _probe_cluster(api: Serving, call: Call) -> Any:
+    """POST /clusters/NAME/probe: are its endpoints there? Nothing is changed."""
+    cluster = api.proxy.clusters.get(call.names[0])
+    if cluster is None:
+        raise refused(f"No such cluster: {call.names[0]}")
+    return overview.probe_cluster(cluster)
+
+
 def _explain(api: Serving, call: Call) -> Any:
     """POST /explain: where a session that is described in the body would go, and why; nothing is changed."""
     assert call.decoded is not None
@@ -173,8 +181,21 @@ def _trail(api: Serving) -> Any:
 
 
 def _log(api: Serving, call: Call) -> Any:
-    """GET /log: how much the log says."""
-    return {"level": api.log.level if api.log is not None else "silent"}
+    """GET /log: how much the log says; with `lines=N` its last lines too."""
+    found: dict[str, Any] = {"level": api.log.level if api.log is not None else "silent"}
+    wanted = call.query.get("lines")
+    if wanted is None:
+        return found
+    if not wanted.isdecimal() or len(wanted) > 9:
+        raise ConfigError(Problem("expected how many lines", "?lines", seen=shown(wanted), allowed="a number"))
+    kept = list(api.log.kept) if api.log is not None else []
+    return found | {"lines": [line.rstrip("\n") for line in kept[max(0, len(kept) - int(wanted)) :]]}
+
+
+def _process(api: Serving, call: Call) -> Any:
+    """GET /process: the process itself, for `carrier doctor`."""
+    watch = api.metrics.watch if api.metrics is not None else None
+    return process.facts(api.proxy, watch)
 
 
 def _event(api: Serving, call: Call) -> Any:

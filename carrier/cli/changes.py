@@ -22,7 +22,7 @@ def _kind(text: str) -> str:
 
 def apply(options: argparse.Namespace, client: Client, page: Page) -> int:
     options.text = text = read(options.file)
-    found = _validated(client, text, "?allowDangling=true" if options.allow_dangling else "")
+    found = validated(client, text, "?allowDangling=true" if options.allow_dangling else "")
     if not found["valid"]:
         raise Refused(400, found["problems"])
     changes = summary(found["changes"])
@@ -33,7 +33,7 @@ def apply(options: argparse.Namespace, client: Client, page: Page) -> int:
     return done(options, answer, f"revision {client.revision}: {changes or 'nothing changed'}")
 
 
-def _validated(client: Client, text: str, query: str = "") -> Dict:
+def validated(client: Client, text: str, query: str = "") -> Dict:
     """What POST /validate says of a file. One that is malformed is refused with its line, as `carrier check` does it. Raises Refused."""
     try:
         found: Dict = client.call("POST", f"validate{query}", text.encode(), _kind(text))
@@ -89,7 +89,7 @@ def _yaml(document: Any) -> str:
 def diff(options: argparse.Namespace, client: Client, page: Page) -> int:
     """What `apply FILE` would change, field by field; 0 when nothing, 1 otherwise, as diff(1) does."""
     options.text = text = read(options.file)
-    found = _validated(client, text)
+    found = validated(client, text)
     if not found["valid"]:
         raise Refused(400, found["problems"])
     changes = found["changes"]

@@ -1,4 +1,4 @@
-"""The commands that ask a running carrier: explain, status, sessions, bridges, apply, dump, diff.
+"""The commands that ask a running carrier: explain, status, top, tail, sessions, bridges, log, apply, dump, diff, doctor, gather.
 
 Each is one function of the parsed command line, which calls the REST API (`Client`: the unix socket when it is there, else TCP; a token
 where one is needed), prints what a person needs and returns an exit status. `--json` prints the API's answer as it is. On a terminal
@@ -14,10 +14,13 @@ from collections.abc import Callable, Mapping
 from carrier.cli.bridges import bridges
 from carrier.cli.changes import apply, diff, dump
 from carrier.cli.client import FAILED, USAGE, Client, Refused, reason
+from carrier.cli.doctor import doctor
+from carrier.cli.gather import gather
 from carrier.cli.page import Page, complain
 from carrier.cli.record import record
 from carrier.cli.status import log_level, sessions, status
 from carrier.cli.tail import tail
+from carrier.cli.top import top
 from carrier.cli.why import explain, explain_file
 
 
@@ -72,6 +75,9 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace, Client, Page], int]] = {
     "log": log_level,
     "tail": tail,
     "record": record,
+    "top": top,
+    "doctor": doctor,
+    "gather": gather,
     "apply": apply,
     "dump": dump,
     "diff": diff,

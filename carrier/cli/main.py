@@ -3,7 +3,7 @@
     carrier run -c FILE [-l LEVEL] [-s] [--allow-dangling] [--state DIR] [--watch] [--drain SECONDS] [--limit NAME=NUMBER] [--admin ...]
     carrier check FILE [--print] [--allow-dangling]
     carrier demo [--once]
-    carrier explain | status | sessions | bridges | apply | dump | diff    (carrier/cli/commands.py)
+    carrier explain | status | top | tail | sessions | bridges | log | apply | dump | diff | doctor | gather    (carrier/cli/commands.py)
     carrier completion SHELL, carrier manual
 
 Exit status: 0 fine; 1 it failed; 2 bad usage or configuration; 3 an address is in use; 5 it ended with work cut. `carrier -c FILE` is

@@ -86,6 +86,11 @@ def stream(http: Mapping[str, Any], before: str) -> str:
     return f"{before}h2 #{http['stream']}" if http.get("stream") else f"{before}h2"
 
 
+def rate(value: float) -> str:
+    """So many a second."""
+    return "0" if not value else f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 0.05 else "<0.1"
+
+
 def show(options: argparse.Namespace, value: Any) -> bool:
     """Print the answer as JSON if that is asked for."""
     if options.json:

@@ -12,43 +12,61 @@ from urllib.parse import quote
 from carrier.cli.bridges import health, show_bridges
 from carrier.cli.client import OK, USAGE, Client, Dict, Refused
 from carrier.cli.labels import labels
-from carrier.cli.page import Page, ago, complain, count, done, show, stream
+from carrier.cli.page import Page, ago, complain, count, done, rate, show, stream
+
+
+class Since:
+    """An earlier answer of GET /status, for rates: what was counted then. Without one there are no rates."""
+
+    def __init__(self, at: float, found: Dict) -> None:
+        self.at = at
+        self.listeners = {listener["name"]: listener for listener in found["listeners"]}
+        self.hits = {(listener["name"], rule["rule"]): rule["hits"] for listener in found["listeners"] for rule in listener["rules"]}
+        self.endpoints = {(cluster["name"], one["name"]): one for cluster in found["clusters"] for one in cluster["endpoints"]}
+        self.seconds = 1.0
+        """Until the answer that is shown now."""
+
+    def rate(self, before: int | None, now: int) -> str:
+        """Per second; what was not there before began at 0, and so did what was counted anew."""
+        return rate(max(0, now - (before if before is not None and before <= now else 0)) / self.seconds)
 
 
 def status(options: argparse.Namespace, client: Client, page: Page) -> int:
-    if options.watch is None:
-        return _status_once(options, client, page)
-    _status_once(options, client, page)  # who is not there at the beginning is somewhere else
-    while True:
+    since = _status_once(options, client, page, None)  # who is not there at the beginning is somewhere else
+    while options.watch is not None:
         sys.stdout.flush()
         time.sleep(options.watch)
-        if page.terminal:
-            print("\x1b[H\x1b[J", end="")
         try:
-            _status_once(options, client, page)
+            since = _status_once(options, client, page, since)
         except Refused as error:
             if error.status:
                 raise
             complain(options, error)  # it may be starting again
+    return OK
 
 
-def _status_once(options: argparse.Namespace, client: Client, page: Page) -> int:
+def _status_once(options: argparse.Namespace, client: Client, page: Page, since: Since | None) -> Since:
     found = client.call("GET", "status")
+    now = Since(time.monotonic(), found)
+    if since is not None:
+        since.seconds = max(0.001, now.at - since.at)
+        if page.terminal and not options.json:
+            print("\x1b[H\x1b[J", end="")
     if show(options, found):
-        return OK
+        return now
     overloaded = f", overloaded: {found['overloaded']}" if found["overloaded"] else ""
     state = page.paint("32" if found["state"] == "ready" and not overloaded else "33", found["state"])
     print(f"carrier {found['version']}, {state}{overloaded}, revision {found['revision']}, {count(found['sessions'], 'session')}")
     print(f"pid {found['pid']}, {found['file'] or 'no file'}, asked at {client.where}")
     named = labels(found)
     for listener in found["listeners"]:
-        _show_listener(listener, named, page)
-    _show_endpoints(found["clusters"], named, page)
+        _show_listener(listener, named, page, since)
+    _show_endpoints(found["clusters"], named, page, since)
     if found["bridges"]:
         print()
     show_bridges(found["bridges"], page)
     _show_privileged(found, page)
-    return OK
+    return now
 
 
 def _show_privileged(found: Dict, page: Page) -> None:
@@ -61,9 +79,12 @@ def _show_privileged(found: Dict, page: Page) -> None:
         print(f"  {one['kind']} {one['name']}: {one['why']}")
 
 
-def _show_listener(listener: Dict, named: Mapping[str, str], page: Page) -> None:
+def _show_listener(listener: Dict, named: Mapping[str, str], page: Page, since: Since | None) -> None:
     print()
     live = f"{count(listener['sessions'], 'session')} now, {listener['total']} ever, {listener['failed']} failed"
+    if since is not None:
+        before = since.listeners.get(listener["name"], {})
+        live += f", {since.rate(before.get('total'), listener['total'])} new a second"
     state = "" if listener["state"] == "listening" else f", {listener['state']}"
     print(page.paint("1", f"listener {listener['name']}") + f"  {listener['protocol']} {listener['address']}{state}, {live}")
     rows = []
@@ -71,8 +92,11 @@ def _show_listener(listener: Dict, named: Mapping[str, str], page: Page) -> None
         to = named.get(rule["to"], rule["to"])
         to += f", else {named.get(rule['fallback'], rule['fallback'])}" if rule["fallback"] else ""
         name = named.get(rule["rule"], rule["rule"])
-        rows.append((number, name, rule["user"], rule["when"], to or rule["note"] or rule["error"], rule["hits"], ago(rule["last_hit"])))
-    page.table(("#", "rule", "who", "when", "to", "hits", "last hit"), rows, "  ")
+        hits: tuple[object, ...] = (rule["hits"],)
+        if since is not None:
+            hits = (rule["hits"], since.rate(since.hits.get((listener["name"], rule["rule"])), rule["hits"]))
+        rows.append((number, name, rule["user"], rule["when"], to or rule["note"] or rule["error"], *hits, ago(rule["last_hit"])))
+    page.table(("#", "rule", "who", "when", "to", "hits", *(() if since is None else ("/s",)), "last hit"), rows, "  ")
     for rule in listener["rules"]:
         if rule["note"] or rule["error"]:
             print(f"  ! {rule['note'] or rule['error']}")
@@ -80,12 +104,16 @@ def _show_listener(listener: Dict, named: Mapping[str, str], page: Page) -> None
         print(f"  ! tls: {trouble}")
 
 
-def _show_endpoints(clusters: list[Dict], named: Mapping[str, str], page: Page) -> None:
-    heading = ("cluster", "protocol", "endpoint", "health", "sessions", "total", "failed")
+def _show_endpoints(clusters: list[Dict], named: Mapping[str, str], page: Page, since: Since | None) -> None:
+    heading = ("cluster", "protocol", "endpoint", "health", "sessions", "total", *(() if since is None else ("/s",)), "failed")
     rows = []
     for cluster in clusters:
         for endpoint in cluster["endpoints"]:
-            name, counts = named.get(cluster["name"], cluster["name"]), (endpoint["sessions"], endpoint["total"], endpoint["failed"])
+            name = named.get(cluster["name"], cluster["name"])
+            counts: tuple[object, ...] = (endpoint["sessions"], endpoint["total"], endpoint["failed"])
+            if since is not None:
+                before = since.endpoints.get((cluster["name"], endpoint["name"]), {})
+                counts = (*counts[:2], since.rate(before.get("total"), endpoint["total"]), counts[2])
             rows.append((name, cluster["protocol"], endpoint["address"], health(endpoint), *counts))
     if rows:
         print()
@@ -96,7 +124,10 @@ def _show_endpoints(clusters: list[Dict], named: Mapping[str, str], page: Page) 
 
 
 def log_level(options: argparse.Namespace, client: Client, page: Page) -> int:
-    """Show the level of the log, or change it."""
+    """Show the level of the log, or change it; or its last lines."""
+    if options.lines is not None:
+        found = client.call("GET", f"log?lines={options.lines}")
+        return done(options, found, "\n".join(found["lines"]) or "the log has said nothing yet")
     if options.level is None:
         found = client.call("GET", "log")
         return done(options, found, f"the log says {found['level']} and what is graver")

@@ -66,7 +66,22 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "carrier replay john.har --to 127.0.0.1:8000   what does my container answer differently?",
         "carrier replay john.har --to http://127.0.0.1:8000 --ignore etag --ignore '$.items[*].id'",
     ),
-    "log": ("carrier log", "carrier log debug                             until the process ends"),
+    "log": (
+        "carrier log",
+        "carrier log debug                             until the process ends",
+        "carrier log -n 50                             its last lines",
+    ),
+    "top": (
+        "carrier top",
+        "carrier top --sort errors",
+        "carrier top --once --json --interval 10       the averages of ten seconds, for a program",
+    ),
+    "doctor": ("carrier doctor", "carrier doctor --json", "carrier doctor --file carrier.yaml            does that run?"),
+    "gather": (
+        "carrier gather",
+        "carrier gather -o - | tar tz                  what is in it?",
+        "carrier gather --seconds 30                   with the requests of half a minute",
+    ),
     "apply": ("carrier apply --dry-run carrier.yaml", "carrier apply carrier.yaml"),
     "dump": ("carrier dump > now.yaml",),
     "diff": ("carrier diff carrier.yaml", "carrier diff --lines carrier.yaml"),

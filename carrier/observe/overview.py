@@ -176,17 +176,24 @@ async def probe(proxy: Proxy, name: str) -> Dict:
     cluster = proxy.clusters.get(bridge.cluster) if bridge is not None else None
     if bridge is None or cluster is None:
         raise Error("not-found", f"there is no bridge {name!r}")
-    found = []
-    for endpoint in cluster.endpoints:
-        began = time.monotonic()
-        reason = ""
-        try:
-            async with asyncio.timeout(PATIENCE):
-                await cluster.probe(endpoint, cluster.health)
-        except TimeoutError:
-            reason = f"no answer within {PATIENCE:g} s"
-        except Error as error:
-            reason = error.detail
-        milliseconds = round((time.monotonic() - began) * 1000, 1)
-        found.append({"address": endpoint.address, "reachable": not reason, "reason": reason, "milliseconds": milliseconds})
-    return {"bridge": name, "endpoints": found}
+    return {"bridge": name, **await probe_cluster(cluster)}
+
+
+async def probe_cluster(cluster: Cluster) -> Dict:
+    """Are the endpoints of a cluster there at this moment? Asked as health checks ask, all at once."""
+    found = await asyncio.gather(*(_probed(cluster, endpoint) for endpoint in cluster.endpoints))
+    return {"cluster": cluster.name, "endpoints": list(found)}
+
+
+async def _probed(cluster: Cluster, endpoint: Endpoint) -> Dict:
+    began = time.monotonic()
+    reason = ""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await cluster.probe(endpoint, cluster.health)
+    except TimeoutError:
+        reason = f"no answer within {PATIENCE:g} s"
+    except Error as error:
+        reason = error.detail
+    milliseconds = round((time.monotonic() - began) * 1000, 1)
+    return {"address": endpoint.address, "reachable": not reason, "reason": reason, "milliseconds": milliseconds}

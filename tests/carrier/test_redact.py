@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from carrier import redact
 from carrier.redact import ALWAYS, hidden, quoted, refused, target, visible
 from carrier.rules.match import compile_match
 
@@ -101,3 +103,18 @@ def test_text_is_visible_and_quotes_hold(text: str) -> None:
 def test_control_bytes_are_written_in_hexadecimal_and_quotes_escaped_once() -> None:
     assert visible("a\x1b[31m\x7f\x9b\n") == "a\\x1b[31m\\x7f\\x9b\\x0a"
     assert quoted('say "no"\n\\') == '"say \\"no\\"\\x0a\\\\"'
+
+
+def test_a_document_that_is_given_away_has_no_value_that_may_be_secret() -> None:
+    given = {
+        "match": [{"matchHeader": {"name": "X-Session-Token", "value": "s1"}}, {"matchCookie": {"name": "sid", "value": "s2"}}],
+        "any": {"matchQuery": {"name": "api_key", "value": "s3"}},
+        "op": {"op": "test", "path": "/HTTP/headers/authorization", "value": "s4"},
+        "spec": {"command": ["prog", "-p", "s5"], "body": "s6", "password": "s7", "url": "redis://u:s8@db:6379/"},
+        "when": 'cookie user is "s9" and header x-my-secret begins with "s\\"10" and path is "/kept"',
+        "kept": {"matchHeader": {"name": "x-user", "value": "john"}, "port": 8080, "names": ("a", None, True, 1.5)},
+    }
+    said = json.dumps(redact.document(given))
+    assert not re.search(r"s\d|s.{0,3}10", said), said
+    assert '"john"' in said and "8080" in said and "/kept" in said and "prog" in said and "redis://(redacted)@db" in said
+    assert given["spec"]["password"] == "s7"  # type: ignore[index]
