@@ -106,10 +106,11 @@ class Answering1(Request):
         if not (head.whole and session.on_lane and (asked.simple or asked.parting or self._is_read(asked))):
             super().message(head, body)
             return
-        if not self.closing:
-            data = (head.text or text_of(head)) + body
-        elif asked.parting:
+        if asked.parting:  # the codec may have read it, which leaves it to the answer to say so
+            self.closing = True
             data = (head.text or text_of(head))[:-2] + b"connection: close\r\n\r\n" + body
+        elif not self.closing:
+            data = (head.text or text_of(head)) + body
         else:
             super().message(head, body)
             return

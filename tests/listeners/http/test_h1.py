@@ -132,6 +132,16 @@ def test_a_known_head_behind_which_the_connection_ends_needs_no_codec_and_its_an
     assert len(pair.up.writes) == 2 and pair.upstream in pair.cluster.endpoints[0].idle
 
 
+def test_a_head_that_the_codec_reads_and_behind_which_the_connection_ends_ends_it_where_the_answer_is_known() -> None:
+    pair = Pair()
+    for _ in range(2):
+        pair.exchange(GET, OK)
+    pair.downstream, pair.down = Connection1(pair.listener), Wire()
+    pair.downstream.connection_made(pair.down)  # type: ignore[arg-type]
+    pair.exchange(CLOSING, OK)
+    assert pair.down.writes == [OK.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")] and pair.down.calls == ["close"]
+
+
 def test_an_answer_of_no_known_length_ends_with_the_connection_that_asked_for_that() -> None:
     pair = Pair()
     for _ in range(2):
