@@ -25,6 +25,7 @@ PARAMETERS: dict[str, tuple[Schema, str]] = {
     "dryRun": ({"type": "boolean"}, "do all but put it in force"),
     "allowDangling": ({"type": "boolean"}, "names that lead nowhere are warnings"),
     **{name: ({"type": "string"}, text) for name, text in {**RECORDED, **FILTERS}.items()},
+    "lines": ({"type": "integer"}, "so many of the last lines"),
     "exit": ({"type": "boolean"}, "end the process when it is drained"),
 }
 ERROR: Schema = {
