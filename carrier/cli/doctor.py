@@ -24,6 +24,8 @@ FULL = 0.8
 """Part of a limit from which on it is near."""
 DESCRIPTORS = 2048
 """File descriptors that a proxy should have; a session needs two."""
+LATE = 0.5
+"""Seconds that the event loop may be late."""
 PROBES = 200
 """Clusters that are asked, at most."""
 
@@ -78,11 +80,13 @@ def examined(client: Client, file: str | None) -> Iterator[Check]:
         yield Check("API", False, str(refused), hint)
         return
     yield Check("API", True, f"answers at {client.where}")
+    asked = time.time()
     try:
         process: Dict | None = client.call("GET", "process")
     except Refused as refused:
         process = None
         yield Check("process", None, f"tells nothing of itself: {refused}", "it is an older version")
+    told = time.time()
     yield _version(status)
     yield _state(status)
     if process is not None:
@@ -93,7 +97,7 @@ def examined(client: Client, file: str | None) -> Iterator[Check]:
     yield from _certificates(status)
     if process is not None:
         yield from _limits(process)
-        yield _clock(process)
+        yield _clock(process, asked, told)
         yield _capabilities(status, process)
         if process["unsaved"]:
             yield Check("state", False, f"changes are not on the disk: {process['unsaved']}", "make room, or repair the folder of --state")
@@ -233,13 +237,15 @@ def _limits(process: Dict) -> Iterator[Check]:
         said.append(f"{used} of {limit} {name}" if limit else f"{used} {name}")
         if limit and used and used > FULL * limit:
             yield Check("limits", False, f"{used} of {limit} {name} are used", hint)
-    if process["lag"] is not None and process["lag"] > 0.25:
+    if process["lag"] is not None and process["lag"] > LATE:
         yield Check("limits", False, f"the event loop is {process['lag']:.2f} s late", "it wants more processor")
     yield Check("limits", True, ", ".join(said))
 
 
-def _clock(process: Dict) -> Check:
-    apart = _seconds(process["time"]) - time.time()
+def _clock(process: Dict, asked: float, told: float) -> Check:
+    """By this machine's clock it was read between the question and the answer."""
+    there = _seconds(process["time"])
+    apart = max(0.0, there - told) - max(0.0, asked - there)
     if abs(apart) > SKEW:
         said = f"is {abs(apart):.1f} s {'ahead of' if apart > 0 else 'behind'} this machine's"
         return Check("clock", False, said, "let NTP set it: certificates and leases go by it")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
-from carrier.cli.labels import is_implicit
+from carrier.core.labels import is_implicit, of_rule
 from carrier.core.metadata import readable
 from carrier.wire.grpc import call_of, is_type
 
@@ -32,9 +32,9 @@ _MARKS = {True: ("✓", "✗", "→"), False: ("+", "-", ">")}
 
 
 def _labels(found: Explanation) -> dict[str, str]:
-    """Rules that nobody named, as `carrier status` calls them. Not those of lists that are jumped to: status counts them on."""
-    rules = found.steps[0].rules if found.steps else ()
-    return {report.rule: f"rule {report.index + 1} of {found.listener}" for report in rules if is_implicit(report.rule)}
+    """Rules that nobody named, as `carrier status` calls them."""
+    listed = [(step.rulelist, report) for step in found.steps for report in step.rules]
+    return {report.rule: of_rule(report.rule, rulelist, report.index) for rulelist, report in listed if is_implicit(report.rule)}
 
 
 def _heading(found: Explanation) -> Iterator[str]:
@@ -145,8 +145,7 @@ def _shown_condition(condition: ConditionReport, indent: int, yes: str, no: str)
 
 def _outcome(found: Explanation) -> Iterator[str]:
     yield ""
-    label, own = _labels(found).get(found.rule or ""), f"rule {found.rule}: "
-    yield f"why        {label}: {found.why.removeprefix(own)}" if label and found.why.startswith(own) else f"why        {found.why}"
+    yield f"why        {found.why}"
     if found.failure is not None:
         yield f"answer     {found.failure.status} ({found.failure.kind}): {found.failure.detail}"
     if found.destination is not None:

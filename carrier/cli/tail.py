@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from urllib.parse import urlencode
 
 from carrier.cli.client import OK, Client, Dict
+from carrier.cli.labels import labels
 from carrier.cli.page import Page, stream
+from carrier.core.labels import is_implicit
 
+NAMED = ("rule", "cluster")
+"""Fields of an event that may have a name which nobody gave."""
 FILTERS = ("user", "rule", "listener", "status", "path", "protocol")
 
 
@@ -21,8 +25,15 @@ def tail(options: argparse.Namespace, client: Client, page: Page) -> int:
         wanted["errors"] = "true"
     if options.last:
         wanted["since"] = "0"
+    named: Mapping[str, str] = {}
     for event in events(client.lines("events" + (f"?{urlencode(wanted)}" if wanted else ""))):
-        print(json.dumps(event, ensure_ascii=False) if options.json else shown(event, page), flush=True)
+        if options.json:
+            print(json.dumps(event, ensure_ascii=False), flush=True)
+            continue
+        if any(is_implicit(event.get(field) or "") and event[field] not in named for field in NAMED):
+            named = labels(Client(client.where, client.token).call("GET", "status"))
+        said = {field: named.get(event[field], event[field]) for field in NAMED if event.get(field)}
+        print(shown({**event, **said}, page), flush=True)
     return OK
 
 

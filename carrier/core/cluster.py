@@ -16,6 +16,7 @@ from carrier.core.balance import KEYED, Balancer
 from carrier.core.breaker import Breaker
 from carrier.core.endpoint import Endpoint
 from carrier.core.health import Health
+from carrier.core.labels import of_cluster
 from carrier.core.lookup import is_service
 from carrier.core.metadata import get_at
 from carrier.core.spec import Specified, check_fields, check_port
@@ -151,6 +152,11 @@ class Cluster(Specified):
         self.ups = sum(endpoint.up for endpoint in self.endpoints)
         self.down = bool(self.endpoints) and not self.ups
         self._select()
+
+    @property
+    def label(self) -> str:
+        """What people call it."""
+        return of_cluster(self.name, self.spec.get("protocol"), [endpoint.address for endpoint in self.endpoints])
 
     @property
     def sessions_total(self) -> int:

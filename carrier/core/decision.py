@@ -158,6 +158,7 @@ class Decision:
         "hits",
         "ingress",
         "jump",
+        "label",
         "made_of",
         "missing",
         "options",
@@ -178,6 +179,8 @@ class Decision:
         self.rulelist = rulelist
         self.hits = hits
         self.asked = asked
+        self.label = f"rule {rule}"
+        """What people call the rule."""
         self.made_of: config.Rule | None = None
         self.tally: Any = None
         """Where its sessions are counted (carrier/observe/meter.py)."""
@@ -209,15 +212,25 @@ class Decision:
             return self.reason
         if self.veiled is None or self.veiled[0] != hidden:
             asked = self.asked.words(hidden)
-            self.veiled = hidden, f"rule {self.rule}: {asked}" if asked else f"rule {self.rule}"
+            self.veiled = hidden, f"{self.label}: {asked}" if asked else self.label
         return self.veiled[1]
+
+    def called(self, label: str) -> None:
+        """What people call the rule, which may be its place in a list that has changed."""
+        if label != self.label:
+            self.label, self.said, self.veiled = label, "", None
+
+    @property
+    def called_so(self) -> str:
+        """The rule's name, or its place if nobody has named it."""
+        return self.rule if self.label == f"rule {self.rule}" else self.label
 
     @property
     def reason(self) -> str:
         """Why this decision, in the matcher's words: what explain, the access log, session events and headers all print."""
         if not self.said:
             asked = self.asked if isinstance(self.asked, str) else self.asked.text
-            self.said = f"rule {self.rule}: {asked}" if asked else f"rule {self.rule}"
+            self.said = f"{self.label}: {asked}" if asked else self.label
         return self.said
 
     def rewritten(self, meta: dict[str, Any]) -> dict[str, Any]:
@@ -253,7 +266,7 @@ class Decision:
         if self.conf is None:
             return self
         found = Decision(self.rule, self.rulelist, self.hits, self.asked)
-        found.made_of, found.rewrite, found.route = self.made_of, self.rewrite, self.route
+        found.made_of, found.rewrite, found.route, found.label = self.made_of, self.rewrite, self.route, self.label
         _resolve(found, self.conf, clusters)
         return found
 

@@ -114,7 +114,7 @@ class Health:
         env = self.cluster.env
         state.since = env.loop.time()
         failed = state.connects or state.answers or None
-        env.warn("endpoint is down", cluster=self.cluster.name, endpoint=endpoint.address, reason=reason, sessions=failed)
+        env.warn("endpoint is down", cluster=self.cluster.label, endpoint=endpoint.address, reason=reason, sessions=failed)
 
     def _bring_up(self, endpoint: Endpoint, state: State) -> None:
         endpoint.up = True
@@ -123,7 +123,7 @@ class Health:
         probed = state.until is None  # else its time is over: nobody knows whether it is well
         env.note(
             "endpoint is up" if probed else "endpoint is tried again",
-            cluster=self.cluster.name,
+            cluster=self.cluster.label,
             endpoint=endpoint.address,
             after=f"{seconds:g}s",
         )

@@ -118,6 +118,10 @@ class Cluster(Protocol):
     @property
     def admin(self) -> bool: ...
     @property
+    def label(self) -> str:
+        """What people call it."""
+
+    @property
     def sessions_total(self) -> int: ...
     @property
     def failover(self) -> bool: ...

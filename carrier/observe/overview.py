@@ -17,6 +17,7 @@ from carrier.bridges.shown import health
 from carrier.config import privileges
 from carrier.config.dump import version
 from carrier.core.address import authority
+from carrier.core.labels import of_rule
 from carrier.errors import Error
 from carrier.hops.certificates import ClientTls, ServerTls, report
 
@@ -88,7 +89,8 @@ def _rules(proxy: Proxy, table: Table) -> Iterator[Dict]:
     for name, (matcher, decisions) in table.lists.items():
         notes = {finding.index: finding.text for finding in matcher.findings}
         for index, decision in enumerate(decisions):
-            yield {"rulelist": name, "rule": decision.rule, "when": matcher.text(index), **_leads(decision)} | {
+            yield {"rulelist": name, "rule": decision.rule, "label": of_rule(decision.rule, name, index), **_leads(decision)} | {
+                "when": matcher.text(index),
                 "user": user_of(proxy, decision.rule),
                 "hits": decision.hits.count,
                 "last_hit": _moment(decision.hits.last) if decision.hits.count else None,
@@ -123,6 +125,7 @@ def _cluster(cluster: Cluster) -> Dict:
     reasons = {report["name"]: report["reason"] for report in cluster.health.report()}
     return {
         "name": cluster.name,
+        "label": cluster.label,
         "protocol": cluster.spec.get("protocol"),
         "sessions": cluster.sessions_total,
         "down": cluster.down,

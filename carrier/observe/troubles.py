@@ -66,7 +66,7 @@ class Troubles:
             kind = self.kinds.setdefault(key, Kind())
         kind.count += 1
         kind.detail = refused(error.kind, error.detail)
-        kind.cluster = session.cluster.name if session.cluster is not None else ""
+        kind.cluster = session.cluster.label if session.cluster is not None else ""
         now = self.loop.time()
         if now - kind.told >= PERIOD:
             self._tell(key, kind, now)

@@ -93,7 +93,8 @@ class Base:
         if self.kept is not None:
             # The next revision that the proxy makes is the one that it had.
             self.proxy.config = Config(revision=config.revision - 1)
-            self.log.notice("state", folder=str(folder.path), revision=config.revision, changes=len(touched(self.config, config)))
+            changes, bridges = len(touched(self.config, config)), len(config.bridges)
+            self.log.notice("state", folder=str(folder.path), revision=config.revision, bridges=bridges or None, changes=changes or None)
         self.proxy.persist = self._keep
         self._mind_later()
         return config

@@ -443,8 +443,8 @@ def _ended(session: Session) -> Said:
     decision, error = session.decision, session.error
     return "session ended", {
         "session": session.name,
-        "rule": decision.rule if decision is not None else None,
-        "cluster": session.cluster.name if session.cluster is not None else None,
+        "rule": decision.called_so if decision is not None else None,
+        "cluster": session.cluster.label if session.cluster is not None else None,
         "fallback": session.fallback,
         "bytes_in": session.bytes_in,
         "bytes_out": session.bytes_out,

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from carrier.core.decision import Decision, Hits, _resolve
+from carrier.core.labels import of_rule
 from carrier.core.slices import Steps, whole
 from carrier.errors import Error
 from carrier.model import same
@@ -106,6 +107,8 @@ class Table:
                         hits[rule] = Hits()
                     decision = Decision(rule, name, hits[rule], matcher.conditions[index] or f"never matches: {matcher.reasons[index]}")
                     _decide(decision, conf, clusters)
+                label = of_rule(rule, name, index)
+                decision.called(label if label != rule else f"rule {rule}")
                 decisions.append(decision)
                 if decision.jump is not None:
                     waiting.append(decision.jump)

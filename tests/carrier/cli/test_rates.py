@@ -11,11 +11,17 @@ from carrier.cli.rates import SORTS, Between, Look, Row, quantile, samples
 INF = float("inf")
 STATUS: dict[str, Any] = {
     "listeners": [
-        {"name": "web", "rules": [{"rule": "bridge/john", "user": "john"}, {"rule": "web-RuleList-0-Rule-0", "user": ""}]},
+        {
+            "name": "web",
+            "rules": [
+                {"rule": "bridge/john", "label": "bridge/john", "user": "john"},
+                {"rule": "web-RuleList-0-Rule-0", "label": "rule 2 of web", "user": ""},
+            ],
+        },
     ],
     "clusters": [
-        {"name": "shadow", "protocol": "HTTP", "endpoints": [{"name": "e", "address": "10.0.0.1:80"}]},
-        {"name": "bridge/john", "protocol": "HTTP", "endpoints": [{"name": "j", "address": "10.0.0.9:80"}]},
+        {"name": "shadow", "label": "shadow", "protocol": "HTTP", "endpoints": [{"name": "e", "address": "10.0.0.1:80"}]},
+        {"name": "bridge/john", "label": "bridge/john", "protocol": "HTTP", "endpoints": [{"name": "j", "address": "10.0.0.9:80"}]},
     ],
 }
 TEXT = """# HELP carrier_sessions Sessions

@@ -154,7 +154,7 @@ async def test_a_live_session_is_listed_as_l7mp_lists_it() -> None:
                 (
                     "LOOKUP SUCCESS",
                     "Successfull lookup on rulelist:in-RuleList-0/rule:in-RuleList-0-Rule-0",
-                    "rule in-RuleList-0-Rule-0: anything",
+                    "rule 1 of in: anything",
                 ),
                 ("CONNECT", "Session successfully connected", ""),
             ]

@@ -24,7 +24,7 @@ def made(lines: list[str], listeners: dict[str, Any] | None = None) -> Troubles:
 
 
 def failed(listener: str = "web", kind: str = "refused", detail: str = "10.0.0.1:80: Connection refused") -> Any:
-    return Thing(listener=Thing(name=listener), cluster=Thing(name="shadow"), error=Error(kind, detail, "upstream"))
+    return Thing(listener=Thing(name=listener), cluster=Thing(name="shadow", label="shadow"), error=Error(kind, detail, "upstream"))
 
 
 async def test_the_first_failure_is_told_at_once_and_the_next_ones_together(lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
