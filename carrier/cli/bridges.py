@@ -18,7 +18,8 @@ DAY = 86_400.0
 def health(endpoint: Dict) -> str:
     if endpoint["drained"]:
         return "drained"
-    return "up" if endpoint["up"] else f"down ({endpoint['reason']})"
+    reason = endpoint["reason"].replace(f"{endpoint['address']}: ", "")  # it stands beside it
+    return "up" if endpoint["up"] else f"down ({reason})"
 
 
 def show_bridges(bridges: list[Dict], page: Page) -> None:

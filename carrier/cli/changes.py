@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from carrier.cli.client import FAILED, OK, Client, Dict, Refused
+from carrier.cli.labels import labels
 from carrier.cli.page import Page, count, done, show
 
 SIGNS = (("added", "+"), ("changed", "~"), ("removed", "-"))
@@ -100,10 +101,12 @@ def diff(options: argparse.Namespace, client: Client, page: Page) -> int:
     from carrier.config.traces import veiled
 
     there, here = client.call("GET", "config?document=true"), veiled(to_document(loads(text, allow_dangling=True).config))
+    named = labels(client.call("GET", "status"))
     for section, change in changes.items():
         for what, sign, colour in (("removed", "-", "31"), ("changed", "~", "33"), ("added", "+", "32")):
             for name in change.get(what, ()):
-                print(page.paint(colour, f"{sign} {section}/{name}"))
+                label = f"  ({named[name]})" if named.get(name, name) != name else ""
+                print(page.paint(colour, f"{sign} {section}/{name}") + label)
                 for line in differences(_named(there, section, name), _named(here, section, name)) if what == "changed" else ():
                     print(f"    {line}")
     if options.lines:

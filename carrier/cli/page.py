@@ -18,6 +18,8 @@ from carrier.cli.client import OK, Refused
 
 NARROW = 12
 """Characters that a column is not made narrower than."""
+_WORD = re.compile(r"[^\s-]+-?")
+"""What is not broken as long as there is room: an address, a part of a name with hyphens."""
 
 
 class Page:
@@ -39,21 +41,24 @@ class Page:
         if not cells:
             return
         shown = [list(heading), *cells]
-        widths = self._fitted([max(len(row[i]) for row in shown) for i in range(len(heading))], len(indent))
+        words = [max((len(word) for row in shown for word in _WORD.findall(row[i])), default=0) for i in range(len(heading))]
+        widths = self._fitted([max(len(row[i]) for row in shown) for i in range(len(heading))], words, len(indent))
         for number, row in enumerate(shown):
             for line in _lines(row, widths):
                 print(self.paint("1", indent + line) if not number else indent + line)
 
-    def _fitted(self, widths: list[int], indent: int) -> list[int]:
-        """The widths of columns that the terminal has room for: the widest gives way first, down to NARROW."""
+    def _fitted(self, widths: list[int], words: list[int], indent: int) -> list[int]:
+        """The widths of columns that the terminal has room for. Where it is too narrow the widest column gives way that need not break a
+        word (an address is one), and then the widest, down to NARROW."""
         while self.width and indent + sum(widths) + 2 * (len(widths) - 1) > self.width and max(widths) > NARROW:
-            widths[widths.index(max(widths))] -= 1
+            loose = [i for i, width in enumerate(widths) if width > max(words[i], NARROW)]
+            widths[max(loose or range(len(widths)), key=widths.__getitem__)] -= 1
         return widths
 
 
 def _lines(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
     """A row of cells as lines: a cell that is wider than its column goes on below."""
-    columns = [textwrap.wrap(cell, width, break_on_hyphens=False) or [""] for cell, width in zip(row, widths, strict=True)]
+    columns = [textwrap.wrap(cell, width) or [""] for cell, width in zip(row, widths, strict=True)]
     for parts in zip_longest(*columns, fillvalue=""):
         yield "  ".join(part.ljust(width) for part, width in zip(parts, widths, strict=True)).rstrip()
 

@@ -175,7 +175,7 @@ async def test_sessions_are_listed_shown_and_killed(pod: Pod) -> None:
     assert name.startswith("TCP:127.0.0.1:") and " TCP " in row and " CONNECTED " in row and " rule 1 of tcp " in row and " 5/5 " in row
     assert (await pod.carrier("sessions", "--listener", "web", "--sort", "bytes"))[1] == "no sessions\n"
     _, text = await pod.carrier("sessions", "show", name)
-    assert "why   rule tcp-" in text and "CONNECT " in text
+    assert "why   rule 1 of tcp: anything" in text and "CONNECT " in text
     assert await pod.carrier("sessions", "kill", name) == (0, f"{name} is ended: both sides are closed\n")
     assert await reader.read() == b""
     writer.close()
