@@ -40,14 +40,14 @@ export class Refused extends Error {
 
 /** A problem of the API as one sentence. */
 export function sentence(problem) {
-  const seen = problem.seen ? `, saw ${problem.seen}` : "";
+  const seen = problem.seen && !problem.message.includes(problem.seen) ? `, saw ${problem.seen}` : "";
   const allowed = problem.allowed ? ` (allowed: ${problem.allowed})` : "";
   const hint = problem.hint ? ` – ${problem.hint}` : "";
   return `${problem.message}${seen}${allowed}${hint}`;
 }
 
 function request(method, path, { query, headers, body, signal } = {}) {
-  const url = new URL(path, BASE);
+  const url = new URL(`./${path}`, BASE); // "bridges:validate" alone would be an address of its own
   for (const [name, value] of Object.entries(query ?? {})) if (value) url.searchParams.set(name, value);
   const fields = { accept: "application/json", ...headers };
   if (token) fields.authorization = `Bearer ${token}`;

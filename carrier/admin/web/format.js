@@ -26,13 +26,14 @@ export function duration(us) {
   return age(ms / 1000);
 }
 
-/** Seconds in words of one or two units. */
-export function age(seconds) {
+/** Seconds in words of one or two units; about: of one. */
+export function age(seconds, about = false) {
   const s = Math.max(0, Math.round(seconds));
   if (s < 60) return `${s} s`;
-  if (s < 3600) return `${Math.floor(s / 60)} min${s % 60 && s < 600 ? ` ${s % 60} s` : ""}`;
-  if (s < 86_400) return `${Math.floor(s / 3600)} h${Math.floor((s % 3600) / 60) ? ` ${Math.floor((s % 3600) / 60)} min` : ""}`;
-  return `${Math.floor(s / 86_400)} days`;
+  if (s < 3600) return `${Math.floor(s / 60)} min${s % 60 && s < 600 && !about ? ` ${s % 60} s` : ""}`;
+  if (s < 86_400) return `${Math.floor(s / 3600)} h${Math.floor((s % 3600) / 60) && !about ? ` ${Math.floor((s % 3600) / 60)} min` : ""}`;
+  if (s < 1000 * 86_400) return `${Math.floor(s / 86_400)} days`;
+  return `${whole.format(Math.floor(s / 31_557_600))} years`;
 }
 
 export const since = (iso) => (Date.now() - Date.parse(iso)) / 1000;

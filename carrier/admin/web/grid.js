@@ -3,6 +3,7 @@
 import { h } from "./dom.js";
 
 const SPARE = 6; // rows beyond both edges
+const REST = 400; // milliseconds without a change
 
 let count = 0;
 
@@ -78,10 +79,33 @@ export class Grid {
     const last = Math.min(this.length, Math.ceil((port.scrollTop + port.clientHeight) / height) + SPARE);
     if (this.chosen !== null) this.at = this.find(this.chosen, first, last);
     while (this.pool.length < last - first) this.pool.push(this.make());
-    for (let i = 0; i < this.pool.length; i += 1) this.put(this.pool[i], first + i, first + i < last);
+    for (const slot of this.pool) slot.used = false;
+    for (let place = first; place < last; place += 1) this.put(this.slot(place), place);
+    for (const slot of this.pool) if (slot.node.hidden === slot.used) this.hide(slot);
+    clearTimeout(this.resting);
+    this.resting = setTimeout(() => this.rest(), REST);
     const active = this.pool.find((slot) => slot.place === this.at && !slot.node.hidden);
     if (active) this.node.setAttribute("aria-activedescendant", active.node.id);
     else this.node.removeAttribute("aria-activedescendant");
+  }
+
+  /** What shows the row at a place. Rows keep theirs when others come before them: they move, and are not written again. */
+  slot(place) {
+    const number = this.reversed ? this.length - 1 - place : place;
+    return this.pool[number % this.pool.length];
+  }
+
+  hide(slot) {
+    slot.node.hidden = !slot.used;
+    if (!slot.used) slot.row = undefined;
+  }
+
+  /** Nothing has moved for a while: rows stand in the document as they are seen, for those who read it in its order. */
+  rest() {
+    const rows = this.pool.filter((slot) => slot.used).sort((a, b) => a.place - b.place);
+    const nodes = this.pad.children;
+    if (rows.every((slot, i) => nodes[i] === slot.node) || this.pad.contains(document.activeElement)) return;
+    this.pad.prepend(...rows.map((slot) => slot.node));
   }
 
   find(row, first, last) {
@@ -93,15 +117,11 @@ export class Grid {
     const cells = this.columns.map((column) => h("div", { role: "gridcell", class: `cell ${column.name}` }));
     const node = h("div", { role: "row", class: "grid-row", id: `${this.id}-${this.pool.length}` }, cells);
     this.pad.append(node);
-    return { node, cells, place: -1, row: undefined };
+    return { node, cells, place: -1, row: undefined, used: false };
   }
 
-  put(slot, place, seen) {
-    slot.node.hidden = !seen;
-    if (!seen) {
-      slot.row = undefined;
-      return;
-    }
+  put(slot, place) {
+    slot.used = true;
     if (slot.place !== place) {
       slot.place = place;
       slot.node.style.transform = `translateY(${place * this.height}px)`;

@@ -6,6 +6,7 @@ import { age, ago, colour, given, number, rate, since } from "./format.js";
 import { mayNot, on, state, tell } from "./state.js";
 
 const HISTORY = 60; // looks
+const RECENT = 10; // looks that shares and rates are of
 const MOST = 200; // rules of which cards are made; the others are found by their names
 
 const past = new Map(); // key of a rule -> {hits, rates}
@@ -105,7 +106,13 @@ function bridgesOf(status) {
   return found;
 }
 
-const now = (listener, rule) => past.get(key(listener, rule))?.rates.at(-1) ?? 0;
+/** How much a rule takes: of the last looks, so that a share does not jump. */
+const now = (listener, rule) => mean(past.get(key(listener, rule))?.rates ?? []);
+
+function mean(rates) {
+  const last = rates.slice(-RECENT);
+  return last.length ? last.reduce((sum, one) => sum + one, 0) / last.length : 0;
+}
 
 const groups = new Map();
 
@@ -146,7 +153,7 @@ function make(listener, rule) {
 
 function update({ node, part, ...card }, { rule, listener, index, all, ever, cluster, bridge, id }) {
   const rates = past.get(id)?.rates ?? [];
-  const here = rates.at(-1) ?? 0;
+  const here = mean(rates);
   const share = all > 0 ? here / all : ever > 0 ? rule.hits / ever : 0;
   node.classList.toggle("never", Boolean(rule.note));
   text(part.n, index + 1);
@@ -159,7 +166,7 @@ function update({ node, part, ...card }, { rule, listener, index, all, ever, clu
   part.note.hidden = !wrong;
   draw(part.line, rates, HISTORY);
   const last = rule.last_hit ? `last ${ago(rule.last_hit)}` : "never hit";
-  const expires = bridge?.expires ? ` · ends in ${age(-since(bridge.expires))}` : "";
+  const expires = bridge?.expires ? ` · ends in ${age(-since(bridge.expires), true)}` : "";
   text(part.told, `${rate(here)}/s · ${number(rule.hits)} in all · ${last}${expires}`);
   acts(part, bridge, listener);
 }

@@ -23,9 +23,9 @@ export function build(section) {
       { name: "protocol", label: "Protocol", show: (cell, s) => text(cell, s.protocol) },
       { name: "client", label: "Client", show: (cell, s) => text(cell, s.client) },
       { name: "who", label: "Who", show: who },
-      { name: "to", label: "Endpoint", show: (cell, s) => text(cell, s.to) },
+      { name: "to", label: "Endpoint", show: to },
       { name: "bytes", label: "In / out", show: (cell, s) => text(cell, `${bytes(s.in)} / ${bytes(s.out)}`) },
-      { name: "age", label: "Age", show: (cell, s) => text(cell, age(since(s.since))) },
+      { name: "age", label: "Age", show: (cell, s) => text(cell, age(since(s.since), true)) },
       { name: "act", label: "", show: act },
     ],
   });
@@ -42,6 +42,11 @@ export function build(section) {
 function who(cell, session) {
   cell.className = `cell who ${colour(session.user)}`;
   text(cell, session.user || given(session.rule, session.cluster));
+}
+
+function to(cell, session) {
+  text(cell, session.to);
+  cell.title = session.to;
 }
 
 function act(cell, session) {

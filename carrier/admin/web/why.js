@@ -20,7 +20,7 @@ export function build(aside) {
   const close = h("button", { type: "button", class: "icon close", "aria-label": "Close", on: { click: () => shut() } }, icon(...ICONS.close));
   about = h("div", { class: "about" }, h("p", { class: "empty" }, "Choose a request or a session to see which rule took it, and why no other did. Or type one below."));
   fill(aside, h("header", { class: "bar" }, head, close), about, tryIt());
-  aside.addEventListener("keydown", (event) => event.key === "Escape" && shut());
+  addEventListener("keydown", (event) => event.key === "Escape" && document.body.dataset.why && !document.querySelector("dialog[open]") && shut());
   $("open-why").addEventListener("click", () => open());
   on("why", request);
   on("session", session);
