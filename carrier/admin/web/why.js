@@ -103,15 +103,15 @@ function facts(event) {
     row("Failed", event.error, "bad"),
     row("Retries", event.retries, "warn"),
     row("Client", event.client),
-    row("Listener", event.listener && `${event.listener} (${event.protocol})`),
+    row("Listener", event.listener && `${event.listener} (${event.protocol}${event.version ? ` ${event.version}` : ""})`),
     row("gRPC", event.grpc && `${event.grpc.service}/${event.grpc.method}: ${event.grpc.status}`),
     row("In / out", event.bytes_in == null ? "" : `${bytes(event.bytes_in)} / ${bytes(event.bytes_out)}`),
     row("Request id", event.id && h("code", {}, event.id)),
-    row("Trace", event.trace && h("code", {}, event.trace)),
+    row("Trace", event.trace_id && h("code", {}, event.trace_id)),
   );
 }
 
-const NAMES = { connect_us: "connecting", upstream_us: "the endpoint", first_byte_us: "to the first byte", ttfb_us: "to the first byte", duration_us: "in all" };
+const NAMES = { upstream_us: "the endpoint", first_byte_us: "to the first byte", duration_us: "in all" };
 
 /** Every time that the event tells, as bars of one scale. */
 function timings(event) {

@@ -200,3 +200,36 @@ async def test_silence_is_broken_by_a_comment(told: Live, monkeypatch: pytest.Mo
     reader = Reader()
     told.join(reader, {})
     await wait_until(lambda: reader.text.endswith("\n\n:\n\n"), "for the comment")
+
+
+async def test_what_a_told_session_was_routed_by_is_kept_with_its_event(proxy: Proxy, told: Live) -> None:
+    reader = Reader()
+    told.join(reader, {})
+    await get(proxy, "/why")
+    await wait_until(lambda: reader.events(), "for the event")
+    found = told.find(1)
+    assert found is not None
+    event, metadata = found
+    assert event["path"] == "/why" == metadata["HTTP"]["url"]["path"] and metadata["HTTP"]["headers"]["host"] == "x"
+    assert told.find(2) is None
+
+
+async def test_what_is_kept_has_its_bounds_in_bytes(proxy: Proxy, told: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "RING", 4000)
+    reader = Reader()
+    told.join(reader, {})
+    for number in range(12):
+        await get(proxy, f"/{number}")
+    await wait_until(lambda: len(reader.events()) == 12, "for the events")
+    assert told.find(1) is None and told.find(12) is not None
+    assert 0 < told.size <= 4000 and {number for number, _, _ in told.ring} == set(told.seen)
+    weights = sum(len(frame) for _, _, frame in told.ring) + sum(weight for _, weight in told.seen.values())
+    assert told.size == weights
+
+
+async def test_what_nobody_is_told_is_not_kept(proxy: Proxy, told: Live) -> None:
+    reader = Reader()
+    told.join(reader, {"path": "/other"})
+    await get(proxy, "/mine")
+    await wait_until(lambda: told.number, "for the event")
+    assert told.find(1) is None and not told.seen

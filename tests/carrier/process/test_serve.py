@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trustme
 from websockets.asyncio.client import connect
@@ -23,7 +24,7 @@ from carrier.config.document import from_document
 from carrier.core.lookup import Found, Place
 from carrier.errors import ConfigError, Error
 from carrier.log import Log
-from carrier.model import Config
+from carrier.model import Admin, Config
 from carrier.process.serve import Server, Settings, run, start
 from carrier.proxy.overload import Bounds
 from tests.support import cluster, config, echo, free_port, http, listener, port_of, tcp, tcp_server, udp, wait_until
@@ -65,6 +66,14 @@ class Running:
         first, *more = head.decode().split("\r\n")
         found = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in more)}
         return int(first.split()[1]), found, json.loads(rest) if rest else None
+
+    async def raw(self, *lines: str) -> bytes:
+        """What a request with these lines is answered."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.admin)
+        writer.write("\r\n".join([*lines, "host: 127.0.0.1", "connection: close", "", ""]).encode())
+        answer = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+        return answer
 
     async def status(self, *args: Any, **more: Any) -> int:
         return (await self.call(*args, **more))[0]
@@ -620,3 +629,37 @@ async def test_a_change_that_cannot_be_kept_is_refused_and_not_in_force(tmp_path
         status, _, answer = await up.call("POST", "/api/v1/clusters", {"cluster": {"name": "c", "spec": {"protocol": "Echo"}}})
         assert status == 500 and "No space left" in answer["content"]
         assert up.proxy.config is before
+
+
+# -- the page, and what it reads
+
+
+async def test_a_browser_gets_the_page_and_the_file_may_forbid_it(tmp_path: Path) -> None:
+    async with serving() as up:
+        assert (await up.raw("GET / HTTP/1.1", "accept: text/html")).startswith(b"HTTP/1.1 200 OK")
+        assert b"<!doctype html>" in await up.raw("GET / HTTP/1.1", "accept: text/html")
+        assert b'"calls"' in await up.raw("GET / HTTP/1.1", "accept: */*")
+        head = await up.raw("HEAD /web/app.js HTTP/1.1", "accept-encoding: gzip")
+        assert b"content-encoding: gzip" in head and head.endswith(b"\r\n\r\n")
+        await up.proxy.apply(msgspec.structs.replace(up.proxy.config, admin=Admin(options={"page": False})))
+        up.server._prepare(up.proxy.config)()
+        assert b"<!doctype html>" not in await up.raw("GET / HTTP/1.1", "accept: text/html")
+    async with serving(page=False) as up:
+        assert b"404 Not Found" in await up.raw("GET /web/app.js HTTP/1.1")
+
+
+async def test_the_audit_tells_changes_and_refusals_and_revisions_can_be_read() -> None:
+    async with serving() as up:
+        before = up.proxy.config.revision
+        await up.call("POST", "/api/v1/clusters", {"cluster": {"name": "later", "spec": {"protocol": "Echo"}}})
+        await up.call("PUT", "/api/v1/bridges/john", {"port": 1})
+        _, _, found = await up.call("GET", "/api/v1/audit")
+        refused, change, started = found["entries"]
+        assert refused["refused"] and refused["call"] == "PUT /bridges/john" and refused["reason"]
+        assert (change["call"], change["names"], change["revision"]) == ("POST /clusters", "+clusters/later", before + 1)
+        assert started["what"] == "started" and found["kept"] == [before + 1, before]
+        _, _, then = await up.call("GET", f"/api/v1/revisions/{before}")
+        _, _, now = await up.call("GET", f"/api/v1/revisions/{before + 1}")
+        assert "later" in json.dumps(now) and "later" not in json.dumps(then)
+        assert await up.status("GET", "/api/v1/revisions/999") == 404 == await up.status("GET", "/api/v1/revisions/x")
+        assert await up.status("POST", "/api/v1/config", then) == 200  # as it was read
