@@ -182,6 +182,11 @@ class Socket(Stream):
         if self.session is not None:
             self.session.dropped += count
 
+    def untaken(self) -> int:
+        """Bytes that wait here for the peer to take them."""
+        transport = self.transport
+        return self.size if transport is None else int(transport.get_write_buffer_size())
+
     def depart(self) -> None:
         """The process is about to end, and takes nothing new: say so, if the protocol has a word for that in mid-stream."""
 

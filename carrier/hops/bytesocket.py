@@ -233,6 +233,9 @@ class ByteSocket(Descriptor):
         """Is there something left to write?"""
         return bool(self.pending) or (self.pipe is not None and self.pipe.held > 0)
 
+    def untaken(self) -> int:
+        return self.size + (self.pipe.held if self.pipe is not None else 0)
+
     def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
         if self.closed or self.ended_out:
             return

@@ -45,6 +45,7 @@ from carrier.observe.troubles import Troubles
 from carrier.process.leases import Leases
 from carrier.process.reload import Base
 from carrier.process.state import Folder
+from carrier.proxy.brake import Brake
 from carrier.proxy.life import Life
 from carrier.proxy.overload import Bounds, Watch, own_bounds
 from carrier.proxy.proxy import Proxy
@@ -127,7 +128,8 @@ class Server:
             self.proxy, self.bridges, log, config, settings.text, settings.file, settings.allow_dangling, settings.adjust or _as_it_is
         )
         self.base.objects = settings.objects
-        self.watch = Watch(settings.bounds or own_bounds(), self.proxy.connections, self.proxy.shed, log, self.proxy.make_room)
+        brake = Brake(self.proxy.streams)
+        self.watch = Watch(settings.bounds or own_bounds(), self.proxy.connections, self.proxy.shed, log, self.proxy.make_room, brake)
         self.unix: UnixSocket | None = None
         self.metrics = Metrics(self.proxy, self.watch)
         if settings.state is not None:

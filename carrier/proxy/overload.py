@@ -30,6 +30,7 @@ import msgspec
 
 if TYPE_CHECKING:
     from carrier.log import Log
+    from carrier.proxy.brake import Brake
 
 INTERVAL = 0.25
 """Seconds between two looks."""
@@ -157,7 +158,7 @@ class Process:
 
 class Watch:
     """See the module. connections: counts them; shed: called with the reason when too much comes, with "" when that is over; make_room:
-    closes so many connections that are of no use to anybody, as far as there are such."""
+    closes so many connections that are of no use to anybody, as far as there are such; brake: is told of memory."""
 
     def __init__(
         self,
@@ -166,11 +167,13 @@ class Watch:
         shed: Callable[[str], None],
         log: Log,
         make_room: Callable[[int], None] = lambda number: None,
+        brake: Brake | None = None,
     ) -> None:
         self.bounds = bounds
         self.connections = connections
         self.shed = shed
         self.make_room = make_room
+        self.brake = brake
         self.log = log
         self.process: Process | None = None
         self.scarce = 0
@@ -233,6 +236,9 @@ class Watch:
         if memory > limit and not self.reason:
             held = self._held()
             self.look(0.0, self._resident(self.process, held), held)
+            memory = self.memory
+        if self.brake is not None:
+            self.brake.look(memory, limit)
         self.glance = asyncio.get_running_loop().call_later(CLOSE_GLANCE if memory > limit // 2 else GLANCE, self._glance)
 
     def _held(self) -> int:

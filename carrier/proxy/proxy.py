@@ -370,6 +370,12 @@ class Proxy:
         """How many there are, of all listeners but the API's own."""
         return sum(len(listener.connections) for listener in self.working())
 
+    def streams(self) -> Iterator[Session]:
+        """The sessions of others' traffic that can wait: those of datagrams cannot."""
+        for listener in self.working():
+            if listener.datagrams() is None:
+                yield from list(listener.live)
+
     def make_room(self, number: int) -> None:
         """Close so many connections that are of no use to anybody (carrier/core/room.py), as far as there are such."""
         for listener in self.working():

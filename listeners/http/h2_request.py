@@ -255,5 +255,8 @@ class Request2(Request):
 
     def flush(self) -> None: ...
 
+    def untaken(self) -> int:
+        return sum(map(len, self.stream.held or ()))
+
     def status(self) -> str:
         return "END" if self.stream.ended and self.stream.over else "READY"

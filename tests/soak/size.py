@@ -41,7 +41,7 @@ def used(pid: int) -> float:
 
 def run(rules: int) -> tuple[dict[str, Any], list[str]]:
     """Start with so many rules: seconds until it is ready, MiB then."""
-    process.PATIENCE = 120.0
+    process.PATIENCE = 300.0
     began = time.monotonic()
     with carrier(document(rules)) as running:
         seconds = time.monotonic() - began
