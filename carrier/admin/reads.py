@@ -92,7 +92,11 @@ def _session(api: Serving, call: Call) -> Any:
 
 
 def _bridges(api: Serving, call: Call) -> Any:
-    return api.bridges.dump(api.config, call.names[0] if call.names else None, clusters=api.proxy.clusters)
+    config, clusters = api.config, api.proxy.clusters
+    if call.names:
+        return api.bridges.dump(config, call.names[0], clusters=clusters)
+    there = dict(clusters)  # as they are now: the answer is made in pieces
+    return dump.Each(lambda one: one if isinstance(one, dict) else api.bridges.dump(config, one.name, there), api.bridges.listed(config))
 
 
 def _validate_bridge(api: Serving, call: Call) -> Any:
@@ -107,10 +111,11 @@ def _no_admin(api: Serving, call: Call) -> Any:
     raise Error("not-implemented", "settings cannot be changed while the proxy runs")
 
 
-def _status(api: Serving, call: Call) -> Any:
+def _status(api: Serving, call: Call) -> Steps[Any]:
     """GET /status: what runs, for people."""
     watch = api.metrics.watch if api.metrics is not None else None
-    found = overview.overview(api.proxy, api.life.state if api.life is not None else "ready", watch.reason if watch is not None else "")
+    state = api.life.state if api.life is not None else "ready"
+    found = yield from overview.looking(api.proxy, state, watch.reason if watch is not None else "")
     return {**found, "caller": {"who": call.peer, "role": call.role}}
 
 

@@ -172,13 +172,16 @@ class Bridges:
         """
         running = clusters or {}
         if name is None:
-            found = [_dump(config, bridge, running) for bridge in config.bridges.values()]
-            return found + [gone for name, gone in self.gone.items() if name not in config.bridges]
+            return [one if isinstance(one, dict) else _dump(config, one, running) for one in self.listed(config)]
         if name in config.bridges:
             return _dump(config, config.bridges[name], running)
         if name in self.gone and clusters is not None:
             return self.gone[name]
         raise _unknown(config, name)
+
+    def listed(self, config: Config) -> list[Bridge | dict[str, Any]]:
+        """All bridges, and behind them how those were shown that have expired."""
+        return [*config.bridges.values(), *(gone for name, gone in self.gone.items() if name not in config.bridges)]
 
     def remember(self, config: Config, name: str) -> None:
         """A bridge of this configuration has expired: keep how it was shown."""

@@ -53,7 +53,7 @@ def carried(bridges: Bridges, old: Config, new: Config) -> Steps[tuple[Config, l
             lost[name] = error.detail
     doubtful = yield from _doubtful(bridges, new, fitting)
     draft = Draft(new, bridges.protocols)
-    for fit, at in _placed([fit for fit in fitting if fit.name not in doubtful]):
+    for fit, at in placed([fit for fit in fitting if fit.name not in doubtful]):
         bridges.insert(draft, fit.name, fit.wanted, fit.place, at)
         yield
     found = draft.done()
@@ -66,7 +66,7 @@ def carried(bridges: Bridges, old: Config, new: Config) -> Steps[tuple[Config, l
     return found, [f"bridge {name!r} is gone: {lost[name]}" for name in bodies if name in lost]
 
 
-def _placed(fitting: list[Fitting]) -> list[tuple[Fitting, int]]:
+def placed(fitting: list[Fitting]) -> list[tuple[Fitting, int]]:
     """With the positions at which they are inserted, one after the other: each before the first rule that takes everything."""
     ends: dict[str, int] = {}
     found = []
@@ -88,7 +88,7 @@ def _doubtful(bridges: Bridges, config: Config, fitting: list[Fitting]) -> Steps
             doubtful.add(fit.name)
         taken |= both
     lists: dict[str, list[tuple[Fitting, int]]] = {}
-    for fit, at in _placed(fitting):
+    for fit, at in placed(fitting):
         lists.setdefault(fit.place.rulelist.name, []).append((fit, at))
     for name, group in lists.items():
         rulelist = config.rulelists[name]

@@ -18,6 +18,7 @@ from carrier.config import privileges
 from carrier.config.dump import version
 from carrier.core.address import authority
 from carrier.core.labels import of_rule
+from carrier.core.slices import Steps, whole
 from carrier.errors import Error
 from carrier.hops.certificates import ClientTls, ServerTls, report
 
@@ -36,8 +37,24 @@ PATIENCE = 3.0
 
 
 def overview(proxy: Proxy, state: str = "ready", overloaded: str = "") -> Dict:
-    """All of it. state: of the process; overloaded: why new sessions are refused, if they are."""
+    """All of it, see `looking`."""
+    return whole(looking(proxy, state, overloaded))
+
+
+def looking(proxy: Proxy, state: str = "ready", overloaded: str = "") -> Steps[Dict]:
+    """All of it, in slices. state: of the process; overloaded: why new sessions are refused, if they are."""
     config = proxy.config
+    privileged = [{"kind": kind, "name": name, "why": why} for (kind, name), why in privileges.Reach(config).of.items()]
+    yield
+    listeners, clusters, bridges, shown = [], [], [], _bridges(proxy)
+    for listener, table in [(listener, proxy.tables[listener.name]) for listener in proxy.listeners.values()]:
+        listeners.append((yield from _listener(proxy, listener, table)))
+    for cluster in list(proxy.clusters.values()):
+        clusters.append(_cluster(cluster))
+        yield
+    for bridge in shown.values():
+        bridges.append(_bridge(proxy, bridge))
+        yield
     return {
         "version": version(),
         "pid": os.getpid(),
@@ -46,10 +63,10 @@ def overview(proxy: Proxy, state: str = "ready", overloaded: str = "") -> Dict:
         "state": state,
         "overloaded": overloaded,
         "sessions": sum(len(listener.live) for listener in proxy.listeners.values()),
-        "listeners": [_listener(proxy, listener) for listener in proxy.listeners.values()],
-        "clusters": [_cluster(cluster) for cluster in proxy.clusters.values()],
-        "bridges": [_bridge(proxy, bridge) for bridge in _bridges(proxy).values()],
-        "privileged": [{"kind": kind, "name": name, "why": why} for (kind, name), why in privileges.Reach(config).of.items()],
+        "listeners": listeners,
+        "clusters": clusters,
+        "bridges": bridges,
+        "privileged": privileged,
         "trusted": proxy.env.gate.trusted() if proxy.env.gate is not None else {},
     }
 
@@ -65,7 +82,13 @@ def address_of(listener: Listener) -> str:
     return authority(key[1], port if port is not None else key[2])
 
 
-def _listener(proxy: Proxy, listener: Listener) -> Dict:
+def _listener(proxy: Proxy, listener: Listener, table: Table) -> Steps[Dict]:
+    rules = []
+    for matcher, _ in table.lists.values():
+        yield from matcher.looking()
+    for rule in _rules(proxy, table):
+        rules.append(rule)
+        yield
     return {
         "name": listener.name,
         "protocol": listener.spec.get("protocol"),
@@ -75,7 +98,7 @@ def _listener(proxy: Proxy, listener: Listener) -> Dict:
         "total": listener.counter,
         "failed": listener.failed,
         "dropped": dict(listener.dropped),
-        "rules": list(_rules(proxy, proxy.tables[listener.name])),
+        "rules": rules,
     } | _tls(listener.certificates)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from carrier.admin.gate import Limits
+from carrier.bridges.many import Fitting, placed
+from carrier.config.draft import Draft
 from carrier.config.source import loads
 from carrier.log import Log
 from carrier.model import Config
@@ -115,6 +117,16 @@ def bridge(name: str) -> dict[str, Any]:
     return {"listener": "web", "user": name, "match": {"matchHeader": {"name": "x-b", "value": name}}, "endpoint": "127.0.0.1:9"}
 
 
+async def make_bridges(server: Server, number: int) -> None:
+    """So many bridges at once, as a reload carries them over."""
+    config = server.proxy.config
+    fitting = [Fitting(name, *server.bridges.understood(config, name, bridge(name))) for name in (f"b{i}" for i in range(number))]
+    draft = Draft(config, server.bridges.protocols)
+    for fit, at in placed(fitting):
+        server.bridges.insert(draft, fit.name, fit.wanted, fit.place, at)
+    await server.proxy.apply(draft.done())
+
+
 CALLS: dict[str, tuple[str, str, Any]] = {
     "a bridge is made": ("PUT", "/api/v1/bridges/jane", bridge("jane")),
     "bridges are shown": ("GET", "/api/v1/bridges", None),
@@ -130,10 +142,12 @@ CALLS: dict[str, tuple[str, str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("of", ["rules", "clusters", "endpoints"])
+@pytest.mark.parametrize("of", ["rules", "clusters", "endpoints", "bridges"])
 async def test_with_a_thousand_of_each_no_call_stops_the_traffic(of: str) -> None:
-    document = large(**{of: 1_000})
+    document = large() if of == "bridges" else large(**{of: 1_000})
     async with serving(loads(json.dumps(document)).config) as server:
+        if of == "bridges":
+            await make_bridges(server, 1_000)
         await call(server, "PUT", "/api/v1/bridges/john", bridge("john"))  # what a first call loads
         await call(server, "GET", "/metrics")
         calls = dict(CALLS)
