@@ -22,7 +22,7 @@ class Cluster:
     """What Health sees of one."""
 
     def __init__(self, **options: Any) -> None:
-        self.name = "laptop"
+        self.name = self.label = "laptop"
         self.env = self
         self.lines: list[str] = []
         self.loop = asyncio.get_running_loop()
