@@ -258,14 +258,14 @@ async def test_what_is_too_much_is_counted_and_told(monkeypatch: pytest.MonkeyPa
         for _ in range(3):
             await ask(stage, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
         await wait_until(lambda: viewer.entries or stage.proxy.env.ledger.settle())
-        assert viewer.of("lost") == [{"entries": 2}] and (recorder.told, recorder.lost) == (1, 2)
+        assert (recorder.told, recorder.lost) == (1, 2)
         viewer.full, recorder.left = True, 2
         await ask(stage, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
         await wait_until(lambda: recorder.lost == 3 or stage.proxy.env.ledger.settle(), "for a reader who reads nothing")
         viewer.full = False
         await ask(stage, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
         await wait_until(lambda: len(viewer.entries) == 2 or stage.proxy.env.ledger.settle())
-        assert viewer.of("lost")[-1] == {"entries": 1}
+        assert sum(event["entries"] for event in viewer.of("lost")) == 3
 
 
 async def test_the_room_of_all_tapes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
