@@ -30,7 +30,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
-from carrier.cli.demo import free_ports
+from carrier.cli.demo_stage import free_ports
 
 HERE = Path(__file__).parent
 SIZES = {400: 820, 1024: 760, 1920: 1080}

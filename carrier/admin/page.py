@@ -12,7 +12,6 @@ import gzip
 import hashlib
 from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib import resources
 from typing import NamedTuple
 
 TYPES = {
@@ -61,6 +60,8 @@ class File(NamedTuple):
 @cache
 def files() -> Mapping[str, File]:
     """All of them by their paths."""
+    from importlib import resources  # it brings zipfile and email, which nobody needs before a browser comes
+
     folder = resources.files("carrier.admin").joinpath("web")
     found = {entry.name: _read(entry.name, entry.read_bytes()) for entry in folder.iterdir()}
     return {"/": found.pop(INDEX), **{f"/web/{name}": file for name, file in found.items()}}

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from carrier.cli.demo import free_ports
+from carrier.cli.demo_stage import free_ports
 
 FILE = """
 admin: {{log_level: debug}}

@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 import trustme
 
-from carrier.cli.demo import free_ports
+from carrier.cli.demo_stage import free_ports
 
 selenium = pytest.importorskip("selenium", reason="selenium is not here")
 axe = pytest.importorskip("axe_core_python", reason="axe-core-python is not here")

@@ -250,7 +250,7 @@ async def test_certificates_change_in_place_and_a_bad_one_leaves_the_old(pod):
                 break
         assert "Running with tls config" in await pod.until("Bootstrap starting")
         assert (await subject(port, "old.test")).endswith(b"shadow")
-        assert asked == ["app.test"]  # re-encrypted, by the name of the file; the certificate is not checked, as upstream does not
+        assert set(asked) == {"app.test"}  # re-encrypted, by the name of the file; the certificate is not checked, as upstream does not
         issue("new.test")
         assert accepted(await pod.commit(config))
         assert (await subject(port, "new.test")).endswith(b"shadow")
