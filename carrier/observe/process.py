@@ -9,8 +9,6 @@ import resource
 import ssl
 import time
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,10 +79,12 @@ def _door(listener: Listener, lock: list[str]) -> dict[str, Any]:
 
 
 def _libraries() -> dict[str, str]:
+    from importlib import metadata  # as in dump.py: only who is asked loads it
+
     found = {}
     for name in LIBRARIES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version_of(name)
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
     return found
 
 

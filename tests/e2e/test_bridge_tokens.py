@@ -163,7 +163,7 @@ def test_a_token_is_told_once_and_goes_nowhere(running: Running) -> None:
     written = "".join(file.read_text() for file in files)
     heard = "".join(running.shadow.heard + running.laptop.heard)
     assert "/.carrier/join/john" in written and len(running.shadow.heard) == len(running.laptop.heard) == 2
-    assert token not in shown and token not in written and token not in heard and "x-carrier" not in heard.lower()
+    assert token not in shown and token not in written and token not in heard and "x-carrier-explain" not in heard.lower()
 
 
 def test_a_jar_of_cookies_joins_and_leaves(running: Running, tmp_path: Path) -> None:
