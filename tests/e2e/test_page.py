@@ -471,7 +471,7 @@ def what_a_request_brings_is_text(site: Site) -> None:
     site.api("PUT", "bridges/evil", {"listener": "web", "user": evil, "match": match, "endpoint": f"127.0.0.1:{site.away}"})
     site.get("/", x_user=evil)
     site.until(lambda: site.rows() and evil in site.rows()[0] and "200" in site.rows()[0], "for the user")  # not for the refused one
-    site.click("#v-requests .grid-row", evil)
+    site.click("#v-requests .grid-row", f"{evil}\nGET /\n")
     site.one(".about .chosen", "evil")
     site.type("#try-headers", f"x-user: {evil}{name}")
     site.click(".try button.primary")
