@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from carrier.core.cluster import Cluster
 from carrier.core.endpoint import Endpoint
-from carrier.core.stream import Stream
+from carrier.core.stream import Replying, Stream
 from carrier.errors import Problem
 from carrier.wire.making import answer_head, date_field
 
@@ -63,8 +63,8 @@ class AnswerCluster(Cluster):
         return AnswerStream(self, session.request is not None)
 
 
-class AnswerStream(Stream):
-    """Answers as soon as the request is complete, so that its connection can be kept."""
+class AnswerStream(Replying):
+    """What the session of such a request leads to."""
 
     __slots__ = ("cluster", "http")
 
@@ -73,21 +73,9 @@ class AnswerStream(Stream):
         self.cluster = cluster
         self.http = http
 
-    def head(self, head: Any, last: bool = False) -> None:
-        if last:
-            self.end()
-
-    def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
-        if last:
-            self.end()
-
-    def flush(self) -> None: ...
-
     def end(self, trailer: Any = None) -> None:
         body = self.cluster.body
         if self.http:
-            self.to.head(self.cluster.answer(), not body)
-            if body:
-                self.to.data(body, None, True)
+            self.reply(self.cluster.answer(), body)
         else:
             self.to.data(body, None, True)

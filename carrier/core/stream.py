@@ -113,6 +113,27 @@ class Stream:
         self.back.stop(error)
 
 
+class Replying(Stream):
+    """Says what it has to say when the request is complete (`end`), so that the connection it came on can be kept."""
+
+    __slots__ = ()
+
+    def head(self, head: Any, last: bool = False) -> None:
+        if last:
+            self.end()
+
+    def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
+        if last:
+            self.end()
+
+    def flush(self) -> None: ...
+
+    def reply(self, head: Any, body: bytes) -> None:
+        self.to.head(head, not body)
+        if body:
+            self.to.data(body, None, True)
+
+
 class Nowhere(Stream):
     """What an unlinked hop points at: takes every call and does nothing, so that late calls are harmless."""
 

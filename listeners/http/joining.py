@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 from carrier import model
 from carrier.core.cluster import Cluster
 from carrier.core.decision import Decision, Hits
-from carrier.core.stream import Stream
+from carrier.core.stream import Replying, Stream
 from carrier.rules.condition import Leaf
 from carrier.rules.inputs import PAIRS
 from carrier.rules.notation import compile_match
@@ -173,8 +173,8 @@ class Answers(Cluster):
         return AnswerStream(self.joining, session.source)
 
 
-class AnswerStream(Stream):
-    """Answers as soon as the request is complete, so that its connection can be kept."""
+class AnswerStream(Replying):
+    """What the session of such a request leads to."""
 
     __slots__ = ("joining", "source")
 
@@ -183,18 +183,5 @@ class AnswerStream(Stream):
         self.joining = joining
         self.source = source
 
-    def head(self, head: Any, last: bool = False) -> None:
-        if last:
-            self.end()
-
-    def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
-        if last:
-            self.end()
-
-    def flush(self) -> None: ...
-
     def end(self, trailer: Any = None) -> None:
-        answer, body = self.joining.answer(self.source)
-        self.to.head(answer, not body)
-        if body:
-            self.to.data(body, None, True)
+        self.reply(*self.joining.answer(self.source))
