@@ -144,7 +144,8 @@ async def test_what_is_typed_into_socat_arrives_at_a_websocket_until_the_session
             await receiver.peers[0].send(b"and back\n")
             assert sender.stdout is not None
             assert await asyncio.wait_for(sender.stdout.readline(), PATIENCE) == b"and back\n"
-            assert here.printed.read_bytes() == b"hello\na second line\n", "the Logger stands in the ingress direction only"
+            said = b"hello\na second line\n"  # the Logger, which writes when it has time, stands in the ingress direction only
+            await wait_until(lambda: here.printed.read_bytes() == said, "for what the Logger says")
 
             (name,) = here.sessions()
             assert name == f"UDP:127.0.0.1:{here.source}-0.0.0.0:{here.udp}-0"
