@@ -30,7 +30,7 @@ from carrier.cli.commands import run as ask
 from carrier.cli.connect import FROM, TO
 from carrier.cli.manual import KINDS
 from carrier.cli.manual import commands as commands_of
-from carrier.cli.usage import Parser, misplaced
+from carrier.cli.usage import Parser, misplaced, placed
 
 if TYPE_CHECKING:
     from carrier.config.accesslog import Settings as AccessLog
@@ -70,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return USAGE
         arguments.insert(0, "run")  # as l7mp-proxy.js is called
     options, left = top.parse_known_args(arguments)
+    if left:
+        left = placed(commands_of(top)[options.command], options, left)
     if left:  # the command's own parser knows what they look like
         commands_of(top)[options.command].error(f"unrecognized arguments: {' '.join(left)}")
     try:

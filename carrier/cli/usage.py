@@ -124,6 +124,19 @@ def near(seen: str, names: Iterable[str]) -> str:
     return did_you_mean(seen, names)
 
 
+def placed(parser: argparse.ArgumentParser, options: argparse.Namespace, left: Sequence[str]) -> list[str]:
+    """Put words that stand behind options where they belong: argparse took those positions for empty before it came to them, as in
+    `bridges add --port web john`. Returns what belongs nowhere."""
+    words = list(left)
+    for action in parser._actions:
+        open_ = (
+            not action.option_strings and action.nargs == "?" and action.type is None and getattr(options, action.dest) == action.default
+        )
+        if open_ and words and not words[0].startswith("-") and (action.choices is None or words[0] in action.choices):
+            setattr(options, action.dest, words.pop(0))
+    return words
+
+
 def misplaced(arguments: Sequence[str], commands: Mapping[str, argparse.ArgumentParser]) -> str:
     """Options before a command: how it is to be written instead; "" where that is all right (`carrier -c FILE`)."""
     at = next((i for i, argument in enumerate(arguments) if argument in commands and argument != "run"), None)

@@ -1,0 +1,25 @@
+"""The command's line: words where people put them."""
+
+from __future__ import annotations
+
+import pytest
+
+from carrier.cli.main import commands_of, parser
+from carrier.cli.usage import placed
+
+
+@pytest.mark.parametrize(
+    ("line", "action", "name", "left"),
+    [
+        ("bridges add john --port web", "add", "john", []),
+        ("bridges add --port web john", "add", "john", []),
+        ("bridges --port web add john", "add", "john", []),
+        ("bridges add --port web john jane", "add", "john", ["jane"]),
+        ("bridges add john --port web --nope", "add", "john", ["--nope"]),
+    ],
+)
+def test_a_name_may_stand_behind_options(line: str, action: str, name: str, left: list[str]) -> None:
+    top = parser()
+    options, rest = top.parse_known_args(line.split())
+    assert placed(commands_of(top)["bridges"], options, rest) == left
+    assert (options.action, options.name) == (action, name)
