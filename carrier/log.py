@@ -126,6 +126,11 @@ def stamp(at: float) -> str:
     return _stamp(int(at * 1000))
 
 
+def rfc3339(at: float, timespec: str = "milliseconds") -> str:
+    """A moment (seconds of time.time) as RFC 3339 writes it, of UTC. timespec: as `datetime.isoformat` takes it."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
+
+
 def tail(level: str, event: str, values: Mapping[str, object]) -> str:
     """How it goes on."""
     text = "".join(f" {name}={shown(value)}" for name, value in values.items() if value is not None)
@@ -134,9 +139,8 @@ def tail(level: str, event: str, values: Mapping[str, object]) -> str:
 
 def json_line(at: float, level: str, event: str, values: dict[str, object]) -> str:
     """The same as a JSON object: time, level, event, and the values, which may not be called so."""
-    stamp = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     said = {name: _json(value) for name, value in values.items() if value is not None}
-    return json.dumps({**said, "time": stamp, "level": level, "event": visible(event)}) + "\n"
+    return json.dumps({**said, "time": rfc3339(at), "level": level, "event": visible(event)}) + "\n"
 
 
 def _json(value: object) -> object:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from collections import OrderedDict, deque
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from carrier.config.inspector import SECTIONS
+from carrier.log import rfc3339
 
 if TYPE_CHECKING:
     from carrier.model import Config
@@ -46,8 +46,9 @@ class Trail:
             while len(self.kept) > REVISIONS or (len(self.kept) > 1 and sum(map(_objects, self.kept.values())) > OBJECTS):
                 self.kept.popitem(last=False)
         said = {name: str(value)[:LONGEST] for name, value in values.items() if value is not None}
-        now = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        self.entries.append({"time": now, "what": event, "refused": level != "notice", **said, "revision": config.revision})
+        self.entries.append(
+            {"time": rfc3339(time.time()), "what": event, "refused": level != "notice", **said, "revision": config.revision}
+        )
 
     def audit(self) -> list[dict[str, Any]]:
         """What was told, the latest first."""

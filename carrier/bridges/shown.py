@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+
+from carrier.log import rfc3339
 
 if TYPE_CHECKING:
     from carrier.core.cluster import Cluster
@@ -28,7 +29,7 @@ def _dump(config: Config, bridge: Bridge, running: Mapping[str, Cluster]) -> dic
         status |= health(running[bridge.cluster])
     shown = {"name": bridge.name, **bridge.spec}
     if bridge.expires is not None:
-        shown["expires"] = _iso(bridge.expires)
+        shown["expires"] = rfc3339(bridge.expires)
     return {**shown, "status": status}
 
 
@@ -64,7 +65,3 @@ def plainly(endpoint: Endpoint, error: Error) -> str:
     if error.kind in ("reset", "closed"):
         return f"{where} breaks connections before it answers: does your container crash?"
     return f"{where} does not answer in the protocol of this port: {error.detail}"
-
-
-def _iso(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

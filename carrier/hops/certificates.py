@@ -19,13 +19,13 @@ import ssl
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakValueDictionary
 
 from carrier import files
 from carrier.errors import ConfigError, Problem
 from carrier.hops.validity import validity
+from carrier.log import rfc3339
 
 if TYPE_CHECKING:
     from carrier.core.env import Env
@@ -194,23 +194,19 @@ def report(tls: ServerTls | ClientTls) -> dict[str, Any]:
         "trouble": tls.trouble,
         "failures": tls.failures,
         "certificates": [
-            {"names": list(made.names), "file": made.file, "expires": None if made.until == math.inf else _day(made.until)}
+            {"names": list(made.names), "file": made.file, "expires": None if made.until == math.inf else rfc3339(made.until, "seconds")}
             for made in tls.in_force()
             if made.file
         ],
     }
 
 
-def _day(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
 def _outdated(made: Made) -> str:
     """Why a certificate is not good at this moment, or nothing."""
     now = time.time()
     if now > made.until:
-        return f"{made.file} has expired on {_day(made.until)}"
-    return f"{made.file} is good from {_day(made.since)} on only" if now < made.since else ""
+        return f"{made.file} has expired on {rfc3339(made.until, 'seconds')}"
+    return f"{made.file} is good from {rfc3339(made.since, 'seconds')} on only" if now < made.since else ""
 
 
 class Made(ssl.SSLContext):

@@ -11,7 +11,6 @@ import base64
 import time
 import zlib
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode
@@ -19,6 +18,7 @@ from urllib.parse import parse_qsl, urlencode
 from carrier import redact
 from carrier.config.dump import version
 from carrier.core.shown import why
+from carrier.log import rfc3339
 from carrier.wire.grpc import call_of
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def entry(session: Session, tape: Tape, user: str, hidden: redact.Hidden | None)
     answer = tape.answer if tape.answer is not None else session.answer
     messages = list(_messages(session, tape, request, answer, offset))
     found: Entry = {
-        "startedDateTime": datetime.fromtimestamp(session.started + offset, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "startedDateTime": rfc3339(session.started + offset),
         "time": _ms(ended - session.started),
         "request": _request(session, tape, request, hidden, bool(messages)),
         "response": _response(tape, answer, hidden, bool(messages)),

@@ -10,7 +10,6 @@ import asyncio
 import os
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from carrier.bridges.shown import health
@@ -21,6 +20,7 @@ from carrier.core.labels import of_rule
 from carrier.core.slices import Steps, whole
 from carrier.errors import Error
 from carrier.hops.certificates import ClientTls, ServerTls, report
+from carrier.log import rfc3339
 
 if TYPE_CHECKING:
     from carrier.core.cluster import Cluster
@@ -182,9 +182,7 @@ def _bridge(proxy: Proxy, bridge: Bridge) -> Dict:
         "rules": list(bridge.rules),
         "hits": sum(found.count for found in hits),
         "last_hit": _moment(last) if last is not None else None,
-        "expires": datetime.fromtimestamp(bridge.expires, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        if bridge.expires is not None
-        else None,
+        "expires": rfc3339(bridge.expires, "seconds") if bridge.expires is not None else None,
         "endpoints": _cluster(cluster)["endpoints"] if cluster is not None else [],
         **({name: shown for name, shown in health(cluster).items() if name in ("healthy", "health")} if cluster is not None else {}),
     }
@@ -192,8 +190,7 @@ def _bridge(proxy: Proxy, bridge: Bridge) -> Dict:
 
 def _moment(monotonic: float) -> str:
     """RFC 3339, with milliseconds."""
-    wall = monotonic + time.time() - time.monotonic()
-    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return rfc3339(monotonic + time.time() - time.monotonic())
 
 
 async def probe(proxy: Proxy, name: str) -> Dict:

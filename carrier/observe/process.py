@@ -8,11 +8,11 @@ import platform
 import resource
 import ssl
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carrier.config.dump import version
+from carrier.log import rfc3339
 from carrier.observe.overview import address_of
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ def facts(proxy: Proxy, watch: Watch | None) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "pid": os.getpid(),
         "user": os.geteuid(),
-        "started": _moment(BEGAN),
-        "time": _moment(time.time()),
+        "started": rfc3339(BEGAN),
+        "time": rfc3339(time.time()),
         "api": list(_doors(proxy)),
         "descriptors": {"open": _open(), "limit": None if limit == resource.RLIM_INFINITY else limit},
         "connections": {"now": proxy.connections(), "limit": watch.bounds.connections or None if watch is not None else None},
@@ -103,7 +103,3 @@ def _capabilities() -> list[str]:
         return []
     held = next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
     return [name for bit, name in CAPABILITIES.items() if held >> bit & 1]
-
-
-def _moment(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
