@@ -5,32 +5,14 @@ from __future__ import annotations
 import json
 import signal
 import stat
-import subprocess
-import sys
 import time
 import urllib.request
 from pathlib import Path
 
 from carrier.cli.record import Archive
-from tests.carrier.cli.test_tail import ports
+from tests.carrier.cli.test_tail import asking, ports, watched
 
 __all__ = ["ports"]
-
-
-def recording(admin: int, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "carrier", "record", "--admin", f"127.0.0.1:{admin}", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def begun(admin: int) -> None:
-    """Wait until somebody records."""
-    until = time.monotonic() + 30
-    while time.monotonic() < until:
-        with urllib.request.urlopen(f"http://127.0.0.1:{admin}/metrics", timeout=10) as answer:
-            if b"carrier_recordings 1" in answer.read():
-                return
-        time.sleep(0.1)
-    raise AssertionError("nobody records")
 
 
 def entries(file: Path) -> list[dict[str, object]]:
@@ -41,8 +23,8 @@ def entries(file: Path) -> list[dict[str, object]]:
 def test_an_archive_is_whole_at_every_moment_and_nobody_elses(ports: tuple[int, int], tmp_path: Path) -> None:
     web, admin = ports
     file = tmp_path / "x.har"
-    process = recording(admin, "--rule", "all", "--out", str(file))
-    begun(admin)
+    process = asking("record", admin, "--rule", "all", "--out", str(file))
+    watched(admin, b"carrier_recordings 1")
     until = time.monotonic() + 20
     while not file.exists() and time.monotonic() < until:
         time.sleep(0.05)
@@ -59,8 +41,8 @@ def test_an_archive_is_whole_at_every_moment_and_nobody_elses(ports: tuple[int, 
 
 def test_so_many_entries_and_standard_output(ports: tuple[int, int]) -> None:
     web, admin = ports
-    process = recording(admin, "--rule", "all", "--count", "1", "--bodies", "2")
-    begun(admin)
+    process = asking("record", admin, "--rule", "all", "--count", "1", "--bodies", "2")
+    watched(admin, b"carrier_recordings 1")
     urllib.request.urlopen(f"http://127.0.0.1:{web}/", b"hello", timeout=10).close()
     out, _ = process.communicate(timeout=20)
     (entry,) = json.loads(out)["log"]["entries"]
@@ -69,10 +51,10 @@ def test_so_many_entries_and_standard_output(ports: tuple[int, int]) -> None:
 
 def test_what_is_not_there_leaves_no_file(ports: tuple[int, int], tmp_path: Path) -> None:
     file = tmp_path / "x.har"
-    process = recording(ports[1], "--bridge", "nobody", "--out", str(file))
+    process = asking("record", ports[1], "--bridge", "nobody", "--out", str(file))
     _, err = process.communicate(timeout=20)
     assert process.returncode == 1 and "there is no bridge 'nobody'" in err and not file.exists()
-    process = recording(ports[1])
+    process = asking("record", ports[1])
     _, err = process.communicate(timeout=20)
     assert process.returncode == 2 and "one of --bridge NAME and --rule NAME" in err
 

@@ -32,25 +32,26 @@ def ports(tmp_path: Path) -> Iterator[tuple[int, int]]:
     process.communicate(timeout=20)
 
 
-def tailing(admin: int, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "carrier", "tail", "--admin", f"127.0.0.1:{admin}", *arguments]
+def asking(verb: str, admin: int, *arguments: str) -> subprocess.Popen[str]:
+    """A command that goes on until it is ended."""
+    command = [sys.executable, "-m", "carrier", verb, "--admin", f"127.0.0.1:{admin}", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def watched(admin: int) -> None:
-    """Wait until somebody watches."""
-    until = time.monotonic() + 20
+def watched(admin: int, line: bytes = b"carrier_event_viewers 1") -> None:
+    """Wait until the metrics say so: somebody watches."""
+    until = time.monotonic() + 30
     while time.monotonic() < until:
         with urllib.request.urlopen(f"http://127.0.0.1:{admin}/metrics", timeout=10) as answer:
-            if b"carrier_event_viewers 1" in answer.read():
+            if line in answer.read():
                 return
         time.sleep(0.1)
-    raise AssertionError("nobody watches")
+    raise AssertionError(f"never {line!r}")
 
 
 def test_requests_are_lines_until_ctrl_c(ports: tuple[int, int]) -> None:
     web, admin = ports
-    process = tailing(admin, "--path", "/mine")
+    process = asking("tail", admin, "--path", "/mine")
     try:
         watched(admin)
         for path in ("/other", "/mine/1"):
@@ -65,7 +66,7 @@ def test_requests_are_lines_until_ctrl_c(ports: tuple[int, int]) -> None:
 
 def test_json_is_an_event_a_line_and_an_end_is_told(ports: tuple[int, int]) -> None:
     web, admin = ports
-    process = tailing(admin, "--json")
+    process = asking("tail", admin, "--json")
     try:
         watched(admin)
         urllib.request.urlopen(f"http://127.0.0.1:{web}/", timeout=10).close()
@@ -77,7 +78,7 @@ def test_json_is_an_event_a_line_and_an_end_is_told(ports: tuple[int, int]) -> N
 
 
 def test_a_filter_that_cannot_hold_is_refused(ports: tuple[int, int]) -> None:
-    process = tailing(ports[1], "--status", "many")
+    process = asking("tail", ports[1], "--status", "many")
     _, said = process.communicate(timeout=20)
     assert process.returncode == 1 and "expected a status or a class" in said
 
