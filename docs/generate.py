@@ -17,7 +17,7 @@ from carrier import redact
 from carrier.admin import imagine
 from carrier.admin import operations as api
 from carrier.bridges import asked as bridge
-from carrier.cli import main as cli
+from carrier.cli import parser as command_line
 from carrier.cli import usage
 from carrier.config import accesslog, composer, jsonschema, source
 from carrier.config import reference as reference_of
@@ -47,7 +47,7 @@ def _head() -> Iterator[str]:
 
 def _command() -> Iterator[str]:
     """From the parser's actions: how argparse lays its help out differs between versions of Python."""
-    top = cli.parser()
+    top = command_line.parser()
     commands = next(action for action in top._actions if isinstance(action, argparse._SubParsersAction)).choices
     yield "## The command"
     yield ""

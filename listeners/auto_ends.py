@@ -25,7 +25,8 @@ from carrier.hops.lookout import unsent
 from carrier.hops.peek import fresh
 from carrier.wire.first import FirstLine
 from carrier.wire.making import canned
-from listeners.http.h1 import FLUSH, LINGER, Connection1
+from listeners.http.ending import FLUSH, LINGER
+from listeners.http.h1 import Connection1
 from listeners.http.listener import HttpListener
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ import pytest
 from carrier.admin.gate import Limits
 from carrier.cli import manual
 from carrier.cli.demo_stage import free_ports
-from carrier.cli.main import main, parser
+from carrier.cli.main import main
+from carrier.cli.parser import parser
 from carrier.config.source import load
 from carrier.core.breaker import BREAKER
 from carrier.model import Config

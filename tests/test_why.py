@@ -3,8 +3,8 @@
 import importlib.util
 from pathlib import Path
 
-from carrier.cli.main import parser
 from carrier.cli.manual import commands
+from carrier.cli.parser import parser
 
 FILE = Path(__file__).resolve().parent.parent / "docs" / "why.py"
 spec = importlib.util.spec_from_file_location("why", FILE)

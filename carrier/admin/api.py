@@ -32,16 +32,16 @@ from carrier.admin.calls import (
     Call,
     Operation,
     Standing,
-    _decode,
-    _endpoint_names,
-    _listed,
-    _tags,
-    _unreadable,
-    _warning,
+    decoded_body,
+    endpoint_names,
+    entity_tags,
     failure,
+    listed,
     refusal,
+    unreadable,
+    warning_field,
 )
-from carrier.admin.documents import Weight, _changes, weighing
+from carrier.admin.documents import Weight, changes_between, weighing
 from carrier.admin.gate import HEALTH, Limits
 from carrier.admin.operations import OPERATIONS
 from carrier.config import dump, privileges
@@ -68,6 +68,8 @@ PREFIX = ("api", "v1")
 METHODS = ("GET", "POST", "PUT", "DELETE")
 METRICS = "/metrics"
 UNPROCESSABLE = "Unprocessable Entity: Input JSON schema validation failed"
+AUDITED = 20
+"""Objects that one audit line names."""
 Audit = Callable[..., object]
 """Called with `revision`, `peer`, `call`, `result` and `names` of each write."""
 
@@ -214,13 +216,13 @@ class Api:
             return
         names = [
             f"{sign}{section}/{name}"
-            for section, change in (_changes(old, self.config) if status < 300 and self.config is not old else {}).items()
+            for section, change in (changes_between(old, self.config) if status < 300 and self.config is not old else {}).items()
             for what, sign in (("added", "+"), ("changed", "~"), ("removed", "-"))
             for name in change.get(what, ())
         ]
         shown = " ".join(names[:AUDITED]) + (f" and {len(names) - AUDITED} more" if len(names) > AUDITED else "")
         result = f"{status} dry run" if call.flag("dryRun") else str(status)
-        more = {"refused": _reason(answer)} if status >= 400 else {}
+        more = {"refused": answer.reason()} if status >= 400 else {}
         self.audit(revision=self.config.revision, peer=call.peer or None, call=call.what, result=result, names=shown or None, **more)
 
     async def _checked(self, operation: Operation, call: Call, body: bytes) -> Answer:
@@ -245,8 +247,8 @@ class Api:
                 else:
                     asked = self._read(body, syntax, call)
             except ConfigError as error:
-                return failure(error.status, f"Invalid {syntax.upper()} format in request: {_unreadable(error.problems[0])}")
-            await _check_standing(call, asked)  # before anything in it is looked at: what is found wrong may tell of files
+                return failure(error.status, f"Invalid {syntax.upper()} format in request: {unreadable(error.problems[0])}")
+            await call.check_standing(asked)  # before anything in it is looked at: what is found wrong may tell of files
         if self.proxy.strict and not operation.strict:
             faults = self._faults(operation, call)
             if faults:
@@ -257,12 +259,12 @@ class Api:
             if operation.strict and call.decoded is not None:
                 await sliced(call.decoded.locating(error.problems))
             if operation.strict and self.proxy.strict and error.status == 400:
-                return failure(422, _listed(error, call), UNPROCESSABLE)
-            return failure(error.status, _listed(error, call) if operation.strict else error.detail)
+                return failure(422, listed(error, call), UNPROCESSABLE)
+            return failure(error.status, listed(error, call) if operation.strict else error.detail)
 
     def _read(self, body: bytes, syntax: Syntax, call: Call) -> str:
         """Decode a body; what of it is privileged, if the caller may be one who may not have it. Raises ConfigError."""
-        call.decoded = _decode(body, syntax, self.limits, call.path)
+        call.decoded = decoded_body(body, syntax, self.limits, call.path)
         return privileges.of_document(call.body, self.protocols) if call.standing is not None else ""
 
     def _resolve(self, method: str, path: str) -> tuple[Operation | None, list[str]]:
@@ -316,7 +318,7 @@ class Api:
         if isinstance(shown, Generator):
             shown = await sliced(shown)
         tag = self._tag(operation, call, self.config)
-        if tag is not None and tag in _tags(call.headers.get("if-none-match", "")):
+        if tag is not None and tag in entity_tags(call.headers.get("if-none-match", "")):
             return Answer(304, {"etag": tag, "carrier-revision": str(self.config.revision)}, b"")
         chunks = dump.chunks(shown, call.query.get("format", "plain"))
         answer = self._answer(next(chunks))
@@ -346,7 +348,7 @@ class Api:
     def _answer(self, text: str | bytes, warnings: Iterable[str] = ()) -> Answer:
         revision = self.config.revision
         headers = {"content-type": "application/json", "etag": f'"{revision}"', "carrier-revision": str(revision)}
-        if header := _warning(warnings):
+        if header := warning_field(warnings):
             headers["carrier-warning"] = header
         return Answer(200, headers, text.encode() if isinstance(text, str) else text)
 
@@ -360,9 +362,9 @@ class Api:
         self._check_tags(operation, call, old)
         made = self._edited(operation, call, old) if operation.edit else operation.replace(self, call, old)  # type: ignore[misc]
         new, said = await sliced(made) if isinstance(made, Generator) else made
-        _check_user(call, old, new)
+        call.check_user(old, new)
         if call.standing is not None and new is not old:
-            await _check_standing(call, privileges.gained(old, new, self.protocols, operation.kind == "bridge"))
+            await call.check_standing(privileges.gained(old, new, self.protocols, operation.kind == "bridge"))
         await self._check_size(old, new)
         warnings = [*said, *await self._news(old, new, operation)]
         if call.flag("dryRun"):
@@ -418,11 +420,11 @@ class Api:
         tag = self._tag(operation, call, config)
         present = {f'"{config.revision}"', tag} if tag is not None or not operation.kind else {f'"{config.revision}"'}
         if wanted is not None:
-            good = tag is not None or not operation.kind if wanted.strip() == "*" else bool(present & _tags(wanted))
+            good = tag is not None or not operation.kind if wanted.strip() == "*" else bool(present & entity_tags(wanted))
             if not good:
                 mine = f"; {call.names[0]!r} is {tag or 'not there'}" if operation.kind else ""
                 raise Error("precondition-failed", f'the configuration is at revision "{config.revision}"{mine}, not at {wanted[:80]}')
-        if unwanted is not None and (bool(present & _tags(unwanted)) or (unwanted.strip() == "*" and tag is not None)):
+        if unwanted is not None and (bool(present & entity_tags(unwanted)) or (unwanted.strip() == "*" and tag is not None)):
             raise Error(
                 "precondition-failed", f"{call.names[0] if call.names else 'the configuration'} is {tag or config.revision} already"
             )
@@ -465,7 +467,7 @@ class Api:
         """A recursive delete ends the sessions of the listeners, clusters and endpoints that went; after the answer is written."""
         listeners = set(old.listeners) - set(new.listeners)
         clusters = set(old.clusters) - set(new.clusters)
-        endpoints = _endpoint_names(old) - _endpoint_names(new)
+        endpoints = endpoint_names(old) - endpoint_names(new)
         for session in list(self.proxy.sessions()):
             shown = session.dump()
             to = shown["destination"]
@@ -474,36 +476,3 @@ class Api:
             ends = shown["source"]["origin"] in listeners or through & clusters
             if ends or (isinstance(endpoint, Mapping) and endpoint.get("name") in endpoints):
                 session.kill()
-
-
-def _check_user(call: Call, old: Config, new: Config) -> None:
-    """A token that is bound to a user changes no other user's bridge. Raises Error("forbidden")."""
-    if not call.role.startswith("user="):
-        return
-    mine = call.role.removeprefix("user=")
-    for config in (old, new):
-        bridge = config.bridges.get(call.names[0])
-        if bridge is not None and bridge.user != mine:
-            raise Error(
-                "forbidden", f"this token may only change the bridges of {mine}, and {call.names[0]!r} is of {bridge.user}", "downstream"
-            )
-
-
-async def _check_standing(call: Call, asked: str) -> None:
-    """asked: what of a call is privileged, and why. Raises Error("forbidden") when the caller may not have it."""
-    if asked and call.standing is not None and (why := await call.standing()):
-        raise Error("forbidden", f"{asked}: {why}", "downstream")
-
-
-def _reason(answer: Answer) -> str:
-    """Why a call was refused, in one line: the first problem, and how many more there are."""
-    content = msgspec.json.decode(answer.body).get("content")
-    if not isinstance(content, list):
-        return str(content)[:500]
-    first = content[0] if content else {}
-    said = f"{first.get('path', first.get('dataPath', ''))}: {first.get('message', '')}".removeprefix(": ")
-    return said[:500] + (f" (and {len(content) - 1} more)" if len(content) > 1 else "")
-
-
-AUDITED = 20
-"""Objects that one audit line names."""

@@ -71,6 +71,15 @@ class Answer(msgspec.Struct):
         self.more = None
         return self.body
 
+    def reason(self) -> str:
+        """Why the call was refused, in one line: the first problem, and how many more there are."""
+        content = msgspec.json.decode(self.body).get("content")
+        if not isinstance(content, list):
+            return str(content)[:500]
+        first = content[0] if content else {}
+        said = f"{first.get('path', first.get('dataPath', ''))}: {first.get('message', '')}".removeprefix(": ")
+        return said[:500] + (f" (and {len(content) - 1} more)" if len(content) > 1 else "")
+
 
 Standing = Callable[[], Awaitable[str]]
 """Why a caller has not shown who it is, or ""; asked only when it matters (carrier/admin/gate.py)."""
@@ -88,9 +97,9 @@ class Call(msgspec.Struct):
     """Method and path after the prefix, for the audit line."""
     peer: str = ""
     standing: Standing | None = None
+    """Asks why the caller may not have what is privileged; None: it may."""
     role: str = ""
     """`read` or `user=...`: what the caller's token binds him to."""
-    """Asks why the caller may not have what is privileged; None: it may."""
     token: str = ""
     """Of a bridge, as it was just made: it is in this answer and nowhere else."""
 
@@ -105,6 +114,23 @@ class Call(msgspec.Struct):
     def wrapped(self, kind: str) -> Any:
         """The object of a body `{kind: object}`; None when there is none."""
         return self.body.get(kind) if isinstance(self.body, Mapping) else None
+
+    def check_user(self, old: Config, new: Config) -> None:
+        """A token that is bound to a user changes no other user's bridge. Raises Error("forbidden")."""
+        if not self.role.startswith("user="):
+            return
+        mine, name = self.role.removeprefix("user="), self.names[0]
+        for config in (old, new):
+            bridge = config.bridges.get(name)
+            if bridge is not None and bridge.user != mine:
+                raise Error(
+                    "forbidden", f"this token may only change the bridges of {mine}, and {name!r} is of {bridge.user}", "downstream"
+                )
+
+    async def check_standing(self, asked: str) -> None:
+        """asked: what of the call is privileged, and why. Raises Error("forbidden") when the caller may not have it."""
+        if asked and self.standing is not None and (why := await self.standing()):
+            raise Error("forbidden", f"{asked}: {why}", "downstream")
 
 
 Read = Callable[["Serving", Call], Any]
@@ -157,7 +183,7 @@ def refusal(error: Error) -> Answer:
     return answer
 
 
-def _tags(field: str) -> set[str]:
+def entity_tags(field: str) -> set[str]:
     """The entity tags of a list; strong and weak ones are the same here, because every change makes another one."""
     return {tag.strip().removeprefix("W/") for tag in field.split(",")}
 
@@ -169,24 +195,24 @@ def failure(status: int, content: object, message: str | None = None) -> Answer:
     return Answer(status, {"content-type": "application/json"}, text.encode("utf-8", "backslashreplace"))
 
 
-def _decode(body: bytes, syntax: Syntax, limits: Limits, path: str) -> Decoded:
+def decoded_body(body: bytes, syntax: Syntax, limits: Limits, path: str) -> Decoded:
     most = limits.most(path) or 1 << 40
     if syntax == "json" and len(body) <= most and not body.strip():
         raise ConfigError(Problem("the body is empty"))
     return decode(body, syntax, most, of_a_file(limits.objects, limits.depth))
 
 
-def _unreadable(problem: Problem) -> str:
+def unreadable(problem: Problem) -> str:
     return f"{problem.message} (line {problem.line}, column {problem.column})" if problem.line else problem.message
 
 
-def _listed(error: ConfigError, call: Call) -> list[Any]:
+def listed(error: ConfigError, call: Call) -> list[Any]:
     """Every problem, as JSON, with its place in the body."""
     problems = map(call.decoded.placed, error.problems) if call.decoded is not None else error.problems
     return [msgspec.to_builtins(problem) for problem in problems]
 
 
-def _warning(warnings: Iterable[str]) -> str:
+def warning_field(warnings: Iterable[str]) -> str:
     """A header value: printable ASCII, bounded, warnings separated by semicolons."""
     said = ["".join(c if 31 < ord(c) < 127 else "?" for c in w.replace("→", "->")) for w in dict.fromkeys(warnings)]
     kept: list[str] = []
@@ -201,11 +227,11 @@ def _warning(warnings: Iterable[str]) -> str:
     return "; ".join(kept)
 
 
-def _endpoint_names(config: Config) -> set[str]:
+def endpoint_names(config: Config) -> set[str]:
     return {endpoint.name for cluster in config.clusters.values() for endpoint in cluster.endpoints}
 
 
-def _session_named(api: Serving, call: Call) -> Any:
+def session_named(api: Serving, call: Call) -> Any:
     session = api.proxy.find_session(call.names[0])
     if session is None:
         raise refused("No such session")

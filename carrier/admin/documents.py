@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from carrier.model import Config
 
 
-def _changes(old: Config, new: Config) -> dict[str, Any]:
+def changes_between(old: Config, new: Config) -> dict[str, Any]:
     """Section -> names that would be added, changed and removed; sections without any are left out."""
     changes = {}
     for section in SECTIONS:
@@ -56,14 +56,14 @@ OBJECTS = 500
 """That are looked at before the event loop may go on."""
 
 
-def _whole(api: Serving, call: Call, old: Config) -> Steps[tuple[Config, Iterable[str]]]:
+def replace_all(api: Serving, call: Call, old: Config) -> Steps[tuple[Config, Iterable[str]]]:
     """POST /config: the body is the whole configuration, user bridges apart: those stay, as far as they fit into it."""
     assert call.decoded is not None
     document = unveiled(native(call.body), old)
     if isinstance(document, Mapping) and not any(section in document for section in SECTIONS):
         allowed = ", ".join(SECTIONS)
         raise ConfigError(Problem("the configuration has no section; to remove everything, say listeners: []", "$", allowed=allowed))
-    base = yield from _bare(api, old)
+    base = yield from without_bridges(api, old)
     try:
         new, warnings = yield from building(
             document,
@@ -85,6 +85,6 @@ def _whole(api: Serving, call: Call, old: Config) -> Steps[tuple[Config, Iterabl
     return new, said + lost
 
 
-def _bare(api: Serving, config: Config) -> Steps[Config]:
+def without_bridges(api: Serving, config: Config) -> Steps[Config]:
     """The configuration without its user bridges."""
     return config if api.bridges is None else (yield from bare(api.bridges, config))

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from carrier.admin import imagine as explain
-from carrier.admin.calls import Answer, Call, Read, _listed, _session_named
-from carrier.admin.documents import _bare, _changes, _whole
+from carrier.admin import imagine
+from carrier.admin.calls import Answer, Call, Read, listed, session_named
+from carrier.admin.documents import changes_between, replace_all, without_bridges
 from carrier.admin.happened import happened
 from carrier.config import dump
 from carrier.config.document import to_document
-from carrier.config.draft import position
-from carrier.config.given import refused
+from carrier.config.given import position, refused
 from carrier.config.traces import veiled
 from carrier.errors import ConfigError, Error, Problem, shown
 from carrier.observe import overview, process
@@ -28,11 +27,11 @@ def _view(api: Serving, call: Call) -> dump.View:
     return dump.View(api.config, call.flag("recursive"), api.protocols)
 
 
-def _all(kind: str) -> Read:
+def show_all(kind: str) -> Read:
     return lambda api, call: _view(api, call).all(kind)
 
 
-def _one(kind: str) -> Read:
+def show_one(kind: str) -> Read:
     def read(api: Serving, call: Call) -> Any:
         if call.names[0] not in getattr(api.config, kind + "s"):
             raise refused("Not Found")
@@ -41,34 +40,34 @@ def _one(kind: str) -> Read:
     return read
 
 
-def _config(api: Serving, call: Call) -> Any:
+def show_config(api: Serving, call: Call) -> Any:
     """l7mp's dump; with `document=true` one that POST /config takes. Bridges are no part of it."""
-    return _document(api) if call.flag("document") else dump.whole(api.config, _sessions(api, call), api.protocols)
+    return _document(api) if call.flag("document") else dump.whole(api.config, show_sessions(api, call), api.protocols)
 
 
 def _document(api: Serving) -> Steps[Any]:
-    return veiled(to_document((yield from _bare(api, api.config))))
+    return veiled(to_document((yield from without_bridges(api, api.config))))
 
 
-def _admin(api: Serving, call: Call) -> Any:
+def show_admin(api: Serving, call: Call) -> Any:
     return dump.admin(api.config.admin)
 
 
-def _endpoints(api: Serving, call: Call) -> Any:
+def show_endpoints(api: Serving, call: Call) -> Any:
     cluster = api.config.clusters.get(call.names[0])
     if cluster is None:
         raise refused(f"No such cluster: {call.names[0]}")
     return dump.Each(dump.endpoint, cluster.endpoints)
 
 
-def _endpoint(api: Serving, call: Call) -> Any:
+def show_endpoint(api: Serving, call: Call) -> Any:
     found = api.config.find_endpoint(call.names[0])
     if found is None:
         raise refused("Not Found")
     return dump.endpoint(found[1])
 
 
-def _rule_at(api: Serving, call: Call) -> Any:
+def show_rule_at(api: Serving, call: Call) -> Any:
     name, which = call.names
     rulelist = api.config.rulelists.get(name)
     if rulelist is None:
@@ -83,15 +82,15 @@ def _rule_at(api: Serving, call: Call) -> Any:
     return _view(api, call).show("rule", rulelist.rules[at])
 
 
-def _sessions(api: Serving, call: Call) -> dump.Each:
+def show_sessions(api: Serving, call: Call) -> dump.Each:
     return dump.Each(methodcaller("dump"), list(api.proxy.sessions()))
 
 
-def _session(api: Serving, call: Call) -> Any:
-    return _session_named(api, call).dump()
+def show_session(api: Serving, call: Call) -> Any:
+    return session_named(api, call).dump()
 
 
-def _bridges(api: Serving, call: Call) -> Any:
+def show_bridges(api: Serving, call: Call) -> Any:
     config, clusters = api.config, api.proxy.clusters
     if call.names:
         return api.bridges.dump(config, call.names[0], clusters=clusters)
@@ -99,7 +98,7 @@ def _bridges(api: Serving, call: Call) -> Any:
     return dump.Each(lambda one: one if isinstance(one, dict) else api.bridges.dump(config, one.name, there), api.bridges.listed(config))
 
 
-def _validate_bridge(api: Serving, call: Call) -> Any:
+def validate_bridge(api: Serving, call: Call) -> Any:
     """POST /bridges:validate: would PUT take it, and if not why not; nothing is changed."""
     assert call.decoded is not None
     if call.decoded.problems:
@@ -107,11 +106,11 @@ def _validate_bridge(api: Serving, call: Call) -> Any:
     return api.bridges.validate(api.config, call.body)
 
 
-def _no_admin(api: Serving, call: Call) -> Any:
+def refuse_admin(api: Serving, call: Call) -> Any:
     raise Error("not-implemented", "settings cannot be changed while the proxy runs")
 
 
-def _status(api: Serving, call: Call) -> Steps[Any]:
+def show_status(api: Serving, call: Call) -> Steps[Any]:
     """GET /status: what runs, for people."""
     watch = api.metrics.watch if api.metrics is not None else None
     state = api.life.state if api.life is not None else "ready"
@@ -119,12 +118,12 @@ def _status(api: Serving, call: Call) -> Steps[Any]:
     return {**found, "caller": {"who": call.peer, "role": call.role}}
 
 
-def _probe(api: Serving, call: Call) -> Any:
+def probe_bridge(api: Serving, call: Call) -> Any:
     """POST /bridges/NAME/probe: is the user's container there? Nothing is changed."""
     return overview.probe(api.proxy, call.names[0])
 
 
-def _probe_cluster(api: Serving, call: Call) -> Any:
+def probe_cluster(api: Serving, call: Call) -> Any:
     """POST /clusters/NAME/probe: are its endpoints there? Nothing is changed."""
     cluster = api.proxy.clusters.get(call.names[0])
     if cluster is None:
@@ -132,51 +131,51 @@ def _probe_cluster(api: Serving, call: Call) -> Any:
     return overview.probe_cluster(cluster)
 
 
-def _explain(api: Serving, call: Call) -> Any:
+def explain(api: Serving, call: Call) -> Any:
     """POST /explain: where a session that is described in the body would go, and why; nothing is changed."""
     assert call.decoded is not None
     if call.decoded.problems:
         raise ConfigError(*call.decoded.problems)
-    return msgspec.to_builtins(explain.ask(call.body, api.config, api.proxy.tables))
+    return msgspec.to_builtins(imagine.ask(call.body, api.config, api.proxy.tables))
 
 
-def _validate(api: Serving, call: Call) -> Steps[Any]:
+def validate(api: Serving, call: Call) -> Steps[Any]:
     """POST /validate: what POST /config would say and change; nothing is."""
     assert call.decoded is not None
     try:
-        new, warnings = yield from _whole(api, call, api.config)
+        new, warnings = yield from replace_all(api, call, api.config)
     except ConfigError as error:
-        return {"valid": False, "problems": _listed(error, call), "warnings": [], "changes": {}}
-    return {"valid": True, "problems": [], "warnings": list(warnings), "changes": _changes(api.config, new)}
+        return {"valid": False, "problems": listed(error, call), "warnings": [], "changes": {}}
+    return {"valid": True, "problems": [], "warnings": list(warnings), "changes": changes_between(api.config, new)}
 
 
-def _schema(api: Serving, call: Call) -> Any:
+def show_schema(api: Serving, call: Call) -> Any:
     """GET /schema: what a configuration file may say."""
     from carrier.config.jsonschema import schema  # only who asks needs the tables
 
     return schema(api.protocols)
 
 
-def _openapi(api: Serving, call: Call) -> Any:
+def show_openapi(api: Serving, call: Call) -> Any:
     """GET /openapi.json: this API, for programs."""
     from carrier.admin.openapi import document
 
     return document(api.protocols, api.operations)
 
 
-def _audit(api: Serving, call: Call) -> Any:
+def show_audit(api: Serving, call: Call) -> Any:
     """GET /audit: what was changed or refused, and which revisions can still be looked at."""
     trail = _trail(api)
     return {"revision": api.config.revision, "kept": trail.revisions(), "entries": trail.audit()}
 
 
-def _revision(api: Serving, call: Call) -> Steps[Any]:
+def show_revision(api: Serving, call: Call) -> Steps[Any]:
     """GET /revisions/NUMBER: the configuration as it was, as POST /config takes it."""
     kept = _trail(api).kept
     config = kept.get(int(call.names[0])) if call.names[0].isdecimal() and len(call.names[0]) < 19 else None
     if config is None:
         raise Error("not-found", f"revision {call.names[0][:40]!r} is not kept; those are: {', '.join(map(str, kept))}")
-    return veiled(to_document((yield from _bare(api, config))))
+    return veiled(to_document((yield from without_bridges(api, config))))
 
 
 def _trail(api: Serving) -> Any:
@@ -185,7 +184,7 @@ def _trail(api: Serving) -> Any:
     return api.trail
 
 
-def _log(api: Serving, call: Call) -> Any:
+def show_log(api: Serving, call: Call) -> Any:
     """GET /log: how much the log says; with `lines=N` its last lines too."""
     found: dict[str, Any] = {"level": api.log.level if api.log is not None else "silent"}
     wanted = call.query.get("lines")
@@ -197,13 +196,13 @@ def _log(api: Serving, call: Call) -> Any:
     return found | {"lines": [line.rstrip("\n") for line in kept[max(0, len(kept) - int(wanted)) :]]}
 
 
-def _process(api: Serving, call: Call) -> Any:
+def show_process(api: Serving, call: Call) -> Any:
     """GET /process: the process itself, for `carrier doctor`."""
     watch = api.metrics.watch if api.metrics is not None else None
     return process.facts(api.proxy, watch)
 
 
-def _event(api: Serving, call: Call) -> Any:
+def show_event(api: Serving, call: Call) -> Any:
     """GET /events/ID: why the session of an event went where it went, by all that it brought; secrets are not shown."""
     number = int(call.names[0]) if call.names[0].isdecimal() and len(call.names[0]) < 19 else 0
     found = api.live.find(number) if api.live is not None else None

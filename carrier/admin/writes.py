@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from carrier.admin.calls import DONE, Act, Call, Edit, _session_named
+from carrier.admin.calls import DONE, Act, Call, Edit, session_named
 from carrier.bridges import tokens
 from carrier.config.draft import Draft
 from carrier.config.given import refused
@@ -17,38 +17,38 @@ if TYPE_CHECKING:
     from carrier.model import Config
 
 
-def _add(kind: str) -> Edit:
+def add(kind: str) -> Edit:
     return lambda draft, call: getattr(draft, f"add_{kind}")(call.wrapped(kind))
 
 
-def _put(kind: str) -> Edit:
+def put(kind: str) -> Edit:
     return lambda draft, call: draft.replace(kind, call.names[0], call.wrapped(kind))
 
 
-def _delete(kind: str) -> Edit:
+def delete(kind: str) -> Edit:
     return lambda draft, call: draft.delete(kind, call.names[0], call.flag("recursive"))
 
 
-def _add_endpoint(draft: Draft, call: Call) -> object:
+def add_endpoint(draft: Draft, call: Call) -> object:
     return draft.add_endpoint(call.names[0], call.wrapped("endpoint"))
 
 
-def _insert_rule(draft: Draft, call: Call) -> object:
+def insert_rule(draft: Draft, call: Call) -> object:
     return draft.insert_rule(call.names[0], call.names[1], call.wrapped("rule"))
 
 
-def _delete_rule_from(draft: Draft, call: Call) -> None:
+def delete_rule_from(draft: Draft, call: Call) -> None:
     draft.delete_rule_from(call.names[0], call.names[1], call.flag("recursive"))
 
 
-def _end_session(api: Serving, call: Call) -> Any:
-    session = _session_named(api, call)
+def end_session(api: Serving, call: Call) -> Any:
+    session = session_named(api, call)
     if not call.flag("dryRun"):
         session.kill()
     return DONE
 
 
-def _drain(api: Serving, call: Call) -> Any:
+def drain(api: Serving, call: Call) -> Any:
     """POST /drain: as SIGTERM, but the process stays, to be asked how far it is; with `exit=true` it ends when it is drained."""
     if not call.flag("dryRun"):
         api.life.begin_drain(f"{call.what} of {call.peer}")
@@ -57,7 +57,7 @@ def _drain(api: Serving, call: Call) -> Any:
     return api.life.progress()
 
 
-def _drain_listener(api: Serving, call: Call) -> Any:
+def drain_listener(api: Serving, call: Call) -> Any:
     if call.names[0] not in api.config.listeners:
         raise refused(f'Unknown listener "{call.names[0]}"')
     if not call.flag("dryRun"):
@@ -65,7 +65,7 @@ def _drain_listener(api: Serving, call: Call) -> Any:
     return DONE
 
 
-async def _resume_listener(api: Serving, call: Call) -> Any:
+async def resume_listener(api: Serving, call: Call) -> Any:
     if call.names[0] not in api.proxy.drained:
         raise refused(f'Listener "{call.names[0]}" is not drained')
     if not call.flag("dryRun"):
@@ -74,7 +74,7 @@ async def _resume_listener(api: Serving, call: Call) -> Any:
     return DONE
 
 
-def _drain_endpoint(drained: bool) -> Act:
+def drain_endpoint(drained: bool) -> Act:
     def act(api: Serving, call: Call) -> Any:
         if api.config.find_endpoint(call.names[0]) is None:
             raise refused("Not Found")
@@ -85,12 +85,12 @@ def _drain_endpoint(drained: bool) -> Act:
     return act
 
 
-def _drained(api: Serving, call: Call) -> Any:
+def show_drain(api: Serving, call: Call) -> Any:
     """GET /drain: how far it is, and what was drained on its own."""
     return {**api.life.progress(), "listeners": sorted(api.proxy.drained), "endpoints": sorted(api.proxy.drained_endpoints)}
 
 
-def _put_bridge(api: Serving, call: Call, old: Config) -> Steps[tuple[Config, Iterable[str]]]:
+def put_bridge(api: Serving, call: Call, old: Config) -> Steps[tuple[Config, Iterable[str]]]:
     assert call.decoded is not None
     if call.decoded.problems:
         raise ConfigError(*call.decoded.problems)
@@ -102,17 +102,17 @@ def _put_bridge(api: Serving, call: Call, old: Config) -> Steps[tuple[Config, It
     return new, api.bridges.warnings(new, call.names[0])
 
 
-def _renew_bridge(api: Serving, call: Call, old: Config) -> tuple[Config, Iterable[str]]:
+def renew_bridge(api: Serving, call: Call, old: Config) -> tuple[Config, Iterable[str]]:
     """POST /bridges/{name}: it lives on."""
     assert call.decoded is not None
     return api.bridges.renew(old, call.names[0], call.body), ()
 
 
-def _delete_bridge(api: Serving, call: Call, old: Config) -> tuple[Config, Iterable[str]]:
+def delete_bridge(api: Serving, call: Call, old: Config) -> tuple[Config, Iterable[str]]:
     return api.bridges.delete(old, call.names[0]), ()
 
 
-def _set_log(api: Serving, call: Call) -> Any:
+def set_log(api: Serving, call: Call) -> Any:
     """PUT /log: `{"level": "debug"}`, until the process ends or the file says something else."""
     from carrier.log import LEVELS
 

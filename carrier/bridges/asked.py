@@ -39,7 +39,7 @@ FIELDS = (
 )
 OPTIONS = ("retry_statuses",)
 """Options of a bridge: those of its route."""
-_READ_ONLY = ("name", "status")
+READ_ONLY = ("name", "status")
 MOMENTS = 'seconds, a duration such as "8h", or "2027-01-31T18:00:00Z"'
 LONGEST = 366 * 86_400.0
 """Seconds that a bridge may live at most, when it says how long."""
@@ -77,7 +77,7 @@ class Place(msgspec.Struct, frozen=True):
     http: object = None
 
 
-def _alternatives(body: Mapping[str, Any], problems: list[Problem]) -> list[tuple[Any, str]]:
+def alternatives_of(body: Mapping[str, Any], problems: list[Problem]) -> list[tuple[Any, str]]:
     """(match, path) of each alternative of `match` or `rules`."""
     rules = body.get("rules")
     kind, url = body.get("type"), body.get("url")
@@ -143,7 +143,7 @@ def _listed(match: Any) -> list[Any]:
     return [] if match is None else match if isinstance(match, list) else [match]
 
 
-def _expiry(raw: Any, now: float, problems: list[Problem]) -> float | None:
+def expiry_of(raw: Any, now: float, problems: list[Problem]) -> float | None:
     """`expires`: seconds from now, a duration, or a moment in ISO 8601 (without a zone: UTC)."""
     if raw is None:
         return None
@@ -186,21 +186,21 @@ _STRANGERS: tuple[dict[str, Any], ...] = tuple(
 )
 
 
-def _takes_all(condition: Condition) -> bool:
+def takes_all(condition: Condition) -> bool:
     return condition.always or all(condition.holds(stranger) for stranger in _STRANGERS)
 
 
-def _names_somebody(node: Node) -> bool:
+def names_somebody(node: Node) -> bool:
     """Does a condition ask for something that tells one user's requests from another's? Paths, methods and hosts do not."""
     if isinstance(node, Leaf):
         return node.source.kind not in ("path", "host") and node.source.reads[:1] not in _EVERYBODYS
-    return any(map(_names_somebody, node.parts)) if node.op != "any" else all(map(_names_somebody, node.parts))
+    return any(map(names_somebody, node.parts)) if node.op != "any" else all(map(names_somebody, node.parts))
 
 
 _EVERYBODYS: tuple[Any, ...] = ((("HTTP", "method"),), (("HTTP", "url", "path"),), ())
 
 
-def _ports(config: Config) -> str:
+def ports_of(config: Config) -> str:
     """The ports that can be bridged, for a message."""
     ports = [f"port {x.spec['port']} ({x.spec.get('protocol')}, listener {x.name})" for x in config.listeners.values() if "port" in x.spec]
     return ", ".join(ports) or "no port at all"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from carrier.model import Config, RuleList
 
 
-def _check_conflicts(config: Config, name: str, wanted: Wanted, place: Place, conditions: Conditions) -> Steps[None]:
+def check_conflicts(config: Config, name: str, wanted: Wanted, place: Place, conditions: Conditions) -> Steps[None]:
     """Raise Error("conflict") when the rule could never fire, or would keep another bridge's from ever firing."""
     own = f"bridge/{name}"
     rulelist = place.rulelist

@@ -26,21 +26,21 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from carrier.bridges.asked import (
-    _READ_ONLY,
     FIELDS,
+    READ_ONLY,
     Place,
     Wanted,
-    _alternatives,
-    _expiry,
-    _names_somebody,
-    _ports,
-    _takes_all,
+    alternatives_of,
     check_host,
     check_options,
     check_token,
+    expiry_of,
+    names_somebody,
+    ports_of,
+    takes_all,
 )
-from carrier.bridges.conflicts import _check_conflicts
-from carrier.bridges.shown import _dump
+from carrier.bridges.conflicts import check_conflicts
+from carrier.bridges.shown import dump_bridge
 from carrier.config.draft import Draft, Protocols
 from carrier.config.given import refused
 from carrier.config.inspector import inspect
@@ -94,7 +94,7 @@ class Bridges:
             raise Error("conflict", f"bridge {name!r} belongs to user {old.user}: choose another name, or let {old.user} delete it first")
         without = _without(config, name, self.protocols) if old is not None else config
         place = self._place(without, listener, wanted, _kept_position(config, old, listener))
-        yield from _check_conflicts(without, name, wanted, place, self.conditions)
+        yield from check_conflicts(without, name, wanted, place, self.conditions)
         draft = Draft(without, self.protocols)
         self.insert(draft, name, wanted, place, place.at)
         new = draft.done()
@@ -126,7 +126,7 @@ class Bridges:
             return [f"bridge {name!r} takes every session of listener {bridge.listener!r} that no other bridge takes, whoever it is from"]
         rule = config.rules[bridge.rules[0]]
         condition = compile_match(rule.match, strict=False)
-        wide = [alternative for alternative in condition.alternatives if not any(map(_names_somebody, alternative))]
+        wide = [alternative for alternative in condition.alternatives if not any(map(names_somebody, alternative))]
         texts = [" and ".join(node.text for node in alternative).replace("/HTTP/url/path", "path") for alternative in wide]
         return [
             f"bridge {name!r} of user {bridge.user} takes everybody's requests with {text}: "
@@ -145,7 +145,7 @@ class Bridges:
                 Problem("a bridge is renewed by 'expires' and nothing else", "$", seen=shown(body), allowed='{"expires": 3600}')
             )
         else:
-            at = _expiry(body["expires"], self.clock(), problems)
+            at = expiry_of(body["expires"], self.clock(), problems)
         if problems:
             raise ConfigError(*problems)
         renewed = msgspec.structs.replace(config.bridges[name], expires=at)
@@ -172,9 +172,9 @@ class Bridges:
         """
         running = clusters or {}
         if name is None:
-            return [one if isinstance(one, dict) else _dump(config, one, running) for one in self.listed(config)]
+            return [one if isinstance(one, dict) else dump_bridge(config, one, running) for one in self.listed(config)]
         if name in config.bridges:
-            return _dump(config, config.bridges[name], running)
+            return dump_bridge(config, config.bridges[name], running)
         if name in self.gone and clusters is not None:
             return self.gone[name]
         raise _unknown(config, name)
@@ -186,7 +186,7 @@ class Bridges:
     def remember(self, config: Config, name: str) -> None:
         """A bridge of this configuration has expired: keep how it was shown."""
         self.gone.pop(name, None)
-        found = _dump(config, config.bridges[name], {})
+        found = dump_bridge(config, config.bridges[name], {})
         found["status"] = {"state": "expired", "listener": config.bridges[name].listener}
         self.gone[name] = found
         while len(self.gone) > REMEMBERED:
@@ -225,9 +225,9 @@ class Bridges:
             raise ConfigError(Problem(f"expected a bridge, an object, got {shown(body)}", "$", seen=shown(body), allowed=", ".join(FIELDS)))
         port, name = body.get("port"), body.get("listener")
         if port is None and name is None:
-            raise ConfigError(Problem("a bridge needs 'port' (or 'listener')", "$", allowed=_ports(config)))
+            raise ConfigError(Problem("a bridge needs 'port' (or 'listener')", "$", allowed=ports_of(config)))
         if port is not None and (not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= 65_535):
-            raise ConfigError(Problem(f"expected a port 1..65535, got {shown(port)}", "$.port", seen=shown(port), allowed=_ports(config)))
+            raise ConfigError(Problem(f"expected a port 1..65535, got {shown(port)}", "$.port", seen=shown(port), allowed=ports_of(config)))
         found = [
             listener
             for listener in config.listeners.values()
@@ -235,7 +235,7 @@ class Bridges:
         ]
         if not found:
             what = f"port {port}" if name is None else f"listener {shown(name)}" + (f" on port {port}" if port is not None else "")
-            raise Error("not-found", f"there is no {what}; there is {_ports(config)}")
+            raise Error("not-found", f"there is no {what}; there is {ports_of(config)}")
         if len(found) > 1:
             names = ", ".join(f"{x.name} ({x.spec.get('protocol')})" for x in found)
             raise ConfigError(Problem(f"port {port} has several listeners: say which in 'listener'", "$.port", allowed=names))
@@ -243,7 +243,7 @@ class Bridges:
 
     def _read(self, name: str, listener: Listener | None, raw: Mapping[str, Any], problems: list[Problem]) -> Wanted | None:
         """The body, checked as far as one can without knowing the listener; None, with problems, when something is wrong with it."""
-        body = {key: value for key, value in raw.items() if key not in _READ_ONLY and value is not None}
+        body = {key: value for key, value in raw.items() if key not in READ_ONLY and value is not None}
         problems += [
             Problem(
                 f"unknown field {shown(key)}", f"$.{key}", seen=shown(key), allowed=", ".join(FIELDS), hint=did_you_mean(str(key), FIELDS)
@@ -271,9 +271,9 @@ class Bridges:
             problems.append(Problem("expected true or false", "$.mirror", seen=shown(mirror)))
         if mirror is True and host:
             problems.append(Problem("who only gets copies sets no Host: the shadow would get it, too", "$.host", seen=shown(host)))
-        expires = _expiry(body.get("expires"), self.clock(), problems)
+        expires = expiry_of(body.get("expires"), self.clock(), problems)
         endpoint = self._endpoint(listener, body, problems)
-        alternatives = _alternatives(body, problems)
+        alternatives = alternatives_of(body, problems)
         condition = self._condition(listener, alternatives, body.get("type") == "stream", problems)
         if problems or condition is None:
             return None
@@ -349,7 +349,7 @@ class Bridges:
             if cls is not None and cls.kind != "message" and (needs.headers is None or needs.headers or needs.method or needs.url):
                 text = f"{condition.text}: {name} speaks {protocol}, which has no headers, methods or paths"
                 problems.append(Problem(text, path, allowed="conditions on addresses, such as matchSource"))
-            elif not all_of_it and _takes_all(condition):
+            elif not all_of_it and takes_all(condition):
                 text = f"{condition.text} takes every session of {name}, also everybody else's"
                 problems.append(Problem(text, path, hint="name a header, a path or an address that only your requests have"))
         return compile_match({"any": [match for match, _ in alternatives]}) if alternatives and not problems else None

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from carrier.model import Bridge, Config
 
 
-def _dump(config: Config, bridge: Bridge, running: Mapping[str, Cluster]) -> dict[str, Any]:
+def dump_bridge(config: Config, bridge: Bridge, running: Mapping[str, Cluster]) -> dict[str, Any]:
     listener = config.listeners.get(bridge.listener)
     in_force = listener is not None and any(
         rule in config.rulelists[listener.rules].rules and rule in config.rules

@@ -14,7 +14,6 @@ Error texts are l7mp's where scripts and its operator rely on them (contract, se
 
 from __future__ import annotations
 
-import re
 import typing
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +30,7 @@ from carrier.config.given import (
     mapping_of,
     name_of,
     object_of,
+    position,
     refused,
     rewrite_of,
     spec_of,
@@ -490,12 +490,6 @@ def _references(kind: str, obj: Any) -> Iterator[tuple[str, str]]:
     elif kind == "route":
         names = (obj.destination, *obj.ingress, *obj.egress, obj.fallback)
         yield from (("cluster", name) for name in names if name is not None)
-
-
-def position(raw: int | str) -> int | None:
-    """A position in a rule list, or None if it is not a whole number."""
-    text = str(raw)
-    return int(text) if re.fullmatch(r"-?[0-9]{1,9}", text) else None
 
 
 def _no_endpoints_for(spec: Raw) -> Error:

@@ -164,3 +164,9 @@ def rewrite_of(raw: object) -> Rewrite:
     if not isinstance(raw, Mapping) or not isinstance(raw.get("path"), str):
         raise refused("Cannot add rule: Property rewrite is invalid")
     return Rewrite(raw["path"], raw.get("value"))
+
+
+def position(raw: int | str) -> int | None:
+    """A position in a rule list, or None if it is not a whole number."""
+    text = str(raw)
+    return int(text) if re.fullmatch(r"-?[0-9]{1,9}", text) else None

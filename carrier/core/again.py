@@ -1,4 +1,4 @@
-"""A request that is asked again because of what was answered: which answers its route does not want, and what is kept to send it again.
+"""What a session does when its destination fails, or answers what its route does not want: ask again, reconnect, or let the fallback serve.
 
 `options.retry_statuses` names statuses of HTTP, and of gRPC, whose calls have content: that is `Kept` on its way to the destination until
 the first byte of an answer goes on. A call is asked again after an answer that is only a status, and after a failure that its caller would
@@ -7,11 +7,12 @@ be told as one of these.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from carrier.core.rare import Rare
 from carrier.core.shown import Shown
-from carrier.core.stream import HIGH, NOWHERE, Backlog, Socket, Stream
+from carrier.core.stream import CONNECTED, HIGH, NOWHERE, Backlog, Socket, Stream
 from carrier.errors import Error
 from carrier.wire import grpc
 
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from carrier.core.parts import Cluster
     from carrier.core.trace import Trace
 
+UNANSWERED = frozenset(("reset", "closed", "timeout"))
+"""Failures of a destination that has not answered. What has answered, and not in its protocol, has a fault that its developer is to see."""
+SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
+"""Methods that may be sent again, to another server too (RFC 9110 section 9.2.1)."""
+IDEMPOTENT = SAFE | {b"PUT", b"DELETE"}
+"""Methods that may be sent again to the same one (section 9.2.2), where the head is all of the request: content is gone by then."""
 NOBODY: frozenset[str] = frozenset()
 
 
@@ -91,16 +98,20 @@ class Kept(Stream):
 
 
 class Again(Shown):
-    """A session, as far as its request may be asked again."""
+    """A session, as far as it may have another destination, or ask the same one again."""
 
     __slots__ = ("retries",)
     # of core/session.py
+    status: str
     cluster: Cluster | None
     endpoint: Endpoint | None
     request: Any
+    request_last: bool
+    sent: bool
     answered: bool
     retries: int
     source: Socket
+    task: Rare[asyncio.Task[None] | None]
     backlog: Rare[Backlog | None]
     kept = Rare[Kept | None](None)
     """What was sent of a call that may be sent again."""
@@ -163,10 +174,48 @@ class Again(Shown):
         else:
             self._go(cluster, endpoint)
 
-    # ------------------------------------------------------------------ given by the session
-
     def _whole(self) -> bool:
-        raise NotImplementedError
+        """Can everything be sent again? Of a request whose answer has begun, or that has a body, only a part is left."""
+        return self.request is None or (self.request_last and not self.answered and self.request.method in SAFE)
+
+    def _may_fall_back(self, error: Error) -> bool:
+        """Nothing reached the destination; or it was reached, failed, and the request is whole and safe (RFC 9110 section 9.2.1)."""
+        if not self.sent and error.retry == "yes":
+            return True
+        return not self.answered and self.request is not None and error.kind in UNANSWERED and self._whole()
+
+    def _replace(self, error: Error) -> None:
+        """The destination failed before it answered: repeat the request on another connection, use the fallback, or give up."""
+        if self.decision.calls and self._call_failed(error):
+            return
+        endpoint = self.endpoint
+        self._unlink(error)
+        if endpoint is not None and self.cluster is not None:
+            endpoint.failed += 1
+            self.cluster.health.failed(endpoint, error)
+        repeatable = self.request is not None and self.request_last and self.request.method in IDEMPOTENT
+        cluster = self.cluster or self.decision.cluster
+        if error.retry == "if_reused" and repeatable and self.retries < 1 and cluster is not None:
+            self.retries += 1
+            self.event("RETRY", "the kept-alive connection was closed by the upstream", error.detail)
+            self._try_again(cluster)
+            return
+        self.give_up(error)
+
+    def _reconnect(self, error: Error | None) -> bool:
+        """The destination went away and the route wants it back (also after an orderly end): the source waits in a backlog."""
+        cluster = self.cluster
+        if cluster is None or cluster.virtual or self.status != CONNECTED or self.task is not None:
+            return False
+        self.note_connect()
+        self.event("DISCONNECT", "destination", error.detail if error else "closed by the upstream")
+        self._unlink(error or Error("closed", "replaced after a disconnect"))
+        self.to = self.source
+        self._hold()
+        self._go_again(cluster)
+        return True
+
+    # ------------------------------------------------------------------ given by the session
 
     def _unlink(self, error: Error) -> None:
         raise NotImplementedError
@@ -181,4 +230,7 @@ class Again(Shown):
         raise NotImplementedError
 
     def give_up(self, error: Error) -> None:
+        raise NotImplementedError
+
+    def _go_again(self, cluster: Cluster) -> None:
         raise NotImplementedError

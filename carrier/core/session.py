@@ -28,13 +28,6 @@ if TYPE_CHECKING:
     from carrier.core.tape import Tape
     from carrier.core.trace import Trace
 
-UNANSWERED = frozenset(("reset", "closed", "timeout"))
-"""Failures of a destination that has not answered. What has answered, and not in its protocol, has a fault that its developer is to see."""
-SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
-"""Methods that may be sent again, to another server too (RFC 9110 section 9.2.1)."""
-IDEMPOTENT = SAFE | {b"PUT", b"DELETE"}
-"""Methods that may be sent again to the same one (section 9.2.2), where the head is all of the request: content is gone by then."""
-
 
 class Session(Again):
     """See the module. Slots: most attributes are read for each request; the others are Rare."""
@@ -352,10 +345,6 @@ class Session(Again):
         """May a message be of another length behind these?"""
         return not all(transform.same_length for transform in transforms)
 
-    def _whole(self) -> bool:
-        """Can everything be sent again? Of a request whose answer has begun, or that has a body, only a part is left."""
-        return self.request is None or (self.request_last and not self.answered and self.request.method in SAFE)
-
     def _answer(self) -> None:
         """The first byte of an answer: step out of the ring, unless the route wants reconnects."""
         self.answered = True
@@ -366,24 +355,6 @@ class Session(Again):
             back, to = self.back, self.to
             back.to = to
             to.back = back
-
-    def _replace(self, error: Error) -> None:
-        """The destination failed before it answered: repeat the request on another connection, use the fallback, or give up."""
-        if self.decision.calls and self._call_failed(error):
-            return
-        endpoint = self.endpoint
-        self._unlink(error)
-        if endpoint is not None and self.cluster is not None:
-            endpoint.failed += 1
-            self.cluster.health.failed(endpoint, error)
-        repeatable = self.request is not None and self.request_last and self.request.method in IDEMPOTENT
-        cluster = self.cluster or self.decision.cluster
-        if error.retry == "if_reused" and repeatable and self.retries < 1 and cluster is not None:
-            self.retries += 1
-            self.event("RETRY", "the kept-alive connection was closed by the upstream", error.detail)
-            self._try_again(cluster)
-            return
-        self.give_up(error)
 
     def once_more(self, error: Error, datagrams: Sequence[bytes]) -> bool:
         """The destination refuses datagrams, perhaps after it has taken others: another endpoint gets these, or the fallback. False: there
@@ -428,6 +399,9 @@ class Session(Again):
     def _go(self, cluster: Cluster, endpoint: Endpoint | None) -> None:
         self._run(reach(self, cluster, endpoint))
 
+    def _go_again(self, cluster: Cluster) -> None:
+        self._run(reach_again(self, cluster))
+
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         self.task = self.listener.env.loop.create_task(work)
 
@@ -453,25 +427,6 @@ class Session(Again):
             self._run(reach(self, fallback))
             return
         self.fail(error)
-
-    def _may_fall_back(self, error: Error) -> bool:
-        """Nothing reached the destination; or it was reached, failed, and the request is whole and safe (RFC 9110 section 9.2.1)."""
-        if not self.sent and error.retry == "yes":
-            return True
-        return not self.answered and self.request is not None and error.kind in UNANSWERED and self._whole()
-
-    def _reconnect(self, error: Error | None) -> bool:
-        """The destination went away and the route wants it back (also after an orderly end): the source waits in a backlog."""
-        cluster = self.cluster
-        if cluster is None or cluster.virtual or self.status != CONNECTED or self.task is not None:
-            return False
-        self.note_connect()
-        self.event("DISCONNECT", "destination", error.detail if error else "closed by the upstream")
-        self._unlink(error or Error("closed", "replaced after a disconnect"))
-        self.to = self.source
-        self._hold()
-        self._run(reach_again(self, cluster))
-        return True
 
     # ------------------------------------------------------------------ its end
 

@@ -25,7 +25,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Answering1(Request):
-    """The half of a connection of HTTP/1.1 that writes; the other is listeners/http/h1.py.
+    """The half of a connection of HTTP/1.1 that writes; the one that reads is listeners/http/h1.py.
 
     out: pieces of this wake-up. chunked: the answer's body is framed in chunks. closing: no further request will be served. paused: nothing
     is read. quiet: between requests, and the reader has nothing: the memo may be asked. strained: since it last was quiet, more bytes came

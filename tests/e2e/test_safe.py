@@ -19,7 +19,7 @@ import pytest
 
 from carrier.admin.gate import Limits
 from carrier.admin.operations import OPERATIONS
-from carrier.cli.main import LIMITS, parser
+from carrier.cli.parser import LIMITS, parser
 from carrier.core.breaker import BREAKER
 from tests.soak import calls, churn, damaged, drain, kill9, memory, readers, size, stops, streams
 from tests.soak.process import PATIENCE, carrier, free_port

@@ -18,12 +18,10 @@ from pathlib import Path
 import pytest
 
 from carrier import log
-from carrier.admin.gate import Limits
 from carrier.cli import main as cli
 from carrier.cli.demo_stage import free_ports
-from carrier.cli.manual import commands
+from carrier.cli.parser import DEFAULT_ADMIN
 from carrier.errors import ConfigError, Error
-from carrier.proxy.overload import Bounds
 from carrier.writer import to_descriptor
 
 COMMAND = [sys.executable, "-m", "carrier"]
@@ -235,17 +233,6 @@ def test_who_says_nothing_is_helped(capsys):
     assert cli.main(["help"]) == 0
 
 
-def test_every_command_has_examples_that_can_be_typed(capsys):
-    from carrier.cli.usage import EXAMPLES
-
-    top = cli.parser()
-    assert set(EXAMPLES) >= {"", *commands(top)}
-    for name in commands(top):
-        with pytest.raises(SystemExit):
-            cli.main(["help", name])
-        assert "examples:\n  " in capsys.readouterr().out
-
-
 def test_without_a_file_the_usual_ones_are_looked_for(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["run"]) == 2
@@ -299,15 +286,6 @@ def test_help_imports_nothing_heavy():
     code = "import sys; from carrier.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\nprint(sorted(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20).stdout
     assert not [name for name in ("asyncio", "uvloop", "yaml", "re2", "msgspec", "h11") if f"'{name}'" in found]
-
-
-def test_the_levels_of_the_option_are_those_of_the_log():
-    assert cli.LEVELS == log.LEVELS
-
-
-def test_the_limits_of_the_option_are_those_of_the_api_and_of_the_process():
-    names = [f"api.{name}" for name in Limits.__struct_fields__] + list(Bounds.__struct_fields__)
-    assert sorted(names) == sorted(cli.LIMITS)
 
 
 def test_an_admin_address_that_others_reach_is_refused(good, capsys):
@@ -375,7 +353,7 @@ def test_an_admin_port_that_was_asked_for_and_is_taken_exits_3(good, ports):
 def test_the_default_admin_port_is_a_warning_when_it_is_taken(good, ports):
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # somebody else has it: as good
-            stack.enter_context(socket.create_server(cli.DEFAULT_ADMIN))
+            stack.enter_context(socket.create_server(DEFAULT_ADMIN))
         process = stack.enter_context(running("run", "-c", str(good), port=ports[0]))
         process.send_signal(signal.SIGTERM)
         _, text = process.communicate(timeout=10)

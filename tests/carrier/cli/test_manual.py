@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from carrier.cli.main import main, parser
+from carrier.cli.main import main
 from carrier.cli.manual import commands, completion, page
+from carrier.cli.parser import parser
 
 
 def complete(*words: str) -> list[str]:

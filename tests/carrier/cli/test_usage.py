@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from carrier.cli.main import commands_of, parser
+from carrier.cli.manual import commands as commands_of
+from carrier.cli.parser import parser
 from carrier.cli.usage import placed
 
 
