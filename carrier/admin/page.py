@@ -1,7 +1,7 @@
 """The page: `GET /` for a browser, and the files that it is made of (carrier/admin/web).
 
 What is served here is the same for everybody and says nothing about this proxy, so it needs no token: the page asks the API, with the
-token that its reader types, and the gate decides there. All files are read once, packed once, and sent with a tag, so that a second visit
+token that its reader types, and the gate decides there. Each file is read once, packed once, and has a tag, so that a second visit
 costs a 304. The policy lets nothing run or be looked at that is not one of these files, and forbids every way of making HTML from text
 (Content Security Policy level 3; Trusted Types): what requests bring stays text.
 """
@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 TYPES = {
@@ -57,14 +59,20 @@ class File(NamedTuple):
     tag: str
 
 
-@cache
-def files() -> Mapping[str, File]:
-    """All of them by their paths."""
-    from importlib import resources  # it brings zipfile and email, which nobody needs before a browser comes
+FOLDER = Path(__file__).with_name("web")
 
-    folder = resources.files("carrier.admin").joinpath("web")
-    found = {entry.name: _read(entry.name, entry.read_bytes()) for entry in folder.iterdir()}
-    return {"/": found.pop(INDEX), **{f"/web/{name}": file for name, file in found.items()}}
+
+@cache
+def paths() -> Mapping[str, str]:
+    """The paths of all of them, and their names."""
+    return {"/" if name == INDEX else f"/web/{name}": name for name in os.listdir(FOLDER)}
+
+
+@cache
+def file(path: str) -> File:
+    """What is sent for one of `paths`. Each is read when it is asked for: all at once would hold the event loop."""
+    name = paths()[path]
+    return _read(name, (FOLDER / name).read_bytes())
 
 
 def _read(name: str, body: bytes) -> File:
@@ -74,22 +82,22 @@ def _read(name: str, body: bytes) -> File:
 
 def wants(method: str, path: str, headers: Mapping[str, str]) -> bool:
     """Is this call for the page, and none of the API's? headers: names in lower case. A program gets the list of calls."""
-    return method in ("GET", "HEAD") and path in files() and (path != "/" or "text/html" in headers.get("accept", ""))
+    return method in ("GET", "HEAD") and path in paths() and (path != "/" or "text/html" in headers.get("accept", ""))
 
 
 def answer(path: str, headers: Mapping[str, str]) -> tuple[int, dict[str, str], bytes]:
     """Status, fields and content: a file, for a call that `wants` has found to be for one; 304 for who has it (RFC 9110 section 13.1.2)."""
-    file = files()[path]
+    found = file(path)
     packed = _takes_gzip(headers.get("accept-encoding", ""))
-    tag = f'"{file.tag}{"-gzip" if packed else ""}"'
+    tag = f'"{found.tag}{"-gzip" if packed else ""}"'
     fields = {**HEADERS, "etag": tag}
     known = headers.get("if-none-match", "")
     if known.strip() == "*" or tag in (each.strip().removeprefix("W/") for each in known.split(",")):
         return 304, fields, b""
-    fields["content-type"] = file.type
+    fields["content-type"] = found.type
     if packed:
         fields["content-encoding"] = "gzip"
-    return 200, fields, file.packed if packed else file.body
+    return 200, fields, found.packed if packed else found.body
 
 
 def _takes_gzip(accepted: str) -> bool:

@@ -119,6 +119,8 @@ def _talk(connection: object, sock: socket.socket, body: bytes) -> Answer:
         data = sock.recv(65_536)
         if not data:
             raise ValueError("the connection was closed before the answer was whole")
+        if data.startswith(b"HTTP/1") and not status:
+            raise ValueError("no answer of HTTP/2: it speaks HTTP/1")
         for event in connection.receive_data(data):
             if isinstance(event, ResponseReceived | TrailersReceived):
                 pairs = [(str(name), str(value)) for name, value in event.headers or ()]

@@ -57,6 +57,7 @@ class Listener(Protocol):
 
     conf: config.Listener
     name: str
+    protocol: ClassVar[str]
     counter: int
     listed: bool
     track: float

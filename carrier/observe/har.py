@@ -285,7 +285,7 @@ def _of_grpc(pieces: list[Piece]) -> Iterator[tuple[float, bool, int, bytes]]:
 
 def _of_frames(pieces: list[Piece], answer: Any) -> Iterator[tuple[float, bool, int, bytes]]:
     """Messages in the frames of a WebSocket, decompressed where the two ends have agreed to compress (RFC 7692)."""
-    from wsproto.connection import Connection, ConnectionType
+    from wsproto.connection import Connection, ConnectionState, ConnectionType
     from wsproto.events import BytesMessage, CloseConnection, TextMessage
     from wsproto.extensions import PerMessageDeflate
     from wsproto.utilities import ProtocolError
@@ -310,6 +310,8 @@ def _of_frames(pieces: list[Piece], answer: Any) -> Iterator[tuple[float, bool, 
                         yield at, sent, TEXT if text else BINARY, b"".join(parts[sent])
                         parts[sent] = []
                 elif isinstance(event, CloseConnection):
+                    if end.state is ConnectionState.OPEN:  # nobody has said that: wsproto tells so of what is no frame
+                        return
                     yield at, sent, 8, (event.code or 0).to_bytes(2, "big") + (event.reason or "").encode()
         except ProtocolError:  # what was cut, or is no WebSocket's
             return

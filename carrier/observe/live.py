@@ -2,8 +2,9 @@
 
 `Live` reads the ledger, watches refused requests and the process's log. While nobody watches it does nothing but forget: the ring of the
 last events is kept from the first viewer on until `LINGER` seconds after the last one. Viewers of the same filters are one `Group`: what
-is for them is encoded once, `MOST` events in `PERIOD` seconds at most, and what is beyond that, or what a viewer who does not read
-cannot take, is counted as lost and told. No viewer slows the proxy.
+is for them is encoded once, `MOST` events in `PERIOD` seconds at most. For all groups together `MADE` are made, beyond which each group
+still has its `SHARE`: so what watching costs has a bound, and who waits for a rare thing sees it beside those who watch a flood. What is
+beyond that, or what a viewer who does not read cannot take, is counted as lost and told, and not made. No viewer slows the proxy.
 
 An event's id is a number that grows by one; `Last-Event-ID` (or `?since=`) plays what the ring still has of those that came later.
 """
@@ -14,18 +15,28 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import msgspec
+
+from carrier import redact
 from carrier.config.accesslog import Settings
 from carrier.core.reuse import recorded
 from carrier.errors import ConfigError, Problem, did_you_mean, shown
-from carrier.observe.lines import Lines
+from carrier.observe.lines import Lines, first_line
 
 if TYPE_CHECKING:
     from carrier.core.ledger import Refusal
+    from carrier.core.session import Session
 
 PERIOD = 0.1
 MOST = 50
+"""Events that a group is told in a period."""
+FEW = 10
+"""Events of a period that the ring keeps although nobody is told them."""
+MADE, SHARE = 100, 4
+"""Events that are made in a period; of each group's so many first ones do not count."""
 RING = 512 * 1024
 """Bytes of events, and of what their sessions were routed by, that are kept for who comes back, or comes, or asks why."""
 LINGER = 300.0
@@ -33,8 +44,12 @@ LINGER = 300.0
 QUIET = 15.0
 """Seconds after which a viewer hears a comment, so that nothing between us and him gives the connection up."""
 VIEWERS = 64
-OPENED = 1000
-"""Sessions that begin and are told in one look."""
+AT_ONCE = 10
+"""Viewers that are written to in one turn of the event loop."""
+TREE = 1024
+"""Bytes of what a session was routed by, beside its fields."""
+AIMED = 4096
+"""Decisions of which is remembered whom they concern."""
 FILTERS: Mapping[str, str] = {
     "user": "only sessions of this user's bridges",
     "rule": "only sessions that this rule decided",
@@ -45,6 +60,9 @@ FILTERS: Mapping[str, str] = {
     "errors": "true: only what failed, and answers from 500 on",
     "since": "the id of the last event that was seen",
 }
+
+OF_SESSIONS = ("request", "session", "opened", "refused")
+"""Kinds of events that filters of sessions are for."""
 
 
 class Viewer(Protocol):
@@ -75,25 +93,35 @@ class Wanted:
         if problems:
             raise ConfigError(*problems)
         self.key = tuple(sorted((name, value) for name, value in query.items() if name != "since" and value))
-        self.user, self.rule, self.listener = query.get("user"), query.get("rule"), query.get("listener")
-        self.path, self.protocol = query.get("path"), query.get("protocol")
+        self.user, self.rule, self.listener, self.path, self.protocol = (
+            query.get(name) or None for name in ("user", "rule", "listener", "path", "protocol")
+        )
         self.errors = query.get("errors") == "true"
         self.of_requests = any(name != "errors" for name, _ in self.key)
         """It asks for something that only sessions have."""
+        self.asks = self.errors or bool(self.status) or self.path is not None
+        """It asks for more than a rule and its listener say."""
+
+    def concerns(self, listener: str, protocol: str, rule: str, user: str) -> bool:
+        """Is it for the viewer, as far as its rule and its listener say?"""
+        pairs = ((self.listener, listener), (self.protocol, protocol), (self.rule, rule), (self.user, user))
+        return all(want is None or want == has for want, has in pairs)
+
+    def passes(self, status: int, failed: bool, path: str) -> bool:
+        """Is it, as far as the request and its answer say?"""
+        if self.errors and not failed and status < 500:
+            return False
+        if self.status and self.status != (str(status)[:1] if len(self.status) == 1 else str(status)):
+            return False
+        return self.path is None or path.startswith(self.path)
 
     def takes(self, event: Mapping[str, Any]) -> bool:
-        """Is this decoded event for the viewer?"""
-        if event["event"] not in ("request", "session", "opened", "refused"):
+        """Is this event for the viewer?"""
+        if event["event"] not in OF_SESSIONS:
             return not self.of_requests and (not self.errors or event.get("level") != "notice")
-        if self.errors and not (event.get("error") or event.get("reason") or int(event.get("status") or 0) >= 500):
-            return False
-        status = str(event.get("status") or "")
-        if self.status and not (status.startswith(self.status) if len(self.status) == 1 else status == self.status):
-            return False
-        if self.path is not None and not str(event.get("path") or "").startswith(self.path):
-            return False
-        pairs = ((self.user, "user"), (self.rule, "rule"), (self.listener, "listener"), (self.protocol, "protocol"))
-        return all(want is None or event.get(name) == want for want, name in pairs)
+        said = (str(event.get(name) or "") for name in ("listener", "protocol", "rule", "user"))
+        failed = bool(event.get("error") or event.get("reason"))
+        return self.concerns(*said) and self.passes(int(event.get("status") or 0), failed, str(event.get("path") or ""))
 
 
 class Group:
@@ -108,6 +136,29 @@ class Group:
         self.frame: list[bytes] = []
 
 
+class Kept(NamedTuple):
+    """An event of the ring: as it was sent; what its session was routed by, if it is of one, without its request's head, where that is kept
+    beside it: few are asked for, and a tree of a browser's fields costs as much as all the rest; bytes of all that."""
+
+    number: int
+    frame: bytes
+    metadata: dict[str, Any] | None
+    head: Any
+    size: int
+
+    @property
+    def event(self) -> dict[str, Any]:
+        found: dict[str, Any] = msgspec.json.decode(self.frame[self.frame.index(b"data: ") + 6 : -2])
+        return found
+
+    @property
+    def tree(self) -> dict[str, Any] | None:
+        """All that its session was routed by."""
+        if self.head is None or self.metadata is None:
+            return self.metadata
+        return {**self.metadata, "HTTP": {**self.head.metadata(), **self.metadata["HTTP"]}}
+
+
 class Live:
     """See the module. listeners: gives those that run, by name; users: rule -> the user whose bridge it is."""
 
@@ -119,18 +170,25 @@ class Live:
         self.lines = Lines(Settings("", headers=("user-agent",), fields=("trace", "upstream", "first_byte")), users)
         self.users = users
         self.groups: dict[tuple[Any, ...], Group] = {}
-        self.ring: deque[tuple[int, dict[str, Any], bytes]] = deque()
+        self.keep = Group(Wanted({}))
+        """What the ring keeps, whoever watches."""
+        self.aimed: dict[tuple[Any, Any], list[Group]] = {}
+        """Listener and decision -> those whom its sessions concern; forgotten when something changes."""
+        self.shut: dict[tuple[Any, Any], int] = {}
+        """Of these nobody takes any more in this period, whatever they are: how many have ended since."""
+        self.due: deque[tuple[Group, Viewer, bytes, int]] = deque()
+        """What is to be written to whom, and how many events it is."""
+        self.left = MADE
+        self.ring: deque[Kept] = deque()
         self.size = 0
-        self.seen: dict[int, tuple[dict[str, Any], int]] = {}
-        """Event of the ring -> the metadata that its session was routed by, for who asks why, and its bytes."""
         self.number = 0
         self.told = self.lost = 0
         """Events that were told to a group, and those that were not because there were too many, ever."""
         self.timer: asyncio.TimerHandle | None = None
         self.gone = 0.0
         self.quiet = loop.time()
-        self.known: dict[str, int] = {}
-        """Listener -> number of the last session that was told as opened."""
+        self.known: dict[str, tuple[int, int]] = {}
+        """Listener -> number of its next session, at the look before the last one and at the last one."""
 
     @property
     def viewers(self) -> int:
@@ -142,14 +200,16 @@ class Live:
         """Begin to tell; what came after the event `last` first. Raises ConfigError; Error("overload") is the caller's to raise."""
         wanted = Wanted(query)
         since = last or query.get("since", "")
+        if not self.groups:
+            self.known = {name: (listener.counter, listener.counter) for name, listener in self.listeners().items()}
         if self.timer is None:
-            self.known = {name: listener.counter for name, listener in self.listeners().items()}
             self._next()
         group = self.groups.setdefault(wanted.key, Group(wanted))
-        missed = (
-            [frame for number, event, frame in self.ring if number > int(since or 0) and wanted.takes(event)] if since.isdecimal() else []
-        )
-        viewer.write(b": carrier events\nretry: 2000\n\n" + b"".join(missed))
+        self._aim_anew()
+        missed = [kept for kept in self.ring if kept.number > int(since)] if since.isdecimal() else []
+        if wanted.key:
+            missed = [kept for kept in missed if wanted.takes(kept.event)]
+        viewer.write(b": carrier events\nretry: 2000\n\n" + b"".join(kept.frame for kept in missed))
         group.viewers[viewer] = 0
 
     def leave(self, viewer: Viewer) -> None:
@@ -157,6 +217,7 @@ class Live:
         for key, group in list(self.groups.items()):
             if group.viewers.pop(viewer, None) is not None and not group.viewers:
                 del self.groups[key]
+                self._aim_anew()
         if not self.groups:
             self.gone = self.loop.time()
 
@@ -168,93 +229,118 @@ class Live:
             return
         if self.lines.is_off():
             self.lines.forget()
-        room = MOST * (1 + len(self.groups))
-        if len(ended) > room:  # more than anybody will be told: they are counted, not made
-            self._lose(len(ended) - room, ended[room:])
-            ended = ended[:room]
-        for line, entry in zip(self.lines.json(ended).splitlines(), ended, strict=False):
-            event = json.loads(line)
-            if self._tell({"event": "request" if event.get("method") else "session", **event}):
-                self._remember(entry)
+        shut = self.shut
+        for entry in ended:
+            if entry.__class__ is not tuple:
+                if takers := self._takers(entry, entry.listener, entry.decision):
+                    kind = b"session" if entry.request is None else b"request"
+                    self._add(kind, self._line(kind, entry), takers, entry.listener.metadata(entry))
+            elif (key := (entry[0], entry[5])) in shut:
+                shut[key] += 1
+            elif takers := self._takers(entry, *key):
+                session = recorded(entry)
+                head, session.request = session.request, None
+                self._add(b"request", self._line(b"request", entry), takers, key[0].metadata(session), head)
+
+    def _line(self, kind: bytes, entry: Any) -> bytes:
+        """An event of a session that has ended."""
+        return b'{"event":"%b",%b' % (kind, self.lines.json((entry,))[1:-1])
 
     def refused(self, refusal: Refusal) -> None:
         """A watcher of refused requests."""
-        if self.timer is not None:
-            self._tell({"event": "refused", **json.loads(self.lines.refusal(refusal))})
+        if self.timer is None:
+            return
+        listener = refusal.listener
+        groups = [group for group in self._all() if group.wanted.concerns(listener.name, listener.protocol, "", "")]
+        method, target, _ = first_line(refusal.begun)
+        if takers := self._choose(groups, lambda: (refusal.status, True, _path(target) if method else "")):
+            self._add(b"refused", b'{"event":"refused",' + self.lines.refusal(refusal)[1:-1], takers)
 
     def logged(self, level: str, event: str, values: Mapping[str, object]) -> None:
         """A line of the process's log: endpoints, bridges, changes, trouble."""
-        if self.timer is not None:
-            said = {
-                name: value if isinstance(value, bool | int | float) else str(value) for name, value in values.items() if value is not None
-            }
-            self._tell(
-                {"event": _kind(event), "level": level, "what": event, **{k: v for k, v in said.items() if k not in ("event", "level")}}
-            )
+        if self.timer is None:
+            return
+        self._aim_anew()  # it may be a change
+        said = {
+            name: value if isinstance(value, bool | int | float) else str(value)
+            for name, value in values.items()
+            if value is not None and name not in ("event", "level")
+        }
+        kind = _kind(event)
+        told: dict[str, object] = {"event": kind, "level": level, "what": event, **said}
+        if takers := self._choose([group for group in self._all() if group.wanted.takes(told)]):
+            self._add(kind.encode(), json.dumps(told, ensure_ascii=False).encode("utf-8", "replace"), takers)
 
-    def _lose(self, count: int, ended: Sequence[Any]) -> None:
-        self.lost += count
-        for group in self.groups.values():
-            if not group.wanted.key:
+    def _all(self) -> tuple[Group, ...]:
+        return (self.keep, *self.groups.values())
+
+    def _takers(self, entry: Any, listener: Any, decision: Any) -> list[Group]:
+        """To whom a session is to be told. Each that ends while somebody watches pays for this; an event costs much more."""
+        if decision is None:  # it ended before it was routed
+            return []
+        key = listener, decision
+        groups = self.aimed.get(key)
+        if groups is None:
+            if len(self.aimed) >= AIMED:
+                self._aim_anew()
+            user = self.users(decision.rule)
+            groups = [group for group in self._all() if group.wanted.concerns(listener.name, listener.protocol, decision.rule, user)]
+            self.aimed[key] = groups
+        takers = self._choose(groups, partial(_said, entry))
+        if not takers and not any(group.wanted.asks for group in groups):
+            self.shut[key] = 0
+        return takers
+
+    def _aim_anew(self) -> None:
+        """Somebody has come or gone, or something has changed."""
+        self._reopen()
+        self.aimed.clear()
+
+    def _reopen(self) -> None:
+        """Count what was not looked at."""
+        for key, count in self.shut.items():
+            for group in self.aimed[key]:
                 group.lost += count
+        self.shut.clear()
+
+    def _choose(self, groups: Sequence[Group], of: Callable[[], tuple[int, bool, str]] | None = None) -> list[Group]:
+        """Those who have room for an event; the others lose it. of: what `Wanted.passes` asks, where it is to be asked."""
+        said = None
+        takers = []
+        for group in groups:
+            if of is not None and group.wanted.asks:
+                said = said or of()
+                if not group.wanted.passes(*said):
+                    continue
+            if group.left and (self.left or group.left > MOST - SHARE):
+                takers.append(group)
             else:
-                group.lost += sum(self._may_want(group.wanted, entry) for entry in ended)
+                group.lost += 1
+        return takers
 
-    def _may_want(self, wanted: Wanted, entry: Any) -> bool:
-        """The filters that cost nothing to ask, of a session that is only counted."""
-        decision = entry[5] if entry.__class__ is tuple else entry.decision
-        listener = entry[0] if entry.__class__ is tuple else entry.listener
-        rule = decision.rule if decision is not None else ""
-        if wanted.errors and entry.__class__ is tuple and entry[7].status < 500:
-            return False
-        return (
-            wanted.rule in (None, rule)
-            and wanted.listener in (None, listener.name)
-            and wanted.protocol in (None, listener.protocol)
-            and (wanted.user is None or self.users(rule) == wanted.user)
-        )
-
-    def _remember(self, entry: Any) -> None:
-        """Keep what the session of the last event was routed by, as long as the ring has it."""
-        session = recorded(entry) if entry.__class__ is tuple else entry
-        metadata = session.listener.metadata(session)
-        fields = metadata.get("HTTP", {}).get("headers", {})
-        weight = len(self.ring[-1][2]) + sum(map(len, fields)) + sum(map(len, fields.values())) if self.ring else 0
-        self.seen[self.number] = metadata, weight
-        self.size += weight
-        self._forget()
-
-    def _forget(self) -> None:
-        """Let go of the oldest, until the ring is as large as it may be."""
+    def _add(self, kind: bytes, data: bytes, takers: Sequence[Group], metadata: dict[str, Any] | None = None, head: Any = None) -> None:
+        """An event for the ring, and for those who watch."""
+        self.number += 1
+        frame = b"id: %d\nevent: %b\ndata: %b\n\n" % (self.number, kind, data)
+        size = len(frame)
+        if metadata is not None:
+            size += TREE + (2 * len(head.text) if head is not None else _weight(metadata))
+        self.ring.append(Kept(self.number, frame, metadata, head, size))
+        self.size += size
         while self.size > RING:
-            number, _, frame = self.ring.popleft()
-            self.size -= len(frame) + self.seen.pop(number, ({}, 0))[1]
+            self.size -= self.ring.popleft().size
+        self.left = max(0, self.left - 1)
+        for group in takers:
+            group.left -= 1
+            if group is not self.keep:
+                group.frame.append(frame)
+                self.told += 1
 
     def find(self, number: int) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """An event that was told to somebody, and what its session was routed by; None: it is not kept."""
-        kept = self.seen.get(number)
-        event = next((event for known, event, _ in reversed(self.ring) if known == number), None)
-        return (event, kept[0]) if event is not None and kept is not None else None
-
-    def _tell(self, event: dict[str, Any]) -> bool:
-        """Tell those who want it; was it told to anybody?"""
-        self.number += 1
-        told = False
-        frame = b"id: %d\nevent: %b\ndata: %b\n\n" % (self.number, event["event"].encode(), json.dumps(event, ensure_ascii=False).encode())
-        self.ring.append((self.number, event, frame))
-        self.size += len(frame)
-        self._forget()
-        for group in self.groups.values():
-            if group.wanted.takes(event):
-                if group.left:
-                    group.left -= 1
-                    self.told += 1
-                    told = True
-                    group.frame.append(frame)
-                else:
-                    group.lost += 1
-                    self.lost += 1
-        return told
+        """An event of a session, and what that was routed by; None: it is not kept."""
+        kept = next((kept for kept in reversed(self.ring) if kept.number == number), None)
+        tree = kept.tree if kept is not None else None
+        return (kept.event, tree) if kept is not None and tree is not None else None
 
     # ------------------------------------------------------------------ ten times a second, while there are viewers
 
@@ -267,58 +353,73 @@ class Live:
             if now - self.gone > LINGER:
                 self.timer = None
                 self.ring.clear()
-                self.seen.clear()
+                self._aim_anew()
                 self.size = 0
                 return
-            self._next()
-            return
-        self._opened()
+        else:
+            self._opened()
         quiet = now - self.quiet >= QUIET
         if quiet:
             self.quiet = now
-        for group in list(self.groups.values()):
-            self._send(group, quiet)
+        self._reopen()
+        for group in self.groups.values():
+            self._frame(group, quiet)
+        self.keep.left = MOST if () in self.groups else FEW
+        self.left = MADE
+        self._send()
         self._next()
 
-    def _send(self, group: Group, quiet: bool) -> None:
+    def _frame(self, group: Group, quiet: bool) -> None:
         """One frame for all viewers of a group."""
         frame, count = b"".join(group.frame), len(group.frame)
         lost, group.lost, group.left = group.lost, 0, MOST
+        self.lost += lost
         group.frame = []
         if quiet and not frame:
             frame = b":\n\n"
-        for viewer, missed in list(group.viewers.items()):
-            told = lost + missed
-            data = frame + (b'event: lost\ndata: {"event": "lost", "events": %d}\n\n' % told if told else b"")
-            if data and not viewer.write(data):
-                group.viewers[viewer] = told + count
-                self.lost += count
-            elif told:
+        usual = _with_lost(frame, lost)
+        for viewer, missed in group.viewers.items():
+            group.viewers[viewer] = told = lost + missed
+            if data := _with_lost(frame, told) if missed else usual:
+                self.due.append((group, viewer, data, count))
+
+    def _send(self) -> None:
+        """Write what is due, to some viewers in each turn: each takes as much of it as a request."""
+        for _ in range(min(AT_ONCE, len(self.due))):
+            group, viewer, data, count = self.due.popleft()
+            if viewer not in group.viewers:
+                continue
+            if viewer.write(data):
                 group.viewers[viewer] = 0
+            else:
+                group.viewers[viewer] += count
+                self.lost += count
+        if self.due:
+            self.loop.call_soon(self._send)
 
     def _opened(self) -> None:
-        """Sessions that have begun since the last look and are still there: connections, streams, long requests."""
+        """Sessions that had begun by the last look and are still there: connections, streams, long requests. Short ones are told at their
+        end alone."""
         for name, listener in self.listeners().items():
-            before, now = self.known.get(name, 0), listener.counter
-            self.known[name] = now
-            if now == before:
-                continue
-            fresh = [session for session in listener.live if session.number >= before][:OPENED]
-            for session in fresh:
-                if session.decision is not None:
-                    http = session.metadata.get("HTTP") or {}
-                    self._tell(
-                        {
-                            "event": "opened",
-                            "session": session.name,
-                            **{name: http[name] for name in ("version", "stream") if name in http},
-                            "listener": name,
-                            "protocol": listener.protocol,
-                            "rule": session.decision.rule,
-                            "user": self.users(session.decision.rule) or None,
-                            "cluster": session.cluster.name if session.cluster is not None else None,
-                        }
-                    )
+            told, begun = self.known.get(name, (0, 0))
+            self.known[name] = begun, listener.counter
+            for session in [session for session in listener.live if told <= session.number < begun] if told < begun else ():
+                if takers := self._takers(session, listener, session.decision):
+                    self._add(b"opened", json.dumps(self._of_open(session)).encode(), takers)
+
+    def _of_open(self, session: Session) -> dict[str, Any]:
+        name, metadata = session.described()
+        http = metadata.get("HTTP") or {}
+        return {
+            "event": "opened",
+            "session": name,
+            **{name: http[name] for name in ("version", "stream") if name in http},
+            "listener": session.listener.name,
+            "protocol": session.listener.protocol,
+            "rule": session.decision.rule,
+            "user": self.users(session.decision.rule) or None,
+            "cluster": session.cluster.name if session.cluster is not None else None,
+        }
 
     def close(self) -> None:
         """The process ends."""
@@ -326,6 +427,30 @@ class Live:
             self.timer.cancel()
             self.timer = None
         self.groups.clear()
+        self.due.clear()
+
+
+def _said(entry: Any) -> tuple[int, bool, str]:
+    """Status, whether it failed, and the path, of a session that has ended."""
+    if entry.__class__ is tuple:
+        request, answer, error = entry[4], entry[7], None
+    else:
+        request, answer, error = entry.request, entry.answer, entry.error
+    return answer.status if answer is not None else 0, error is not None, _path(request.target) if request is not None else ""
+
+
+def _path(target: bytes) -> str:
+    """As an event tells it."""
+    return redact.visible(redact.target(target).decode("latin-1"))
+
+
+def _weight(metadata: Mapping[str, Any]) -> int:
+    fields = metadata.get("HTTP", {}).get("headers", {})
+    return sum(map(len, fields)) + sum(map(len, fields.values()))
+
+
+def _with_lost(frame: bytes, lost: int) -> bytes:
+    return frame + b'event: lost\ndata: {"event": "lost", "events": %d}\n\n' % lost if lost else frame
 
 
 def _kind(event: str) -> str:

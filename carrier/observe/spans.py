@@ -1,7 +1,8 @@
 """Spans of requests that are traced, for an OTLP collector: one of each request, and one of each of its attempts.
 
 `Spans` reads the ledger. What a span says is copied when the request has ended; everything else is done in a thread that is there only
-while something is sent: OpenTelemetry's own exporter is loaded there, writes protobuf and speaks HTTP. Nobody waits for it. What finds no
+while something is sent: OpenTelemetry's own exporter writes protobuf there and speaks HTTP. Nobody waits for it. It is loaded before the
+first listener opens, or, where traces are asked for later, in that thread (see `load`). What finds no
 room (`admin.traces.queue`) is dropped, what the collector does not take in time has failed; both are counted, and said in the log.
 
 Attributes have the names of OpenTelemetry's semantic conventions (HTTP, RPC), and `carrier.*` what only we know.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -139,7 +141,7 @@ class Spans:
         """Send what waits, a batch at a time."""
         try:
             if self.exporter is None:
-                self._open()
+                self.load()
             while self.waiting and not self.closed:
                 batch = [self.waiting.popleft() for _ in range(min(BATCH, len(self.waiting)))]
                 self._export_one(batch)
@@ -166,8 +168,17 @@ class Spans:
                 self.failed += len(batch)
                 self.trouble = self.trouble or "the collector did not take them"
 
+    def load(self) -> None:
+        """Load the exporter, which costs a second of processor time and 12 MiB: at the start, or in the thread. There the event loop, which
+        waits for each of its turns until the thread lets go, is to wait a tenth of the usual time."""
+        patience = sys.getswitchinterval()
+        sys.setswitchinterval(patience / 10)
+        try:
+            self._open()
+        finally:
+            sys.setswitchinterval(patience)
+
     def _open(self) -> None:
-        """Load the exporter, which costs a second of processor time and 12 MiB."""
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
         heard = logging.getLogger(LOGGER)

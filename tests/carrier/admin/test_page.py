@@ -36,8 +36,8 @@ def test_nothing_but_the_files_is_served(path):
 
 
 def test_every_file_has_its_type_and_the_fields_that_lock_it_up():
-    for path, file in page.files().items():
-        answer = got(path)
+    for path in page.paths():
+        answer, file = got(path), page.file(path)
         assert answer.status == 200 and answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["content-type"] == file.type == page.TYPES["html" if path == "/" else path.rpartition(".")[2]]
         assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
@@ -55,16 +55,16 @@ def test_who_has_a_file_is_told_so_and_not_sent_it_again():
 
 
 def test_the_first_view_is_small():
-    assert sum(len(file.packed) for file in page.files().values()) < 150_000
+    assert sum(len(page.file(path).packed) for path in page.paths()) < 150_000
 
 
 def test_the_page_names_all_of_its_files_and_only_beside_itself():
     """So it works below any path, and all modules are asked for at once."""
-    index = page.files()["/"].body.decode()
+    index = page.file("/").body.decode()
     named = re.findall(r'(?:href|src)="([^"#]+)"', index)
-    assert sorted(named) == sorted(path[1:] for path in page.files() if path != "/")
-    for name, file in page.files().items():
-        text = file.body.decode()
+    assert sorted(named) == sorted(path[1:] for path in page.paths() if path != "/")
+    for name in page.paths():
+        text = page.file(name).body.decode()
         assert not re.search(r"\b(?:innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval)\b\s*[=(]", text), name
         assert text.count("\n") < 500, name
         if name.endswith(".js"):
@@ -78,7 +78,7 @@ def test_the_files_are_part_of_the_package():
 
     said = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     assert "web/*" in said["carrier.admin"]
-    assert len(list(resources.files("carrier.admin").joinpath("web").iterdir())) == len(page.files())
+    assert len(list(resources.files("carrier.admin").joinpath("web").iterdir())) == len(page.paths())
 
 
 # -- the gate

@@ -14,12 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from carrier.cli.replay import _Place, differences
-from carrier.cli.resend import Answer, Endpoint
+from carrier.cli.resend import Answer
 from tests.e2e.test_grpc import grpc_server
-from tests.h2peer import Server2, echo
 
 SHOP = {"items": [{"id": 1, "price": 3}, {"id": 2, "price": 5}], "at": "now"}
 
@@ -77,12 +74,6 @@ def test_content_that_was_not_kept_is_not_compared_and_of_what_was_cut_the_begin
     assert found(before, Answer(200, [], b"other")) == []
     cut = entry(200, "hel") | {"_carrier": {"truncated": True}}
     assert found(cut, Answer(200, [], b"hello")) == [] and len(found(cut, Answer(200, [], b"halo"))) == 1
-
-
-@pytest.mark.parametrize("to", ["ftp://a", "http://", "http://a?b", "a:port"])
-def test_where_to_is_checked(to: str) -> None:
-    with pytest.raises(ValueError):
-        Endpoint(to)
 
 
 @contextlib.contextmanager
@@ -156,12 +147,6 @@ def test_who_does_not_answer_differs_and_what_is_no_archive_is_said(tmp_path: Pa
     assert code == 2 and "no HTTP archive" in err
     code, _, err = replay(tmp_path, [], "--to", "ftp://a")
     assert code == 2 and "--to takes" in err
-
-
-async def test_http_2_is_spoken_by_option() -> None:
-    async with Server2(echo) as server:
-        answer = await asyncio.to_thread(Endpoint(f"127.0.0.1:{server.port}").ask, "POST", "/", "a", [("x-a", "b")], b"x" * 100_000, "2")
-    assert answer.status == 200 and answer.body.endswith(b"x" * 100)
 
 
 async def test_a_call_of_grpc_is_made_again_with_its_messages_and_its_status_compared(tmp_path: Path) -> None:

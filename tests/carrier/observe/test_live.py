@@ -182,7 +182,7 @@ async def test_the_ring_is_bounded_in_bytes(told: Live) -> None:
     told.join(Reader(), {})
     for number in range(3000):
         told.logged("notice", "change", {"text": "x" * 500, "revision": number})
-    assert told.size <= live.RING and sum(len(frame) for _, _, frame in told.ring) == told.size
+    assert told.size <= live.RING and sum(len(kept.frame) for kept in told.ring) == told.size
 
 
 async def test_some_time_after_the_last_viewer_nothing_is_kept(told: Live, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,14 +222,120 @@ async def test_what_is_kept_has_its_bounds_in_bytes(proxy: Proxy, told: Live, mo
         await get(proxy, f"/{number}")
     await wait_until(lambda: len(reader.events()) == 12, "for the events")
     assert told.find(1) is None and told.find(12) is not None
-    assert 0 < told.size <= 4000 and {number for number, _, _ in told.ring} == set(told.seen)
-    weights = sum(len(frame) for _, _, frame in told.ring) + sum(weight for _, weight in told.seen.values())
-    assert told.size == weights
+    assert 0 < told.size <= 4000 and told.size == sum(kept.size for kept in told.ring)
+    assert all(kept.size > len(kept.frame) for kept in told.ring), "what a session was routed by has weight, too"
 
 
-async def test_what_nobody_is_told_is_not_kept(proxy: Proxy, told: Live) -> None:
-    reader = Reader()
+async def test_of_what_nobody_is_told_the_ring_keeps_a_few_with_their_reasons(
+    proxy: Proxy, told: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "PERIOD", 60)
+    reader, later = Reader(), Reader()
     told.join(reader, {"path": "/other"})
-    await get(proxy, "/mine")
+    ended = [await ended_at(proxy, "/mine") for _ in range(live.FEW + 5)]
+    told.ring.clear()
+    told._beat()
+    told.read(ended)
+    assert len(told.ring) == live.FEW and told.find(told.number) is not None
+    told.join(later, {"path": "/mine"}, "0")
+    assert len(later.events()) == live.FEW and reader.events() == []
+
+
+async def ended_at(proxy: Proxy, target: str) -> Any:
+    """What a reader of the ledger gets of a request."""
+    found: list[Any] = []
+    reader = found.extend
+    proxy.env.read(reader)
+    await get(proxy, target)
+    await wait_until(lambda: found, "for its end")
+    assert proxy.env.ledger is not None
+    proxy.env.ledger.readers.remove(reader)
+    return found[0]
+
+
+async def flood(proxy: Proxy, told: Live, number: int, target: str = "/a") -> None:
+    """So many requests end at once."""
+    assert proxy.env.ledger is not None
+    entry = await ended_at(proxy, target)
+    told.left, told.keep.left = live.MADE, live.FEW
+    for group in told.groups.values():
+        group.left, group.lost, group.frame = live.MOST, 0, []
+    told.read([entry] * number)
+
+
+async def test_a_flood_is_counted_and_not_made(proxy: Proxy, told: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "PERIOD", 60)  # one period for all of it
+    everything, mine = Reader(), Reader()
+    told.join(everything, {})
+    told.join(mine, {"path": "/a", "status": "2xx"})
+    before = told.number
+    await flood(proxy, told, 1000)
+    assert live.MOST <= told.number - before <= live.MOST + 1
+    told._beat()
+    for reader in (everything, mine):
+        lost = [event["events"] for event in reader.events() if event["event"] == "lost"]
+        assert len(reader.events()) - len(lost) >= live.MOST and sum(lost) >= 1000 - live.MOST
+
+
+async def test_what_is_made_for_all_groups_has_a_bound_and_each_has_its_share(
+    proxy: Proxy, told: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "PERIOD", 60)
+    floods = [Reader() for _ in range(20)]
+    for number, reader in enumerate(floods):
+        told.join(reader, {"path": "/" + "a" * number})
+    rare = Reader()
+    told.join(rare, {"path": "/aaa-rare"})
+    one = await ended_at(proxy, "/aaa-rare")
+    many = [await ended_at(proxy, "/" + "a" * number) for number in range(20)]
+    told.left, told.number = live.MADE, 0
+    for group in told._all():
+        group.left, group.lost, group.frame = live.MOST, 0, []
+    told.read(many * 40)
+    assert told.left == 0 and told.number <= live.MADE + live.SHARE * 22
+    told.read([one])
+    told._beat()
+    await wait_until(lambda: not told.due, "for all of them")
+    assert [event["path"] for event in rare.events() if event["event"] == "request"] == ["/aaa-rare"]
+
+
+async def test_many_viewers_are_written_to_in_several_turns(told: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "PERIOD", 60)
+    readers = [Reader() for _ in range(3 * live.AT_ONCE)]
+    for reader in readers:
+        told.join(reader, {})
+    told.logged("notice", "change", {"revision": 2})
+    told._beat()
+    assert sum(bool(reader.events()) for reader in readers) == live.AT_ONCE
+    told.leave(readers[-1])
+    await wait_until(lambda: not told.due, "for the others")
+    assert [len(reader.events()) for reader in readers] == [1] * (len(readers) - 1) + [0]
+
+
+async def test_a_filter_that_is_empty_is_none(told: Live) -> None:
+    assert Wanted({"user": ""}).takes({"event": "request", "user": "john"}) and Wanted({"user": ""}).key == ()
+
+
+async def test_a_refused_request_is_for_those_whose_filters_it_passes(proxy: Proxy, told: Live) -> None:
+    readers = {
+        query: Reader()
+        for query in (("path", "/no"), ("path", "/yes"), ("status", "400"), ("status", "5xx"), ("user", "john"), ("errors", "true"))
+    }
+    for (name, value), reader in readers.items():
+        told.join(reader, {name: value})
+    await get(proxy, line="GET /yes b HTTP/1.1")
     await wait_until(lambda: told.number, "for the event")
-    assert told.find(1) is None and not told.seen
+    await asyncio.sleep(0.05)
+    assert {query[1] for query, reader in readers.items() if reader.events()} == {"/yes", "400", "true"}
+
+
+async def test_short_requests_are_told_at_their_end_alone_and_long_ones_when_they_have_lasted(proxy: Proxy, told: Live) -> None:
+    reader = Reader()
+    told.join(reader, {})
+    for _ in range(5):
+        await get(proxy)
+    async with tcp(port_of(proxy, "web")) as client:
+        client.send(b"POST /long HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhe")
+        await wait_until(lambda: any(event["event"] == "opened" for event in reader.events()), "for it to be told")
+    assert [event["event"] for event in reader.events()].count("opened") == 1
+    assert not any(session._metadata for session in proxy.listeners["web"].live)
