@@ -1,7 +1,7 @@
 """What it costs to see: `python -m benchmarks.live [--rounds N] [--seconds S] [VARIANT ...]`.
 
 The same carrier many times in front of one backend: with nothing on, with each way to see what happens, with all of them, and with fifty
-viewers of its events. Requests have a browser's fields and a trace id that never repeats, or (`--repeating`) heads that do. Rounds go A B C
+viewers of its events. Requests have a browser's fields and one that never repeats, or (`--repeating`) heads that do. Rounds go A B C
 A B C; a difference is taken within a round, against the variant that it is compared with, and the median of the rounds is shown. Then each
 runs once more and tells the longest turn of its event loop (benchmarks/turns.py).
 """
@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import wrk
-from benchmarks.http import REPEATING, UNIQUE
+from benchmarks.http import UNIQUE
+from benchmarks.load.http import TRACE
 from benchmarks.measure import LOAD_CORE, PROXY_CORE, core_busy, median, tree_cpu
 from benchmarks.peers import usual_job
 from benchmarks.peers.carrier import START, config
@@ -30,6 +31,11 @@ from benchmarks.processes import Child, Children, free_ports, start_backend, wai
 from benchmarks.scenario import Load, Target
 
 CONNECTIONS = 64
+TRACED = b"traceparent: 00-4bf92f3577b34da6" + TRACE + b"-00f067aa0ba902b7-01"
+UNKNOWN = [request.replace(TRACED, b"x-unique: " + TRACE) for request in UNIQUE]
+"""Of these the ratio decides which are traced, nobody before us has; and we make their ids."""
+KNOWN = [request.replace(TRACED, b"x-request-id: " + TRACE) for request in UNIQUE]
+"""These have an id."""
 VIEWERS = 50
 OFF, USUAL = "off", "usual"
 LOG = {"path": "DIR/access.log", "fields": ["trace", "upstream", "first_byte", "retries", "agent"]}
@@ -49,24 +55,27 @@ FILTERS = (*ALL, *(f"user=u{number}" for number in range(VIEWERS - len(ALL))))
 @dataclass(frozen=True)
 class Variant:
     """admin, front: what the configuration says beyond the job, of the process and as options of the listener. options: of the command.
-    kept: somebody has watched, so that the ring is kept. viewers: queries of those who watch. beside: what it is compared with."""
+    ids: requests come without one, and get it. kept: somebody has watched, so that the ring is kept. viewers: queries of those who watch.
+    beside: what it is compared with."""
 
     beside: str = OFF
     admin: dict[str, Any] = field(default_factory=dict)
     front: dict[str, Any] = field(default_factory=dict)
     options: Sequence[str] = BARE
     kept: bool = False
+    ids: bool = True
     viewers: Sequence[str] = ()
 
 
 VARIANTS: dict[str, Variant] = {
-    OFF: Variant(),
-    "metrics": Variant(options=()),
-    "log": Variant(admin={"access_log": LOG}),
-    "ids": Variant(front={"answer_id": True}),
-    "ring": Variant(kept=True),
-    "traces 1 %": Variant(admin={"traces": TRACES}),
-    "everything": Variant(admin={"access_log": LOG, "traces": TRACES}, front={"answer_id": True}, options=(), kept=True),
+    OFF: Variant(ids=False),
+    "metrics": Variant(options=(), ids=False),
+    "log": Variant(admin={"access_log": LOG}, ids=False),
+    "ids": Variant(),
+    "ring": Variant(kept=True, ids=False),
+    "traces 1 %": Variant(admin={"traces": TRACES}, ids=False),
+    "everything": Variant(admin={"access_log": LOG, "traces": TRACES}, options=(), kept=True),
+    "answer ids": Variant(front={"answer_id": True}),
     USUAL: Variant(options=()),
     "50 viewers": Variant(USUAL, options=(), viewers=("",) * VIEWERS),
     "50 filters": Variant(USUAL, options=(), viewers=FILTERS),
@@ -129,8 +138,11 @@ def seen(children: Children, watching: Child) -> dict[str, int]:
     return found
 
 
-def drive(one: Standing, seconds: float, requests: Sequence[bytes]) -> Load:
+def drive(one: Standing, seconds: float, repeating: bool) -> Load:
     """One round of load. Raises RuntimeError when a request has failed."""
+    requests = UNKNOWN if VARIANTS[one.name].ids else KNOWN
+    if repeating:
+        requests = [request.replace(TRACE, b"0" * 16) for request in requests]
     load = wrk.drive(Target(one.port), seconds, requests, CONNECTIONS)
     if load.errors or not load.operations:
         raise RuntimeError(f"{one.name}: {load.errors} errors of {load.operations} requests")
@@ -147,7 +159,7 @@ class Row:
     turn: float = 0.0
 
 
-def compare(names: Sequence[str], rounds: int, seconds: float, requests: Sequence[bytes]) -> tuple[dict[str, Row], float]:
+def compare(names: Sequence[str], rounds: int, seconds: float, repeating: bool) -> tuple[dict[str, Row], float]:
     """Rows by name; and the largest share of the proxies' core that others had in a round."""
     rows = {name: Row() for name in names}
     worst = 0.0
@@ -157,7 +169,7 @@ def compare(names: Sequence[str], rounds: int, seconds: float, requests: Sequenc
         for turn in range(rounds + 1):  # the first warms up
             for one in standing:
                 before, busy = tree_cpu(one.child.pid), core_busy(PROXY_CORE)
-                load = drive(one, seconds, requests)
+                load = drive(one, seconds, repeating)
                 used = tree_cpu(one.child.pid) - before
                 if turn:
                     rows[one.name].costs.append(used / load.operations * 1e6)
@@ -168,11 +180,11 @@ def compare(names: Sequence[str], rounds: int, seconds: float, requests: Sequenc
                 rows[one.name].seen = seen(children, one.watching)
     for name in names:  # each alone: it never rests
         with Children() as children:
-            rows[name].turn = longest(children, start(children, name, start_backend(children, ("A", "B", "D")), True), seconds, requests)
+            rows[name].turn = longest(start(children, name, start_backend(children, ("A", "B", "D")), True), seconds, repeating)
     return rows, worst
 
 
-def longest(children: Children, one: Standing, seconds: float, requests: Sequence[bytes]) -> float:
+def longest(one: Standing, seconds: float, repeating: bool) -> float:
     """The longest turn of a variant under load, in seconds."""
 
     def told() -> float:
@@ -182,10 +194,10 @@ def longest(children: Children, one: Standing, seconds: float, requests: Sequenc
         wait_until(one.longest.exists, one.child)
         return float(one.longest.read_text())
 
-    drive(one, seconds, requests)
+    drive(one, seconds, repeating)
     time.sleep(1)
     told()
-    drive(one, seconds, requests)
+    drive(one, seconds, repeating)
     return told()
 
 
@@ -224,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     os.sched_setaffinity(0, {LOAD_CORE})
     names = [name for name in VARIANTS if not options.variants or name in options.variants]
-    rows, worst = compare(names, options.rounds, options.seconds, REPEATING if options.repeating else UNIQUE)
+    rows, worst = compare(names, options.rounds, options.seconds, options.repeating)
     print(table(rows))
     print(f"others had {worst:.0%} of the proxies' core in the worst round")
     return 0
