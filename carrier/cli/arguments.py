@@ -65,10 +65,12 @@ seconds = between(0.001, 1e9)
 
 def size(text: str) -> int:
     """A number of bytes, or one such as 64Ki. Raises ArgumentTypeError."""
-    found = re.fullmatch(r"(\d{1,15})([KMG]i)?", text)
+    from carrier import options
+
+    found = options.size(text) if len(text) < 16 else None
     if found is None:
         raise argparse.ArgumentTypeError(f"expected bytes such as 4096, 64Ki or 1Mi, got {text!r}")
-    return int(found[1]) << {"Ki": 10, "Mi": 20, "Gi": 30}.get(found[2] or "", 0)
+    return found
 
 
 def count(text: str) -> int:

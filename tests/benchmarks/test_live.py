@@ -25,7 +25,7 @@ def test_everything_is_all_that_the_others_are(tmp_path: Path) -> None:
     conf = loads(written(VARIANTS["everything"], tmp_path, 8000, 1234, PORTS).read_bytes()).config
     assert conf.admin.options["traces"] == {"endpoint": "http://127.0.0.1:9003", "ratio": 0.01}
     assert conf.admin.options["access_log"]["path"] == str(tmp_path / "access.log")
-    assert conf.listeners["front"].options["answer_id"] is True
+    assert VARIANTS["everything"].ids and not VARIANTS[OFF].ids, "the load brings ids where none are to be made"
     assert "--no-metrics" in VARIANTS[OFF].options and "--no-metrics" not in VARIANTS["everything"].options and VARIANTS["everything"].kept
 
 
