@@ -138,6 +138,7 @@ class UdpCluster(Cluster):
         super().tick(now)
         others = any(endpoint.up for endpoint in self.endpoints)
         self._leave("its endpoint is down", lambda upstream: not upstream.endpoint.up and (others or upstream.may_fall_back()))
+        self._leave("its endpoint may be back", UdpUpstream.stands_in)
 
     def _leave(self, why: str, which: Callable[[UdpUpstream], bool]) -> None:
         for upstream in [upstream for upstream in self.upstreams if which(upstream)]:
@@ -277,11 +278,6 @@ class UdpUpstream(DatagramSocket):
 
     # ------------------------------------------------------------------ writing
 
-    def head(self, head: Any, last: bool = False) -> None:
-        """Datagrams have no heads; only a message's end shows."""
-        if last:
-            self.end()
-
     def send(self, data: bytes | memoryview) -> None:
         kept = self.kept
         if not self.messages_in or not kept:
@@ -302,6 +298,14 @@ class UdpUpstream(DatagramSocket):
         """Would another cluster serve if this one could not?"""
         session = self.session
         return session is not None and session.decision.fallback is not None and session.fallback is None
+
+    def stands_in(self) -> bool:
+        """Is it the fallback of a cluster that has somebody again, perhaps? Routed anew, its peer loses nothing if that is not so."""
+        session = self.session
+        if session is None or session.fallback is None or session.cluster is not self.cluster:
+            return False
+        wanted = session.decision.cluster
+        return wanted is not None and any(endpoint.up and endpoint.name not in wanted.drained for endpoint in wanted.endpoints)
 
     def failed(self, exc: OSError) -> None:
         """An ICMP error, or worse: somebody else gets what was refused, or both neighbours are told."""

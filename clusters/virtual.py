@@ -12,24 +12,35 @@ if TYPE_CHECKING:
     from carrier.core.session import Session
 
 
-class EchoStream(Stream):
+class Headless(Stream):
+    """Of a message only the end shows. As a transform it lets heads pass by: who is behind it may need them."""
+
+    __slots__ = ("transforms",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transforms = False
+
+    def between(self, session: Any) -> None:
+        self.transforms = True
+
+    def head(self, head: Any, last: bool = False) -> None:
+        if self.transforms:
+            self.to.head(head, last)
+        elif last:
+            self.to.end()
+
+
+class EchoStream(Headless):
     """What comes goes back, as a message of the source's own kind: a request's head is not an answer's, so heads are not echoed."""
 
     __slots__ = ()
 
-    def head(self, head: Any, last: bool = False) -> None:
-        if last:
-            self.to.end()
 
-
-class DiscardStream(Stream):
+class DiscardStream(Headless):
     """Swallows everything; the end comes back, so that a downstream that has finished is not left waiting."""
 
     __slots__ = ()
-
-    def head(self, head: Any, last: bool = False) -> None:
-        if last:
-            self.to.end()
 
     def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
         if last:

@@ -10,14 +10,13 @@ messages are exchanged, and no extension is offered. TLS (wss) is a hop of its o
 from __future__ import annotations
 
 import base64
-import json
 import os
 import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from carrier.core.endpoint import Endpoint
-from carrier.core.metadata import get_at
+from carrier.core.metadata import get_at, text_bytes
 from carrier.errors import Error, Problem, from_os
 from carrier.hops.tls import decrypted, upstream
 from carrier.hops.websocket import OPTIONS, WebSocketEnd
@@ -26,7 +25,7 @@ from carrier.wire.forwarding import CLAIMS, HOPS, passed
 from carrier.wire.frames import Closing, accept_key, valid_key
 from carrier.wire.h1.reader import AnswerMemo, AnswerReader, Limits
 from carrier.wire.http import HOP, Fields, Head
-from carrier.wire.making import answer_head, request_head, rewrite
+from carrier.wire.making import answer_head, request_head, rewrite, target_of
 from clusters.tcp import TcpCluster
 
 if TYPE_CHECKING:
@@ -197,13 +196,13 @@ def handshake(session: Session, endpoint: Endpoint, raw: bool) -> tuple[Head, by
 def _made(session: Session, endpoint: Endpoint) -> Head:
     """A handshake for a source that sent none, from the session's metadata."""
     http = _mapping(get_at(session.metadata, "HTTP"))
-    headers = {_bytes(name).lower(): _bytes(value) for name, value in _mapping(http.get("headers")).items()}
-    path = _bytes(_mapping(http.get("url")).get("path") or "/")
+    headers = {text_bytes(n).lower(): text_bytes(v) for n, v in _mapping(http.get("headers")).items() if v is not None}
+    path = target_of(text_bytes(_mapping(http.get("url")).get("path") or "/"))
     fields = [(b"host", headers.get(b"host") or endpoint.address.encode("latin-1", "replace"))]
     fields += [(n, v) for n, v in headers.items() if n not in OWN and (n == SUBPROTOCOL or not n.startswith(b"sec-websocket-"))]
     fields.append((HOPS, b"%d" % (passed([headers.get(HOPS, b"")]) + 1)))
     fields += [(b"sec-websocket-key", base64.b64encode(os.urandom(16))), (b"sec-websocket-version", b"13")]
-    return request_head(b"GET", path if path.startswith(b"/") else b"/" + path, fields, upgrade=b"websocket")
+    return request_head(b"GET", path, fields, upgrade=b"websocket")
 
 
 def check_answer(head: Head, request: Head, raw: bool) -> None:
@@ -226,11 +225,6 @@ def _names(head: Head, field: bytes) -> set[bytes]:
 
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _bytes(value: object) -> bytes:
-    """A rewritten value as a field or path has it."""
-    return (value if isinstance(value, str) else json.dumps(value)).encode("latin-1", "replace")
 
 
 class WebSocketUpstream(WebSocketEnd):

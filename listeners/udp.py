@@ -7,8 +7,8 @@ together have two thirds of the process's descriptors, the session that is of le
 Replies go only to the peer that asked, from the address that it asked (carrier/hops/pktinfo.py). The peer of a singleton may be waited for
 when it refuses datagrams (`Remote`).
 
-Datagrams know no connection that would have to be kept: a session whose rule, route or cluster has changed or is gone ends, and the next
-datagram is routed anew.
+Datagrams know no connection that would have to be kept: a session that would be routed otherwise by now ends, and the next datagram is
+routed anew.
 
 While wake-ups find more than one datagram they are received in batches, and consecutive ones of one peer are sent on as a burst
 when its destination writes datagrams too and nothing stands between (carrier/hops/datagram.py).
@@ -464,9 +464,8 @@ class UdpListener(Listener):
 
     def _look_at_routes(self, table: Table) -> None:
         """A new table of rules; one without rules says that there is too much for who is new."""
-        lists: Mapping[str, Any] = getattr(table, "lists", {})
-        if lists and self.peers:
-            reroute(self, list(self.peers.values()), table, {d.rule: d for _, decisions in lists.values() for d in decisions})
+        if getattr(table, "lists", {}) and self.peers:
+            reroute(self, list(self.peers.values()), table)
 
     def tick(self, now: float) -> None:
         super().tick(now)

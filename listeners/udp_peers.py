@@ -8,7 +8,6 @@ import re
 import resource
 import socket
 from collections import deque
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,7 +21,6 @@ from carrier.hops.datagram import DatagramSocket
 from carrier.hops.pktinfo import Local
 
 if TYPE_CHECKING:
-    from carrier.core.decision import Decision
     from carrier.core.env import Env
     from carrier.core.session import Session
 
@@ -112,11 +110,6 @@ class UdpPeer(DatagramSocket):
             self.drop("upstream-full", count)
         else:
             self.pass_on(first, count, size)
-
-    def head(self, head: Any, last: bool = False) -> None:
-        """Datagrams have no heads; only a message's end shows."""
-        if last:
-            self.end()
 
     def drop(self, reason: str, count: int = 1) -> None:
         if self.session is not None:
@@ -296,16 +289,18 @@ class Remote(UdpPeer):
         super().finish(error)
 
 
-def reroute(listener: Any, peers: list[UdpPeer], table: Any, decided: Mapping[str, Decision]) -> None:
-    """End the sessions whose rule or destination is not as it was by this table of a UDP listener, a few in each turn of the loop."""
+def reroute(listener: Any, peers: list[UdpPeer], table: Any) -> None:
+    """End the sessions that this table of a UDP listener would route otherwise, a few in each turn of the loop: their rule is gone or leads
+    elsewhere, or another one stands before it now, such as a new bridge's."""
     for peer in peers[:SLICE]:
         session = peer.session
         if table is not listener.table or peer.closed or session is None or peer.listener is not listener:
             continue
-        if not stands(session.decision, decided.get(session.decision.rule)):
+        now = table.decide({"name": session.name, **session.listener.metadata(session)})
+        if not stands(session.decision, now if now.error is None else None):
             address, local, remote = peer.address, peer.local, isinstance(peer, Remote)
             session.kill("its route is another by now: the next datagram is routed anew", "drain")
             if remote:  # that session is there from the start
                 listener.meet(address, local)
     if len(peers) > SLICE:
-        listener.env.loop.call_soon(reroute, listener, peers[SLICE:], table, decided)
+        listener.env.loop.call_soon(reroute, listener, peers[SLICE:], table)

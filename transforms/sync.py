@@ -88,11 +88,6 @@ class SyncStream(Socket):
             if one is not self and one.to is not NOWHERE and one.owner.status != DESTROYED
         ]
 
-    def head(self, head: Any, last: bool = False) -> None:
-        """What is joined are payloads."""
-        if last:
-            self.end()
-
     def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
         others = self.others()
         if others:

@@ -5,6 +5,7 @@
     invalid      a match that cannot be compiled: it never matches
     duplicate, never-fires    a rule that can never decide, because an earlier one takes all its sessions
     spelling     a value that no request has in this spelling: the rule never matches
+    rewrite      a rewrite of a request that cannot be sent: it does nothing
     ignored      weights of endpoints that the cluster's policy does not look at
     itself       a cluster that leads to a listener of this very process: one after the other is legitimate, round and round is not
     datagram     a datagram stream that is routed into a byte stream: the limits between messages get lost
@@ -22,16 +23,19 @@ import msgspec
 
 from carrier.core import registry
 from carrier.core.fence import Own, claimed
+from carrier.core.metadata import pieces_of, rewrite_at, text_bytes
 from carrier.core.slices import Steps, whole
 from carrier.errors import did_you_mean
 from carrier.rules.spelling import misspelt
 from carrier.rules.table import Matchers
+from carrier.wire.http import TOKEN
+from carrier.wire.making import rewritable
 
 if TYPE_CHECKING:
     from carrier.config.draft import Protocols
     from carrier.model import Config, Route
 
-Code = Literal["dangling", "loop", "invalid", "duplicate", "never-fires", "datagram", "ignored", "spelling", "itself"]
+Code = Literal["dangling", "loop", "invalid", "duplicate", "never-fires", "datagram", "ignored", "spelling", "itself", "rewrite"]
 
 UNWEIGHTED = ("Trivial", "None")
 """Policies that look at no weight (carrier/core/balance.py)."""
@@ -65,6 +69,7 @@ def looking(config: Config, matchers: Matchers, protocols: Protocols = registry)
         _loops(config),
         useless,
         _misspelt(config, matchers),
+        _unsendable(config),
         _datagrams(config, protocols),
         _ignored(config),
         _itself(config, protocols),
@@ -201,6 +206,36 @@ def _misspelt(config: Config, matchers: Matchers) -> Iterator[Finding | None]:
                 text = f"rule list {rulelist.name!r}: rule {name!r} asks for {written!r}, which no request has in this spelling"
                 yield Finding("spelling", "rule", name, ".match", text, f"write {sent!r}")
             yield None
+
+
+# -- rewrites ---------------------------------------------------------------------------------------------------------------------------
+
+
+def _unsendable(config: Config) -> Iterator[Finding]:
+    for name, rule in config.rules.items():
+        for i, change in enumerate(rule.action.rewrite if rule.action.apply is None else ()):
+            pieces = pieces_of(change.path)
+            tree = rewrite_at({}, change.path, change.value)
+            for what, why in _lost(tree.get("HTTP") if isinstance(tree, dict) else None, pieces):
+                text = f"rule {name!r} rewrites {what}, which is not sent: {why}"
+                yield Finding("rewrite", "rule", name, f".action.rewrite[{i}]", text)
+
+
+def _lost(http: object, pieces: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """What of a rewritten "HTTP" is not sent, and why; pieces: the path that was written."""
+    if not isinstance(http, dict):
+        return
+    headers, url, method = (http.get(part) for part in ("headers", "url", "method"))
+    for field, value in headers.items() if isinstance(headers, dict) else ():
+        why = rewritable(text_bytes(field).lower(), None if value is None else text_bytes(value))
+        if why:
+            yield f"header {field!r}", why
+    if method is not None and not TOKEN.fullmatch(text_bytes(method)):
+        yield "the method", f"{method!r} is not a token"
+    if pieces[:2] == ("HTTP", "url") and len(pieces) > 2 and pieces[2] in ("query", "url", "href"):
+        yield "/" + "/".join(pieces), "the path with its query is at /HTTP/url/path"
+    elif isinstance(url, str):
+        yield "/HTTP/url", "it is an object; the path with its query is at /HTTP/url/path"
 
 
 # -- kinds of streams -------------------------------------------------------------------------------------------------------------------

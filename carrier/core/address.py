@@ -71,6 +71,26 @@ def keep_alive(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
+UNACKNOWLEDGED = 10.0
+"""Seconds after which a connection is lost whose other host acknowledges nothing: a laptop that has left the network says no goodbye, and
+its user need not wait for all of the answer's time."""
+
+
+def quiet_since(sock: socket.socket | None, before: float, now: float) -> float:
+    """Since when (monotonic seconds) the other host of a TCP connection is asked in vain: data is sent again, or its closed window probed,
+    and nothing comes back (tcp(7), TCP_INFO). 0.0: it answers. before: what the last call said.
+
+    A program that is stopped by a debugger, or reads nothing, is not that: its host acknowledges. TCP_USER_TIMEOUT cannot tell the two.
+    """
+    if sock is None:
+        return 0.0
+    try:
+        _, _, sent_again, probes = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 4)
+    except OSError:
+        return 0.0
+    return (before or now) if sent_again or probes else 0.0
+
+
 def _bind(family: int, address: Any, dual: bool, transport: int) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, transport)
     try:

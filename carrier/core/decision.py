@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from carrier.core.metadata import set_at
+from carrier.core.metadata import rewrite_at
 from carrier.errors import Error, Problem, did_you_mean, shown
 from carrier.model import same
 from carrier.redact import ALWAYS, Hidden
@@ -237,7 +237,7 @@ class Decision:
         """A session's metadata as it is shown once it is routed so."""
         found: Any = meta
         for rewrite in self.rewrite:
-            found = set_at(found, rewrite.path, rewrite.value)
+            found = rewrite_at(found, rewrite.path, rewrite.value)
         if not isinstance(found, dict):  # "/" was rewritten to something that is no tree
             return {"name": meta["name"], "value": found}
         return found

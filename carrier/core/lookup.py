@@ -35,11 +35,16 @@ SILENT = 30.0
 """Seconds that a silent server is asked last."""
 TIMEOUT, ATTEMPTS = 2.0, 2
 """Seconds of an attempt, and how many, where resolv.conf does not say."""
-MOST_TIMEOUT, MOST_ATTEMPTS, MOST_SERVERS, MOST_SEARCHED = 30.0, 5, 3, 6
+MOST_TIMEOUT, MOST_ATTEMPTS, MOST_SERVERS, MOST_SEARCHED = 30.0, 5, 3, 32
+"""As many domains as a pod may be given (Kubernetes 1.28); the C library has no such limit since 2.26."""
 LOCAL_TTL = 5.0
 """Seconds that what /etc/hosts says is good for."""
 SERVICES = 16
 """Targets of one service that are looked up."""
+
+
+class Unknown(Error):
+    """There is no such name, or it leads nowhere: a name server said so. Any other failure says nothing of the name."""
 
 
 class Place(NamedTuple):
@@ -231,7 +236,7 @@ class Lookup:
                 return found
         if failure is not None:
             raise Error("dns", f"{name}: {failure.detail}", "upstream", "yes")
-        raise Error("dns", f"{name}: Name or service not known", "upstream", "yes")
+        raise Unknown("dns", f"{name}: Name or service not known", "upstream", "yes")
 
     async def _both(self, name: str) -> Found | None:
         """Addresses of both families; None: there are none."""
@@ -240,8 +245,8 @@ class Lookup:
             await asyncio.wait((four, six), return_when=asyncio.FIRST_COMPLETED)
             if not (four.done() and six.done()):
                 first = four if four.done() else six
-                useful = first.exception() is None and first.result().found
-                await asyncio.wait((four, six), timeout=HEDGE if useful else None)
+                enough = first.exception() is None and (first.result().found or first.result().code == NO_NAME)  # RFC 8020: of any type
+                await asyncio.wait((four, six), timeout=HEDGE if enough else None)
             replies = [task.result() for task in (four, six) if task.done() and task.exception() is None]
             places = [_place(str(address)) for reply in replies for address in reply.found]
             if places:

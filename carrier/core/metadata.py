@@ -9,6 +9,7 @@ these functions raise.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -35,6 +36,11 @@ def readable(text: str) -> str:
         return text.encode("latin-1").decode("utf-8")
     except UnicodeError:
         return text
+
+
+def text_bytes(value: object) -> bytes:
+    """What stands in the metadata, as the bytes of a field or a path; what is no text as JSON."""
+    return (value if isinstance(value, str) else json.dumps(value)).encode("latin-1", "replace")
 
 
 def pieces_of(path: str) -> tuple[str, ...]:
@@ -75,6 +81,22 @@ def set_at(tree: object, path: str, value: object) -> Any:
     piece is an ordinary key (an index in an array that has it), and "/" replaces the whole tree.
     """
     return _set(tree, pieces_of(path), value)
+
+
+def rewrite_at(tree: object, path: str, value: object) -> Any:
+    """`set_at` for what a rule's author wrote: what a request brings as bytes looks as if it had brought them in UTF-8."""
+    pieces = pieces_of(path)
+    if pieces:
+        return _set(tree, pieces, _as_received(value) if pieces[0] == "HTTP" else value)
+    return {name: _as_received(below) if name == "HTTP" else below for name, below in value.items()} if isinstance(value, dict) else value
+
+
+def _as_received(value: object) -> object:
+    if isinstance(value, str):
+        return received(value)
+    if isinstance(value, dict):
+        return {name: _as_received(below) for name, below in value.items()}
+    return [_as_received(below) for below in value] if isinstance(value, list) else value
 
 
 def _set(tree: object, pieces: tuple[str, ...], value: object) -> object:

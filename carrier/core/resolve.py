@@ -1,7 +1,8 @@
 """Names of endpoints to addresses: looked up by carrier/core/lookup.py, remembered for as long as they are good.
 
 A literal address costs nothing. An answer is kept for as long as it says, within bounds; after that it serves on while a new one is asked
-for, so that nobody waits, and when asking fails for `stale` seconds more, because a name server that hiccups must not take a service down.
+for, so that nobody waits, and when asking fails for `stale` seconds more, because a name server that hiccups must not take a service down
+(`GONE` seconds where it says that there is no such name).
 Only when a known address has failed is a new answer waited for, for a moment. Concurrent questions share one look-up.
 
 An address of several that failed, or did not answer before another one did, comes last for a while (RFC 8305 section 5.2: who has answered
@@ -15,7 +16,7 @@ import ipaddress
 import socket
 from typing import Any
 
-from carrier.core.lookup import Found, Lookup, Place
+from carrier.core.lookup import Found, Lookup, Place, Unknown
 from carrier.errors import Error
 
 Address = tuple[socket.AddressFamily, Any]
@@ -30,6 +31,8 @@ LAST = 30.0
 """Seconds that an address that has failed comes last."""
 NOTHING = 1.0
 """Seconds that a name that nobody knows is not asked for again."""
+GONE = 30.0
+"""Seconds that the old addresses of a name serve which, name servers say, is no name any more: they may be another service's by now."""
 
 
 def literal(host: str, port: int) -> Address | None:
@@ -160,6 +163,8 @@ class Resolver:
         """The last answer serves on, if there is one that may; it is asked for again in a moment."""
         now = self._now()
         known = self.known.get(host)
+        if known is not None and isinstance(error, Unknown):
+            known.stale = min(known.stale, now + GONE)
         if known is not None and known.error is None and now < known.stale:
             known.fresh, known.doubted = now + NOTHING, False
             return known
@@ -191,9 +196,10 @@ class Resolver:
         self.last[str(address[1][0])] = self._now() + LAST
 
     def places(self, host: str) -> frozenset[str] | None:
-        """The addresses that a name has by now, which is looked up again when it is time; None: it is no name, or nothing is known."""
+        """The addresses that a name has by now, which is looked up again when it is time; none: there is no such name any more. None: it
+        is no name, or nothing is known."""
         known = self.known.get(host)
-        if known is None or known.error is not None:
+        if known is None or (known.error is not None and not isinstance(known.error, Unknown)):
             return None
         if self._now() >= known.fresh:
             self._ask(host)

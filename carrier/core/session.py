@@ -276,8 +276,7 @@ class Session(Again):
         for transform in (*self.decision.ingress, *self.decision.egress):
             transform.sessions_elsewhere += 1
         for stage in self.hops:
-            if isinstance(stage, Socket):
-                stage.session = self
+            stage.between(self)
         self.status = CONNECTED
         self.connected_at = monotonic()
         self._no_room(backlog.dropped)

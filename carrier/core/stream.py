@@ -96,6 +96,9 @@ class Stream:
         """The end of one wake-up: whoever batches sends now."""
         self.to.flush()
 
+    def between(self, session: Owner) -> None:
+        """It is one of the transforms of this session, and linked."""
+
     def forget(self) -> None:
         """The session whose destination this was has ended. A hop without a descriptor lets go of its neighbours here; one that has a
         descriptor does that when it closes."""
@@ -182,6 +185,17 @@ class Socket(Stream):
         self.waits = True
         self.session = None
         self.bytes_in = self.bytes_out = self.messages_in = self.messages_out = 0
+
+    def between(self, session: Owner) -> None:
+        self.session = session
+
+    def head(self, head: Any, last: bool = False) -> None:
+        """Most protocols have no heads; only a message's end shows. A transform lets them pass by: who is behind it may need them."""
+        session = self.session
+        if session is not None and session.hops and self in session.hops:
+            self.to.head(head, last)
+        if last:
+            self.end()
 
     def flush(self) -> None: ...
 

@@ -7,7 +7,7 @@ behind has to pause. Reading and writing are the subclass's, and so is `release`
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from carrier.core.stream import CONNECTED, HIGH, NOWHERE, Socket, Stream
 
@@ -31,14 +31,6 @@ class Descriptor(Socket):
 
     def status(self) -> str:
         return "END" if self.closed else "READY"
-
-    def head(self, head: Any, last: bool = False) -> None:
-        """There are no heads here; only a message's end shows. As a transform it lets them pass by: who is behind it may need them."""
-        session = self.session
-        if session is not None and session.hops and self in session.hops:
-            self.to.head(head, last)
-        if last:
-            self.end()
 
     def stop(self, error: Error | None = None) -> None:
         """The reader of what this hop reads is gone."""

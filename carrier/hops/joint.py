@@ -45,11 +45,6 @@ class Side(Socket):
         super().__init__()
         self.joint = joint
 
-    def head(self, head: Any, last: bool = False) -> None:
-        """Transports of bytes and datagrams have no heads; only a message's end shows."""
-        if last:
-            self.end()
-
     def flush(self) -> None:
         self.other.to.flush()
 

@@ -34,6 +34,8 @@ OF_BYTES = frozenset({"header", "headers", "cookie", "tracestate"})
 HEADERS = ("HTTP", "headers")
 RAW_PATH = ("HTTP", "url", "path")
 METHOD = ("HTTP", "method")
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"))
+"""Those that everybody means, however they are written; methods are case-sensitive (RFC 9110 section 9.1)."""
 _ADDRESSES = frozenset({("IP", "src_addr"), ("IP", "dst_addr")})
 
 

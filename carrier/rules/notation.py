@@ -26,7 +26,7 @@ from carrier.core.metadata import MISSING, pieces_of, received
 from carrier.errors import ConfigError, Problem, Problems, did_you_mean, shown
 from carrier.rules.checks import SHAPES, TYPES, Net, compile_regex, is_number
 from carrier.rules.condition import Condition, Group, Leaf, Node, all_of, any_of
-from carrier.rules.inputs import HEADERS, OF_BYTES, RAW_PATH, Source, header_source, value_at
+from carrier.rules.inputs import HEADERS, METHODS, OF_BYTES, RAW_PATH, Source, header_source, value_at
 from carrier.rules.target import normal_path
 
 MAX_DEPTH = 32  # nesting of a match and of the values in it
@@ -252,17 +252,7 @@ class _Compiler:
         for method in methods:
             if not _TOKEN(method):
                 self.refuse(f"{path}.method", "not a method (RFC 9110 section 9.1)", method)
-            elif method.upper() != method and method.upper() in (
-                "GET",
-                "HEAD",
-                "POST",
-                "PUT",
-                "DELETE",
-                "PATCH",
-                "OPTIONS",
-                "TRACE",
-                "CONNECT",
-            ):
+            elif method.upper() != method and method.upper() in METHODS:
                 self.refuse(f"{path}.method", "methods are case-sensitive", method, hint=f"did you mean {method.upper()!r}?")
         source = value_at(("HTTP", "method"))
         return Leaf(source, "test", methods[0]) if len(methods) == 1 else Leaf(source, "in", methods)

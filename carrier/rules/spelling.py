@@ -1,8 +1,8 @@
 """Conditions that no request can meet as they are written, and the spelling that requests have.
 
 Paths and host names travel as ASCII: a path's other characters as escapes of their UTF-8 bytes (RFC 3986 section 2.5), a host's as
-`xn--` labels (RFC 5891). People write what they read in the address bar. What can be met in some way is none of these: an expression with
-alternatives, a class of characters.
+`xn--` labels (RFC 5891). A path begins with "/", and methods are in capitals. People write what they read in the address bar. What can be
+met in some way is none of these: an expression with alternatives, a class of characters.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from urllib.parse import quote
 
 from carrier.rules.condition import Group, Leaf, Node
-from carrier.rules.inputs import HEADERS, RAW_PATH
+from carrier.rules.inputs import HEADERS, METHOD, METHODS, RAW_PATH
 
 _SAFE = "/?%:@!$&'()*+,;=~-._[]"
 _NEVER_SENT = re.compile(r"[^!-~]")
@@ -29,12 +29,16 @@ def spelled(leaf: Leaf) -> tuple[str, str] | None:
         return _host(leaf, wanted)
     if leaf.source.kind != "query" and leaf.source.reads == (RAW_PATH,):
         return _path(leaf, wanted)
+    if leaf.source.reads == (METHOD,) and leaf.op == "test" and not leaf.fold and wanted != wanted.upper() in METHODS:
+        return wanted, wanted.upper()
     return None
 
 
 def _path(leaf: Leaf, wanted: str) -> tuple[str, str] | None:
     if leaf.op not in ("test", "starts", "ends", "contains", "matches"):
         return None
+    if leaf.op in ("test", "starts") and wanted and (wanted[0] not in "/*" or "#" in wanted):  # what is behind "#" stays in the browser
+        return wanted, quote(wanted.partition("#")[0] if wanted[0] in "/*" else "/" + wanted, safe=_SAFE)
     looked_at = _CLASS.sub("", wanted) if leaf.op == "matches" else wanted
     if not _NEVER_SENT.search(looked_at) or (leaf.op == "matches" and _OPEN.search(looked_at)):
         return None

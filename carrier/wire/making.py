@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from carrier.errors import Error, Side, shown
+from carrier.wire.forwarding import HOPS
 from carrier.wire.h1.text import answer_text, request_text, text_of
 from carrier.wire.http import (
     EXPLAIN,
@@ -123,6 +124,28 @@ def canned(status: int, detail: str = "", fields: Iterable[tuple[bytes, bytes]] 
     reason = REASONS.get(status, b"").decode()
     body = f"{status} {reason}: {detail}\n".encode() if detail else f"{status} {reason}\n".encode()
     return answer_head(status, (date_field(), *fields, (b"content-type", b"text/plain; charset=utf-8")), body), body
+
+
+SETTLED = HOP | {b"content-length", b"expect", b"sec-websocket-key", b"sec-websocket-version", HOPS}
+"""Fields that no rule makes or cuts: how a message is framed, what is for one hop, what a client waits for an answer to, who goes round."""
+
+
+def rewritable(name: bytes, value: bytes | None) -> str:
+    """Why a rule cannot set this field (lower-case name) to this value, or with None cut it; "": it can."""
+    if name in SETTLED:
+        return "the proxy writes it itself"
+    if name == b"host" and not value:
+        return "no request goes without it"
+    if not TOKEN.fullmatch(name):
+        return "its name is not a token"
+    return "its value has a control byte" if value is not None and value.translate(None, FIELD_BYTES) else ""
+
+
+def target_of(path: bytes) -> bytes:
+    """A path, perhaps with a query, as a request line can carry it: what it cannot is percent-encoded (RFC 3986 2.1)."""
+    if path == b"*":
+        return path
+    return re.sub(rb"[^!-~]", lambda found: b"%%%02X" % found[0][0], path if path.startswith(b"/") else b"/" + path)
 
 
 def rewrite(

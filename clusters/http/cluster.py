@@ -39,9 +39,6 @@ if TYPE_CHECKING:
     from carrier.core.stream import Socket, Stream
 
 P = TypeVar("P", bound=Protocol)
-UNACKNOWLEDGED = 10_000
-"""Milliseconds after which a connection is lost when the other host acknowledges nothing that was sent (RFC 5482, tcp(7)): a laptop that
-has left the network says no goodbye, and its user need not wait for answer_timeout. A server that is only slow acknowledges."""
 OPTIONS: Mapping[str, float] = {
     "max_idle": 256,
     "max_per_endpoint": 0,
@@ -284,7 +281,6 @@ class HttpCluster(Cluster):
         async def one(address: Address) -> P:
             if tls is not None or header:
                 sock = await connect(loop, address[0], address[1], where, local)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED)
                 if header:
                     await introduce.introduce(loop, sock, header, where)
                 return await self._inside(sock, endpoint, tls, make)
@@ -292,9 +288,7 @@ class HttpCluster(Cluster):
                 transport, made = await loop.create_connection(lambda: make(None), *address[1][:2], family=address[0], local_addr=local)
             except OSError as exc:
                 raise from_os(exc, "upstream", where, "yes") from None
-            sock = transport.get_extra_info("socket")
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED)
-            keep_alive(sock)
+            keep_alive(transport.get_extra_info("socket"))
             return made
 
         return cast("P", await first_that_connects(await self.addresses(endpoint), one, self.env.resolver.failed))

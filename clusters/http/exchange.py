@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from carrier.core.session import Session
 
 
+PATIENCE = 2.0
+"""Seconds that an upstream has to say something before its host is looked at."""
+
+
 class Shared:
     """What the exchanges of one cluster share. now: monotonic seconds of its last tick. busy: those that are looked at then.
 
@@ -104,7 +108,6 @@ class Exchange(Socket):
         if head.tunnel:
             self.waiting = False
             self.tunnel = True
-            self.shared.busy.discard(self)
         elif head.status >= 200:
             self.waiting = False
             if self.plain:
@@ -151,6 +154,8 @@ class Exchange(Socket):
         session = self.session
         if session is not None and session.status == DESTROYED:  # cancelled in the very moment that it was connected
             self.close()
+        elif self.tunnel:
+            return
         elif (self.waiting or self.request is not None) and self.request_done and 0 < timeout < now - self._waits_since():
             self.broken(Error("timeout", f"{self.endpoint.address}: no answer within {timeout:g} s (options.answer_timeout)", "upstream"))
 

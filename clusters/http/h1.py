@@ -10,6 +10,7 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, Any, cast
 
+from carrier.core.address import UNACKNOWLEDGED, quiet_since
 from carrier.core.stream import HIGH, NOWHERE
 from carrier.errors import Error, from_os
 from carrier.hops.bytesocket import GRACE
@@ -17,7 +18,7 @@ from carrier.wire.h1.chunked import chunk, last_chunk
 from carrier.wire.h1.reader import AnswerReader
 from carrier.wire.h1.text import text_of
 from carrier.wire.http import CHUNKED, LENGTH, NONE, Fields, Head, authenticates_connections
-from clusters.http.exchange import Exchange, Shared, named
+from clusters.http.exchange import PATIENCE, Exchange, Shared, named
 
 if TYPE_CHECKING:
     from carrier.core.endpoint import Endpoint
@@ -71,10 +72,11 @@ class Upstream1(Exchange, asyncio.Protocol):
     """One upstream connection, and the exchange on it.
 
     full: the transport holds enough of what the upstream does not read. bulk: large reads are taken in pieces. misses: heads in a row that
-    the memo did not know. holder: the client that it was authenticated for, and serves from then on.
+    the memo did not know. holder: the client that it was authenticated for, and serves from then on. quiet: since when its host
+    acknowledges nothing.
     """
 
-    __slots__ = ("bulk", "chunked", "full", "holder", "misses", "out", "paused", "place", "pool", "reader", "transport", "write")
+    __slots__ = ("bulk", "chunked", "full", "holder", "misses", "out", "paused", "place", "pool", "quiet", "reader", "transport", "write")
 
     transport: asyncio.Transport
 
@@ -83,6 +85,7 @@ class Upstream1(Exchange, asyncio.Protocol):
         self.pool = pool
         self.holder: Socket | None = None
         self.misses = 0
+        self.quiet = 0.0
         self.out: list[bytes] = []
         self.chunked = self.paused = self.full = self.bulk = False
 
@@ -356,6 +359,17 @@ class Upstream1(Exchange, asyncio.Protocol):
                 return
 
     # ------------------------------------------------------------------ ends
+
+    def tick(self, now: float) -> None:
+        if self.session is None or now - self._waits_since() < PATIENCE:
+            self.quiet = 0.0
+        else:
+            self.quiet = quiet_since(self.transport.get_extra_info("socket"), self.quiet, now)
+            if self.quiet and now - self.quiet >= UNACKNOWLEDGED:
+                detail = f"{self.endpoint.address}: its host has acknowledged nothing for {UNACKNOWLEDGED:g} s"
+                self.broken(Error("timeout", detail, "upstream", "if_reused" if self.waiting or self.request is not None else "no"))
+                return
+        super().tick(now)
 
     def close(self) -> None:
         super().close()

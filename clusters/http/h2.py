@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sized
 from typing import TYPE_CHECKING, Protocol, cast
 
+from carrier.core.address import UNACKNOWLEDGED, quiet_since
 from carrier.core.stream import HIGH
 from carrier.hops.h2 import Connection
 from carrier.wire.h2 import Engine, Memo, Section
@@ -14,14 +15,15 @@ from carrier.wire.h2.encoder import Encoder
 from carrier.wire.h2.frames import NO_ERROR
 from carrier.wire.h2.heads import answer_of, trailers_of
 from carrier.wire.h2.limits import DEFAULT, Limits
-from clusters.http.exchange import Shared
+from clusters.http.exchange import PATIENCE, Shared
 
 if TYPE_CHECKING:
     from carrier.core.endpoint import Endpoint
     from clusters.http.exchange import Exchange
 
 SILENCE = 15.0
-"""Seconds without a byte from a peer that has streams open, after which it is asked for a sign of life; as long again, and it is gone."""
+"""Seconds without a byte from a peer that has streams open, after which it is asked for a sign of life. That of its host is enough: a
+program that is stopped at a breakpoint says nothing, and its user wants to go on."""
 
 
 class Way2:
@@ -62,13 +64,15 @@ class Places(Protocol):
 
 class Upstream2(Connection):
     """One connection, the target of its engine. served: streams ever. since: when it had its last stream, or byte. gone: it is lost.
-    told: its settings have come; before that it gets one stream, because it may not take more, and none for a tunnel."""
+    told: its settings have come; before that it gets one stream, because it may not take more, and none for a tunnel. quiet: since when
+    its host acknowledges nothing."""
 
     def __init__(self, pool: Places, endpoint: Endpoint) -> None:
         super().__init__(asyncio.get_running_loop())
         self.pool, self.endpoint = pool, endpoint
         self.gone = self.told = False
         self.served = 0
+        self.quiet = 0.0
         self.since = self.heard = pool.way.shared.now
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -184,11 +188,13 @@ class Upstream2(Connection):
         engine = self.engine
         engine.now = self.loop.time()
         if engine.streams:
-            if now - self.heard >= 2 * SILENCE and engine.pinged_since:
-                engine.close(NO_ERROR, f"no sign of life for {2 * SILENCE:g} s")
+            silent = now - self.heard
+            self.quiet = quiet_since(self.transport.get_extra_info("socket"), self.quiet, now) if silent >= PATIENCE else 0.0
+            if self.quiet and now - self.quiet >= UNACKNOWLEDGED:
+                engine.close(NO_ERROR, f"its host has acknowledged nothing for {UNACKNOWLEDGED:g} s")
                 self.write()
                 self.transport.abort()
-            elif now - self.heard >= SILENCE:
+            elif silent >= SILENCE and not engine.pinged_since:
                 engine.ping()
                 self.write()
         elif 0 < idle_timeout <= now - self.since:

@@ -37,6 +37,8 @@ SPARE = 32
 """Requests of streams that have ended, kept by a connection for its next ones."""
 IDLE_SPARE = 1.0
 """Seconds without a stream after which they are let go: an idle connection costs little."""
+LINGER = 2.0
+"""Seconds that a client has to read an answer, and to stop sending, before it is told that the rest of its request is not wanted."""
 FLUSH = 30.0
 """Seconds that the last bytes of a connection may take to be sent."""
 
@@ -253,10 +255,25 @@ class Connection2(Connection):
             stream.send_head(block, True)
         else:
             stream.send_message(block, body)
-        if not stream.over and not stream.refused:
-            stream.reset(NO_ERROR)
+        if not stream.refused:
+            self._linger(stream)
         self.soon()
         return head
+
+    def _linger(self, stream: Stream) -> None:
+        """The answer is out, the request is not read to its end: RST_STREAM says so (RFC 9113 section 8.1), but not at once. What an answer
+        has still to wait for would be lost, and there are clients that look at nothing else once they have seen it (curl 7.88)."""
+        if not stream.over:
+            stream.pause()  # no more than a window of it comes
+            stream.since = self.engine.now
+            self.loop.call_later(LINGER, self._no_more, stream)
+
+    def _no_more(self, stream: Stream) -> None:
+        if stream.held is not None and not stream.over:  # tick sees to those that take nothing
+            self.loop.call_later(LINGER, self._no_more, stream)
+        elif not stream.over:
+            stream.reset(NO_ERROR)
+            self.soon()
 
     # ------------------------------------------------------------------ writing
 
@@ -284,9 +301,7 @@ class Connection2(Connection):
 
     def free(self, request: Request2) -> None:
         """The answer is complete."""
-        stream = request.stream
-        if not stream.over:
-            stream.reset(NO_ERROR)
+        self._linger(request.stream)
         self.forget(request)
         self.soon()
 

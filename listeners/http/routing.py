@@ -6,20 +6,20 @@ connections and requests know it: its options, what they count, where they are k
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Any, Protocol
 
 from carrier.core.accepting import AtPort
 from carrier.core.decision import Decision, Hits
-from carrier.core.metadata import set_at
+from carrier.core.metadata import MISSING, rewrite_at, text_bytes
 from carrier.errors import Error, shown
 from carrier.options import numbers
 from carrier.rules.target import normal_path
 from carrier.wire.forwarding import HOPS, Forwarding, passed
 from carrier.wire.h1.memo import RequestMemo
-from carrier.wire.making import rewrite
+from carrier.wire.http import TOKEN
+from carrier.wire.making import rewritable, rewrite, target_of
 
 if TYPE_CHECKING:
     from carrier.core.decision import Needs, Table
@@ -230,32 +230,29 @@ class Port(AtPort):
 
 
 def rewritten(head: Head, decision: Decision) -> Head:
-    """The head with the rule's rewrites of /HTTP/method, /HTTP/url/path and /HTTP/headers applied to what is sent on."""
-    if not decision.rewrite or not any(rewrite.path.strip("/").startswith("HTTP") for rewrite in decision.rewrite):
+    """The head with the rule's rewrites of /HTTP/method, /HTTP/url/path and /HTTP/headers applied to what is sent on. What cannot be sent
+    (the configuration's warnings tell, carrier/config/findings.py) is left as it came, and all else is done."""
+    if not decision.rewrite or not any(
+        change.path.strip("/").startswith("HTTP") or not change.path.strip("/") for change in decision.rewrite
+    ):
         return head
     before: dict[str, Any] = {"HTTP": head.metadata()}
     after = before
     for change in decision.rewrite:
-        after = set_at(after, change.path, change.value)
+        after = rewrite_at(after, change.path, change.value)
     old, new = before["HTTP"], after.get("HTTP") if isinstance(after, dict) else None
     if not isinstance(new, dict):
         return head
     headers, wanted = old["headers"], new.get("headers")
     fields: dict[bytes, bytes | None] = {}
     if isinstance(wanted, dict):
-        fields = {_bytes(n).lower(): _bytes(v) for n, v in wanted.items() if headers.get(n) != v}
-        fields.update({_bytes(n): None for n in headers if n not in wanted})
-        fields.pop(HOPS, None)  # not for rules: who goes round would not be noticed
-    url = new.get("url")
+        fields = {text_bytes(n): None for n in headers if n not in wanted}
+        fields |= {text_bytes(n).lower(): None if v is None else text_bytes(v) for n, v in wanted.items() if headers.get(n, MISSING) != v}
+        fields = {name: value for name, value in fields.items() if not rewritable(name, value)}
+    url, method = new.get("url"), new.get("method")
     path = url.get("path") if isinstance(url, dict) else None
-    target = _bytes(path) if path is not None and path != old["url"]["path"] else None
-    method = _bytes(new.get("method")) if new.get("method") != old["method"] else None
-    try:
-        return rewrite(head, method=method, target=target, fields=fields) if fields or target or method else head
-    except Error:
-        return head  # what cannot be written is not sent on; `carrier check` says which rewrites those are
-
-
-def _bytes(value: object) -> bytes:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text.encode("latin-1", "replace")
+    target = target_of(text_bytes(path)) if path is not None and path != old["url"]["path"] else None
+    changed = text_bytes(method) if method is not None and method != old["method"] else b""
+    if not TOKEN.fullmatch(changed):
+        changed = b""
+    return rewrite(head, method=changed, target=target, fields=fields) if fields or target or changed else head

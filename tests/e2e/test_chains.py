@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 import pytest
@@ -183,3 +184,55 @@ async def test_heads_pass_by_a_remote_transform_that_knows_bytes_only(way: str, 
     assert heard[0].startswith(f"{method} /x HTTP/1.1\r\n".encode()) and heard[1] == (body.upper() if way == "ingress" else body)
     assert (status, fields["x-a"]) == (201, "1")
     assert answer == (b"" if method == "HEAD" else b"OK" if way == "egress" else b"ok")
+
+
+TRANSFORMS = {
+    "Echo": {"protocol": "Echo"},
+    "UDP": {"protocol": "UDP"},
+    "framed": {"protocol": "TCP", "framing": "length32"},
+    "JSONSocket": {"protocol": "JSONSocket", "transport": {"protocol": "TCP"}},
+    "JSONSocket/UDP": {"protocol": "JSONSocket", "transport": {"protocol": "UDP"}},
+    "WebSocket": {"protocol": "WebSocket"},
+}
+"""Specs of remote transforms, without their port."""
+
+
+@pytest.mark.parametrize("kind", TRANSFORMS)
+@pytest.mark.parametrize("way", ["ingress", "egress"])
+@pytest.mark.parametrize(("method", "body"), [("GET", b""), ("HEAD", b""), ("POST", b"hello"), ("PUT", b"x" * 20_000)])
+async def test_heads_pass_by_transforms_of_every_protocol(kind: str, way: str, method: str, body: bytes) -> None:
+    """The request reached a JSONSocket, framed or UDP transform and nobody behind it. The transforms are listeners of our own that echo."""
+    heard: list[bytes] = []
+
+    async def app(peer: Any) -> None:
+        head = await peer.reader.readuntil(b"\r\n\r\n")
+        content = b""
+        if b"transfer-encoding: chunked" in head:
+            while not content.endswith(b"0\r\n\r\n"):
+                content += await peer.reader.read(65536)
+            content = unchunked(content)
+        elif body:
+            content = await peer.reader.readexactly(len(body))
+        heard.extend((head, content))
+        peer.send(b"HTTP/1.1 201 Made\r\ncontent-length: 2\r\nx-a: 1\r\n\r\n" + (b"" if method == "HEAD" else b"ok"))
+
+    def spec(port: int) -> dict[str, Any]:
+        made = dict(TRANSFORMS[kind])
+        if "transport" in made:
+            made["transport"] = {**made["transport"], "port": port, "address": "127.0.0.1"}
+        elif kind != "Echo":
+            made |= {"port": port, "address": "127.0.0.1"}
+        return made
+
+    async with tcp_server(app) as server:
+        far = free_port(socket.SOCK_DGRAM if "UDP" in kind else socket.SOCK_STREAM)
+        ends = [{"name": "e", "spec": {"address": "127.0.0.1"}}] if kind != "Echo" else []
+        stage = {"name": "stage", "spec": {k: v for k, v in spec(far).items() if k != "address"}, "endpoints": ends}
+        clusters = [stage, cluster("up", server.port, protocol="HTTP"), echo()]
+        listeners = [listener("in", "up", protocol="HTTP", **{way: ["stage"]})]
+        if kind != "Echo":
+            listeners.append({"name": "far", "spec": spec(far), "rules": [{"action": {"route": {"destination": "echo"}}}]})
+        async with running(config(clusters=clusters, listeners=listeners)) as proxy:
+            status, fields, answer = await asyncio.wait_for(http(port_of(proxy, "in"), "/x", method, body=body), 5)
+    assert heard[0].startswith(f"{method} /x HTTP/1.1\r\n".encode()) and heard[1] == body
+    assert (status, fields["x-a"], answer) == (201, "1", b"" if method == "HEAD" else b"ok")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import socket
 import ssl
 import threading
@@ -14,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from listeners.http import h2
+from tests.conversation import Stage
 from tests.h2peer import Peer2, Server2, client2
 from tests.pki import Pki, pki
 from tests.support import config, port_of, running
@@ -140,3 +143,53 @@ async def test_of_a_server_of_http_2(upload: Any, how: str) -> None:
             assert await upload(port_of(proxy, "in"), "length") == (413, b"too large")
         if how in ("silent", "reset"):
             assert len(server.peers) == 1, "the connection is as good as before"
+
+
+# ------------------------------------------------------------------ to a client of HTTP/2
+
+
+async def test_an_early_answer_over_http_2_is_whole_before_its_client_is_told_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RST_STREAM came at once: it threw away what the client's window had not let out yet."""
+    monkeypatch.setattr(h2, "LINGER", 0.2)
+    body = b"x" * 200_000
+    async with Stage() as stage, client2(stage.port) as client:
+        number = client.ask("/", "POST", [("content-length", "500000")], end=False)
+        client.send(number, b"y" * 1000)
+        server = await stage.server()
+        await server.head()
+        await server.says(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 200000\r\n\r\n" + body)
+        answer = await client.answer(number)
+        assert (answer.status, answer.body, answer.reset) == (413, body, None)
+        await client.until(lambda: answer.reset is not None, "that no more is wanted")
+        assert answer.reset == 0
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.parametrize("status", ["401 Unauthorized", "413 Content Too Large"])
+async def test_curl_sees_an_early_answer_over_http_2(status: str) -> None:
+    """It reported "Stream error in the HTTP/2 framing layer" and no answer, as with nginx; with haproxy it saw 413."""
+    async with Stage() as stage:
+        curl = await asyncio.create_subprocess_exec(
+            *(
+                "curl",
+                "-s",
+                "-m",
+                "5",
+                "-o",
+                "/dev/null",
+                "-w",
+                "%{http_code} %{exitcode}",
+                "--http2-prior-knowledge",
+                "--data-binary",
+                "@-",
+            ),
+            f"http://127.0.0.1:{stage.port}/",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        asked = asyncio.ensure_future(curl.communicate(b"x" * MUCH))
+        server = await stage.server()
+        await server.head()
+        await server.says(f"HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\nno".encode())
+        said, _ = await asyncio.wait_for(asked, 10)
+    assert said == f"{status[:3]} 0".encode()

@@ -318,9 +318,9 @@ async def test_a_bridge_that_ends_gives_its_peer_back_to_the_shadow() -> None:
             async with udp(port) as before:
                 before.send(b"?")
                 assert await before.read() == b"shadow"
-                await proxy.apply(made)
+                await proxy.apply(made)  # a peer that never rests would never come to the laptop
                 before.send(b"?")
-                assert await before.read() == b"shadow"  # nothing that it was routed by has changed
+                assert await before.read() == b"laptop"
             async with udp(port) as client:
                 client.send(b"?")
                 assert await client.read() == b"laptop"
@@ -434,6 +434,25 @@ async def test_an_endpoint_that_comes_back_is_up_again(monkeypatch: pytest.Monke
             assert proxy.clusters["laptop"].down
             async with udp_server(port=port):
                 await wait_until(lambda: not proxy.clusters["laptop"].down, "for the probe")
+
+
+async def test_the_peer_that_a_fallback_serves_goes_back_when_the_laptop_is_back() -> None:
+    """It stayed with the shadow for as long as it sent something once a minute."""
+    port = free_port(socket.SOCK_DGRAM)
+    async with contextlib.AsyncExitStack() as stack:
+        shadow = await stack.enter_async_context(udp_server(lambda data: b"shadow"))
+        proxy = await stack.enter_async_context(running(laptop_first(port, shadow.port)))
+        client = await stack.enter_async_context(udp(port_of(proxy, "in")))
+        for _ in range(3):
+            client.send(b"?")
+            assert await client.read() == b"shadow"
+            proxy.clusters["up"].tick(0.0)
+        await stack.enter_async_context(udp_server(lambda data: b"laptop", port=port))
+        for endpoint in proxy.clusters["laptop"].endpoints:
+            endpoint.up = True  # it is tried again
+        proxy.clusters["up"].tick(0.0)
+        client.send(b"?")
+        assert await client.read() == b"laptop"
 
 
 # -- what is no failure

@@ -121,3 +121,35 @@ def test_one_that_leads_elsewhere_is_not() -> None:
     assert not found(clusters=[leading("a", 1, protocol="UDP")], listeners=[port("1", 1, "a")])  # another transport
     assert not found(clusters=[leading("a", 1, "127.0.0.1")], listeners=[port("1", 1, "a", address="127.0.0.2")])
     assert not found(clusters=[leading("a", 0)], listeners=[port("1", 0, "a")])
+
+
+def test_rewrites_that_cannot_be_sent_are_told() -> None:
+    rewrites = [
+        {"path": "/HTTP/headers", "value": {"x": "1", "Content-Length": "5", "host": ""}},
+        {"path": "HTTP/headers/connection", "value": None},
+        {"path": "/HTTP/headers/x y", "value": "1"},
+        {"path": "/HTTP/headers/x", "value": "a\nb"},
+        {"path": "/HTTP/method", "value": "G ET"},
+        {"path": "/HTTP/url/query", "value": "a=1"},
+        {"path": "/HTTP/url", "value": "/a"},
+    ]
+    good = [
+        {"path": "/HTTP/headers", "value": {"x": "ü"}},
+        {"path": "/HTTP/headers/x", "value": None},
+        {"path": "/HTTP/url/host", "value": "a"},
+        {"path": "/HTTP/url/path", "value": "/ü ü"},
+        {"path": "/", "value": {"a": 1}},
+        {"path": "/JSONSocket/a", "value": "\n"},
+    ]
+    seen = found(rules=[{"name": "r", "action": {"rewrite": rewrites + good, "route": "t"}}], routes=[{"name": "t", "destination": "c"}])
+    told = [(f.at, f.text.partition(": ")[2]) for f in seen if f.code == "rewrite"]
+    assert told == [
+        (".action.rewrite[0]", "the proxy writes it itself"),
+        (".action.rewrite[0]", "no request goes without it"),
+        (".action.rewrite[1]", "the proxy writes it itself"),
+        (".action.rewrite[2]", "its name is not a token"),
+        (".action.rewrite[3]", "its value has a control byte"),
+        (".action.rewrite[4]", "'G ET' is not a token"),
+        (".action.rewrite[5]", "the path with its query is at /HTTP/url/path"),
+        (".action.rewrite[6]", "it is an object; the path with its query is at /HTTP/url/path"),
+    ]

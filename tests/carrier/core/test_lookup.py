@@ -108,6 +108,23 @@ async def test_short_names_are_looked_for_in_the_domains_by_their_dots(tmp_path:
         assert [name for name, kind in server.asked if kind == "A"] == ["a.test"]
 
 
+async def test_as_many_domains_are_looked_in_as_a_pod_may_have(tmp_path: Path) -> None:
+    """32, since Kubernetes 1.28; of more than six the others were passed over."""
+    search = " ".join(f"d{i}.test" for i in range(32))
+    async with name_server({("db.d31.test", "A"): ["1.1.1.1"]}) as server:
+        assert addresses(await server.lookup(tmp_path, f"search {search}", "options ndots:5").find("db")) == ["1.1.1.1"]
+
+
+async def test_who_says_that_a_name_is_none_says_so_of_both_families(tmp_path: Path) -> None:
+    """A server that is silent when asked for IPv6 made each domain of `search` cost its whole time-out."""
+    async with name_server({("db.b.test", "A"): ["1.1.1.1"]}) as server:
+        answer = server.answer
+        server.answer = lambda data, whole=True: answer(data, whole) if data[-3] == 1 else None  # type: ignore[method-assign]
+        began = time.monotonic()
+        assert addresses(await server.lookup(tmp_path, "search a.test b.test", "options ndots:5").find("db")) == ["1.1.1.1"]
+        assert time.monotonic() - began < 1.9
+
+
 async def test_a_name_that_nobody_knows_is_said_to_be_unknown(tmp_path: Path) -> None:
     async with name_server({("a.test", "TXT"): []}) as server:
         for name in ("no.test", "a.test"):

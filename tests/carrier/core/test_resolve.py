@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from carrier.core import resolve
-from carrier.core.lookup import Found, Place
+from carrier.core.lookup import Found, Place, Unknown
 from carrier.core.resolve import Resolver, literal
 from carrier.errors import Error
 from tests.support import wait_until
@@ -119,6 +119,27 @@ async def test_the_last_answer_serves_on_while_asking_fails_and_not_for_ever(nam
     with pytest.raises(Error, match="a: Temporary failure") as error:
         await resolver.resolve("a", 80)
     assert (error.value.kind, error.value.retry, error.value.status) == ("dns", "yes", 503)
+
+
+async def test_the_addresses_of_a_name_that_is_no_name_any_more_do_not_serve_for_long(names: Names) -> None:
+    """A Service that was deleted: its address may be another's in a minute. (A name server that only fails says nothing of the name.)"""
+    resolver = names.resolver(stale=300)
+    names.answers["a"] = ["1.1.1.1"]
+    await resolver.resolve("a", 80)
+    names.answers["a"] = Unknown("dns", "a: Name or service not known", "upstream", "yes")
+    names.now += 6
+    for _ in range(29):
+        assert await resolver.resolve("a", 80) == [(V4, ("1.1.1.1", 80))]
+        await settled(resolver)
+        names.now += 1
+        assert resolver.places("a") == {"1.1.1.1"}
+    names.now += 2
+    with pytest.raises(Error, match="not known"):
+        await resolver.resolve("a", 80)
+    assert resolver.places("a") == frozenset()
+    names.answers["a"] = ["2.2.2.2"]
+    names.now += 2
+    assert await resolver.resolve("a", 80) == [(V4, ("2.2.2.2", 80))]
 
 
 async def test_a_name_that_nobody_knows_is_not_asked_for_by_everybody(names: Names) -> None:

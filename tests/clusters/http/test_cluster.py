@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from carrier import model as c
-from clusters.http.cluster import UNACKNOWLEDGED, HttpCluster
+from clusters.http import h1
+from clusters.http.cluster import HttpCluster
 from clusters.http.h2_pool import SharedEndpoint
 from tests.conversation import Stage
 from tests.e2e.test_http_bodies import GET, OK, answered
@@ -32,12 +33,43 @@ async def test_requests_beyond_the_bound_wait_for_a_connection_to_come_free() ->
         assert stage.cluster.pools[stage.cluster.endpoints[0]].open == 1
 
 
-async def test_a_host_that_acknowledges_nothing_is_not_waited_for_until_the_answers_time_is_over() -> None:
+@pytest.mark.parametrize("lost", [True, False])
+async def test_a_host_that_acknowledges_nothing_is_not_waited_for_until_the_answers_time_is_over(
+    monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    monkeypatch.setattr(h1, "UNACKNOWLEDGED", 2.5)
     async with Stage() as stage:
-        await stage.both(GET)
+        client, server, _ = await stage.both(GET)
+        (upstream,) = stage.cluster.shared.busy
+        monkeypatch.setattr(h1, "quiet_since", lambda sock, before, now: (before or now) if lost else 0.0)
+        began = stage.cluster.shared.now
+        for second in range(1, 8):
+            stage.cluster.tick(began + second)
+        if lost:
+            head, body = await answered(client)
+            assert head.startswith(b"HTTP/1.1 504 ") and b"its host has acknowledged nothing for 2.5 s" in body
+        else:
+            assert upstream.session is not None
+            await server.says(OK)
+            await answered(client)
+
+
+async def test_a_server_at_a_breakpoint_that_reads_nothing_is_waited_for() -> None:
+    """Its host acknowledges, and answers each probe of the closed window. TCP_USER_TIMEOUT, which was 10 s, takes that for silence."""
+    async with Stage() as stage:
+        head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 8000000\r\n\r\n"
+        client, _, _ = await stage.both(head)
+        upload = asyncio.ensure_future(client.says(b"x" * 8_000_000))
+        await asyncio.sleep(0.5)  # the window is closed
         (upstream,) = stage.cluster.shared.busy
         sock = upstream.transport.get_extra_info("socket")
-        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == UNACKNOWLEDGED < upstream.shared.answer_timeout * 1000
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
+        began = stage.cluster.shared.now
+        for second in range(1, 40):
+            stage.cluster.tick(began + second)
+            await asyncio.sleep(0.02)
+        assert upstream.session is not None
+        upload.cancel()
 
 
 async def test_a_full_queue_is_503_at_once() -> None:

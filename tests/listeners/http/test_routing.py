@@ -53,10 +53,53 @@ def test_headers_that_a_rewrite_leaves_out_are_not_sent_on() -> None:
     assert b"x-user" not in wire and b"host: h" in wire
 
 
-@pytest.mark.parametrize("rewrite", [Rewrite("/HTTP", 7), Rewrite("/HTTP/url/path", "a b\r\nx: y"), Rewrite("/HTTP/method", "G ET")])
-def test_what_cannot_be_written_is_not_sent_on(rewrite: Rewrite) -> None:
+POST = (
+    b"POST /a HTTP/1.1\r\nhost: h\r\nx-user: john\r\ncontent-length: 2\r\nexpect: 100-continue\r\nconnection: keep-alive, upgrade\r\n"
+    b"upgrade: websocket\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize("value", [{"x-new": "1"}, {"x-new": "1", "connection": "close", "content-length": "7", "host": None, "a b": "c"}])
+def test_all_headers_may_be_replaced_and_what_frames_or_routes_the_message_stays(value: dict[str, Any]) -> None:
+    """Without Host among them, say: the whole rewrite was dropped in silence."""
+    came = head(POST)
+    lines = rewritten(came, decision(Rewrite("/HTTP/headers", value))).text.split(b"\r\n")
+    assert b"x-new: 1" in lines and b"x-user: john" not in lines
+    for kept in (b"host: h", b"content-length: 2", b"expect: 100-continue", b"upgrade: websocket"):
+        assert kept in lines
+    assert any(line.startswith(b"sec-websocket-key: ") for line in lines)
+
+
+def test_null_removes_a_header() -> None:
+    lines = rewritten(head(), decision(Rewrite("/HTTP/headers/x-user", None), Rewrite("/HTTP/headers/x-other", None))).text.split(b"\r\n")
+    assert not [line for line in lines if line.startswith((b"x-user", b"x-other"))]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "line"),
+    [
+        ("/HTTP/headers/x-user", "Jürgen", b"x-user: J\xc3\xbcrgen"),
+        ("/HTTP/headers", {"x-user": "日本"}, b"x-user: " + "日本".encode()),
+        ("/", {"HTTP": {"headers": {"x-user": "ü"}}}, b"x-user: \xc3\xbc"),
+        ("/HTTP/url/path", "/straße und mehr?q=ü", b"GET /stra%C3%9Fe%20und%20mehr?q=%C3%BC HTTP/1.1"),
+        ("/HTTP/url/path", "no/slash", b"GET /no/slash HTTP/1.1"),
+        ("/HTTP/url/path", "", b"GET / HTTP/1.1"),
+        ("/HTTP/url/path", "/a\r\nx: y", b"GET /a%0D%0Ax:%20y HTTP/1.1"),
+    ],
+)
+def test_what_a_person_writes_is_sent_as_a_browser_would_send_it(path: str, value: object, line: bytes) -> None:
+    assert line in rewritten(head(), decision(Rewrite(path, value))).text.split(b"\r\n")
+
+
+@pytest.mark.parametrize(
+    "rewrite",
+    [Rewrite("/HTTP", 7), Rewrite("/HTTP/method", "G ET"), Rewrite("/HTTP/headers/x-user", "a\r\nb"), Rewrite("/HTTP/headers/te", "x")],
+)
+def test_what_cannot_be_written_is_left_as_it_came_and_keeps_nothing_else_back(rewrite: Rewrite) -> None:
     came = head()
     assert rewritten(came, decision(rewrite)).text == came.text
+    if rewrite.path != "/HTTP":
+        assert b"\r\nx-other: 1\r\n" in rewritten(came, decision(rewrite, Rewrite("/HTTP/headers/x-other", "1"))).text
 
 
 def test_the_number_of_rules_does_not_change_what_is_done() -> None:
