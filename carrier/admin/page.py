@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,6 @@ TYPES = {
     "svg": "image/svg+xml",
 }
 """By the end of a file's name. Nothing else is served."""
-INDEX = "index.html"
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -60,19 +60,38 @@ class File(NamedTuple):
 
 
 FOLDER = Path(__file__).with_name("web")
-
-
-@cache
-def paths() -> Mapping[str, str]:
-    """The paths of all of them, and their names."""
-    return {"/" if name == INDEX else f"/web/{name}": name for name in os.listdir(FOLDER)}
+SCRIPTS = "/web/page.js"
+PATHS = {"/": ("index.html",), SCRIPTS: ("*.js",), "/web/page.css": ("style.css", "parts.css"), "/web/icon.svg": ("icon.svg",)}
+"""All that is sent, and what of the folder it is made of. So a browser asks four times before the page is there, and not twenty times."""
+IMPORT = re.compile(r'^import (?:\* as (?P<all>\w+)|(?P<names>\{ .* \})) from "\./(?P<module>\w+)\.js";$', re.MULTILINE)
+EXPORT = re.compile(r"^export (?P<kind>(?:async )?function|const|class) (?P<name>[\w$]+)", re.MULTILINE)
 
 
 @cache
 def file(path: str) -> File:
-    """What is sent for one of `paths`. Each is read when it is asked for: all at once would hold the event loop."""
-    name = paths()[path]
-    return _read(name, (FOLDER / name).read_bytes())
+    """What is sent for one of PATHS, made when it is asked for first: all at once would hold the event loop."""
+    names = PATHS[path]
+    return _read(names[0], _scripts() if path == SCRIPTS else b"".join((FOLDER / name).read_bytes() for name in names))
+
+
+def _scripts() -> bytes:
+    """All modules as one, each after those that it imports. A module becomes a function that is called once and returns what it exports.
+    They are written so that this is easy (an import is one line, nothing is exported by default), which a test holds."""
+    texts = {each.stem: each.read_text() for each in sorted(FOLDER.glob("*.js"))}
+    needs = {name: {found["module"] for found in IMPORT.finditer(text)} for name, text in texts.items()}
+    parts = [_as_function(name, texts[name]) for name in TopologicalSorter(needs).static_order()]
+    return "".join(parts).encode()
+
+
+def _as_function(name: str, text: str) -> str:
+    exported = [found["name"] for found in EXPORT.finditer(text)]
+    body = EXPORT.sub(r"\g<kind> \g<name>", IMPORT.sub(_taken, text))
+    return f"const ${name} = (() => {{\n{body}return {{ {', '.join(exported)} }};\n}})();\n"
+
+
+def _taken(found: re.Match[str]) -> str:
+    """An import, where the module is a value."""
+    return f"const {found['all'] or found['names'].replace(' as ', ': ')} = ${found['module']};"
 
 
 def _read(name: str, body: bytes) -> File:
@@ -82,7 +101,7 @@ def _read(name: str, body: bytes) -> File:
 
 def wants(method: str, path: str, headers: Mapping[str, str]) -> bool:
     """Is this call for the page, and none of the API's? headers: names in lower case. A program gets the list of calls."""
-    return method in ("GET", "HEAD") and path in paths() and (path != "/" or "text/html" in headers.get("accept", ""))
+    return method in ("GET", "HEAD") and path in PATHS and (path != "/" or "text/html" in headers.get("accept", ""))
 
 
 def answer(path: str, headers: Mapping[str, str]) -> tuple[int, dict[str, str], bytes]:

@@ -41,6 +41,8 @@ pytestmark = [
 
 ADMIN, READER, JOHN = "admin-token-0123456789", "reader-token-012345678", "john-token-01234567890"
 PATIENCE = 30.0
+FASTER = "const wait = window.setTimeout; window.setTimeout = (does, time, ...more) => wait(does, time >= 200 ? time / 5 : time, ...more);"
+"""What the page does once a second it does five times here, and what a reader has seen goes sooner: most of the test was waiting."""
 AXE = Path(axe.__file__ or "").with_name("axe.min.js") if not MISSING else Path()
 NARROW, MIDDLE, WIDE = 400, 1024, 1920
 
@@ -120,7 +122,9 @@ class Site:
         for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1920,1080"):
             options.add_argument(argument)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        return webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+        driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+        driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": FASTER})
+        return driver
 
     def close(self) -> None:
         self.driver.quit()
@@ -243,7 +247,8 @@ def the_token_is_asked_for_and_stays_out_of_every_address(site: Site) -> None:
     site.until(lambda: site.text("#f-state") == "ready", "for the status")
     site.until(lambda: site.script("return document.querySelector('#trouble').hidden"), "for the end of the trouble")
     addresses = site.script("return [location.href, ...performance.getEntriesByType('resource').map(r => r.name)]")
-    assert len(addresses) > 18 and not any(ADMIN in address for address in addresses)
+    assert len([address for address in addresses if "/web/" in address]) == 3, "the page's files: more take a browser long"
+    assert not any(ADMIN in address for address in addresses)
     assert site.script("return [sessionStorage.length, localStorage.length, document.cookie]") == [1, 0, ""]
 
 
@@ -536,7 +541,7 @@ def axe_finds_nothing_and_nothing_is_cut_off(site: Site, theme: str) -> None:
             site.script("location.hash = arguments[0]; delete document.body.dataset.why", view)
             site.until(lambda view=view: site.all(f"#v-{view}"), "for the view")
             assert site.script("return document.scrollingElement.scrollWidth") <= width, (view, width)
-            if width == NARROW:
+            if width == NARROW and (theme == "light" or view not in ("rules", "requests")):  # their colours were there above
                 found += site.wrong(theme, f"#v-{view}")
     site.click("#open-why")
     found += site.wrong(theme, "#why")

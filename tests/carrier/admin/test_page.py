@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import re
-from importlib import resources
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -29,14 +32,26 @@ def test_a_browser_gets_the_page_and_a_program_the_list_of_calls():
 
 
 @pytest.mark.parametrize(
-    "path", ["/web/../page.py", "/web/..%2fpage.py", "/web/%2e%2e/page.py", "/web//app.js", "/web/", "/web", "/web/nothing.js", "/app.js"]
+    "path",
+    [
+        "/web/../page.py",
+        "/web/..%2fpage.py",
+        "/web/%2e%2e/page.py",
+        "/web//app.js",
+        "/web/",
+        "/web",
+        "/web/nothing.js",
+        "/app.js",
+        "/web/app.js",
+        "/web/index.html",
+    ],
 )
 def test_nothing_but_the_files_is_served(path):
     assert not page.wants("GET", path, HTML)
 
 
 def test_every_file_has_its_type_and_the_fields_that_lock_it_up():
-    for path in page.paths():
+    for path in page.PATHS:
         answer, file = got(path), page.file(path)
         assert answer.status == 200 and answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["content-type"] == file.type == page.TYPES["html" if path == "/" else path.rpartition(".")[2]]
@@ -46,39 +61,75 @@ def test_every_file_has_its_type_and_the_fields_that_lock_it_up():
 
 
 def test_who_has_a_file_is_told_so_and_not_sent_it_again():
-    first = got("/web/app.js", accept_encoding="gzip, br")
-    assert gzip.decompress(first.body) == got("/web/app.js").body
-    again = got("/web/app.js", accept_encoding="gzip", if_none_match=f'"other", W/{first.headers["etag"]}')
+    first = got("/web/page.js", accept_encoding="gzip, br")
+    assert gzip.decompress(first.body) == got("/web/page.js").body
+    again = got("/web/page.js", accept_encoding="gzip", if_none_match=f'"other", W/{first.headers["etag"]}')
     assert (again.status, again.body) == (304, b"") and again.headers["etag"] == first.headers["etag"]
-    plain = got("/web/app.js", accept_encoding="gzip;q=0", if_none_match=first.headers["etag"])
+    plain = got("/web/page.js", accept_encoding="gzip;q=0", if_none_match=first.headers["etag"])
     assert plain.status == 200 and plain.headers["etag"] != first.headers["etag"]  # other bytes have another tag
 
 
 def test_the_first_view_is_small():
-    assert sum(len(page.file(path).packed) for path in page.paths()) < 150_000
+    assert sum(len(page.file(path).packed) for path in page.PATHS) < 150_000
 
 
 def test_the_page_names_all_of_its_files_and_only_beside_itself():
-    """So it works below any path, and all modules are asked for at once."""
+    """So it works below any path."""
     index = page.file("/").body.decode()
     named = re.findall(r'(?:href|src)="([^"#]+)"', index)
-    assert sorted(named) == sorted(path[1:] for path in page.paths() if path != "/")
-    for name in page.paths():
-        text = page.file(name).body.decode()
-        assert not re.search(r"\b(?:innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval)\b\s*[=(]", text), name
-        assert text.count("\n") < 500, name
-        if name.endswith(".js"):
-            assert all(found.startswith("./") for found in re.findall(r'from "([^"]+)"', text)), name
+    assert sorted(named) == sorted(path[1:] for path in page.PATHS if path != "/")
+    for each in page.FOLDER.iterdir():
+        text = each.read_text()
+        assert not re.search(r"\b(?:innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval)\b\s*[=(]", text), each
+        assert text.count("\n") < 500, each
     assert not re.search(r"<style|style=|<script(?! type=\"module\" src)| on\w+=", index)
 
 
+def test_every_file_of_the_folder_is_sent():
+    sent = [each for names in page.PATHS.values() for name in names for each in page.FOLDER.glob(name)]
+    assert sorted(sent) == sorted(page.FOLDER.iterdir())
+
+
+def test_modules_are_written_so_that_they_can_be_joined():
+    """What the joining does not understand would be left in the text."""
+    joined = page.file(page.SCRIPTS).body.decode()
+    assert not re.search(r"^\s*(?:import|export)\b|\bimport\(|\bimport\.meta\b", joined, re.MULTILINE)
+    for module in page.FOLDER.glob("*.js"):
+        text = module.read_text()
+        assert text.count("\nexport ") + text.startswith("export ") == len(page.EXPORT.findall(text)), module
+        named = {
+            name.split(" as ")[0].strip()
+            for found in page.IMPORT.finditer(text)
+            if found["names"]
+            for name in found["names"].strip("{} ").split(",")
+        }
+        exported = {
+            name
+            for found in page.IMPORT.finditer(text)
+            for _, name in page.EXPORT.findall((page.FOLDER / f"{found['module']}.js").read_text())
+        }
+        assert named <= exported, module
+
+
+def test_a_module_comes_after_those_that_it_imports():
+    joined = page.file(page.SCRIPTS).body.decode()
+    for module in page.FOLDER.glob("*.js"):
+        own = joined.index(f"const ${module.stem} = (")
+        assert all(joined.index(f"const ${found['module']} = (") < own for found in page.IMPORT.finditer(module.read_text())), module
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not here")
+def test_the_joined_modules_are_a_module(tmp_path):
+    file = tmp_path / "page.mjs"
+    file.write_bytes(page.file(page.SCRIPTS).body)
+    done = subprocess.run(["node", "--check", str(file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_files_are_part_of_the_package():
-    import tomllib
-    from pathlib import Path
 
     said = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     assert "web/*" in said["carrier.admin"]
-    assert len(list(resources.files("carrier.admin").joinpath("web").iterdir())) == len(page.paths())
 
 
 # -- the gate
@@ -106,14 +157,14 @@ def locked(tmp_path):
 
 
 def test_the_page_needs_no_token_and_the_api_behind_it_does(locked):
-    assert kind(locked) == "" and kind(locked, path="/web/app.js") == ""
+    assert kind(locked) == "" and kind(locked, path="/web/page.js") == ""
     assert kind(locked, REMOTE, host="192.0.2.1") == ""
     assert kind(locked, path="/api/v1/status") == "unauthorized"
 
 
 def test_without_the_page_its_paths_are_as_any_other(locked):
     locked.page = False
-    assert kind(locked) == "unauthorized" and kind(locked, path="/web/app.js") == "unauthorized"
+    assert kind(locked) == "unauthorized" and kind(locked, path="/web/page.js") == "unauthorized"
 
 
 def test_other_machines_get_the_page_only_where_they_could_log_in():

@@ -639,13 +639,13 @@ async def test_a_browser_gets_the_page_and_the_file_may_forbid_it(tmp_path: Path
         assert (await up.raw("GET / HTTP/1.1", "accept: text/html")).startswith(b"HTTP/1.1 200 OK")
         assert b"<!doctype html>" in await up.raw("GET / HTTP/1.1", "accept: text/html")
         assert b'"calls"' in await up.raw("GET / HTTP/1.1", "accept: */*")
-        head = await up.raw("HEAD /web/app.js HTTP/1.1", "accept-encoding: gzip")
+        head = await up.raw("HEAD /web/page.js HTTP/1.1", "accept-encoding: gzip")
         assert b"content-encoding: gzip" in head and head.endswith(b"\r\n\r\n")
         await up.proxy.apply(msgspec.structs.replace(up.proxy.config, admin=Admin(options={"page": False})))
         up.server._prepare(up.proxy.config)()
         assert b"<!doctype html>" not in await up.raw("GET / HTTP/1.1", "accept: text/html")
     async with serving(page=False) as up:
-        assert b"404 Not Found" in await up.raw("GET /web/app.js HTTP/1.1")
+        assert b"404 Not Found" in await up.raw("GET /web/page.js HTTP/1.1")
 
 
 async def test_the_audit_tells_changes_and_refusals_and_revisions_can_be_read() -> None:
