@@ -19,7 +19,9 @@ def health(endpoint: Dict) -> str:
     if endpoint["drained"]:
         return "drained"
     reason = endpoint["reason"].replace(f"{endpoint['address']}: ", "")  # it stands beside it
-    return "up" if endpoint["up"] else f"down ({reason})"
+    if reason:
+        return f"{'failed' if endpoint['up'] else 'down'} ({reason})"
+    return "up" if endpoint.get("tried", True) else "not tried yet"
 
 
 def show_bridges(bridges: list[Dict], page: Page) -> None:
@@ -28,8 +30,6 @@ def show_bridges(bridges: list[Dict], page: Page) -> None:
         where = ", ".join(f"{endpoint['address']} {health(endpoint)}" for endpoint in bridge["endpoints"])
         if not bridge.get("healthy", True) and all(endpoint["up"] for endpoint in bridge["endpoints"]):
             where = bridge["health"]  # it has not failed often enough to be down
-        elif bridge.get("health") == "not tried yet" and where.endswith(" up"):
-            where = where.removesuffix(" up") + " not tried yet"
         expires = moment(bridge["expires"]) if bridge["expires"] else "never"
         rows.append((bridge["name"], bridge["user"], bridge["listener"], where, bridge["hits"], ago(bridge["last_hit"]), expires))
     page.table(("bridge", "user", "listener", "endpoint", "hits", "last hit", "expires"), rows)
@@ -37,7 +37,8 @@ def show_bridges(bridges: list[Dict], page: Page) -> None:
 
 def bridges(options: argparse.Namespace, client: Client, page: Page) -> int:
     if options.action != "list" and not options.name:
-        print(f"carrier bridges {options.action}: which bridge? carrier bridges lists them", file=sys.stderr)
+        hint = "give it a name: carrier bridges add NAME ..." if options.action == "add" else "which bridge? carrier bridges lists them"
+        print(f"carrier bridges {options.action}: {hint}", file=sys.stderr)
         return USAGE
     at = f"bridges/{quote(options.name or '', safe='')}"
     if options.action == "list":

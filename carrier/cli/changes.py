@@ -26,6 +26,7 @@ def apply(options: argparse.Namespace, client: Client, page: Page) -> int:
     found = validated(client, text, "?allowDangling=true" if options.allow_dangling else "")
     if not found["valid"]:
         raise Refused(400, found["problems"])
+    _warn(found)
     changes = summary(found["changes"])
     if options.dry_run:
         return done(options, found, f"it would change: {changes}" if changes else "it would change nothing")
@@ -43,6 +44,12 @@ def validated(client: Client, text: str, query: str = "") -> Dict:
             raise Refused(400, problems) from None
         raise
     return found
+
+
+def _warn(found: Dict) -> None:
+    """What is odd about a file, and the user bridges that do not fit into it."""
+    for warning in found["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _malformed(text: str) -> list[Dict]:
@@ -93,6 +100,7 @@ def diff(options: argparse.Namespace, client: Client, page: Page) -> int:
     found = validated(client, text)
     if not found["valid"]:
         raise Refused(400, found["problems"])
+    _warn(found)
     changes = found["changes"]
     if show(options, changes) or not changes:
         return FAILED if changes else OK

@@ -99,19 +99,24 @@ class Client:
 
     def _connection(self) -> HTTPConnection:
         """Connected. Raises Refused."""
-        said = []
+        said, left = [], 0
         for where in [self.where] if self.where else _defaults():
             try:
                 connection = _connected(where)
                 if self.where is None:
                     _check_owner(connection)
             except OSError as exc:
-                said.append(f"{where}: {reason(exc)}")
+                if self.where is None and isinstance(exc, ConnectionRefusedError) and "/" in where:
+                    left += 1  # the socket of a carrier that was killed
+                else:
+                    said.append(f"{where}: {reason(exc)}")
             else:
                 if self.where is None:
                     self.others = [other for other in _defaults()[:-1] if other != where and _answers(other)]
                 self.where = where
                 return connection
+        if left:
+            said.append(f"{left} socket{'s' * (left > 1)} that carriers have left behind")
         hint = "" if self.where else "; --admin or CARRIER_ADMIN says where one is"
         raise Refused(0, f"no carrier answers at {', nor at '.join(said)}{hint}")
 

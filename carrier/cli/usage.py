@@ -92,6 +92,9 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
 """Command -> command lines, each with what it does."""
 
 
+INVALID = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
+
+
 class Parser(argparse.ArgumentParser):
     """argparse's, which has examples and knows what looks like what."""
 
@@ -107,10 +110,12 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print what is wrong, with what was probably meant, and exit with 2."""
         hint = self._hint(message)
+        if message.startswith("argument COMMAND:") and (found := INVALID.search(message)):  # --help has all of them
+            message = f"there is no command {found[1]!r}"
         self.exit(2, f"{self.prog}: {message}{f'; {hint}' if hint else ''}\n{self.prog} --help has examples\n")
 
     def _hint(self, message: str) -> str:
-        if found := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
+        if found := INVALID.search(message):
             return near(found[1], re.findall(r"[\w.-]+", found[2]))
         if found := re.search(r"unrecognized arguments: (--?[\w-]+)", message):
             return near(found[1], [name for action in self._actions for name in action.option_strings])

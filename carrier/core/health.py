@@ -139,9 +139,14 @@ class Health:
         return Error(kind, f"every endpoint of {self.cluster.name!r} is down{reasons}", "upstream", "yes")
 
     def report(self) -> list[dict[str, Any]]:
-        """For people: each endpoint, whether it is up, and why not."""
-        states = self.states
-        return [{"name": e.name, "up": e.up, "reason": states[e].reason if e in states else ""} for e in self.cluster.endpoints]
+        """For people: each endpoint, whether it is up, and why not, or how it failed last although it is."""
+        return [{"name": e.name, "up": e.up, "reason": self._reason(self.states.get(e))} for e in self.cluster.endpoints]
+
+    @staticmethod
+    def _reason(state: State | None) -> str:
+        if state is None:
+            return ""
+        return state.reason or (state.last.detail if state.last is not None else "")
 
     # ------------------------------------------------------------------ probes
 

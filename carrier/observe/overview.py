@@ -162,6 +162,7 @@ def _endpoint(cluster: Cluster, endpoint: Endpoint, reason: str) -> Dict:
         "name": endpoint.name,
         "address": endpoint.address,
         "up": endpoint.up,
+        "tried": bool(endpoint.total or endpoint.failed or cluster.health.active or cluster.virtual),
         "drained": endpoint.name in cluster.drained,
         "reason": reason,
         "sessions": endpoint.active,

@@ -236,7 +236,7 @@ def test_the_default_socket_that_nobody_answers_at_leaves_the_tcp_address(
     assert main(["status"]) == 1
     assert asked == [("127.0.0.1", 1234)]
     said = capsys.readouterr().err
-    assert f"no carrier answers at {socket_path}: Connection refused, nor at {beside}: Connection refused, nor at 127.0.0.1:1234" in said
+    assert "no carrier answers at 127.0.0.1:1234: Connection refused, nor at 2 sockets that carriers have left behind; --admin" in said
 
 
 @pytest.mark.parametrize(
@@ -259,6 +259,17 @@ def test_what_cannot_be_meant_is_refused_before_anybody_is_asked(arguments: list
         main([*arguments, "--admin", "127.0.0.1:1"])
     assert caught.value.code == 2
     assert "expected" in capsys.readouterr().err
+
+
+async def test_bridges_that_a_file_has_no_place_for_are_named_before_and_when_they_go(pod: Pod, tmp_path: Path) -> None:
+    file = tmp_path / "moved.yaml"
+    was = port(pod)
+    await add_john(pod, "127.0.0.1:9")
+    file.write_text((await pod.carrier("dump"))[1].replace(was, str(free_port())))
+    for command in (("diff",), ("apply", "--dry-run"), ("apply",)):
+        said = (await pod.carrier(*command, str(file)))[1]
+        assert f"warning: bridge 'john' is gone: there is no port {was}" in said, command
+    assert (await pod.carrier("bridges"))[1].count("john") == 0
 
 
 @pytest.mark.parametrize("arguments", [["apply"], ["diff"]])

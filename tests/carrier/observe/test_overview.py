@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from typing import Any
 
@@ -113,3 +114,18 @@ def test_addresses_are_written_as_people_write_them() -> None:
     assert address_of(Bound(("tcp", "::1", 0))) == "[::1]:80"  # type: ignore[arg-type]
     assert address_of(Bound(("unix", "/run/x", -1))) == "/run/x"  # type: ignore[arg-type]
     assert address_of(Bound(None)) == "x"  # type: ignore[arg-type]
+
+
+async def test_an_endpoint_that_nobody_has_asked_is_not_said_to_be_up_and_one_that_failed_says_how() -> None:
+    from carrier.cli.bridges import health
+
+    base = config(clusters=[cluster("c", free_port())], listeners=[listener("in", "c", port=0)])
+    async with running(base) as proxy:
+        (endpoint,) = overview(proxy)["clusters"][0]["endpoints"]
+        assert endpoint["up"] and not endpoint["tried"] and health(endpoint) == "not tried yet"
+        async with tcp(port_of(proxy, "in")) as client:
+            client.send(b"x")
+            with contextlib.suppress(ConnectionError):
+                await client.read_all()
+        (endpoint,) = overview(proxy)["clusters"][0]["endpoints"]
+        assert endpoint["up"] and endpoint["tried"] and health(endpoint) == "failed (Connection refused)"
