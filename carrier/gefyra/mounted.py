@@ -3,7 +3,8 @@
     PUT  /mount         {"document": ..., "bridges": {NAME: BRIDGE}, "files": {NAME: PEM}}
     GET  /mount         how its bridges are: served, by whom instead, nearest misses
     PUT  /mount/NAME    a bridge, as PUT /bridges/NAME takes it; in force when its endpoint was reached, or after ?patience= seconds (0:
-                        at once, and the shadow serves until a probe has reached it)
+                        at once, and the shadow serves until a probe has reached it); with hold=1 one that is new and was not reached
+                        is not put in force: `held` says so
 
 `PUT /mount` puts in force, at once and as one revision, the ports of a pod (a document in Gefyra's format, without bridges), its
 certificates, and exactly these bridges; those that a hand made, whose names are no provider's (OBJECT.PORT), stay. The same again changes
@@ -172,12 +173,14 @@ class Mounted:
     async def put_bridge(self, api: Serving, call: Call) -> Any:
         """One bridge. Raises ConfigError, Error."""
         name, body = call.names[0], _body(call)
-        daemon, patience = self.daemon, _seconds(call.query.get("patience", "0"))
+        daemon, patience, hold = self.daemon, _seconds(call.query.get("patience", "0")), call.query.get("hold") == "1"
         self._check_mounted()
         wanted = api.bridges.put(daemon.server.proxy.config, name, body)  # what would be refused is refused at once
         error: tuple[Error, str] | None = UNTRIED
         if patience:
             error = await self._reached(wanted.clusters[wanted.bridges[name].cluster], patience)
+        if hold and error is not None and name not in daemon.server.proxy.config.bridges:
+            return {"held": True, "reached": False, "reason": error[1]}
         async with api.lock:
             self._check_mounted()
             old = daemon.server.proxy.config

@@ -25,6 +25,8 @@ from carrier.gefyra.wanted import CLIENT_LABEL, MOUNT_LABEL, Event, Failures, bo
 
 PATIENCE = 2.0
 """Seconds that a bridge waits for its laptop before it is ACTIVE without it. One that others wait behind does not wait."""
+SLICE = 0.4
+"""Seconds of it at once: then whoever has come meanwhile is looked for."""
 WAITING = ("REQUESTED", "INSTALLING", "INSTALLED")
 """States of a bridge whose turn is to come."""
 AGAIN = 20.0
@@ -104,15 +106,18 @@ class CarrierProvider:
             raise self.failures.refused(why(exc)) from None
         name = self._name(container_port)
         self.known.routes.add(name)
-        patience = await self._patience()
-        deadline = time.monotonic() + AGAIN
+        began = time.monotonic()
+        deadline = began + AGAIN
         while True:
-            answers = await self._put(name, body, patience)
+            left = 0.0 if await self._others_wait() else max(0.0, began + PATIENCE - time.monotonic())
+            answers = await self._put(name, body, min(left, SLICE), hold=left > SLICE)
             refused = [answer for answer in answers if 400 <= answer.status < 500]
             good = [answer for answer in answers if answer.good]
             if refused:
                 await self._take_back(name)
                 raise self.failures.refused("; ".join(dict.fromkeys(answer.reason for answer in refused)))
+            if any(answer.body.get("held") for answer in good if isinstance(answer.body, Mapping)):
+                continue
             if good:
                 break
             if time.monotonic() > deadline:
@@ -216,9 +221,9 @@ class CarrierProvider:
         bridge = await self.access.get("gefyrabridge", self.gefyra_namespace, name)
         return bridge is not None and "ACTIVE" not in (bridge.get("stateTransitions") or {}) and bridge.get("state") != "ACTIVE"
 
-    async def _put(self, name: str, body: Object, patience: float) -> list[Answer]:
+    async def _put(self, name: str, body: Object, patience: float, hold: bool) -> list[Answer]:
         """Put a bridge into every pod; one that has no mount yet is given it first, with all its bridges."""
-        target = f"{path('mount', name)}?patience={patience:g}"
+        target = f"{path('mount', name)}?patience={patience:g}{'&hold=1' if hold else ''}"
         fleet = await self.fleet()
         answers = await fleet.call("PUT", target, body)
         if any(answer.status == 409 and "has no mount" in answer.reason for answer in answers):
@@ -232,11 +237,10 @@ class CarrierProvider:
             await (await self.fleet()).call("DELETE", path("bridges", name))
         self.known.routes.discard(name)
 
-    async def _patience(self) -> float:
-        """None while other bridges of the mount wait for their turn."""
+    async def _others_wait(self) -> bool:
+        """Do other bridges of the mount wait for their turn?"""
         others = await self.access.list("gefyrabridge", self.gefyra_namespace, {MOUNT_LABEL: self.mount})
-        waiting = [one for one in others if name_of(one) != self.name and str(one.get("state", "REQUESTED")).upper() in WAITING]
-        return 0.0 if waiting else PATIENCE
+        return any(name_of(one) != self.name and str(one.get("state", "REQUESTED")).upper() in WAITING for one in others)
 
     async def _tell(self, good: list[Answer], lagging: list[Answer], host: str, port: int | str) -> None:
         """How the laptop is, what is odd about the rule, and which pods are late."""

@@ -1,4 +1,5 @@
-"""One control plane for all tests of a worker; for each test a namespace, a kubelet and an operator of its own."""
+"""One control plane for all tests of a worker; namespaces, a kubelet and an operator for each test that begins with nothing (`cluster`),
+and a workload that is mounted already for those that do not care how it came to be (`mounted`)."""
 
 from __future__ import annotations
 
@@ -12,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
-from carrier.gefyra import mount
+from carrier.gefyra import mount, provider
 from tests.cluster import control, gefyra, kubelet
 from tests.cluster.control import ControlPlane
 from tests.cluster.kubelet import Kubelet
-from tests.cluster.operator import Operator
+from tests.cluster.operator import Operator, Stowaway
 
 _number = itertools.count(1)
 
@@ -30,7 +32,7 @@ def control_plane() -> Iterator[ControlPlane]:
     plane = ControlPlane(folder)
     try:
         # The API server passes exec on as it comes, rather than in the protocol of older kubelets.
-        plane.start("--feature-gates=TranslateStreamCloseWebsocketRequests=false")
+        plane.start("--feature-gates=TranslateStreamCloseWebsocketRequests=false", "--enable-priority-and-fairness=false")
         plane.write_kubeconfig(folder / "operator", gefyra.install(plane))
         yield plane
     finally:
@@ -39,17 +41,20 @@ def control_plane() -> Iterator[ControlPlane]:
 
 
 class Cluster:
-    """A namespace, its kubelet and the operator, and what a user does there."""
+    """A namespace, its kubelet and the operator, and what a user does there. gefyra: the namespace of the operator."""
 
-    def __init__(self, plane: ControlPlane, node: Kubelet, namespace: str) -> None:
+    def __init__(self, plane: ControlPlane, node: Kubelet, namespace: str, gefyra: str = "gefyra") -> None:
         self.plane = plane
         self.node = node
         self.namespace = namespace
+        self.gefyra = gefyra
         self.operators: list[Operator] = []
+        self.connection = Stowaway()
 
     async def operator(self, **more: Any) -> Operator:
-        """Start one."""
-        found = Operator(self.plane, self.plane.path / "operator", **more)
+        """Start one; destinations are there as long as the cluster is."""
+        self.connection = more.setdefault("connection", self.connection)
+        found = Operator(self.plane, self.plane.path / "operator", namespace=self.gefyra, **more)
         await found.start()
         self.operators.append(found)
         return found
@@ -72,7 +77,7 @@ class Cluster:
         async def wait() -> None:
             nonlocal found
             while not (found := await look()):  # noqa: ASYNC110 - what is waited for is another process's
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.1)
 
         try:
             await asyncio.wait_for(wait(), patience)
@@ -82,10 +87,10 @@ class Cluster:
 
     async def story(self) -> str:
         """What the operator told, for a failed test."""
-        events = await self.get("/apis/events.k8s.io/v1/namespaces/gefyra/events")
+        events = await self.get(f"/apis/events.k8s.io/v1/namespaces/{self.gefyra}/events")
         told = sorted(f"{one['eventTime'][11:23]} {one['reason']}: {one.get('note', '')}" for one in events["items"])
         for kind in ("gefyrabridgemounts", "gefyrabridges"):
-            found = await self.get(f"/apis/gefyra.dev/v1/namespaces/gefyra/{kind}")
+            found = await self.get(f"/apis/gefyra.dev/v1/namespaces/{self.gefyra}/{kind}")
             told += [f"{one['metadata']['name']} is {one.get('state')}" for one in found["items"]]
         for pod in (await self.get(f"/api/v1/namespaces/{self.namespace}/pods"))["items"]:
             status = pod.get("status", {})
@@ -98,7 +103,8 @@ class Cluster:
     async def deploy(self, name: str = "web", replicas: int = 2, version: str = "v1", **container: Any) -> None:
         """A Deployment, and its Service."""
         labels = {"app": name}
-        described = {"name": "web", "image": f"app:{version}", "ports": [{"containerPort": 8080}], **container}
+        env = [{"name": f"IS_{version.upper()}", "value": "yes"}]  # which no other version has
+        described = {"name": "web", "image": f"app:{version}", "ports": [{"containerPort": 8080}], "env": env, **container}
         template = {"metadata": {"labels": labels}, "spec": {"terminationGracePeriodSeconds": 3, "containers": [described]}}
         spec = {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template}
         metadata = {"name": name, "namespace": self.namespace}
@@ -136,7 +142,7 @@ class Cluster:
         return {
             "apiVersion": "gefyra.dev/v1",
             "kind": "gefyrabridgemount",
-            "metadata": {"name": name, "namespace": "gefyra"},
+            "metadata": {"name": name, "namespace": self.gefyra},
             "provider": "carrier2mount",
             "targetNamespace": self.namespace,
             "target": "deploy/web",
@@ -149,7 +155,7 @@ class Cluster:
         return {
             "apiVersion": "gefyra.dev/v1",
             "kind": "gefyrabridge",
-            "metadata": {"name": f"bridge-{user}", "namespace": "gefyra", "labels": labels},
+            "metadata": {"name": f"bridge-{user}", "namespace": self.gefyra, "labels": labels},
             "provider": "carrier2",
             "connectionProvider": "stowaway",
             "client": f"client-{user}",
@@ -166,7 +172,7 @@ class Cluster:
         """Wait until an object is in a state."""
 
         async def look() -> Any:
-            found = await self.get(f"/apis/gefyra.dev/v1/namespaces/gefyra/{kind}s/{name}")
+            found = await self.get(f"/apis/gefyra.dev/v1/namespaces/{self.gefyra}/{kind}s/{name}")
             return found if found is not None and found.get("state") == state else None
 
         return await self.until(f"{kind} {name} is {state}", look, patience)
@@ -180,7 +186,7 @@ class Cluster:
         return await self.state("gefyrabridge", f"bridge-{user}", "ACTIVE")
 
     async def delete(self, kind: str, name: str) -> None:
-        path = f"/apis/gefyra.dev/v1/namespaces/gefyra/{kind}s/{name}"
+        path = f"/apis/gefyra.dev/v1/namespaces/{self.gefyra}/{kind}s/{name}"
         await self.call("DELETE", path)
         await self.until(f"{name} is gone", lambda: self._is_gone(path))
 
@@ -189,7 +195,7 @@ class Cluster:
 
     async def events(self, name: str) -> list[tuple[str, str]]:
         """(reason, note) of what an object's owner was told."""
-        found = (await self.get("/apis/events.k8s.io/v1/namespaces/gefyra/events"))["items"]
+        found = (await self.get(f"/apis/events.k8s.io/v1/namespaces/{self.gefyra}/events"))["items"]
         return [(one["reason"], one.get("note", "")) for one in found if one["regarding"]["name"] == name]
 
     async def told(self, name: str, reason: str, patience: float = 15.0) -> str:
@@ -228,44 +234,106 @@ class Cluster:
 
         await self.until(f"every pod has {names}", look, patience)
 
+    # -- the end
 
-async def _clear(plane: ControlPlane, namespace: str) -> None:
-    """Leave nothing behind for the next test."""
-    ask = plane.ask
-    for kind in ("gefyrabridges", "gefyrabridgemounts"):
-        path = f"/apis/gefyra.dev/v1/namespaces/gefyra/{kind}"
-        for obj in plane.call("GET", path)["items"]:
-            own = f"{path}/{obj['metadata']['name']}"
-            ask("PATCH", own, {"metadata": {"finalizers": None}}, "application/merge-patch+json", False)
-            ask("DELETE", own, None, "", False)
-    for path in ("deployments", "statefulsets"):
-        ask("DELETE", f"/apis/apps/v1/namespaces/{namespace}/{path}", {"propagationPolicy": "Background"}, "application/json", False)
-    ask("DELETE", "/apis/events.k8s.io/v1/namespaces/gefyra/events", None, "", False)
-    for _ in range(100):
-        pods = plane.call("GET", f"/api/v1/namespaces/{namespace}/pods")["items"]
-        if not pods:
-            break
-        for pod in pods:
-            path = f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}?gracePeriodSeconds=0"
-            ask("DELETE", path, None, "", False)
-        await asyncio.sleep(0.1)
+    async def close(self) -> None:
+        """Leave nothing that runs."""
+        for one in self.operators:
+            await one.stop()
+        self.operators.clear()
+        ask = self.plane.ask
+        for kind in ("deployments", "statefulsets"):
+            path = f"/apis/apps/v1/namespaces/{self.namespace}/{kind}"
+            await asyncio.to_thread(ask, "DELETE", path, {"propagationPolicy": "Background"}, "application/json", False)
+        await self.node.stop()
+        for pod in (await self.get(f"/api/v1/namespaces/{self.namespace}/pods"))["items"]:
+            path = f"/api/v1/namespaces/{self.namespace}/pods/{pod['metadata']['name']}?gracePeriodSeconds=0"
+            await asyncio.to_thread(ask, "DELETE", path, None, "", False)
+        shutil.rmtree(self.node.path, ignore_errors=True)
+
+
+async def _begin(plane: ControlPlane) -> Cluster:
+    """A namespace for workloads and one for Gefyra, and a kubelet."""
+    number = next(_number)
+    for name in (f"shop-{number}", f"gefyra-{number}"):
+        await asyncio.to_thread(plane.apply, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    folder = Path(tempfile.mkdtemp(prefix="c2-"))  # short: names of unix sockets have 107 bytes at most
+    found = Cluster(plane, Kubelet(plane, folder, f"shop-{number}"), f"shop-{number}", f"gefyra-{number}")
+    await found.node.start()
+    return found
 
 
 @pytest.fixture
-async def cluster(control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cluster]:
-    monkeypatch.setattr(mount, "ROUTED", 0.2)  # no kube-proxy is to be waited for here
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No kube-proxy is to be waited for here, nor a laptop that is not there."""
+    monkeypatch.setattr(mount, "ROUTED", 0.2)
     monkeypatch.setattr(mount, "SETTLED", 0.1)
-    namespace = f"shop-{next(_number)}"
-    control_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
-    folder = Path(tempfile.mkdtemp(prefix="c2-"))  # short: names of unix sockets have 107 bytes at most
-    node = Kubelet(control_plane, folder)
-    await node.start()
-    found = Cluster(control_plane, node, namespace)
+    monkeypatch.setattr(provider, "PATIENCE", 0.2)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def cluster(control_plane: ControlPlane, quick: None) -> AsyncIterator[Cluster]:
+    """One of a test's own, with nothing in it."""
+    found = await _begin(control_plane)
     try:
         yield found
     finally:
+        await found.close()
+
+
+class Standing:
+    """A workload of two pods that is mounted, with its operator: handed from test to test, because one takes seconds to make."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self.plane = plane
+        self.cluster: Cluster | None = None
+
+    async def take(self) -> Cluster:
+        """It, as it is found by everybody: mounted, without bridges. One that a test has left otherwise is made anew."""
+        if self.cluster is not None:
+            try:
+                await self._tidy(self.cluster)
+            except (AssertionError, RuntimeError):
+                await self.close()
+        if self.cluster is None:
+            self.cluster = await _begin(self.plane)
+            await self.cluster.deploy()
+            await self.cluster.operator()
+            await self.cluster.mount()
+        return self.cluster
+
+    @staticmethod
+    async def _tidy(found: Cluster) -> None:
+        if not found.operators:
+            await found.operator()
         for one in found.operators:
-            await one.stop()
-        await _clear(control_plane, namespace)
-        await node.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+            one.errors.clear()
+        found.connection.reach.clear()
+        bridges = (await found.get(f"/apis/gefyra.dev/v1/namespaces/{found.gefyra}/gefyrabridges"))["items"]
+        await asyncio.gather(*(found.delete("gefyrabridge", one["metadata"]["name"]) for one in bridges))
+        path = f"/apis/apps/v1/namespaces/{found.namespace}/deployments/web"
+        await found.call("PATCH", path, {"spec": {"replicas": 2}})
+        await asyncio.to_thread(found.plane.ask, "DELETE", f"/apis/events.k8s.io/v1/namespaces/{found.gefyra}/events", None, "", False)
+        await found.state("gefyrabridgemount", "mount-a", "ACTIVE")
+        await found.everywhere()
+
+    async def close(self) -> None:
+        """End it."""
+        found, self.cluster = self.cluster, None
+        if found is not None:
+            await found.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def standing(control_plane: ControlPlane) -> AsyncIterator[Standing]:
+    found = Standing(control_plane)
+    try:
+        yield found
+    finally:
+        await found.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def mounted(standing: Standing, quick: None) -> Cluster:
+    """A mounted workload of two pods, without bridges."""
+    return await standing.take()

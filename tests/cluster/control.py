@@ -7,6 +7,7 @@ folder, and every process ends with `stop`, or with the process that started it.
 from __future__ import annotations
 
 import base64
+import contextlib
 import ctypes
 import http.client
 import json
@@ -14,11 +15,12 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -125,15 +127,11 @@ class ControlPlane:
         return self.processes[name]
 
     def stop(self) -> None:
-        """End every process, the last one first."""
+        """End every process, the last one first: nothing of it is needed again."""
         for process in reversed(self.processes.values()):
-            process.terminate()
-        for process in reversed(self.processes.values()):
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.kill()
+        for process in self.processes.values():
+            process.wait()
 
     def _wait(self) -> None:
         deadline = time.monotonic() + START
@@ -219,6 +217,30 @@ class ControlPlane:
             context = ssl._create_unverified_context()
             found = self.connections.found = http.client.HTTPSConnection(self.bind, self.port, timeout=10, context=context)
         return found
+
+    def watch(self, path: str, changed: Callable[[], object]) -> Callable[[], object]:
+        """Call `changed`, in another thread, whenever one of the objects of a kind may have changed; returns what ends it."""
+        connection = http.client.HTTPSConnection(self.bind, self.port, context=ssl._create_unverified_context())
+        ended = threading.Event()
+
+        def read() -> None:
+            while not ended.is_set():
+                with contextlib.suppress(OSError, http.client.HTTPException, ValueError, AttributeError):
+                    connection.request("GET", f"{path}?watch=true", headers={"authorization": f"Bearer {self.token}"})
+                    for _ in iter(connection.getresponse().readline, b""):
+                        if not ended.is_set():
+                            changed()
+                connection.close()
+                ended.wait(0.2)
+
+        def end() -> None:
+            ended.set()
+            if connection.sock is not None:
+                with contextlib.suppress(OSError):
+                    connection.sock.shutdown(socket.SHUT_RDWR)
+
+        threading.Thread(target=read, name=f"watch {path}", daemon=True).start()
+        return end
 
     def call(self, method: str, path: str, body: object = None, content: str = "application/json") -> Any:
         """The object that a call is answered with. Raises RuntimeError with the reason."""

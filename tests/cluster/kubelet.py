@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -31,7 +32,6 @@ from tests.cluster.control import ControlPlane
 
 ROOT = Path(__file__).resolve().parents[2]
 PROXY = "localhost/carrier2:latest"
-NODE = "node-1"
 ENTRY = ROOT / "deploy" / "image" / "entry"
 
 
@@ -75,6 +75,7 @@ class Container:
             **os.environ,
             "CARRIER_RUN_DIR": str(self.folder),
             "CARRIER_KEEP_DIR": str(self.pod.folder / "shm"),
+            "CARRIER_ACCEPTING": "0",  # no kube-proxy sends anything late
             "CARRIER_PYTHON": sys.executable,
             "CARRIER2": str(ROOT / "carrier" / "gefyra" / "carrier2"),
             "HOSTNAME": self.pod.name,
@@ -161,6 +162,7 @@ class Pod:
         self.folder = kubelet.path / self.uid[:8]
         self.path = f"/api/v1/namespaces/{self.namespace}/pods/{self.name}"
         self.containers = {one["name"]: Container(self, one) for one in obj["spec"]["containers"]}
+        self.address = f"10.244.0.{next(kubelet.addresses)}"  # nobody calls it, but a Service may not lead to loopback
         self.written: dict[str, Any] = {}
         self.began = False
         self.lock = asyncio.Lock()
@@ -169,7 +171,7 @@ class Pod:
         """Bring the pod to what its object says, and its status to what it is."""
         if obj["metadata"].get("deletionTimestamp"):
             await asyncio.gather(*(one.stop(self.kubelet.grace) for one in self.containers.values()))
-            await self.kubelet.ask("DELETE", f"{self.path}?gracePeriodSeconds=0", {"preconditions": {"uid": self.uid}})
+            await self.kubelet.ask("DELETE", self.path, {"gracePeriodSeconds": 0, "preconditions": {"uid": self.uid}})
             return
         for spec in obj["spec"]["containers"]:
             one = self.containers[spec["name"]]
@@ -184,7 +186,7 @@ class Pod:
         statuses = [one.status() for one in self.containers.values()]
         ready = "True" if all(one["ready"] for one in statuses) else "False"
         conditions = [{"type": kind, "status": ready} for kind in ("Ready", "ContainersReady")]
-        found = {"phase": "Running", "podIP": "127.0.0.1", "containerStatuses": statuses, "conditions": conditions}
+        found = {"phase": "Running", "podIP": self.address, "containerStatuses": statuses, "conditions": conditions}
         if found != self.written:
             body = {"status": found}
             if (await self.kubelet.ask("PATCH", f"{self.path}/status", body, "application/strategic-merge-patch+json"))[0] == 200:
@@ -192,11 +194,20 @@ class Pod:
 
 
 class Kubelet:
-    """See the module. startup: seconds until an app is ready; lag: of a pod's status; grace: seconds to end a container in."""
+    """See the module. namespace: whose pods run here; startup: seconds until an app is ready; lag: of a pod's status; grace: seconds to
+    end a container in."""
 
-    def __init__(self, control: ControlPlane, path: Path, startup: float = 0.2, lag: float = 0.6, grace: float = 1.0) -> None:
+    def __init__(
+        self, control: ControlPlane, path: Path, namespace: str, startup: float = 0.2, lag: float = 0.3, grace: float = 1.0
+    ) -> None:
         self.control = control
         self.path = path
+        self.namespace = namespace
+        self.node = f"node-of-{namespace}"
+        self.path_of_pods = f"/api/v1/namespaces/{namespace}/pods"
+        self.addresses = itertools.cycle(range(1, 255))
+        self.changed = asyncio.Event()
+        self.changed.set()
         self.startup = startup
         self.lag = lag
         self.grace = grace
@@ -204,6 +215,8 @@ class Kubelet:
         self.pods: dict[str, Pod] = {}
         self.execs: list[tuple[str, list[str]]] = []
         """(pod, command) of every exec."""
+        self.inside: set[asyncio.subprocess.Process] = set()
+        """What execs run."""
         self.errors: list[str] = []
         self.programs = path / "programs"
         self.task: asyncio.Task[None] | None = None
@@ -221,20 +234,28 @@ class Kubelet:
             self._exec, "127.0.0.1", 0, ssl=context, subprotocols=[websockets.Subprotocol("v4.channel.k8s.io")], compression=None
         )
         port = next(iter(self.server.sockets)).getsockname()[1]
-        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.node}}
         await self.ask("POST", "/api/v1/nodes", node)
         address = {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}], "daemonEndpoints": {"kubeletEndpoint": {"Port": port}}}
-        await self.ask("PATCH", f"/api/v1/nodes/{NODE}/status", {"status": address}, "application/merge-patch+json")
+        await self.ask("PATCH", f"/api/v1/nodes/{self.node}/status", {"status": address}, "application/merge-patch+json")
+        loop = asyncio.get_running_loop()
+        self.unwatch = self.control.watch(self.path_of_pods, lambda: loop.call_soon_threadsafe(self.changed.set))
         self.task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
         """End everything that runs here."""
+        self.unwatch()
         if self.task is not None:
             self.task.cancel()
             await asyncio.gather(self.task, *self.busy.values(), return_exceptions=True)
         for pod in self.pods.values():
             for one in pod.containers.values():
                 await one.stop()
+        for process in self.inside:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()  # who calls again and again keeps his exec for a while
+        for peer in self.server.connections:
+            peer.transport.abort()  # the API server answers no farewell
         self.server.close()
         await self.server.wait_closed()
 
@@ -242,9 +263,12 @@ class Kubelet:
         return await asyncio.to_thread(self.control.ask, method, path, body, content, False)
 
     async def _run(self) -> None:
+        found: dict[str, Any] = {}
         while True:
-            status, text = await self.ask("GET", "/api/v1/pods")
-            found = {one["metadata"]["uid"]: one for one in json.loads(text)["items"]} if status == 200 else {}
+            if self.changed.is_set():
+                self.changed.clear()
+                status, text = await self.ask("GET", self.path_of_pods)
+                found = {one["metadata"]["uid"]: one for one in json.loads(text)["items"]} if status == 200 else found
             for uid, obj in found.items():
                 if uid not in self.pods:
                     self.pods[uid] = Pod(self, obj)
@@ -258,7 +282,7 @@ class Kubelet:
 
     async def _sync(self, pod: Pod, obj: dict[str, Any]) -> None:
         if not obj["spec"].get("nodeName"):
-            target = {"apiVersion": "v1", "kind": "Node", "name": NODE}
+            target = {"apiVersion": "v1", "kind": "Node", "name": self.node}
             body = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod.name}, "target": target}
             await self.ask("POST", f"{pod.path}/binding", body)
             return
@@ -300,6 +324,7 @@ class Kubelet:
         except Exception as exc:
             await self._ended(peer, f"exec failed: {exc}")
             return
+        self.inside.add(process)
         assert process.stdin is not None and process.stdout is not None and process.stderr is not None
         stdin = process.stdin
         if "input" not in query and "stdin" not in query:
@@ -313,6 +338,7 @@ class Kubelet:
         if process.returncode is None:
             process.kill()
             await process.wait()
+        self.inside.discard(process)
 
     async def _feed(self, peer: websockets.ServerConnection, stdin: asyncio.StreamWriter) -> None:
         with contextlib.suppress(websockets.ConnectionClosed, ConnectionError):

@@ -31,7 +31,6 @@ from tests.cluster.control import ControlPlane
 
 FINALIZER = "operator.gefyra.dev/kopf-finalizer"
 IMAGE = ("localhost/carrier2", "latest")
-NAMESPACE = "gefyra"
 
 
 def _now() -> str:
@@ -62,22 +61,29 @@ class Stowaway:
 
 
 class Operator:
-    """See the module. period: seconds between two looks at what is ACTIVE; delays of retries are cut to `retry`."""
+    """See the module. period: seconds between two looks at what is ACTIVE; delays of retries are cut to `retry`; namespace: its own."""
 
     def __init__(
-        self, control: ControlPlane, kubeconfig: Path, connection: Stowaway | None = None, period: float = 60.0, retry: float = 5.0
+        self,
+        control: ControlPlane,
+        kubeconfig: Path,
+        connection: Stowaway | None = None,
+        period: float = 60.0,
+        retry: float = 1.0,
+        namespace: str = "gefyra",
     ) -> None:
         self.control = control
         self.kubeconfig = kubeconfig
         self.connection = connection or Stowaway()
         self.period = period
         self.retry = retry
+        self.namespace = namespace
         self.locks: dict[str, asyncio.Lock] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.task: asyncio.Task[None] | None = None
         self.errors: list[str] = []
         """What a handler raised that the operator does not expect."""
-        self.configuration = types.SimpleNamespace(NAMESPACE=NAMESPACE, CARRIER2_IMAGE=IMAGE[0], CARRIER2_IMAGE_TAG=IMAGE[1])
+        self.configuration = types.SimpleNamespace(NAMESPACE=namespace, CARRIER2_IMAGE=IMAGE[0], CARRIER2_IMAGE_TAG=IMAGE[1])
         self.logger = logging.getLogger("operator")
 
     # ------------------------------------------------------------------ its life
@@ -93,10 +99,21 @@ class Operator:
         import carrier.gefyra.operator as ours
 
         self.ours = ours
+        loop = asyncio.get_running_loop()
+        self.changed = asyncio.Event()
+        self.changed.set()
+        self.unwatch = [
+            self.control.watch(
+                f"/apis/gefyra.dev/v1/namespaces/{self.namespace}/{kind}", lambda: loop.call_soon_threadsafe(self.changed.set)
+            )
+            for kind in ("gefyrabridgemounts", "gefyrabridges")
+        ]
         self.task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
         """End at once, as a process that is killed."""
+        for end in self.unwatch:
+            end()
         tasks = [task for task in (self.task, *self.tasks.values()) if task is not None]
         for task in tasks:
             task.cancel()
@@ -110,8 +127,10 @@ class Operator:
 
     async def _run(self) -> None:
         while True:
+            await self.changed.wait()
+            self.changed.clear()
             for kind, work in (("gefyrabridgemounts", self._mount), ("gefyrabridges", self._bridge)):
-                found = await self.ask("GET", f"/apis/gefyra.dev/v1/namespaces/{NAMESPACE}/{kind}")
+                found = await self.ask("GET", f"/apis/gefyra.dev/v1/namespaces/{self.namespace}/{kind}")
                 for obj in (found or {}).get("items", []):
                     key = f"{kind}/{obj['metadata']['name']}/{obj['metadata']['uid']}"
                     gone = bool(obj["metadata"].get("deletionTimestamp"))
@@ -122,10 +141,9 @@ class Operator:
                         self.tasks[f"{key}/end"] = asyncio.create_task(self._end(kind, obj))
                     elif not gone and key not in self.tasks:
                         self.tasks[key] = asyncio.create_task(self._work(kind, obj, work))
-            await asyncio.sleep(0.1)
 
     async def _work(self, kind: str, obj: dict[str, Any], work: Any) -> None:
-        path = f"/apis/gefyra.dev/v1/namespaces/{NAMESPACE}/{kind}/{obj['metadata']['name']}"
+        path = f"/apis/gefyra.dev/v1/namespaces/{self.namespace}/{kind}/{obj['metadata']['name']}"
         await self.ask("PATCH", path, {"metadata": {"finalizers": [FINALIZER]}})
         active = "ACTIVE" in (obj.get("stateTransitions") or {})
         while True:
@@ -145,7 +163,7 @@ class Operator:
                 await asyncio.sleep(self.retry)
 
     async def _end(self, kind: str, obj: dict[str, Any]) -> None:
-        path = f"/apis/gefyra.dev/v1/namespaces/{NAMESPACE}/{kind}/{obj['metadata']['name']}"
+        path = f"/apis/gefyra.dev/v1/namespaces/{self.namespace}/{kind}/{obj['metadata']['name']}"
         thing = Thing(self, path, obj)
         try:
             if kind == "gefyrabridgemounts":
@@ -362,7 +380,7 @@ class Thing:
         event = {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            "metadata": {"name": f"{self.name}-{uuid.uuid4()}", "namespace": NAMESPACE},
+            "metadata": {"name": f"{self.name}-{uuid.uuid4()}", "namespace": self.operator.namespace},
             "reason": reason,
             "note": message[:1024],
             "eventTime": _now(),
@@ -372,7 +390,7 @@ class Thing:
             "reportingController": "gefyra-operator",
             "regarding": {"apiVersion": self.obj["apiVersion"], "kind": self.obj["kind"], **regarding},
         }
-        await self.operator.ask("POST", f"/apis/events.k8s.io/v1/namespaces/{NAMESPACE}/events", event, "application/json")
+        await self.operator.ask("POST", f"/apis/events.k8s.io/v1/namespaces/{self.operator.namespace}/events", event, "application/json")
 
     def mount(self, event: Any = ...) -> Any:
         """The mount's provider."""

@@ -14,22 +14,19 @@ import yaml
 from carrier.gefyra.detour import Detour
 from tests.cluster.control import encoded
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("cluster")]
+pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("cluster"), pytest.mark.asyncio(loop_scope="session")]
 
 
 async def reasons(cluster, name="mount-a"):
     return [reason for reason, _ in await cluster.events(name)]
 
 
-async def test_a_mount_and_two_bridges_become_active_on_every_pod(cluster):
-    await cluster.deploy(replicas=2)
-    operator = await cluster.operator()
-    await cluster.mount()
-    await cluster.bridge("alice")
-    await cluster.bridge("bob")
-    await cluster.everywhere("bridge-alice.8080", "bridge-bob.8080")
+async def test_a_mount_and_two_bridges_become_active_on_every_pod(mounted):
+    operator = mounted.operators[0]
+    await mounted.bridge("alice")
+    await mounted.bridge("bob")
+    await mounted.everywhere("bridge-alice.8080", "bridge-bob.8080")
     assert operator.errors == []
-    assert (await reasons(cluster)).count("Proxy installed") == 2
 
 
 async def test_pods_are_replaced_one_at_a_time_although_their_status_lags(cluster):
@@ -52,58 +49,42 @@ async def test_pods_are_replaced_one_at_a_time_although_their_status_lags(cluste
     assert min(least) == 2
 
 
-async def test_after_a_rollout_the_shadow_is_the_new_version_before_its_pods_are_bridged(cluster):
-    await cluster.deploy(version="v1")
-    await cluster.operator()
-    await cluster.mount()
-    await cluster.bridge("alice")
-    duplication = (await cluster.pods(shadow=True))[0]["metadata"]["labels"]["bridge.gefyra.dev/duplication-id"]
-    await cluster.deploy(version="v2")
-    await cluster.rolled_out()
+async def test_after_a_rollout_the_shadow_is_the_new_version_before_its_pods_are_bridged(mounted):
+    await mounted.bridge("alice")
+    duplication = (await mounted.pods(shadow=True))[0]["metadata"]["labels"]["bridge.gefyra.dev/duplication-id"]
+    await mounted.deploy(version="v2")
+    await mounted.rolled_out()
     began = time.monotonic()
 
     async def bridged():
-        pods = await cluster.pods()
+        pods = await mounted.pods()
         images = [pod["spec"]["containers"][0]["image"] for pod in pods]
         if any(image.endswith("carrier2:latest") for image in images):
-            shadows = await cluster.pods(shadow=True)
+            shadows = await mounted.pods(shadow=True)
             assert {pod["spec"]["containers"][0]["image"] for pod in shadows} == {"app:v2"}
+            # What the version before had and this one has not is gone from the shadow, too.
+            assert [pod["spec"]["containers"][0]["env"] for pod in shadows] == [[{"name": "IS_V2", "value": "yes"}]] * len(shadows)
         return all(image.endswith("carrier2:latest") for image in images)
 
-    await cluster.until("bridged again", bridged)
-    await cluster.everywhere("bridge-alice.8080")
+    await mounted.until("bridged again", bridged)
+    await mounted.everywhere("bridge-alice.8080")
     assert time.monotonic() - began < 25  # on a busy machine; without the operator's timers in any case
-    labels = [pod["metadata"]["labels"]["bridge.gefyra.dev/duplication-id"] for pod in await cluster.pods(shadow=True)]
+    labels = [pod["metadata"]["labels"]["bridge.gefyra.dev/duplication-id"] for pod in await mounted.pods(shadow=True)]
     assert set(labels) == {duplication}
-    mount = await cluster.get("/apis/gefyra.dev/v1/namespaces/gefyra/gefyrabridgemounts/mount-a")
+    mount = await mounted.get(f"/apis/gefyra.dev/v1/namespaces/{mounted.gefyra}/gefyrabridgemounts/mount-a")
     assert mount["state"] == "ACTIVE"
 
 
-async def test_what_a_new_version_has_no_more_its_shadow_has_no_more_either(cluster):
-    await cluster.deploy(env=[{"name": "A", "value": "1"}, {"name": "B", "value": "2"}])
-    await cluster.operator()
-    await cluster.mount()
-    await cluster.deploy(env=[{"name": "B", "value": "3"}])
-
-    async def renewed():
-        found = [pod["spec"]["containers"][0]["env"] for pod in await cluster.pods(shadow=True)]
-        return found and all(env == [{"name": "B", "value": "3"}] for env in found)
-
-    await cluster.until("the shadow has B alone", renewed)
-
-
-async def test_a_container_that_restarts_comes_back_with_its_bridges_without_the_operator(cluster):
-    await cluster.deploy()
-    operator = await cluster.operator()
-    await cluster.mount()
-    await cluster.bridge("alice")
+async def test_a_container_that_restarts_comes_back_with_its_bridges_without_the_operator(mounted):
+    operator = mounted.operators[0]
+    await mounted.bridge("alice")
     await operator.stop()
-    cluster.operators.clear()
-    pod = (await cluster.pods())[0]["metadata"]["name"]
-    await cluster.node.kill(pod)
+    mounted.operators.clear()
+    pod = (await mounted.pods())[0]["metadata"]["name"]
+    await mounted.node.kill(pod)
     began = time.monotonic()
-    await cluster.until("its process is gone", lambda: _without(cluster, pod))
-    await cluster.everywhere("bridge-alice.8080")
+    await mounted.until("its process is gone", lambda: _without(mounted, pod))
+    await mounted.everywhere("bridge-alice.8080")
     assert time.monotonic() - began < 8
 
 
@@ -111,35 +92,30 @@ async def _without(cluster, pod):
     return not await cluster.bridges(pod)
 
 
-async def test_a_pod_that_forgot_everything_is_given_it_by_the_operator(cluster):
+async def test_a_pod_that_forgot_everything_is_given_it_by_the_operator(mounted):
     """As where the pod's shared memory went, too, or is none."""
-    await cluster.deploy()
-    await cluster.operator()
-    await cluster.mount()
-    await cluster.bridge("alice")
-    pod = cluster.node.named((await cluster.pods())[0]["metadata"]["name"])
+    await mounted.bridge("alice")
+    pod = mounted.node.named((await mounted.pods())[0]["metadata"]["name"])
     for kept in (pod.folder / "shm").iterdir():
         kept.unlink()
-    await cluster.node.kill(pod.name)
-    await cluster.until("its process is gone", lambda: _without(cluster, pod.name))
-    await cluster.everywhere("bridge-alice.8080")
-    assert pod.name in await cluster.told("bridge-alice", "Bridge restored")
+    await mounted.node.kill(pod.name)
+    await mounted.until("its process is gone", lambda: _without(mounted, pod.name))
+    await mounted.everywhere("bridge-alice.8080")
+    assert pod.name in await mounted.told("bridge-alice", "Bridge restored")
 
 
-async def test_a_new_operator_takes_up_what_the_one_before_left(cluster):
-    await cluster.deploy()
-    operator = await cluster.operator()
-    await cluster.mount()
-    await cluster.bridge("alice")
+async def test_a_new_operator_takes_up_what_the_one_before_left(mounted):
+    operator = mounted.operators[0]
+    await mounted.bridge("alice")
     await operator.stop()
-    cluster.operators.clear()
-    pod = (await cluster.pods())[0]["metadata"]["name"]
-    await cluster.call("DELETE", f"/api/v1/namespaces/{cluster.namespace}/pods/{pod}")
-    again = await cluster.operator(connection=operator.connection)
-    await cluster.everywhere("bridge-alice.8080")
+    mounted.operators.clear()
+    pod = (await mounted.pods())[0]["metadata"]["name"]
+    await mounted.call("DELETE", f"/api/v1/namespaces/{mounted.namespace}/pods/{pod}")
+    again = await mounted.operator(connection=operator.connection)
+    await mounted.everywhere("bridge-alice.8080")
     assert again.errors == []
     for kind, name in (("gefyrabridgemount", "mount-a"), ("gefyrabridge", "bridge-alice")):
-        await cluster.state(kind, name, "ACTIVE")
+        await mounted.state(kind, name, "ACTIVE")
 
 
 async def test_no_service_leads_to_a_pod_while_its_container_changes(cluster):
@@ -168,6 +144,7 @@ async def test_no_service_leads_to_a_pod_while_its_container_changes(cluster):
     watching = asyncio.create_task(watch())
     await cluster.mount()
     assert await cluster.selector() == {"app": "web"}
+    assert (await reasons(cluster)).count("Proxy installed") == 2
     path = f"/apis/apps/v1/namespaces/{cluster.namespace}/deployments/web"
     await cluster.call("PATCH", path, {"spec": {"replicas": 3}})
     bridged = {"app", "bridge.gefyra.dev/bridged"}
@@ -181,40 +158,42 @@ async def test_no_service_leads_to_a_pod_while_its_container_changes(cluster):
     assert wrong == []
 
 
-async def test_a_service_that_an_ended_operator_led_elsewhere_is_led_back_by_the_next(cluster):
-    await cluster.deploy()
-    operator = await cluster.operator()
-    await cluster.mount()
+async def test_a_service_that_an_ended_operator_led_elsewhere_is_led_back_by_the_next(mounted):
+    operator = mounted.operators[0]
     await operator.stop()
-    cluster.operators.clear()
-    pods = await cluster.pods()
-    shadow = (await cluster.pods(shadow=True))[0]["metadata"]["labels"]["bridge.gefyra.dev/duplication-id"]
-    detour = Detour(operator.ours.builders.access(), cluster.namespace, "mount-a")
+    mounted.operators.clear()
+    pods = await mounted.pods()
+    shadow = (await mounted.pods(shadow=True))[0]["metadata"]["labels"]["bridge.gefyra.dev/duplication-id"]
+    detour = Detour(operator.ours.builders.access(), mounted.namespace, "mount-a")
     assert await detour.begin(pods, shadow) == (["web"], True)
-    assert await cluster.selector() == {"bridge.gefyra.dev/duplication-id": shadow}
-    await cluster.operator(connection=operator.connection)
+    assert await mounted.selector() == {"bridge.gefyra.dev/duplication-id": shadow}
+    await mounted.operator(connection=operator.connection)
 
     async def back():
-        return await cluster.selector() == {"app": "web"}
+        return await mounted.selector() == {"app": "web"}
 
-    await cluster.until("the Service leads back", back)
-
-
-async def test_three_pods_and_a_fourth_have_the_same_bridges(cluster):
-    await cluster.deploy(replicas=3)
-    await cluster.operator()
-    await cluster.mount()
-    await cluster.bridge("alice")
-    await cluster.everywhere("bridge-alice.8080", replicas=3)
-    path = f"/apis/apps/v1/namespaces/{cluster.namespace}/deployments/web"
-    await cluster.call("PATCH", path, {"spec": {"replicas": 4}})
-    await cluster.everywhere("bridge-alice.8080", replicas=4)
+    await mounted.until("the Service leads back", back)
 
 
-async def test_a_mount_that_goes_first_gives_the_workload_back_and_then_deletes_the_shadow(cluster):
+async def test_a_pod_that_is_added_has_the_same_bridges(mounted):
+    await mounted.bridge("alice")
+    path = f"/apis/apps/v1/namespaces/{mounted.namespace}/deployments/web"
+    await mounted.call("PATCH", path, {"spec": {"replicas": 3}})
+    await mounted.everywhere("bridge-alice.8080", replicas=3)
+
+
+async def test_a_mount_that_goes_first_gives_the_workload_back_and_then_deletes_the_shadow_and_its_autoscaler(cluster):
     await cluster.deploy()
+    reference = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}
+    metric = {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}}
+    spec = {"scaleTargetRef": reference, "minReplicas": 2, "maxReplicas": 4, "metrics": [metric]}
+    kind = {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler"}
+    await cluster.apply({**kind, "metadata": {"name": "scaler", "namespace": cluster.namespace}, "spec": spec})
     operator = await cluster.operator()
     await cluster.mount()
+    scalers = f"/apis/autoscaling/v2/namespaces/{cluster.namespace}/horizontalpodautoscalers"
+    made = await cluster.get(f"{scalers}/scaler-gefyra")
+    assert (made["spec"]["scaleTargetRef"]["name"], made["spec"]["maxReplicas"]) == ("web-gefyra", 4)
     await cluster.bridge("alice")
     seen = []
 
@@ -231,39 +210,24 @@ async def test_a_mount_that_goes_first_gives_the_workload_back_and_then_deletes_
     assert (True, False) not in seen  # nobody led to a shadow that was not there
     assert (False, True) in seen
     assert await cluster.get(f"/apis/apps/v1/namespaces/{cluster.namespace}/deployments/web-gefyra") is None
-    kept = await cluster.get("/api/v1/namespaces/gefyra/configmaps/gefyra-carrier2-restore-configmap")
+    kept = await cluster.get(f"/api/v1/namespaces/{cluster.gefyra}/configmaps/gefyra-carrier2-restore-configmap")
     assert not [key for key in kept.get("data") or {} if key.startswith(f"{cluster.namespace}-web")]
     assert operator.errors == []
+    assert await cluster.get(f"{scalers}/scaler-gefyra") is None
+    assert await cluster.get(f"{scalers}/scaler") is not None
 
 
 async def test_a_mount_whose_target_went_leaves_no_shadow(cluster):
-    await cluster.deploy()
+    await cluster.deploy(replicas=1)
     await cluster.operator(period=1.0)
     await cluster.mount()
     path = f"/apis/apps/v1/namespaces/{cluster.namespace}/deployments"
     await cluster.call("DELETE", f"{path}/web", {"propagationPolicy": "Background"}, "application/json")
     await cluster.state("gefyrabridgemount", "mount-a", "MISSING")
     await cluster.until("the shadow is gone", lambda: cluster._is_gone(f"{path}/web-gefyra"))
-    await cluster.deploy(version="v2")
+    await cluster.deploy(replicas=1, version="v2")
     await cluster.state("gefyrabridgemount", "mount-a", "ACTIVE")
     assert {pod["spec"]["containers"][0]["image"] for pod in await cluster.pods(shadow=True)} == {"app:v2"}
-
-
-async def test_a_workload_s_autoscaler_is_cloned_and_goes_with_the_mount(cluster):
-    await cluster.deploy()
-    reference = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}
-    metric = {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}}
-    spec = {"scaleTargetRef": reference, "minReplicas": 2, "maxReplicas": 4, "metrics": [metric]}
-    kind = {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler"}
-    await cluster.apply({**kind, "metadata": {"name": "scaler", "namespace": cluster.namespace}, "spec": spec})
-    await cluster.operator()
-    await cluster.mount()
-    path = f"/apis/autoscaling/v2/namespaces/{cluster.namespace}/horizontalpodautoscalers"
-    made = await cluster.get(f"{path}/scaler-gefyra")
-    assert (made["spec"]["scaleTargetRef"]["name"], made["spec"]["maxReplicas"]) == ("web-gefyra", 4)
-    await cluster.delete("gefyrabridgemount", "mount-a")
-    assert await cluster.get(f"{path}/scaler-gefyra") is None
-    assert await cluster.get(f"{path}/scaler") is not None
 
 
 def pair():
@@ -286,7 +250,7 @@ def of_secret(cluster, key, name="tls"):
 @pytest.mark.parametrize("form", ["all", "port"])
 async def test_tls_of_a_mount_comes_from_a_secret_and_follows_it(cluster, form):
     certificate = await secret(cluster)
-    await cluster.deploy()
+    await cluster.deploy(replicas=1)
     await cluster.operator()
     tls = {"certificate": of_secret(cluster, "tls.crt"), "key": of_secret(cluster, "tls.key"), "sni": "app.test"}
     await cluster.mount(providerParameter={"tls": tls} if form == "all" else {"8080": {"tls": tls}})
@@ -317,15 +281,13 @@ async def test_tls_that_cannot_be_is_told(cluster):
             await operator.admit(cluster.mount_object(providerParameter=parameter))
 
 
-async def test_a_pod_led_by_a_file_is_taken_over_with_its_bridges_and_given_back(cluster):
+async def test_a_pod_led_by_a_file_is_taken_over_with_its_bridges_and_given_back(mounted):
     """Level 1 to level 2 and back: the operator's file says the same all the time."""
-    await cluster.deploy()
-    operator = await cluster.operator()
-    await cluster.mount()
-    await cluster.bridge("alice")
+    operator = mounted.operators[0]
+    await mounted.bridge("alice")
     await operator.stop()
-    cluster.operators.clear()
-    pods = [cluster.node.named(pod["metadata"]["name"]) for pod in await cluster.pods()]
+    mounted.operators.clear()
+    pods = [mounted.node.named(pod["metadata"]["name"]) for pod in await mounted.pods()]
     for pod in pods:  # as level 1 leaves them: a file with the bridge in it
         container = pod.containers["web"]
         text = (container.folder / "config.yaml").read_text()
@@ -334,14 +296,14 @@ async def test_a_pod_led_by_a_file_is_taken_over_with_its_bridges_and_given_back
         (container.folder / "config.yaml").write_text(text + "\n")
         said = await commit(container)
         assert "Bootstrap starting" in said, said
-        assert (await cluster.ctl(pod.name, "GET", "mount"))["mounted"] is False
-        assert await cluster.bridges(pod.name) == []
-        assert "8080/bridge-alice" in [one["name"] for one in await cluster.ctl(pod.name, "GET", "rules")]
-    await cluster.operator(connection=operator.connection)
-    await cluster.everywhere("bridge-alice.8080")
-    events = await reasons(cluster, "bridge-alice")
+        assert (await mounted.ctl(pod.name, "GET", "mount"))["mounted"] is False
+        assert await mounted.bridges(pod.name) == []
+        assert "8080/bridge-alice" in [one["name"] for one in await mounted.ctl(pod.name, "GET", "rules")]
+    await mounted.operator(connection=operator.connection)
+    await mounted.everywhere("bridge-alice.8080")
+    events = await reasons(mounted, "bridge-alice")
     assert "Failed in state CREATING" not in events
-    bridge = await cluster.get("/apis/gefyra.dev/v1/namespaces/gefyra/gefyrabridges/bridge-alice")
+    bridge = await mounted.get(f"/apis/gefyra.dev/v1/namespaces/{mounted.gefyra}/gefyrabridges/bridge-alice")
     assert bridge["state"] == "ACTIVE"
 
 

@@ -148,6 +148,34 @@ async def test_two_users_on_three_pods_from_requested_to_terminated(world, monke
 
 
 @unshare
+async def test_a_bridge_waits_for_its_laptop_until_another_one_s_turn_is_next(world, monkeypatch):
+    monkeypatch.setattr(provider_module, "PATIENCE", 8.0)
+    await mounted(world)
+    john = request(world, "bridge-a", "john", RULES)
+    john["state"] = "CREATING"
+    began = time.monotonic()
+    making = asyncio.create_task(bridge_of(world, "bridge-a").add_proxy_route("8080", "10.0.0.9", "8000"))
+    await asyncio.sleep(0.6)
+    assert not making.done()
+    assert (await bridge_of(world, "x")._look("bridge-a.8080"))[0].status == 404  # no request waits for who is not there
+    request(world, "bridge-b", "jane", RULES)
+    await making
+    assert 0.6 < time.monotonic() - began < provider_module.PATIENCE
+    assert await bridge_of(world, "bridge-a").proxy_route_exists("8080", "10.0.0.9", "8000", "bridge-a")
+
+
+@unshare
+async def test_a_laptop_that_is_not_there_in_time_is_told_with_the_reason(world, monkeypatch):
+    monkeypatch.setattr(provider_module, "PATIENCE", 1.0)
+    await mounted(world)
+    request(world, "bridge-a", "john", RULES)["state"] = "CREATING"
+    world.events.clear()
+    await bridge_of(world, "bridge-a").add_proxy_route("8080", "127.0.0.1", "8000")
+    (note,) = [message for reason, message, _ in world.events if reason == "Endpoint not reached"]
+    assert "refused: is your container listening on 8000?" in note
+
+
+@unshare
 async def test_pods_are_patched_one_at_a_time_and_the_gap_is_told(world):
     await mounted(world)
     assert world.patched == ["web-0", "web-1", "web-2"]
