@@ -135,9 +135,9 @@ class Process:
         """Have Python drop its free lists, and malloc hand back to the kernel what it keeps of freed memory (malloc_trim(3); musl has
         none, and keeps little)."""
         if self.collects:  # what was there at the start is frozen (process/serve.py), so that this looks at what came since
-            began = time.perf_counter()
+            began = time.thread_time()  # of the clock, others would take some
             gc.collect()
-            self.collects = time.perf_counter() - began < LONG
+            self.collects = time.thread_time() - began < LONG
         if _trim is not None:
             _trim(0)
 
