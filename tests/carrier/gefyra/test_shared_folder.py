@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from carrier import files
 from carrier.gefyra.daemon import LogFile, Paths
+from tests.carrier.gefyra.operator import Pod
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be another user")
 
@@ -62,3 +64,31 @@ def test_what_another_user_has_put_there_is_not_ours(shared: Path) -> None:
         files.read_now(str(paths.ask), ours=True)
     shared.chmod(0o755)  # nobody else can have put it there
     assert paths.asked() == ("word", "info", "/tmp/x")
+
+
+async def test_the_script_writes_over_no_link(shared: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious\n")
+    pod = Pod(shared)
+    for name in ("carrier2.pid", "carrier2.ask", "carrier.log"):
+        (shared / name).symlink_to(victim)
+    try:
+        said = await pod.type("carrier2 -c nothing.yaml -d\n")
+        assert victim.read_text() == "precious\n"
+        assert pod.pid and (shared / "carrier2.ask").read_text().endswith("/nothing.yaml\n"), said
+    finally:
+        if pod.pid:
+            os.kill(pod.pid, signal.SIGTERM)
+
+
+async def test_the_script_waits_for_no_reader_of_a_pipe(shared: Path) -> None:
+    pod = Pod(shared)
+    os.mkfifo(shared / "carrier2.ask")
+    os.mkfifo(shared / "carrier2.pid")
+    os.mkfifo(shared / "carrier2.ack")
+    try:
+        await pod.type("carrier2 -c nothing.yaml -d\n")
+        assert pod.pid
+    finally:
+        if pod.pid:
+            os.kill(pod.pid, signal.SIGTERM)
