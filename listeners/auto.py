@@ -89,7 +89,6 @@ class AutoListener(AutoPort):
     # ------------------------------------------------------------------ connections
 
     def accepted(self, connection: socket.socket) -> Socket | None:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return AutoSource(self, connection)
 
     def enter(self, source: Socket) -> None:

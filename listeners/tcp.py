@@ -62,7 +62,6 @@ class TcpListener(AtPort):
     # ------------------------------------------------------------------ connections
 
     def accepted(self, connection: socket.socket) -> Socket | None:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self.certificates is None and not self.by_name:
             return TcpSource(self, connection)
         self.arrive(connection, self._greet)

@@ -85,7 +85,6 @@ class WebSocketListener(TcpListener):
 
     def accepted(self, connection: socket.socket) -> Socket | None:
         """Read the handshake of a connection."""
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self.certificates is None:
             return WebSocketSource(self, connection, *places(connection))
         self.arrive(connection, self._greet)

@@ -28,6 +28,8 @@ LOG = """log_format watched escape=json '{"time":"$time_iso8601","client":"$remo
     '"host":"$host","listener":"in","protocol":"HTTP","rule":"default","why":"rule default: anything","cluster":"$proxy_host",'
     '"endpoint":"$upstream_addr"}';
   access_log DIR/access.log watched buffer=128k flush=1s;"""
+TLS = "ssl_certificate DIR/server.pem; ssl_certificate_key DIR/server.pem; ssl_protocols TLSv1.2 TLSv1.3;"
+"""The versions that nginx speaks by itself since 1.23.4, and all others here: a handshake of 1.2 costs less than one of 1.3."""
 
 
 class Nginx:
@@ -95,7 +97,7 @@ def _http(job: Job, directory: Path, buffers: str, log: str) -> str:
     header = job.header.replace("-", "_")
     onward = "grpc_pass grpc" if job.protocol == "grpc" else "proxy_pass http"
     http2 = " http2" if job.protocol in H2 else ""
-    tls = f"ssl_certificate {directory}/server.pem; ssl_certificate_key {directory}/server.pem;" if job.protocol == "tls" else ""
+    tls = TLS.replace("DIR", str(directory)) if job.protocol == "tls" else ""
     http2 += " ssl" if tls else ""
     temporary = "\n".join(f"  {kind}_temp_path {directory}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
     return f"""http {{

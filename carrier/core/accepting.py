@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import os
 import select
 import socket
 import struct
@@ -79,8 +80,10 @@ class Met(socket.socket):
     """What a proxy in front has said of it."""
 
 
-def met(connection: socket.socket, peer: Any) -> Met:
-    found = Met(connection.family, connection.type, connection.proto, connection.detach())
+def met(like: socket.socket, descriptor: int, peer: Any) -> Met:
+    """A connection of a listening socket, or of a kind with another one; non-blocking."""
+    found = Met(like.family, like.type, like.proto, descriptor)
+    found.setblocking(False)
     found.peer, found.told = peer, None
     return found
 
@@ -169,7 +172,7 @@ class Acceptor(Listener):
     def _take(self, sock: socket.socket) -> bool:
         """Accept one connection; False: there is none, or no descriptor for it."""
         try:
-            connection = met(*sock.accept())
+            connection = met(sock, *sock._accept())  # type: ignore[attr-defined]  # as socket.accept does, without an object of its own
         except (BlockingIOError, InterruptedError):
             return False
         except ConnectionAbortedError:  # gone before we looked at it
@@ -179,7 +182,6 @@ class Acceptor(Listener):
                 self._pause("descriptors")
                 self.env.loop.call_later(ACCEPT_PAUSE, self._go)
             return False
-        connection.setblocking(False)
         if self.proxies and trusts(self.proxies, plain(connection.peer[0])):
             self.arrive(connection, self._introduced)
             return True
@@ -202,7 +204,7 @@ class Acceptor(Listener):
                 if not data:
                     return
                 introduction.feed(data)
-        known = met(sock.dup(), sock.peer)  # type: ignore[attr-defined]  # who watched a descriptor may not be followed by a transport
+        known = met(sock, os.dup(sock.fileno()), sock.peer)  # type: ignore[attr-defined]  # who watched a descriptor may not be followed by a transport
         known.told = introduction.said
         sock.close()
         arrival.sock = known

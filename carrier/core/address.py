@@ -99,6 +99,7 @@ def _bind(family: int, address: Any, dual: bool, transport: int) -> socket.socke
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dual else 1)
         sock.bind(address)
         if transport == socket.IPPROTO_TCP:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what is accepted inherits it, too
             keep_alive(sock)
         sock.listen(BACKLOG)
     except BaseException:

@@ -334,13 +334,13 @@ class ByteSocket(Descriptor):
         return int(self.gave.bytes) - waits - unacknowledged(self.sock.fileno())
 
     def _shut(self) -> None:
+        if self.ended_in or self._orphaned():  # closing says the same
+            self.close()
+            return
         try:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError as exc:
             self.broken(from_os(exc, self.side))
-            return
-        if self.ended_in or self._orphaned():
-            self.close()
         else:
             self.active_at = time.monotonic()
 

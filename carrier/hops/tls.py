@@ -6,7 +6,7 @@ cluster's is `true` or `{sni, verify, ca, certificate, key, alpn}`; `verify` is 
 (carrier/hops/certificates.py) hold the contexts and read files again that have changed: a connection that is there keeps what it began
 with, a file that is bad by now leaves the old certificate in force.
 
-Every listener's TLS begins in `entry_for`: the ClientHello is looked at, and left unread, and the entry for its name does the handshake.
+Every handshake is a `Greeting`. A listener's is a `Welcome`: where there is a choice, the name in the ClientHello says which entry does it.
 
 `Tls` makes a TLS socket of a `ByteSocket`: it overrides reading and writing, and half-closing works as it does without TLS
 (RFC 8446 section 6.1). HTTP leaves the record layer to the event loop instead. `parse_hello` reads a ClientHello and decrypts nothing.
@@ -18,6 +18,8 @@ import asyncio
 import socket
 import ssl
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from carrier.core.stream import Stream, link
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 HANDSHAKE = 10.0
 """Seconds that a handshake may take."""
+FLIGHT = 16 * 1024
+"""Bytes of a handshake that are read at once."""
 LINGER = 2.0
 """Seconds that a peer has to close after us, where no session waits for it."""
 
@@ -52,15 +56,16 @@ class Channel:
     and hands on what was in them. A memory BIO never shrinks: with a pair of its own, an idle connection would keep 3 kB there, and one
     that has sent a large answer 87 kB.
 
-    held: records that OpenSSL has not seen; owed: records to be sent that nobody asked for (an alert, the answer to a key update). over:
-    the peer has said goodbye; ended: no more records come; failure: why they can not be read, or because the connection broke.
+    held: records that OpenSSL has not seen; owed: records to be sent that nobody asked for (an alert, the answer to a key update); later:
+    such as nobody waits for (tickets), which go with what is sent next. over: the peer has said goodbye; ended: no more records come;
+    failure: why they can not be read, or because the connection broke.
     """
 
-    __slots__ = ("ended", "failure", "held", "incoming", "outgoing", "over", "owed", "tls")
+    __slots__ = ("ended", "failure", "held", "incoming", "later", "outgoing", "over", "owed", "tls")
 
     def __init__(self, context: ssl.SSLContext, server_side: bool, name: str | None = None) -> None:
         self.incoming, self.outgoing = _PAIR.incoming, _PAIR.outgoing
-        self.held = self.owed = b""
+        self.held = self.owed = self.later = b""
         self.over = self.ended = False
         self.failure: OSError | None = None
         self.tls = context.wrap_bio(self.incoming, self.outgoing, server_side, name)
@@ -72,14 +77,17 @@ class Channel:
 
     def greet(self, records: bytes) -> bool:
         """Shake hands: True, they are shaken. What is owed then is to be sent in any case. Raises SSLError."""
+        tls = self.tls
         self.incoming.write(self.held + records)
         try:
-            self.tls.do_handshake()
+            tls.do_handshake()
         except ssl.SSLWantReadError:
             return False
         finally:
             self.held = self.incoming.read()
             self._owe()
+        if tls.server_side and tls.version() == "TLSv1.3":  # the client had the last word (RFC 8446 section 2)
+            self.later, self.owed = self.owed, b""
         return True
 
     def open(self, records: bytes) -> bytes:
@@ -123,8 +131,9 @@ class Channel:
             self.tls.write(data)
         finally:
             records = self.outgoing.read()
-            if self.owed:
-                records, self.owed = self.owed + records, b""
+            if self.owed or self.later:
+                records = self.later + self.owed + records
+                self.owed = self.later = b""
         return records
 
     def goodbye(self) -> None:
@@ -136,30 +145,134 @@ class Channel:
         self._owe()
 
     def _owe(self) -> None:
-        self.owed += self.outgoing.read()
+        records = self.outgoing.read()
+        if records:
+            self.owed, self.later = self.later + self.owed + records, b""
 
 
-async def handshake(loop: asyncio.AbstractEventLoop, sock: socket.socket, channel: Channel, side: Side, where: str = "") -> None:
-    """Shake hands over a connected non-blocking socket. Raises Error (retry "yes": no payload was sent)."""
-    data = b""
-    try:
-        async with asyncio.timeout(HANDSHAKE):
-            while True:
-                try:
-                    done = channel.greet(data)
-                finally:  # also an alert that says why not
-                    if channel.owed:
-                        owed, channel.owed = channel.owed, b""
-                        await loop.sock_sendall(sock, owed)
-                if done:
-                    return
-                data = await loop.sock_recv(sock, READ)
-                if not data:
-                    raise Error("closed", f"{where}: closed during the TLS handshake", side, "yes")
-    except TimeoutError:
-        raise Error("timeout", f"{where}: no TLS handshake within {HANDSHAKE:g} s", side, "yes") from None
-    except (ssl.SSLError, OSError) as exc:
-        raise tls_error(exc, side, where) from None
+class Greeting:
+    """A handshake over a connected non-blocking socket, as the client. One reader of the loop does for all of it, and is left to who reads
+    on: to watch a descriptor anew takes five system calls. side, where: for errors."""
+
+    __slots__ = ("channel", "loop", "over", "shaken", "side", "sock", "where")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, channel: Channel | None, side: Side = "upstream", where: str = ""
+    ) -> None:
+        self.loop, self.sock, self.channel, self.side, self.where = loop, sock, channel, side, where
+        self.shaken = False
+        self.over: asyncio.Future[Channel] | None = loop.create_future()
+        """Ended, with a channel or an Error; None: whoever waits knows."""
+        loop.add_reader(sock, self._step, self._read)
+
+    async def ended(self) -> Channel:
+        """The channel, hands shaken; the reader is there still, in this turn of the loop. Raises Error (retry "yes": no payload was sent);
+        then it is not."""
+        timer = self.loop.call_later(HANDSHAKE, self._step, self._late)
+        self._step(self._begin)
+        try:
+            assert self.over is not None
+            return await self.over
+        except BaseException:
+            unwatch(self.loop, self.sock)
+            raise
+        finally:
+            timer.cancel()
+            self.over = None  # its error has frames that know this
+
+    def _step(self, step: Callable[[], None]) -> None:
+        """Do this, unless it is over; it may be over then."""
+        over = self.over
+        if over is None or over.done():
+            return
+        try:
+            step()
+            if self.shaken and self.channel is not None and not self.channel.owed:
+                over.set_result(self.channel)
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as exc:
+            over.set_exception(tls_error(exc, self.side, self.where))
+        except Error as error:
+            over.set_exception(error.bare())
+
+    def _begin(self) -> None:
+        self._greet(b"")
+
+    def _late(self) -> None:
+        raise TimeoutError(f"no TLS handshake within {HANDSHAKE:g} s")
+
+    def _read(self) -> None:
+        data = self.sock.recv(FLIGHT)
+        if not data:
+            raise Error("closed", f"{self.where}: closed during the TLS handshake", self.side, "yes")
+        self._greet(data)
+
+    def _greet(self, data: bytes) -> None:
+        """Go on with what has come."""
+        assert self.channel is not None
+        try:
+            self.shaken = self.channel.greet(data)
+        finally:  # also an alert that says why not
+            self._send(self.channel)
+
+    def _send(self, channel: Channel) -> None:
+        """What is owed; what the kernel does not take, later."""
+        if channel.owed:
+            try:
+                sent = self.sock.send(channel.owed)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            channel.owed = channel.owed[sent:]
+            if channel.owed:
+                self.loop.add_writer(self.sock, self._step, partial(self._send_on, channel))
+
+    def _send_on(self, channel: Channel) -> None:
+        self.loop.remove_writer(self.sock)
+        self._send(channel)
+
+
+class Welcome(Greeting):
+    """A handshake with an accepted connection, by the entry of a listener's `tls` that its hello asks for."""
+
+    __slots__ = ("begun", "entries", "least")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, entries: ServerTls) -> None:
+        super().__init__(loop, sock, None, "downstream")
+        self.entries = entries
+        self.begun = bytearray()
+        """Of a hello that is not whole yet."""
+        self.least = 0
+        """Bytes of it that are worth a look."""
+
+    def _begin(self) -> None: ...
+
+    def _greet(self, data: bytes) -> None:
+        if self.channel is None:
+            self.begun += data
+            made = self._asked()
+            if made is None:
+                return
+            self.channel = Channel(made, True)
+            data = bytes(self.begun)
+        super()._greet(data)
+
+    def _asked(self) -> Made | None:
+        """The entry; None: the hello does not say it yet. Raises Error: it is none."""
+        entries, begun = self.entries, self.begun
+        if len(entries.entries) == 1:
+            return entries.entries[0]
+        hello = parse_hello(begun) if len(begun) >= self.least else None
+        if hello is None:
+            self.least = max(self.least, wanted(begun))
+            return None
+        return entries.find(hello.sni)
+
+
+def unwatch(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+    """Nobody reads or writes it for now."""
+    loop.remove_writer(sock)
+    loop.remove_reader(sock)  # with it the last hold on a socket that was closed meanwhile
 
 
 def tls_error(exc: OSError, side: Side, where: str) -> Error:
@@ -276,10 +389,9 @@ class TlsUpstream(Tls):
 
 
 async def connected_channel(loop: asyncio.AbstractEventLoop, sock: socket.socket, tls: ClientTls, host: str, where: str) -> Channel:
-    """Hands shaken over a connected socket, as the client. Raises Error; then the socket is closed."""
+    """Hands shaken over a connected socket, as the client; its reader is left (`Greeting`). Raises Error; then the socket is closed."""
     try:
-        channel = Channel(tls.context, False, tls.name(host))
-        await handshake(loop, sock, channel, "upstream", where)
+        channel = await Greeting(loop, sock, Channel(tls.context, False, tls.name(host)), where=where).ended()
     except ValueError as exc:  # a name that is none
         sock.close()
         raise Error("tls", f"{where}: {exc}", "upstream", "yes") from None
@@ -291,7 +403,9 @@ async def connected_channel(loop: asyncio.AbstractEventLoop, sock: socket.socket
 
 async def upstream(loop: asyncio.AbstractEventLoop, sock: socket.socket, tls: ClientTls, host: str, where: str) -> TlsUpstream:
     """TLS on a connected socket, as the client. Raises Error; then the socket is closed."""
-    return TlsUpstream(loop, sock, "upstream", await connected_channel(loop, sock, tls, host, where))
+    channel = await connected_channel(loop, sock, tls, host, where)
+    unwatch(loop, sock)
+    return TlsUpstream(loop, sock, "upstream", channel)
 
 
 class Inside(ByteSocket):
@@ -323,15 +437,10 @@ def decrypted(outer: Tls) -> socket.socket:
     return theirs
 
 
-async def entry_for(loop: asyncio.AbstractEventLoop, sock: socket.socket, tls: ServerTls) -> Made:
-    """The entry of a listener's `tls` that an accepted connection asks for; its hello is left unread. Raises Error."""
-    return tls.find((await first_hello(loop, sock)).sni)
-
-
 async def welcome(loop: asyncio.AbstractEventLoop, sock: socket.socket, tls: ServerTls) -> Channel:
-    """Shake hands with an accepted connection, by the entry that it asks for. Raises Error."""
-    channel = Channel(await entry_for(loop, sock, tls), True)
-    await handshake(loop, sock, channel, "downstream")
+    """Shake hands with an accepted connection, by the entry that it asks for; nobody reads it then. Raises Error."""
+    channel = await Welcome(loop, sock, tls).ended()
+    unwatch(loop, sock)
     return channel
 
 

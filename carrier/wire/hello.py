@@ -23,7 +23,7 @@ class Hello(NamedTuple):
     alpn: tuple[str, ...]
 
 
-def parse_hello(data: bytes) -> Hello | None:
+def parse_hello(data: bytes | bytearray) -> Hello | None:
     """The ClientHello that a connection begins with (RFC 8446 section 4.1.2), in however many records it comes (section 5.1: a message may
     be spread over several, and clients do that to be read by nobody on the way); None: it is not whole yet.
 
@@ -100,7 +100,7 @@ class _Bytes:
         return int.from_bytes(self.take(size), "big")
 
 
-def wanted(data: bytes) -> int:
+def wanted(data: bytes | bytearray) -> int:
     """How many bytes the record needs that is not whole: before they are there, nothing new can be said."""
     at = 0
     while at + 5 <= len(data):

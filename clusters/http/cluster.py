@@ -17,7 +17,7 @@ from carrier.errors import Error, Problem, from_os
 from carrier.hops import introduce
 from carrier.hops.bytesocket import connect
 from carrier.hops.certificates import ClientTls, check_client, client_of, renew
-from carrier.hops.tls import connected_channel
+from carrier.hops.tls import connected_channel, unwatch
 from carrier.hops.tlstransport import TlsTransport
 from carrier.options import check_numbers, numbers
 from carrier.wire.h1.head import Limits
@@ -303,6 +303,7 @@ class HttpCluster(Cluster):
         try:
             made = make(channel.tls.selected_alpn_protocol())
         except Error:
+            unwatch(loop, sock)
             sock.close()
             raise
         TlsTransport(loop, sock, channel, made, "upstream")

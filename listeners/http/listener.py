@@ -12,7 +12,7 @@ from carrier.core.address import BACKLOG
 from carrier.core.stream import DESTROYED
 from carrier.errors import Error, Problem, shown
 from carrier.hops.certificates import check_server, renew, server_of
-from carrier.hops.tls import Channel, entry_for, handshake
+from carrier.hops.tls import Welcome
 from carrier.hops.tlstransport import TlsTransport
 from carrier.options import check_numbers, numbers
 from carrier.wire.forwarding import networks
@@ -229,9 +229,7 @@ class HttpListener(Port):
             await loop.connect_accepted_socket(lambda: protocol, arrival.sock)
             return
         assert self.certificates is not None
-        arrival.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        channel = Channel(await entry_for(loop, arrival.sock, self.certificates), True)
-        await handshake(loop, arrival.sock, channel, "downstream")
+        channel = await Welcome(loop, arrival.sock, self.certificates).ended()
         TlsTransport(loop, arrival.sock, channel, protocol, "downstream")
 
     def came(self, connection: Connection1 | Connection2) -> bool:

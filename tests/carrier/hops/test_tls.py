@@ -11,7 +11,7 @@ import trustme
 
 from carrier.errors import ConfigError, Error
 from carrier.hops.certificates import ClientTls, ServerTls, check_client, check_server
-from carrier.hops.tls import Channel
+from carrier.hops.tls import Channel, welcome
 from carrier.wire.hello import parse_hello
 from tests.support import cluster, config, echo, listener, looked, port_of, running, saying, tcp_server, wait_until
 
@@ -384,6 +384,99 @@ def test_what_comes_with_the_end_of_the_handshake_waits(files):
     assert server.greet(said[:-3])
     assert server.waits and empty(server)
     assert server.open(said[-3:]) == b"hello" and not server.waits
+
+
+def test_tickets_wait_for_what_is_said_next(files):
+    context = ServerTls(files("one", "one.test")).entries[0]
+    server, client_ = Channel(context, True), Channel(client(files), False, "one.test")
+    client_.greet(b"")
+    server.greet(client_.owed)
+    client_.owed = b""
+    client_.greet(server.owed)
+    server.owed = b""
+    assert server.greet(client_.owed)
+    assert server.later and not server.owed
+    assert client_.open(server.seal(b"hello")) == b"hello"
+    assert client_.tls.session.has_ticket and not server.later
+
+
+# -- handshakes
+
+
+class Peer:
+    """The client of a handshake over a pair of sockets, in one thread with the server's."""
+
+    def __init__(self, files, name):
+        self.ours, self.sock = socket.socketpair()
+        self.ours.setblocking(False)
+        self.sock.setblocking(False)
+        self.channel = Channel(client(files), False, name)
+        self.channel.greet(b"")
+
+    async def talk(self, size):
+        """Send what is owed, so many bytes at once, and read on until hands are shaken."""
+        loop = asyncio.get_running_loop()
+        channel, shaken = self.channel, False
+        while True:
+            owed, channel.owed = channel.owed, b""
+            for at in range(0, len(owed), size):
+                await loop.sock_sendall(self.sock, owed[at : at + size])
+                await asyncio.sleep(0)
+            if shaken:
+                return
+            shaken = channel.greet(await loop.sock_recv(self.sock, 65536))
+
+    def close(self):
+        self.ours.close()
+        self.sock.close()
+
+
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+async def test_hands_are_shaken_by_the_entry_that_the_hello_names_however_it_is_cut(files, size):
+    tls = ServerTls([files("a", "a.test"), {**files("b", "b.test"), "sni": ["b.test"]}])
+    for name in ("a.test", "b.test"):
+        with contextlib.closing(Peer(files, name)) as peer:
+            channel, _ = await asyncio.wait_for(asyncio.gather(welcome(asyncio.get_running_loop(), peer.ours, tls), peer.talk(size)), 10)
+            assert [value for _, value in peer.channel.tls.getpeercert()["subjectAltName"]] == [name]
+            assert channel.open(peer.channel.seal(b"hello")) == b"hello"
+
+
+async def test_what_the_kernel_does_not_take_of_a_handshake_is_sent_later(files):
+    loop = asyncio.get_running_loop()
+    with contextlib.closing(Peer(files, "a.test")) as peer:
+        full = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                full += peer.ours.send(bytes(4096))
+        shaking = asyncio.ensure_future(welcome(loop, peer.ours, ServerTls(files("a", "a.test"))))
+        await loop.sock_sendall(peer.sock, peer.channel.owed)
+        peer.channel.owed = b""
+        await asyncio.sleep(0.05)
+        assert not shaking.done()
+        while full:
+            full -= len(await loop.sock_recv(peer.sock, full))
+        await asyncio.wait_for(peer.talk(100_000), 10)
+        assert (await asyncio.wait_for(shaking, 10)).tls.version() == "TLSv1.3"
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"), [(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", "tls"), (b"\x16\x03\x01\x00\x04\x02\x00\x00\x00", "tls"), (b"", "closed")]
+)
+async def test_what_is_no_handshake_ends_with_the_reason_and_nobody_reads(files, said, kind):
+    loop = asyncio.get_running_loop()
+    with contextlib.closing(Peer(files, "a.test")) as peer:
+        peer.sock.send(said)
+        peer.sock.shutdown(socket.SHUT_WR)
+        with pytest.raises(Error) as caught:
+            await asyncio.wait_for(welcome(loop, peer.ours, ServerTls(files("a", "a.test"))), 5)
+        assert (caught.value.kind, caught.value.retry) == (kind, "yes")
+        assert not loop.remove_reader(peer.ours)
+
+
+async def test_a_handshake_that_does_not_end_is_given_up(files, monkeypatch):
+    monkeypatch.setattr("carrier.hops.tls.HANDSHAKE", 0.05)
+    with contextlib.closing(Peer(files, "a.test")) as peer, pytest.raises(Error, match="no TLS handshake within"):
+        await asyncio.wait_for(welcome(asyncio.get_running_loop(), peer.ours, ServerTls(files("a", "a.test"))), 5)
 
 
 # -- ClientHello
