@@ -226,7 +226,7 @@ class Upstream1(Exchange, asyncio.Protocol):
         if head is None or not head.whole or len(data) != i + head.length:
             return None, b""
         body = data[i:]
-        if len(data) <= SHORT:
+        if len(data) <= SHORT and self.misses < MISSES:
             self.shared.known = data, head, body
         return head, body
 

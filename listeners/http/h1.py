@@ -289,7 +289,10 @@ class Connection1(Ending1, asyncio.Protocol):
         bound, self.bound_to = self.bound_to, None
         if bound is not None:
             bound.close()
-        self.give_up(Error("reset", "the downstream closed the connection", "downstream"))
+        if self.session is not None:
+            self.give_up(Error("reset", "the downstream closed the connection", "downstream"))
+        else:
+            self.detach()
 
     # ------------------------------------------------------------------ between requests
 

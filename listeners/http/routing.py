@@ -79,7 +79,7 @@ class Routing:
         """Decisions depend on the connection: they are remembered with its place, and not with heads that come on others too."""
         self.by_other = needs.other
         """They depend on what is not looked at here: none is remembered."""
-        self.by_url = needs.url
+        self.by_target = needs.url or self.strict or joining is not None
         self.decisions: dict[tuple[Any, ...], Decision] = {}
         self.size = 0
         """Bytes of `decisions`."""
@@ -89,30 +89,37 @@ class Routing:
 
     def route(self, request: Asked, head: Head) -> tuple[Decision, Head | None]:
         """The decision for a request, and the head to send on if the rule rewrites it; remembered with the head where it may be."""
-        if head.hops >= self.most_hops:
+        if head.hops >= self.most_hops:  # a key need not know of them
             request.listener.hit("max_hops")
             return refusal(goes_round(head.hops, self.most_hops)), None
+        key = self._key(request, head)
+        decided = self.decisions.get(key) if key is not None else None
+        if decided is None:
+            apart = self._apart(head)
+            if apart is not None:
+                return apart
+            decided = self.table.decide(request.metadata(head))
+            if key is not None:
+                self._remember(key, decided)
+        onward = rewritten(head, decided) if decided.rewrite else head
+        found = decided, None if onward is head else onward
+        if not (self.by_peer or self.by_other):
+            head.decision = found
+        return found
+
+    def _key(self, request: Asked, head: Head) -> tuple[Any, ...] | None:
+        """What the decision for a request depends on, and whether rules are asked at all; None: on what is not looked at here."""
+        if head.key is None or self.by_other:
+            return None
+        return head.method, head.target if self.by_target else b"", head.key, self._place(request.origin) if self.by_peer else None
+
+    def _apart(self, head: Head) -> tuple[Decision, Head | None] | None:
+        """What becomes of a request that no rule is asked about, by its target; None: they are."""
         if self.joining is not None and self.joining.takes(head.location):
             return self.joining.decision, self.joining.onward(head)
         if self.strict and normal_path(head.location.decode("latin-1")) is None:
             return refusal(no_path(head.target)), None
-        if self.by_other:
-            decision = self.table.decide(request.metadata(head))
-            return decision, rewritten(head, decision)
-        decided: Decision | None = None
-        key = None
-        if head.key is not None:
-            key = (head.method, head.target if self.by_url else b"", head.key, self._place(request.origin) if self.by_peer else None)
-            decided = self.decisions.get(key)
-        if decided is None:
-            decided = self.table.decide(request.metadata(head))
-            if key is not None:
-                self._remember(key, decided)
-        onward = rewritten(head, decided)
-        found = decided, None if onward is head else onward
-        if not self.by_peer:
-            head.decision = found
-        return found
+        return None
 
     def _place(self, origin: Any) -> object:
         """What the rules can tell of a connection; asked once for each. At worst that is one of its own."""

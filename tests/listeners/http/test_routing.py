@@ -119,7 +119,7 @@ def test_the_number_of_rules_does_not_change_what_is_done() -> None:
 def test_what_is_remembered_of_long_targets_is_bounded_in_bytes() -> None:
     pair = Pair()
     routing = pair.listener.routing
-    routing.by_url = True
+    routing.by_target = True
     pair.exchange()
     pair.upstream.write = pair.downstream.write = len  # type: ignore[assignment]
     tracemalloc.start()
@@ -190,3 +190,23 @@ def test_a_new_table_asks_a_connection_again() -> None:
     before, after = routing({"matchSource": {"cidr": "10.0.0.0/8"}}, None), routing({"matchSource": {"cidr": "11.0.0.0/8"}}, None)
     assert before.route(client, keyed(before))[0].rule == "r0"
     assert after.route(client, keyed(after))[0].rule == "r1"
+
+
+def test_a_target_is_looked_at_when_it_is_decided_and_not_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = Pair()
+    routing = pair.listener.routing
+    routing.strict = routing.by_target = True
+    looked: list[str] = []
+    monkeypatch.setattr("listeners.http.routing.normal_path", lambda path: looked.append(path) or path)
+    for number in range(5):
+        pair.exchange(b"GET /a?%d HTTP/1.1\r\nhost: a\r\nx-trace: %d\r\n\r\n" % (number % 2, number))
+    assert looked == ["/a?0", "/a?1"]
+
+
+def test_who_goes_round_is_refused_whatever_is_remembered_of_its_like() -> None:
+    pair = Pair()
+    routing = pair.listener.routing
+    key = (1, 2)
+    for hops, kind in ((0, None), (10, "loop"), (0, None)):
+        decided, _ = routing.route(pair.downstream, Head(b"GET / HTTP/1.1\r\n\r\n", method=b"GET", target=b"/", key=key, hops=hops))
+        assert (decided.error.kind if decided.error is not None else None) == kind
