@@ -132,7 +132,7 @@ class Meter:
         series = self._series(session.listener, session.decision, session.cluster)
         answer = session.answer
         if answer is not None:
-            series.codes[answer.status // 100] += 1
+            series.codes[answer.family] += 1
         else:
             series.codes[FAILED if session.error is not None else OK] += 1
         flow = series.flow

@@ -76,8 +76,8 @@ class Head:
     have equal values in every field that rules look at (Forwarding.interesting), whatever the target; None if that is not known.
     `simple`: a request without body, Upgrade, HEAD, CONNECT and x-carrier-explain, behind which an HTTP/1.1 connection stays: its reader
     need not know of it, and any whole answer may follow as it is; `parting`: the same, and the connection ends behind it.
-    `family`: of its status, 2 for 2xx. `whole`: a final answer of known length, after which the connection stays, and which asks for no
-    credentials. `text`: the encoding of HTTP/1.1, b"" until it is made;
+    `family`: of its status, 2 for 2xx, 5 also for those above (RFC 9110 15). `whole`: a final answer of known length, after which the
+    connection stays, and which asks for no credentials. `text`: the encoding of HTTP/1.1, b"" until it is made;
     `stem`: that without its last CRLF.
     `block`: what HTTP/2 keeps of its own. `never`: names of fields that came as never to be indexed (RFC 7541 7.1.3).
     `claims`: does it say of its way to us (wire/forwarding.py), `trace`: where it stands in one (wire/trace.py), False for nowhere; both
@@ -152,7 +152,7 @@ class Head:
         self.target = target
         self.authority = authority
         self.status = status
-        self.family = status // 100
+        self.family = min(status // 100, 5)
         self.reason = reason
         self.version = version
         self.body = body

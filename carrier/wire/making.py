@@ -95,7 +95,7 @@ def answer_head(
     """
     own = _own_fields(fields, side)
     reason = reason or REASONS.get(status, b"")
-    if reason.translate(None, FIELD_BYTES) or not 100 <= status <= 599:
+    if reason.translate(None, FIELD_BYTES) or not 100 <= status <= 999:
         raise _bad(side, f"status {status} {shown(reason[:40])} cannot be written")
     kind, size = (LENGTH, len(body)) if framing is None else (framing, length)
     if status < 200 or status in (204, 304):

@@ -265,7 +265,6 @@ class Connection2(Connection):
         has still to wait for would be lost, and there are clients that look at nothing else once they have seen it (curl 7.88)."""
         if not stream.over:
             stream.pause()  # no more than a window of it comes
-            stream.since = self.engine.now
             self.loop.call_later(LINGER, self._no_more, stream)
 
     def _no_more(self, stream: Stream) -> None:
@@ -423,6 +422,8 @@ class Connection2(Connection):
         limit = self.listener.idle_timeout
         if owner is not None and owner.session is not None:
             owner.late(now)
+        elif stream.ended and stream.held is None:
+            return  # it lingers
         elif limit > 0 and now - (stream.blocked_since or stream.since) >= limit:
             self.listener.hit("idle_timeout")
             stream.reset(CANCEL)

@@ -310,3 +310,53 @@ async def test_a_101_without_a_chosen_subprotocol_stays_so(protocol: str, upstre
             websocket(port_of(proxy, "in"), sec_websocket_protocol="chat, superchat") as client,
         ):
             assert client.head.startswith(b"HTTP/1.1 101 ") and field(client.head, "sec-websocket-protocol") is None
+
+
+# ------------------------------------------------------------------ answers that others take, too
+
+
+@pytest.mark.parametrize(
+    ("raw", "status", "body"),
+    [
+        (b"HTTP/1.1 200 OK\ncontent-length: 2\nx-a: 1\n\nok", b"200", b"ok"),
+        (b"HTTP/1.1 200 OK\r\nx-a: 1\n\r\nok", b"200", b"2\r\nok\r\n0\r\n\r\n"),
+        (b"HTTP/1.1 103 Early Hints\n\nHTTP/1.1 200 OK\ncontent-length: 6\nx-a: 1\n\na\r\n\r\nb", b"200", b"a\r\n\r\nb"),
+        (b"HTTP/1.1 999 Denied\r\ncontent-length: 2\r\nx-a: 1\r\n\r\nno", b"999", b"no"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-a: 1\r\nContent-Length: 2\r\n\r\nok", b"200", b"ok"),
+        (
+            b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\nx-a: 1\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+            b"200",
+            b"2\r\nok\r\n0\r\n\r\n",
+        ),
+    ],
+)
+@pytest.mark.parametrize("cut", [0, 1])
+async def test_an_answer_as_scripts_and_old_servers_write_it_is_delivered(raw: bytes, status: bytes, body: bytes, cut: int) -> None:
+    """`printf 'HTTP/1.1 200 OK\\n\\nhello' | nc -l`, a length said twice, a status of nobody's: nginx and haproxy deliver all of them."""
+    async with Stage() as stage:
+        client, server, _ = await stage.both(GET)
+        for i in range(0, len(raw), cut or len(raw)):
+            await server.says(raw[i : i + (cut or len(raw))])
+        server.ends()
+        heard = b""
+        while not heard.endswith(body) or b"x-a: 1" not in heard:
+            heard += await client.hears(1)
+        final = heard[heard.rindex(b"HTTP/1.1 ") :]
+        assert final.startswith(b"HTTP/1.1 " + status + b" ") and b"\n\n" not in final.replace(b"\r\n", b"")
+        await client.says(GET)
+        server = await stage.server()  # where the old one was of doubtful framing, on another connection
+        await server.head()
+        await server.says(OK)
+        assert (await answered(client))[1] == b"ok"
+
+
+async def test_a_101_that_forgets_its_connection_field_has_switched() -> None:
+    """Proxmox Backup Server up to 3.1; nginx passes it, haproxy and Caddy do not."""
+    async with Stage() as stage:
+        client, server, _ = await stage.both(
+            b"GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: proxmox-backup-protocol-v1\r\n\r\n"
+        )
+        await server.says(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: proxmox-backup-protocol-v1\r\n\r\npreface")
+        heard = await client.head()
+        assert heard.startswith(b"HTTP/1.1 101 ") and b"connection: upgrade\r\nupgrade: proxmox-backup-protocol-v1\r\n" in heard
+        assert await client.hears(7) == b"preface"

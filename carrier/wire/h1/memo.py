@@ -479,6 +479,7 @@ class AnswerMemo(_Memo):
 
     def _make(self, pairs: Pairs, status: int) -> Plan:
         bare = status < 200 or status == 204
-        if any((bare and name == b"content-length") or ((bare or status == 304) and name == b"transfer-encoding") for name, _ in pairs):
+        framing = [(name, value) for name, value in pairs if name in (b"content-length", b"transfer-encoding")]
+        if len(framing) > 1 or any(bare or (status == 304 and name == b"transfer-encoding") or b"," in value for name, value in framing):
             raise Error("bad-answer", "framing where none belongs", "upstream")  # rare enough to be read line by line each time
         return plan_answer(pairs, status, 1, self.profile)

@@ -8,6 +8,7 @@ is offered here.
 
 from __future__ import annotations
 
+import re
 from typing import Protocol
 
 from carrier.errors import Error, Side, shown
@@ -51,6 +52,9 @@ class _Nobody:
 _NOBODY = _Nobody()
 _HEAD, _LENGTH_BODY, _CHUNKED_BODY, _CLOSE_BODY, _TUNNEL, _OVER = range(6)
 """What the next bytes are: of a head, of a body of one of three kinds, of another protocol, of nothing (they are dropped)."""
+_BARE = re.compile(rb"(?<!\r)\n")
+_LINES = re.compile(rb"\n\r?\n")
+"""A line that ends without CR, and where a head ends that has such lines."""
 _SHOWN = 1024  # bytes of a head that was refused, which are kept to be shown
 _MISSES = 8  # straight misses of the whole-head memo after which a connection's heads are no longer kept
 
@@ -357,24 +361,40 @@ class AnswerReader(_Reader):
         if self.complete:  # what is behind the end
             self.stop()
             return len(data)
-        end = self._find_head(data, i)
-        if end < 0:
-            if not b"HTTP/1.".startswith(self._buffer[:7]):  # another protocol: its head may never end
-                raise refuse("upstream", f"an answer that begins with {shown(self._buffer[:40])}")
+        try:
+            end = self._find_head(data, i)
+            if end < 0:
+                if not b"HTTP/1.".startswith(self._buffer[:7]):  # another protocol: its head may never end
+                    raise refuse("upstream", f"an answer that begins with {shown(self._buffer[:40])}")
+                return len(data)
+            raw = data if i == 0 and end == len(data) else data[i:end]
+            head = self.memo.heads.get(raw)
+            if head is None:
+                self.misses += 1
+                keep = self.misses <= _MISSES
+                head = self.memo.like(raw, keep) or self.memo.parse(raw, keep)
+            else:
+                self.misses = 0
+        except Error as error:
+            self._read_lines(data[i:], error)
             return len(data)
-        raw = data if i == 0 and end == len(data) else data[i:end]
-        head = self.memo.heads.get(raw)
-        if head is None:
-            self.misses += 1
-            keep = self.misses <= _MISSES
-            head = self.memo.like(raw, keep) or self.memo.parse(raw, keep)
-        else:
-            self.misses = 0
         self.heard = True
         self._keep = self._keep and head.keep_alive
         if head.status < 200:
             return self._informational(head, end)
         return self._final(head, data, end)
+
+    def _read_lines(self, data: bytes, error: Error) -> None:
+        """A head that is none, for this reason, may be one whose lines end in LF, as scripts write them (RFC 9112 2.2). Raises the error if
+        that is not so."""
+        end = _LINES.search(data)
+        if not data.startswith(b"HTTP/1.") or not _BARE.search(data, 0, end.end() if end else len(data)):
+            raise error
+        if end is not None:
+            self.feed(_BARE.sub(b"\r\n", data[: end.end()]) + data[end.end() :])
+        else:
+            check_sizes(data.find(b"\n"), len(data), self.limits, self.side)
+            self._buffer, self._at, self._scanned = data, 0, 0
 
     def _informational(self, head: Head, end: int) -> int:
         self._interim += 1

@@ -95,8 +95,8 @@ class Control(Connection):
             self._late(number, RST_STREAM)
             return
         code = int.from_bytes(payload, "big")
-        young = self.now - stream.since < self.limits.young and not stream.ended  # one that is answered may be broken off
         self._lose(stream, THEIRS, code, f"RST_STREAM {code_name(code)}")
+        young = self.now - stream.since < self.limits.young
         self._charge(RAPID_RESET if young and not self.client else RESET)
 
     def on_settings(self, flags: int, number: int, payload: bytes) -> None:

@@ -20,7 +20,7 @@ Pairs = tuple[Pair, ...]
 
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+\-.]*")
-_STATUS = re.compile(rb"[1-5][0-9][0-9]")
+_STATUS = re.compile(rb"[1-9][0-9][0-9]")
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
 _OTHER = bytes(byte not in FIELD_BYTES for byte in range(256))
 """Makes every byte that no field value holds (RFC 9110 5.5) 1, and all others 0."""
@@ -238,7 +238,7 @@ def _check_pseudo(name: bytes, value: bytes, strict_target: bool) -> bool:
             raise _Malformed(f":authority {shown(value)} is no host name or address with an optional port") from None
     elif name == b":status":
         if not _STATUS.fullmatch(value) or value == b"101":  # RFC 9113 8.6
-            raise _Malformed(f":status {shown(value)}, allowed are 100 to 599 without 101")
+            raise _Malformed(f":status {shown(value)}, allowed are 100 to 999 without 101")
     elif name == b":scheme":
         if not _SCHEME.fullmatch(value):
             raise _Malformed(f":scheme {shown(value)} is none")
