@@ -319,7 +319,7 @@ async def test_a_101_without_a_chosen_subprotocol_stays_so(protocol: str, upstre
     ("raw", "status", "body"),
     [
         (b"HTTP/1.1 200 OK\ncontent-length: 2\nx-a: 1\n\nok", b"200", b"ok"),
-        (b"HTTP/1.1 200 OK\r\nx-a: 1\n\r\nok", b"200", b"2\r\nok\r\n0\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\nx-a: 1\n\nok", b"200", b"2\r\nok\r\n0\r\n\r\n"),
         (b"HTTP/1.1 103 Early Hints\n\nHTTP/1.1 200 OK\ncontent-length: 6\nx-a: 1\n\na\r\n\r\nb", b"200", b"a\r\n\r\nb"),
         (b"HTTP/1.1 999 Denied\r\ncontent-length: 2\r\nx-a: 1\r\n\r\nno", b"999", b"no"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-a: 1\r\nContent-Length: 2\r\n\r\nok", b"200", b"ok"),

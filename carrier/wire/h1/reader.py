@@ -52,9 +52,8 @@ class _Nobody:
 _NOBODY = _Nobody()
 _HEAD, _LENGTH_BODY, _CHUNKED_BODY, _CLOSE_BODY, _TUNNEL, _OVER = range(6)
 """What the next bytes are: of a head, of a body of one of three kinds, of another protocol, of nothing (they are dropped)."""
-_BARE = re.compile(rb"(?<!\r)\n")
-_LINES = re.compile(rb"\n\r?\n")
-"""A line that ends without CR, and where a head ends that has such lines."""
+_LINES = re.compile(rb"HTTP/1\.[^\r\n]*\n(?:[^\r\n]+\n)*\n")
+"""A head whose lines end in LF."""
 _SHOWN = 1024  # bytes of a head that was refused, which are kept to be shown
 _MISSES = 8  # straight misses of the whole-head memo after which a connection's heads are no longer kept
 
@@ -385,16 +384,16 @@ class AnswerReader(_Reader):
         return self._final(head, data, end)
 
     def _read_lines(self, data: bytes, error: Error) -> None:
-        """A head that is none, for this reason, may be one whose lines end in LF, as scripts write them (RFC 9112 2.2). Raises the error if
-        that is not so."""
-        end = _LINES.search(data)
-        if not data.startswith(b"HTTP/1.") or not _BARE.search(data, 0, end.end() if end else len(data)):
-            raise error
-        if end is not None:
-            self.feed(_BARE.sub(b"\r\n", data[: end.end()]) + data[end.end() :])
-        else:
+        """A head that is none, for this reason, may be one whose lines all end in LF, as scripts write them (RFC 9112 2.2). Raises the
+        error if that is not so: among lines that end in CRLF, an LF was not meant to end one."""
+        whole = _LINES.match(data)
+        if whole is not None:
+            self.feed(whole[0].replace(b"\n", b"\r\n") + data[whole.end() :])
+        elif data.startswith(b"HTTP/1.") and b"\n" in data and b"\r" not in data and b"\n\n" not in data:
             check_sizes(data.find(b"\n"), len(data), self.limits, self.side)
             self._buffer, self._at, self._scanned = data, 0, 0
+        else:
+            raise error
 
     def _informational(self, head: Head, end: int) -> int:
         self._interim += 1
