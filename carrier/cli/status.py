@@ -142,9 +142,14 @@ def sessions(options: argparse.Namespace, client: Client, page: Page) -> int:
         print(f"carrier sessions {options.action}: which session?", file=sys.stderr)
         return USAGE
     at = f"sessions/{quote(options.name, safe='')}"
-    if options.action == "kill":
-        return done(options, client.call("DELETE", at), f"{options.name} is ended: both sides are closed")
-    session = client.call("GET", at)
+    try:
+        if options.action == "kill":
+            return done(options, client.call("DELETE", at), f"{options.name} is ended: both sides are closed")
+        session = client.call("GET", at)
+    except Refused as refused:
+        if str(refused) == "No such session":  # l7mp's words do not say which
+            raise Refused(refused.status, f"there is no session {options.name!r}; carrier sessions lists those there are") from None
+        raise
     if not show(options, session):
         _show_session(session)
     return OK

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Mapping
 
-from carrier.cli.client import OK, USAGE, Client, Dict
+from carrier.cli.client import FAILED, OK, USAGE, Client, Dict
 from carrier.cli.page import Page, show
 
 
@@ -73,5 +73,10 @@ def _show_explanation(options: argparse.Namespace, page: Page, said: Dict, users
             return options.rule == rule or (options.user is not None and users.get(rule) == options.user)
 
         chosen = None if options.rule is None and options.user is None else wanted
-        print(render(msgspec.convert(said, Explanation), page.utf8, chosen), end="")
+        found = msgspec.convert(said, Explanation)
+        print(render(found, page.utf8, chosen), end="")
+        if chosen is not None and not any(chosen(report.rule) for step in found.steps for report in step.rules):
+            whose = f"there is no rule {options.rule!r}" if options.rule is not None else f"user {options.user!r} has no rule"
+            print(f"carrier explain: {whose} among those that were asked", file=sys.stderr)
+            return FAILED
     return OK

@@ -78,3 +78,18 @@ def test_a_call_of_grpc_is_told_by_its_service_and_method(file: str, capsys: pyt
     text = said(capsys, "POST", "/shop.v1.Cart/Add", "-H", "content-type: application/grpc+proto", "-c", file)
     assert "(a call of gRPC: service shop.v1.Cart, method Add)" in text
     assert "gRPC" not in said(capsys, "POST", "/shop.v1.Cart/Add", "-H", "content-type: application/grpc-web", "-c", file)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [(("--rule", "nosuch"), "there is no rule 'nosuch' among those"), (("--user", "nobody"), "user 'nobody' has no rule among those")],
+)
+def test_a_rule_or_a_user_that_is_not_there_is_said(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, asked: tuple[str, str], told: str
+) -> None:
+    path = tmp_path / "carrier.yaml"
+    path.write_text(
+        "listeners: [{name: web, spec: {protocol: HTTP, port: 1}, rules: [{action: {route: {destination: {spec: {protocol: Echo}}}}}]}]"
+    )
+    assert main(["explain", "/", "-c", str(path), *asked]) == 1
+    assert told in capsys.readouterr().err

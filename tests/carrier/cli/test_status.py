@@ -181,6 +181,9 @@ async def test_sessions_are_listed_shown_and_killed(pod: Pod) -> None:
     writer.close()
     status, text = await pod.carrier("sessions", "kill")
     assert status == 2 and "which session?" in text
+    for action in ("show", "kill"):
+        status, text = await pod.carrier("sessions", action, "TCP:nobody")
+        assert status == 1 and "there is no session 'TCP:nobody'; carrier sessions lists" in text
 
 
 async def test_dump_diff_and_apply_go_round(pod: Pod, tmp_path: Path) -> None:
