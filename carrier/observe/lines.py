@@ -98,6 +98,8 @@ class Lines:
         self.fixed: dict[tuple[object, ...], bytes] = {}
         self.asked: dict[bytes, tuple[bytes, bytes, bytes, str]] = {}
         """By target: method, host, and what the line says of a request of these three."""
+        self.agents: dict[bytes, bytes] = {}
+        """User agents as JSON."""
         self.era = object()
         """Replaced when what was remembered may be wrong."""
         self.second = self.moment = -1
@@ -147,7 +149,7 @@ class Lines:
         """A line of JSON for each session. Written flat, and from parts that are remembered, best of all with a head that comes again (from
         its second time on, because most others never do): 0.5 us a line."""
         parts: list[bytes] = []
-        fixed, targets = self.fixed, self.asked
+        fixed, targets, tells = self.fixed, self.asked, self.tells
         since, until, begin = 1.0, 0.0, b""
         era = self.era
         for entry in ended:
@@ -166,7 +168,7 @@ class Lines:
                 same = got == told[4] and sent == told[5] and status == told[6]
                 sizes = told[7] if same else SIZES % (got, sent, status)
             else:
-                known = targets.get(request.target)
+                known = None if tells else targets.get(request.target)
                 same = known is not None and known[0] is request.method and known[1] is request.authority and known[3] == request.version
                 asked = known[2] if same else self._asked(request)  # type: ignore[index]
                 end = fixed.get((decision, decision.cluster, endpoint)) or self._end(recorded(cast("Record", entry)))
@@ -217,14 +219,16 @@ class Lines:
 
     def _asked(self, request: Any, traced: bool = False) -> bytes:
         """What a line says of a request, from the quote that ends its id. traced: its trace is told already."""
-        method, target, host, version = request.method, request.target, request.authority, request.version
+        made = self._said(request.method, request.target, request.authority, request.version)
+        return made + self._told(request, traced) if self.tells else made
+
+    def _said(self, method: bytes, target: bytes, host: bytes, version: str) -> bytes:
+        """Of these four, which come again and again."""
         known = self.asked.get(target)
         if known is not None and known[0] == method and known[1] == host and known[3] == version:
             return known[2]
         path = _text(self._path(target))
         made = b'","method":%b,"path":%b,"host":%b,"version":"%b",' % (_text(method), path, _text(redact.target(host)), version.encode())
-        if self.tells:
-            return made + self._told(request, traced)
         if len(target) <= SHORT:
             if len(self.asked) >= KEPT:
                 self.asked.clear()
@@ -235,10 +239,20 @@ class Lines:
         """What else is told of a request."""
         found = b'"headers":%b,' % _json(self.shown_headers(request)) if self.headers else b""
         if "agent" in self.more and (agent := request.get(b"user-agent")) is not None:
-            found += b'"agent":%b,' % (_text(agent) if "user-agent" not in self.hidden.fields else _json(redact.REDACTED))
+            found += b'"agent":%b,' % self._agent(agent)
         if "trace" in self.more and not traced and (context := context_of(request)) is not None:
             found += b'"trace_id":"%b",' % context.trace
         return found
+
+    def _agent(self, agent: bytes) -> bytes:
+        known = self.agents.get(agent)
+        if known is None:
+            known = _text(agent) if "user-agent" not in self.hidden.fields else _json(redact.REDACTED)
+            if len(agent) <= SHORT:
+                if len(self.agents) >= KEPT:
+                    self.agents.clear()
+                self.agents[agent] = known
+        return known
 
     def _end(self, session: Session) -> bytes:
         """The end of a line: what all sessions of one decision and endpoint have in common, or what was special about this one."""

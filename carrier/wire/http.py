@@ -193,7 +193,8 @@ class Head:
 
     def get(self, name: bytes) -> bytes | None:
         """The value of field `name` (lower case); several lines joined by ", " (RFC 9110 5.3); None if there is none."""
-        values = [v for n, v in self.fields if n.lower() == name]
+        size = len(name)
+        values = [v for n, v in self.fields if len(n) == size and n.lower() == name]
         return b", ".join(values) if values else None
 
     @property

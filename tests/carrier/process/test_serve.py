@@ -663,3 +663,46 @@ async def test_the_audit_tells_changes_and_refusals_and_revisions_can_be_read() 
         assert "later" in json.dumps(now) and "later" not in json.dumps(then)
         assert await up.status("GET", "/api/v1/revisions/999") == 404 == await up.status("GET", "/api/v1/revisions/x")
         assert await up.status("POST", "/api/v1/config", then) == 200  # as it was read
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_sends_spans_is_loaded_before_anybody_is_served(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    """It takes the processor for a second. If it cannot be loaded the proxy serves all the same."""
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the extra otel is not installed")
+    from carrier.observe.spans import Spans
+
+    at: list[int] = []
+
+    def load(self: Spans) -> None:
+        at.append(len(servers))
+        if fails:
+            raise OSError("no such file")
+
+    servers: list[Server] = []
+    monkeypatch.setattr(Spans, "load", load)
+    bind = Server._open_health
+
+    async def opened(self: Server, host: str, port: int) -> None:
+        await bind(self, host, port)
+        assert not at, "health is there first"
+
+    monkeypatch.setattr(Server, "_open_health", opened)
+    conf = config(clusters=[echo()], listeners=[listener("in", port=0)])
+    conf = msgspec.structs.replace(conf, admin=Admin(options={"traces": {"endpoint": "http://127.0.0.1:9"}}))
+    server = await start(conf, Log("silent"), Settings(None, socket=None, health=("127.0.0.1", 0)))
+    servers.append(server)
+    try:
+        assert at == [0]
+        async with tcp(port_of(server.proxy, "in")) as client:
+            client.send(b"hello")
+            assert await client.read(5) == b"hello"
+    finally:
+        await server.close()
+
+
+async def test_without_traces_nothing_is_loaded_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    from carrier.observe.spans import Spans
+
+    monkeypatch.setattr(Spans, "load", lambda self: pytest.fail("it was"))
+    server = await start(config(), Log("silent"), Settings(None, socket=None))
+    await server.close()
