@@ -360,3 +360,12 @@ async def test_a_101_that_forgets_its_connection_field_has_switched() -> None:
         heard = await client.head()
         assert heard.startswith(b"HTTP/1.1 101 ") and b"connection: upgrade\r\nupgrade: proxmox-backup-protocol-v1\r\n" in heard
         assert await client.hears(7) == b"preface"
+
+
+async def test_a_hint_before_the_switch_is_passed() -> None:
+    async with Stage() as stage:
+        client, server, _ = await stage.both(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: tcp\r\n\r\n")
+        await server.says(b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\nHTTP/1.1 101 x\r\nconnection: upgrade\r\nupgrade: tcp\r\n\r\nhi")
+        assert (await client.head()).startswith(b"HTTP/1.1 103 ")
+        assert (await client.head()).startswith(b"HTTP/1.1 101 ")
+        assert await client.hears(2) == b"hi"
