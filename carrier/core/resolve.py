@@ -31,6 +31,9 @@ LAST = 30.0
 """Seconds that an address that has failed comes last."""
 NOTHING = 1.0
 """Seconds that a name that nobody knows is not asked for again."""
+AHEAD = 1.0
+"""Seconds before the end of its time that the name of connections which are kept is asked for again: whoever looks at it, once a second,
+has the new answer when the old one is over."""
 GONE = 30.0
 """Seconds that the old addresses of a name serve which, name servers say, is no name any more: they may be another service's by now."""
 
@@ -201,6 +204,6 @@ class Resolver:
         known = self.known.get(host)
         if known is None or (known.error is not None and not isinstance(known.error, Unknown)):
             return None
-        if self._now() >= known.fresh:
+        if self._now() >= known.fresh - AHEAD:
             self._ask(host)
         return frozenset(place.address for place in known.places)

@@ -125,6 +125,18 @@ async def test_who_says_that_a_name_is_none_says_so_of_both_families(tmp_path: P
         assert time.monotonic() - began < 1.9
 
 
+async def test_a_domain_whose_server_fails_is_passed_over(tmp_path: Path) -> None:
+    async with name_server({("db.b.test", "A"): ["1.1.1.1"]}) as server:
+        answer = server.answer
+
+        def failing(data: bytes, whole: bool = True) -> bytes | None:
+            server.code = 2 if b"\x01a\x04test" in data else None
+            return answer(data, whole)
+
+        server.answer = failing  # type: ignore[method-assign]
+        assert addresses(await server.lookup(tmp_path, "search a.test b.test", "options ndots:5").find("db")) == ["1.1.1.1"]
+
+
 async def test_a_name_that_nobody_knows_is_said_to_be_unknown(tmp_path: Path) -> None:
     async with name_server({("a.test", "TXT"): []}) as server:
         for name in ("no.test", "a.test"):

@@ -218,6 +218,21 @@ async def test_where_a_name_leads_by_now_is_known_without_waiting(names: Names) 
     assert resolver.places("a") == {"2.2.2.2"}
 
 
+async def test_a_name_that_moves_is_known_to_have_moved_when_its_time_is_over(names: Names) -> None:
+    """Kept connections went on to the old address for two seconds more: asked for at the next look, closed at the one after it."""
+    resolver = names.resolver()
+    names.answers["a"] = ["1.1.1.1"]
+    await resolver.resolve("a", 80)
+    names.answers["a"] = ["2.2.2.2"]
+    for _ in range(4):
+        names.now += 1
+        resolver.places("a")
+        await settled(resolver)
+    names.now += 1  # five seconds: its ttl
+    assert resolver.places("a") == {"2.2.2.2"}
+    assert names.asked == ["a", "a"]
+
+
 async def test_a_service_has_its_own_ports_and_the_api_is_not_one(names: Names) -> None:
     resolver = names.resolver()
 

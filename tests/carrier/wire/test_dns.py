@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from carrier.wire.dns import AAAA, SRV, A, Bad, Service, answer, asked, question
-from tests.nameserver import NameServer
+from tests.nameserver import NameServer, encoded
 
 
 def told(server: NameServer, name: str, kind: int) -> object:
@@ -45,6 +45,15 @@ def test_addresses_services_and_names_that_stand_for_others_are_read() -> None:
     assert told(server, "b.test", A) == (7, 0, False, "b.test", A, ("1.2.3.4", "5.6.7.8"), 60)
     assert told(server, "_x._tcp.test", SRV) == (7, 0, False, "_x._tcp.test", SRV, (Service(1, 2, 3, "a.test"),), 60)
     assert told(server, "no.test", A) == (7, 3, False, "no.test", A, (), 0)
+
+
+def test_an_answer_is_good_for_as_long_as_its_shortest_record() -> None:
+    """An alias good for a second, whose target is good for a day: whoever keeps it for a day does not notice that it moves."""
+    alias, target = encoded("b.test"), encoded("a.test")
+    data = struct.pack("!6H", 7, 0x8180, 1, 2, 0, 0) + alias + struct.pack("!2H", A, 1)
+    data += b"\xc0\x0c" + struct.pack("!HHIH", 5, 1, 1, len(target)) + target
+    data += target + struct.pack("!HHIH", A, 1, 86400, 4) + bytes([1, 2, 3, 4])
+    assert (answer(data).found, answer(data).ttl) == (("1.2.3.4",), 1)
 
 
 def test_an_alias_of_itself_ends() -> None:
