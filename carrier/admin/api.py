@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import logging
 from collections.abc import Callable, Generator, Iterable, Mapping
 from inspect import isawaitable
@@ -182,7 +183,7 @@ class Api:
     def _beyond(self, method: str, path: str) -> Answer | None:
         """What l7mp answers 404: the list of calls for `GET /`, and which methods a path takes (RFC 9110 section 15.5.6); else None."""
         if method in ("GET", "HEAD") and tuple(part for part in path.split("/") if part) in ((), PREFIX):
-            return self._answer(dump.dumps(self._calls(), "space"))
+            return self._answer(self._calls())
         others = [other for other in METHODS if self._resolve(other, path)[0] is not None]
         if (
             tuple(part for part in path.split("/") if part) in ((), PREFIX)
@@ -196,8 +197,8 @@ class Api:
         answer.headers["allow"] = ", ".join(others)
         return answer
 
-    def _calls(self) -> dict[str, Any]:
-        """GET / and GET /api/v1: the calls that there are."""
+    def _calls(self) -> str:
+        """GET / and GET /api/v1: the calls that there are, each on a line, as people read it first."""
         calls = [
             {
                 "call": f"{method} /{'/'.join((*PREFIX, path)).replace('*', '{name}')}",
@@ -207,7 +208,9 @@ class Api:
             }
             for (method, path), operation in sorted(OPERATIONS.items(), key=lambda item: (item[0][1], item[0][0]))
         ]
-        return {"version": dump.version(), "revision": self.config.revision, "calls": calls, "schema": "/api/v1/openapi.json"}
+        found = {"version": dump.version(), "revision": self.config.revision, "schema": "/api/v1/openapi.json"}
+        lines = ",\n    ".join(json.dumps(call) for call in calls)
+        return f'{json.dumps(found)[:-1]}, "calls": [\n    {lines}\n]}}\n'
 
     def _tell(self, call: Call, answer: Answer, old: Config) -> None:
         """The audit line of a write: names of objects, never what is in them; of one that was refused, why."""

@@ -6,6 +6,8 @@ import re
 from collections.abc import Container, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from carrier.core import registry
 from carrier.core.decision import Hits
 from carrier.errors import ConfigError, Error, Problem, shown
@@ -224,4 +226,6 @@ def ask(body: object, config: cfg.Config, tables: Mapping[str, Table]) -> Explan
         raise Error("not-found", f"listener {name!r} is not running")
     conf, table = config.listeners[name], tables[name]
     kind = registry.listener(conf.spec.get("protocol", ""))
-    return explain(name, table, metadata, assumed, kind.refuses(conf.options, table.needs, metadata) if kind is not None else None)
+    refused = kind.refuses(conf.options, table.needs, metadata) if kind is not None else None
+    # A table is as old as the last change of its own rules; what people compare is the revision in force.
+    return msgspec.structs.replace(explain(name, table, metadata, assumed, refused), revision=config.revision)

@@ -167,6 +167,7 @@ async def test_through_a_listener_of_the_configuration_it_is_l7mps_404(client: C
 async def test_the_calls_are_listed_for_who_does_not_know_them(client: Client, path: str) -> None:
     answer = await client.raw("GET", path)
     calls = {call["call"]: call for call in json.loads(answer.body)["calls"]}
+    assert answer.body.count(b"\n") > len(calls), "a line for each: people read it"
     assert answer.status == 200 and calls["PUT /api/v1/bridges/{name}"]["does"].startswith("make or replace a user bridge")
     assert len(calls) == len(OPERATIONS) and all(call["does"] for call in calls.values())
 

@@ -250,6 +250,10 @@ async def test_the_api_explains_by_the_tables_in_force() -> None:
         refused = await api.call("POST", "/api/v1/explain", "", json_type, b'{"patth": "/x"}')
         assert refused.status == 400 and json.loads(refused.body)["content"][0]["path"] == "$.patth"
         assert proxy.config.revision == 1 and not any(hits.count for hits in proxy.hits.values())
+        other = b'{"cluster": {"name": "later", "spec": {"protocol": "Echo"}}}'  # none of this listener's rules
+        assert (await api.call("POST", "/api/v1/clusters", "", json_type, other)).status == 200
+        answer = await api.call("POST", "/api/v1/explain", "", json_type, b'{"path": "/x"}')
+        assert json.loads(answer.body)["revision"] == 2
 
 
 # --- what no rule is asked about ---------------------------------------------------------------------------------------------------------
