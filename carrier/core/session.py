@@ -209,6 +209,8 @@ class Session(Again):
 
     def could_not(self, cluster: Cluster, endpoint: Endpoint, error: Error, began: float) -> None:
         """An endpoint could not be connected to; tried since `began`."""
+        if cluster is self.decision.cluster or cluster is self.decision.fallback:  # not that of a transform
+            self.last_endpoint = endpoint
         trace = self.trace
         if trace is not None:
             trace.attempt(cluster.name, endpoint, began)

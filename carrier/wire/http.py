@@ -193,6 +193,15 @@ class Head:
 
     def get(self, name: bytes) -> bytes | None:
         """The value of field `name` (lower case); several lines joined by ", " (RFC 9110 5.3); None if there is none."""
+        if self._fields is None:  # mostly one field is wanted, and all of them cost more to split than this to find it
+            raw, line = self.raw, b"\r\n%b:" % name
+            lower = raw.lower()
+            at = lower.find(line)
+            if at < 0:
+                return None
+            if lower.find(line, at + 1) < 0:
+                begin = at + len(line)
+                return raw[begin : raw.index(b"\r\n", begin)].strip(b" \t")
         size = len(name)
         values = [v for n, v in self.fields if len(n) == size and n.lower() == name]
         return b", ".join(values) if values else None

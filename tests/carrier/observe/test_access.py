@@ -35,7 +35,7 @@ from carrier.wire.making import answer_head, request_head
 from carrier.writer import Writer, opened
 from tests.conversation import Stage
 from tests.e2e.test_http_bodies import answered
-from tests.support import config, echo, listener, port_of, running, tcp, wait_until
+from tests.support import cluster, config, echo, free_port, listener, port_of, running, tcp, wait_until
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
 BYE = OK.replace(b"OK\r\n", b"OK\r\nconnection: close\r\n")
@@ -570,3 +570,19 @@ def test_unknown_fields_are_refused() -> None:
     with pytest.raises(ConfigError) as error:
         read({"path": "x", "fields": ["trac"]})
     assert error.value.problems[0].path == "$.admin.access_log.fields" and "first_byte" in error.value.problems[0].allowed
+
+
+@pytest.mark.parametrize("style", ["json", "envoy"])
+async def test_the_endpoint_that_could_not_be_reached_is_told(tmp_path: Path, style: str) -> None:
+    path, gone = tmp_path / "access.log", free_port()
+    up = cluster("up", gone, protocol="HTTP")
+    async with running(config(clusters=[up], listeners=[listener("web", "up", protocol="HTTP", port=0)])) as proxy:
+        log = AccessLog(Settings(str(path), format=style), proxy.env.loop)
+        proxy.env.read(log.write)
+        async with tcp(port_of(proxy, "web")) as client:
+            client.send(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            assert b" 503 " in await client.read_all()
+        proxy.env.ledger.settle()  # type: ignore[union-attr]
+        log.close()
+    (line,) = path.read_text().splitlines()
+    assert (json.loads(line)["endpoint"] if style == "json" else line.rsplit('"', 2)[1]) == f"127.0.0.1:{gone}"

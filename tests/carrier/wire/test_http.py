@@ -252,3 +252,17 @@ def test_names_that_cgi_would_take_for_a_rule_s_field_are_known() -> None:
     assert way.confusable(b"x_user")
     assert not way.confusable(b"x-user")
     assert not way.confusable(b"y_user")
+
+
+@pytest.mark.parametrize("name", [b"host", b"x-user", b"cookie", b"x", b"x-us", b"user", b"alice", b"get", b"x-empty", b"x-none"])
+def test_a_field_is_the_same_whether_or_not_all_have_been_split(name: bytes) -> None:
+    raw = b"GET /x-none:1 HTTP/1.1\r\nHost: a\r\nX-User: alice \r\ncookie: x-user: 1\r\nx-USER:\t bob\r\nx-empty:\r\nx: \r\n\r\n"
+    fresh, split = head(raw), head(raw)
+    assert split.fields
+    assert fresh.get(name) == split.get(name)
+
+
+def test_a_field_that_comes_once_is_found_without_splitting_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = head(b"GET / HTTP/1.1\r\nHost: a\r\nUser-Agent:  me \r\n\r\n")
+    monkeypatch.setattr("carrier.wire.http.split_fields", lambda raw: pytest.fail("they were split"))
+    assert (found.get(b"user-agent"), found.get(b"traceparent")) == (b"me", None)
