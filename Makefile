@@ -22,8 +22,9 @@ BENCH  ?= --short
 SCTP   ?=
 IMAGE  ?= localhost/carrier2
 
-# Of `make cluster` and `make cluster-test`: 1 for a whole node.
+# Of `make cluster` and `make cluster-test`: 1 for a whole node; of the latter on one: a clone of Gefyra, whose operator takes our double's place.
 NODE   ?=
+GEFYRA ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help all demo test check bench fuzz corpus h2spec grpc-interop otelcol sctp docs lock image image-test cluster cluster-build cluster-test venv clean
@@ -88,7 +89,7 @@ cluster: $(STAMP) cluster-build
 	$(if $(NODE),unshare -n -m --propagation private) $(BIN)/python -m tests.cluster $(if $(NODE),--node)
 
 cluster-test: $(STAMP) cluster-build
-	$(if $(NODE),CARRIER_NODE=1 CARRIER_IMAGE=$(IMAGE) unshare -n -m --propagation private) $(BIN)/pytest \
+	$(if $(NODE),CARRIER_NODE=1 CARRIER_GEFYRA=$(GEFYRA) CARRIER_IMAGE=$(IMAGE) unshare -n -m --propagation private) $(BIN)/pytest \
 		$(if $(NODE),-s tests/cluster/test_node.py,-n 2 --dist loadgroup tests/cluster)
 
 docs: $(STAMP)

@@ -23,7 +23,7 @@ LONGEST = 63
 """Characters of a label's value, and of a Service's name (RFC 1123)."""
 DUPLICATION = "bridge.gefyra.dev/duplication-id"
 MADE_OF = "bridge.gefyra.dev/made-of"
-"""Annotation of a shadow: the hash of what it was cloned from."""
+"""Annotation of a shadow, and of its autoscaler: the hash of what it was cloned from."""
 KINDS = {"deploy": "Deployment", "deployment": "Deployment", "sts": "StatefulSet", "statefulset": "StatefulSet", "pod": "Pod", "po": "Pod"}
 _OF_THE_CLUSTER = (
     "uid",
@@ -140,6 +140,8 @@ def scaler(hpa: Object, workload: Object) -> Object:
     found["metadata"]["name"] = short(hpa["metadata"]["name"])
     reference = {**hpa["spec"]["scaleTargetRef"], "name": short(workload["metadata"]["name"])}
     found["spec"] = {**copy.deepcopy(hpa["spec"]), "scaleTargetRef": reference}
+    mark = hashlib.sha256(json.dumps(hpa["spec"], sort_keys=True).encode()).hexdigest()[:16]
+    found["metadata"]["annotations"] = {**found["metadata"].get("annotations", {}), MADE_OF: mark}
     return found
 
 

@@ -73,7 +73,7 @@ class Destinations:
         async with self.lock:
             fleet, services = await self._fleet(), await self._services()
             port = services.get(name)
-            if port is not None and await self._is_used(port):
+            if port is not None and await self._is_used(port, destination_ip):
                 return
             for kind in KINDS:
                 answers = await fleet.call("DELETE", f"{path('listeners', f'{name}/{kind}')}?recursive=true")
@@ -137,11 +137,13 @@ class Destinations:
                     answer = await fleet.one(pod, "POST", "listeners", {"listener": self._listener(name, port, kind)})
                     self._check([answer] if "already defined" not in answer.reason else [])
 
-    async def _is_used(self, port: int) -> bool:
-        """Does a bridge that lives lead to this port? The operator has written the address into it."""
+    async def _is_used(self, port: int, ip: str) -> bool:
+        """Does a bridge that lives lead to this port? The operator has written the address into it, where it stands still when its user
+        comes back with another IP: then it is the bridge's no more.
+        """
         bridges = await self.access.list("gefyrabridge", self.namespace, {})
         live = [one for one in bridges if one.get("state") in LIVE and not one["metadata"].get("deletionTimestamp")]
-        return any(self._address(port) in (one.get("clusterEndpoint") or {}).values() for one in live)
+        return any(self._address(port) in (one.get("clusterEndpoint") or {}).values() and one.get("destinationIP") == ip for one in live)
 
     # ------------------------------------------------------------------ what is made
 

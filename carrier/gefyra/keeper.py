@@ -2,8 +2,8 @@
 
 The cluster says when a pod, or a workload, of the mount's namespace changes, or a bridge; then everything is brought to what it should be
 (`CarrierMount.level`), which costs a few reads when nothing is wanting. So a pod that a rollout has made is bridged as soon as the rollout
-is over, and a container that was restarted is looked after at once. And it tells the owner of each bridge what becomes of her requests
-(carrier/gefyra/report.py).
+is over, a container that was restarted is looked after at once, and rules that somebody edits are in force. And it tells the owner of each
+bridge what becomes of her requests (carrier/gefyra/report.py).
 
 One keeper a mount lives in the operator's process, from when the operator first asks for the mount's provider until the mount's object
 is deleted.
@@ -16,9 +16,11 @@ import contextlib
 import time
 from collections.abc import Callable
 
-from carrier.gefyra.access import Object
+from carrier.gefyra.access import Object, name_of
+from carrier.gefyra.certificates import Certificates
 from carrier.gefyra.mount import CarrierMount
 from carrier.gefyra.report import Reports
+from carrier.gefyra.wanted import MOUNT_LABEL
 
 LOOK = 30.0
 """Seconds between two looks when nobody says that something has changed."""
@@ -41,6 +43,8 @@ class Keeper:
         self.watches: list[Callable[[], object]] = []
         self.task: asyncio.Task[None] | None = None
         self.failed = 0
+        self.said: dict[str, list[object]] = {}
+        """What the objects of the mount's bridges asked for at the last look."""
 
     @property
     def ended(self) -> bool:
@@ -60,7 +64,8 @@ class Keeper:
     async def _run(self) -> None:
         kind, namespace, _ = self.mount._kind_and_place()
         try:
-            for one, where in ((kind, namespace), ("Pod", namespace), ("gefyrabridge", self.mount.gefyra_namespace)):
+            gefyra = self.mount.gefyra_namespace
+            for one, where in ((kind, namespace), ("Pod", namespace), ("gefyrabridge", gefyra), ("gefyrabridgemount", gefyra)):
                 self.watches.append(self.access.watch(one, where, self.changed.set))
             while True:
                 self.changed.clear()
@@ -91,6 +96,7 @@ class Keeper:
         if "ACTIVE" not in (mount.get("stateTransitions") or {}) or mount.get("state") in ("MISSING", "TERMINATED"):
             return 1.0
         try:
+            await self._read_again(mount)
             wanting = await self.mount.level()
             again = await self.reports.look(time.monotonic())
             self.failed = 0
@@ -100,3 +106,16 @@ class Keeper:
                 await self.mount.tell("Not complete", f"{type(exc).__name__}: {exc}", "Warning")
             return min(BACKOFF, AGAIN * self.failed)
         return min(AGAIN, again) if wanting else min(LOOK, again)
+
+    async def _read_again(self, mount: Object) -> None:
+        """Has somebody edited what a bridge, or the mount, asks for? Then every pod is given all it should have."""
+        found = await self.access.list("gefyrabridge", self.mount.gefyra_namespace, {MOUNT_LABEL: self.mount.name})
+        said = {name_of(one): [one.get("providerParameter"), one.get("portMappings")] for one in found}
+        edited = any(name in said and said[name] != before for name, before in self.said.items())
+        self.said = said
+        parameter = mount.get("providerParameter") or {}
+        if parameter != self.mount.certificates.parameter:
+            self.mount.certificates = Certificates(parameter, self.mount.namespace)
+            edited = True
+        if edited:
+            self.mount.known.runs.clear()

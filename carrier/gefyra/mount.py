@@ -225,7 +225,9 @@ class CarrierMount(Shadowed):
             return
         for name in answer.body.get("given") or []:
             if (bridge := by_name.get(name.rpartition(".")[0])) is not None:
-                await self.access.event(bridge, "Bridge restored", f"pod {answer.pod} lacked bridge {name}: it has it now")
+                await self.access.event(
+                    bridge, "Bridge restored", f"pod {answer.pod} lacked bridge {name}, or had it as it was before: it has it now"
+                )
         for name, reason in (answer.body.get("lost") or {}).items():
             if (bridge := by_name.get(name.rpartition(".")[0])) is not None:
                 await self.access.event(bridge, "Bridge stale", f"pod {answer.pod} does not take bridge {name}: {reason}", "Warning")
@@ -283,6 +285,7 @@ class CarrierMount(Shadowed):
         if shadow is not None and self._is_made_of(shadow, workload, scalers):
             if clone.MADE_OF not in (shadow["metadata"].get("annotations") or {}):
                 await self._prepare(workload)
+            await self._scale_alike(workload, scalers)
         else:
             await self.tell("Shadow renewed", f"{self.target} is another one than its shadow was made of: it is made anew")
             await self._prepare(workload)

@@ -29,8 +29,8 @@ SLICE = 0.4
 """Seconds of it at once: then whoever has come meanwhile is looked for."""
 WAITING = ("REQUESTED", "INSTALLING", "INSTALLED")
 """States of a bridge whose turn is to come."""
-AGAIN = 20.0
-"""Seconds in which one pod at least has to take a bridge."""
+AGAIN = 30.0
+"""Seconds in which one pod at least has to take a bridge; a call that finds its container ending may be lost, and costs ten of them."""
 PAUSE = 0.3
 
 

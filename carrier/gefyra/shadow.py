@@ -107,8 +107,14 @@ class Shadowed:
         elif clone.MADE_OF not in (shadow["metadata"].get("annotations") or {}):  # the operator's own: it stays, and is known from now on
             note = {clone.MADE_OF: clone.hash_of(workload, bool(scalers))}
             await self.access.patch(shadow["kind"], self.namespace, name_of(shadow), {"metadata": {"annotations": note}})
-        for hpa in scalers:
-            await self.access.apply(clone.scaler(hpa, workload))
+        await self._scale_alike(workload, scalers)
+
+    async def _scale_alike(self, workload: Object, scalers: list[Object]) -> None:
+        """What scales the workload scales its shadow within the same limits, also when somebody changes them."""
+        for made in [clone.scaler(hpa, workload) for hpa in scalers]:
+            there = await self.access.get(made["kind"], self.namespace, name_of(made)) or {"metadata": {}}
+            if (there["metadata"].get("annotations") or {}).get(clone.MADE_OF) != made["metadata"]["annotations"][clone.MADE_OF]:
+                await self.access.apply(made)
 
     async def _replace(self, made: Object) -> None:
         """A shadow that cannot be changed into the new one, because other labels select its pods by now, say, makes way for it."""

@@ -1,4 +1,5 @@
-"""The app of the tests on a node: says who answers, which version, in which pod. `app.py [ADDRESS:PORT [WHO]]`; answers at 9090, too."""
+"""The app of the tests on a node: says who answers, which version, in which pod. `app.py [ADDRESS:PORT [WHO]]`; answers at 9090, too, and
+datagrams at 5300, or at the port that it is given."""
 
 import json
 import os
@@ -28,6 +29,15 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+def datagrams(where: tuple[str, int]) -> None:
+    """Say who answers, to whom it is."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.bind(where)
+        while True:
+            data, sender = peer.recvfrom(2048)
+            peer.sendto(WHO.encode() + b" " + data, sender)
+
+
 class Server(ThreadingHTTPServer):
     request_queue_size = 128
     daemon_threads = True
@@ -37,4 +47,5 @@ signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # the first process of a 
 host, _, port = WHERE.rpartition(":")
 if len(sys.argv) < 2:
     threading.Thread(target=Server(("", 9090), Handler).serve_forever, daemon=True).start()
+threading.Thread(target=datagrams, args=((host, 5300 if len(sys.argv) < 2 else int(port)),), daemon=True).start()
 Server((host, int(port)), Handler).serve_forever()

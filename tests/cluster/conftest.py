@@ -88,7 +88,10 @@ class Cluster:
     async def story(self) -> str:
         """What the operator told, for a failed test."""
         events = await self.get(f"/apis/events.k8s.io/v1/namespaces/{self.gefyra}/events")
-        told = sorted(f"{one['eventTime'][11:23]} {one['reason']}: {one.get('note', '')}" for one in events["items"])
+        told = sorted(
+            f"{(one['eventTime'] or one['metadata']['creationTimestamp'])[11:23]} {one['reason']}: {one.get('note', '')}"
+            for one in events["items"]
+        )
         for kind in ("gefyrabridgemounts", "gefyrabridges"):
             found = await self.get(f"/apis/gefyra.dev/v1/namespaces/{self.gefyra}/{kind}")
             told += [f"{one['metadata']['name']} is {one.get('state')}" for one in found["items"]]

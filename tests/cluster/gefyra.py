@@ -54,6 +54,11 @@ RULES = [
         "verbs": ["*"],
     },
     {"apiGroups": ["gefyra.dev"], "resources": [f"{kind}s" for kind in KINDS], "verbs": ["*"]},
+    {
+        "apiGroups": ["apiextensions.k8s.io"],
+        "resources": ["customresourcedefinitions"],
+        "verbs": ["create", "patch", "delete", "list", "watch"],
+    },
 ]
 """What the operator's ClusterRole allows, and nothing else: no EndpointSlices, no ReplicaSets, no pods/proxy."""
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -88,6 +90,73 @@ class Requests:
                 return round(found[last + 1][0] - moment, 2)
             assert time.monotonic() < deadline, f"{kind} is not answered by {who}: {found[-3:]}"
             await asyncio.sleep(0.05)
+
+
+class Datagrams:
+    """Constant datagrams from one socket: who answered each, or nobody within a second."""
+
+    def __init__(self, host, port):
+        self.who = []
+        self.task = asyncio.create_task(self._run(host, port))
+
+    async def _run(self, host, port):
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+            peer.setblocking(False)
+            peer.connect((host, port))
+            for number in itertools.count():
+                try:
+                    await loop.sock_sendall(peer, b"%d" % number)
+                    async with asyncio.timeout(1):
+                        while True:
+                            who, _, data = (await loop.sock_recv(peer, 2048)).decode().partition(" ")
+                            if data == str(number):
+                                break
+                except OSError as exc:
+                    who = type(exc).__name__
+                self.who.append(who)
+                await asyncio.sleep(0.05)
+
+    def answered_by(self, who):
+        """Waited for by `until`: the last five were."""
+
+        async def look():
+            return self.who[-5:] == [who] * 5
+
+        return look
+
+    def others(self):
+        """Who else has answered since the first of whoever answered last."""
+        last = self.who[-1]
+        return [one for one in self.who[self.who.index(last) :] if one != last]
+
+
+class Kept:
+    """Requests of a user on one connection, as long as it lasts."""
+
+    @classmethod
+    async def open(cls, host, user):
+        found = cls()
+        found.answers = []
+        found.streams = await asyncio.open_connection(host, 80)
+        found.task = asyncio.create_task(found._run(user))
+        return found
+
+    async def _run(self, user):
+        reader, writer = self.streams
+        while True:
+            writer.write(f"GET / HTTP/1.1\r\nhost: web\r\nx-user: {user}\r\n\r\n".encode())
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            size = int(head.partition(b"content-length:")[2].split()[0])
+            self.answers.append(json.loads(await reader.readexactly(size))["who"])
+            assert self.answers[-1] == user
+            await asyncio.sleep(0.1)
+
+    async def asked(self):
+        """How often by now; raises what ended it."""
+        if self.task.done():
+            self.task.result()
+        return len(self.answers)
 
 
 class OnNode(Cluster):

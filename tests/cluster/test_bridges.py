@@ -1,6 +1,7 @@
 """Bridges at level 2 against a real API server: admission, what their owners are told, many of them, and the end of one."""
 
 import asyncio
+import json
 import time
 
 import pytest
@@ -66,6 +67,20 @@ async def test_twenty_bridges_at_once_are_active_and_in_every_pod(mounted):
     await mounted.everywhere(*(f"bridge-{user}.8080" for user in users))
 
 
+async def test_rules_that_are_edited_are_in_force_in_every_pod(mounted):
+    """The operator itself does not look at them again; `kubectl apply` of a changed file says that it was configured."""
+    await mounted.bridge("alice")
+    await mounted.everywhere("bridge-alice.8080")
+    match = [{"matchHeader": {"name": "x-team", "value": "blue"}}]
+    await mounted.apply(mounted.bridge_object("alice", providerParameter={"rules": [{"match": match}]}))
+
+    async def changed():
+        found = [await mounted.ctl(pod["metadata"]["name"], "GET", "bridges/bridge-alice.8080") for pod in await mounted.pods()]
+        return all("x-team" in json.dumps(one) and "x-user" not in json.dumps(one) for one in found)
+
+    await mounted.until("it is the new rule", changed)
+
+
 async def test_a_bridge_that_is_deleted_is_gone_everywhere_and_does_not_come_back(mounted):
     await mounted.bridge("alice")
     await mounted.bridge("bob")
@@ -80,7 +95,8 @@ async def test_a_pod_that_restarts_while_a_bridge_is_made_costs_the_bridge_nothi
     pods = [pod["metadata"]["name"] for pod in await mounted.pods()]
     for pod in pods:
         await mounted.node.kill(pod)
-    await mounted.bridge("alice")
+    await mounted.apply(mounted.bridge_object("alice"))
+    await mounted.state("gefyrabridge", "bridge-alice", "ACTIVE", 60)
     await mounted.everywhere("bridge-alice.8080")
 
 

@@ -194,6 +194,9 @@ async def test_a_mount_that_goes_first_gives_the_workload_back_and_then_deletes_
     scalers = f"/apis/autoscaling/v2/namespaces/{cluster.namespace}/horizontalpodautoscalers"
     made = await cluster.get(f"{scalers}/scaler-gefyra")
     assert (made["spec"]["scaleTargetRef"]["name"], made["spec"]["maxReplicas"]) == ("web-gefyra", 4)
+    await cluster.apply({**kind, "metadata": {"name": "scaler", "namespace": cluster.namespace}, "spec": {**spec, "maxReplicas": 5}})
+    assert await operator.ours.builders.keepers["mount-a"].mount.level() == []
+    assert (await cluster.get(f"{scalers}/scaler-gefyra"))["spec"]["maxReplicas"] == 5
     await cluster.bridge("alice")
     seen = []
 
@@ -265,6 +268,13 @@ async def test_tls_of_a_mount_comes_from_a_secret_and_follows_it(cluster, form):
     await cluster.operators[0].ours.builders.keepers["mount-a"].mount.ready()
     with open(file) as there:
         assert there.read() == renewed
+    tls["sni"] = "other.test"
+    await cluster.apply(cluster.mount_object(providerParameter={"tls": tls} if form == "all" else {"8080": {"tls": tls}}))
+
+    async def edited():
+        return "other.test" in json.dumps(await cluster.ctl(pod, "GET", "clusters"))  # what the shadow is asked for
+
+    await cluster.until("the other name is served", edited)
 
 
 async def test_tls_that_cannot_be_is_told(cluster):

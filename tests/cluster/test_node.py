@@ -12,13 +12,17 @@ import tempfile
 import time
 from pathlib import Path
 
+import kubernetes
 import pytest
 import trustme
 
+from carrier.gefyra.access import Fleet, is_ready, run_of
+from carrier.gefyra.connection import LABELS, Destinations
+from carrier.gefyra.kubernetes import KubernetesAccess
 from tests.cluster import gefyra
 from tests.cluster.control import encoded
-from tests.cluster.node import Node, why_not_a_node
-from tests.cluster.onnode import Gate, OnNode, constant, environment_of, first_processes, nothing_lost
+from tests.cluster.node import LAPTOPS, Node, why_not_a_node
+from tests.cluster.onnode import Datagrams, Gate, Kept, OnNode, constant, environment_of, first_processes, nothing_lost
 
 REASON = "a node is asked for by `make cluster-test NODE=1`" if not os.environ.get("CARRIER_NODE") else why_not_a_node()
 pytestmark = [
@@ -197,3 +201,132 @@ async def test_tls_from_a_secret_is_served_by_every_pod(cluster):
     _, writer = await asyncio.open_connection(await cluster.address(), 80, ssl=context, server_hostname="web.test")
     assert writer.get_extra_info("peercert")["subjectAltName"] == (("DNS", "web.test"),)
     writer.close()
+
+
+@pytest.mark.skipif(
+    not os.environ.get("CARRIER_GEFYRA"), reason="level 1 needs Gefyra's own operator: `make cluster-test NODE=1 GEFYRA=FOLDER`"
+)
+async def test_bridges_of_level_1_go_on_at_level_2_and_back(cluster, node):
+    await cluster.deploy()
+    await cluster.rolled_out()
+    for user in ("alice", "bob"):
+        await cluster.laptop(user, 9001)
+    await cluster.operator(level=1)
+    await cluster.mount()
+    for user in ("alice", "bob"):
+        await cluster.bridge(user)
+    requests = await constant(cluster)
+    kubernetes.config.load_kube_config(str(node.path / "operator"))
+    for level in (2, 1):
+        await cluster.operators.pop().stop()
+        began = time.monotonic()
+        operator = await cluster.operator(level=level)
+        answers = []
+
+        async def led(level=level, answers=answers):
+            answers[:] = await Fleet(KubernetesAccess(), await cluster.pods(), "web").call("GET", "mount")
+            return all(one.good and one.body["mounted"] == (level == 2) for one in answers)
+
+        if level == 2:
+            await cluster.until("every pod is led by our provider", led)
+            print("taken over", round(time.monotonic() - began, 2))
+        await asyncio.sleep(12)  # the operator's own looks begin as soon as it runs
+        for user in ("alice", "bob"):
+            found = await cluster.state("gefyrabridge", f"bridge-{user}", "ACTIVE")
+            assert "ERROR" not in found["stateTransitions"]
+            assert {who for _, kind, who, _ in requests.since(began) if kind == user} == {user}
+        await nothing_lost(cluster, requests, began, {"level": level})
+        assert operator.errors == []
+    requests.task.cancel()
+
+
+@pytest.mark.skipif(bool(os.environ.get("CARRIER_GEFYRA")), reason="Gefyra's operator has Stowaway")
+async def test_two_users_laptops_are_reached_by_tcp_and_udp_and_neither_notices_the_other(cluster, node):
+    """The connection provider: a proxy of ours with destinations for both, through whose Services the bridges lead."""
+    kubernetes.config.load_kube_config(str(node.path / "operator"))
+    access = KubernetesAccess()
+    labels = {"app": "gate"}
+    gate = {"name": "gate", "image": "localhost/carrier2:latest", "imagePullPolicy": "Never"}
+    template = {"metadata": {"labels": labels}, "spec": {"terminationGracePeriodSeconds": 1, "containers": [gate]}}
+    metadata = {"name": "gate", "namespace": "gefyra"}
+    spec = {"replicas": 1, "selector": {"matchLabels": labels}, "template": template}
+    await cluster.apply({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec})
+
+    async def gates():
+        return [pod for pod in await access.list("Pod", "gefyra", labels) if is_ready(pod, "gate")]
+
+    await cluster.until("the gate runs", gates)
+    destinations = Destinations(access, gates, "gate", labels)
+    await cluster.deploy(replicas=1, ports=[{"containerPort": 8080}, {"containerPort": 5300, "protocol": "UDP"}])
+    await cluster.rolled_out()
+    for user in ("alice", "bob"):
+        await cluster.laptop(user, 9001)
+    operator = await cluster.operator(connection=destinations)
+    requests = await constant(cluster)
+    await cluster.mount()
+    began = time.monotonic()
+    await cluster.bridge("alice")
+    udp = cluster.bridge_object("alice", ports=("9001:5300",), providerParameter={"type": "stream"})
+    udp["metadata"]["name"] = "bridge-datagrams"
+    await cluster.apply(udp)
+    await cluster.state("gefyrabridge", "bridge-datagrams", "ACTIVE")
+    print("alice by TCP", await requests.until("alice", "alice", began))
+    (pod,) = await cluster.pods()
+    datagrams = Datagrams(pod["status"]["podIP"], 5300)
+    await cluster.until("alice by UDP", datagrams.answered_by("alice"))
+    kept = await Kept.open(await cluster.address(), "alice")
+    began, (before,) = time.monotonic(), await gates()
+    await cluster.bridge("bob")
+    print("bob by TCP", await requests.until("bob", "bob", began))
+    await cluster.delete("gefyrabridge", "bridge-bob")
+    print("bob gone", await requests.until("bob", "app", time.monotonic()))
+    assert await kept.asked() > 5  # one connection all the time
+    assert datagrams.others() == []
+    (after,) = await gates()
+    assert run_of(after, "gate") == run_of(before, "gate")
+    assert {one["metadata"]["annotations"]["gefyra.dev/destination"] for one in await access.list("Service", "gefyra", LABELS)} == {
+        f"{LAPTOPS[1]}:9001"  # one, for both of alice's bridges
+    }
+    await nothing_lost(cluster, requests, began, {})
+    await cluster.delete("gefyrabridge", "bridge-datagrams")
+    await cluster.until("the app by UDP", datagrams.answered_by("app"))
+    assert await requests.until("alice", "alice", time.monotonic()) < 5  # her other bridge leads there still
+    assert operator.errors == []
+    for task in (requests.task, kept.task, datagrams.task):
+        task.cancel()
+    await cluster.call("DELETE", "/apis/apps/v1/namespaces/gefyra/deployments/gate")
+
+
+async def test_a_mount_keeps_up_with_an_autoscaler(cluster):
+    """Whatever scales the workload scales its shadow, too; without metrics it holds the number of pods between its limits."""
+    await cluster.deploy(replicas=1)
+    await cluster.rolled_out()
+    metric = {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}}
+    reference = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}
+    kind = {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": "scaler", "namespace": cluster.namespace},
+    }
+    spec = {"scaleTargetRef": reference, "minReplicas": 1, "maxReplicas": 4, "metrics": [metric]}
+    await cluster.apply({**kind, "spec": spec})
+    operator = await cluster.operator(connection=Gate(cluster.plane))
+    requests = await constant(cluster)
+    began = time.monotonic()
+    await cluster.mount()
+    await cluster.apply({**kind, "spec": {**spec, "minReplicas": 2}})
+
+    async def scaled():
+        pods = await cluster.pods()
+        return len(pods) == 2 and all(pod["spec"]["containers"][0]["image"].startswith("localhost/carrier2") for pod in pods)
+
+    await cluster.until("two pods run the proxy", scaled)
+    await cluster.until("so has the shadow", lambda: shadows(cluster, 2))
+    await asyncio.sleep(2)
+    await nothing_lost(cluster, requests, began, {})
+    assert operator.errors == []
+    requests.task.cancel()
+
+
+async def shadows(cluster, count):
+    return len(await cluster.pods(shadow=True)) == count

@@ -78,6 +78,8 @@ class Upstream:
 
 def _run() -> None:
     """What kopf runs: the operator's own main module, after ours."""
+    own = str(Path(__file__).parent)  # kopf puts it first, and its files have names of other people's modules
+    sys.path[:] = [path for path in sys.path if path != own]
     import kubernetes
 
     kubernetes.config.load_kube_config()

@@ -414,13 +414,13 @@ async def test_a_restarted_proxy_gets_every_destination_back_at_its_own_port(wor
 async def test_a_destination_stays_while_another_bridge_leads_there(world):
     made = await stowaway(world, "stowaway")
     where = await patiently(lambda: made.add_destination("john", "192.168.101.1", 8080))
-    one, two = (request(world, name, "john", RULES) for name in ("one", "two"))
+    one, two = (request(world, name, "john", RULES, host="192.168.101.1") for name in ("one", "two"))
     for bridge in (one, two):
         bridge.update(state="ACTIVE", clusterEndpoint={"8080": where})
     one["state"] = "TERMINATING"
     await made.remove_destination("john", "192.168.101.1", 8080)
     assert await made.destination_exists("john", "192.168.101.1", 8080)
-    two["metadata"]["deletionTimestamp"] = "2026-11-21T11:00:00Z"
+    two["destinationIP"] = "192.168.101.7"  # its user has come back with another address: the operator takes the old one away
     await made.remove_destination("john", "192.168.101.1", 8080)
     assert not await made.destination_exists("john", "192.168.101.1", 8080)
 
