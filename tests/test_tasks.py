@@ -42,6 +42,7 @@ def test_there_are_ten_for_each() -> None:
 
 
 @pytest.mark.skipif(not all(map(shutil.which, ("bash", "curl", "openssl"))), reason="a shell, curl or openssl is not installed")
+@pytest.mark.timeout(180)  # ten tasks, each of them several commands
 @pytest.mark.parametrize("part", PARTS, ids=[name for name, _ in PARTS])
 def test_its_lines_do_what_it_says(part: tuple[str, str], tmp_path: Path) -> None:
     ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
