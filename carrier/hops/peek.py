@@ -1,17 +1,22 @@
 """The first bytes of an accepted connection, looked at and left where they are, so that whoever gets the connection reads them all.
 
-Nothing polls: when what is there does not say enough, the kernel is told how many bytes to wait for (SO_RCVLOWAT, socket(7)).
+When what is there does not say enough, the kernel is told how many bytes to wait for (SO_RCVLOWAT, socket(7)). It may wake us with fewer
+all the same, where its memory for TCP is short, where the window is small, and on UNIX sockets: only then is it asked again after a while.
 """
 
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 from collections.abc import Callable
 from typing import TypeVar
 
 MOST = 16 * 1024 + 5
 """Bytes that are looked at, unless the caller wants more."""
+
+AGAIN = 0.01
+"""Seconds between two looks where the kernel does not wait for as many bytes as it was told."""
 
 Found = TypeVar("Found")
 
@@ -40,14 +45,24 @@ async def peek(
                 found = look(data)
                 if found is not None or len(data) >= most:
                     return found
-            if len(data) < least:  # readable, and yet no more of it: the end
-                return None
+            if len(data) < least:  # readable, and yet no more of it
+                if has_ended(sock):
+                    return None
+                await asyncio.sleep(AGAIN)
+                continue
             least = min(max(wanted(data), len(data) + 1), most)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
             await readable(loop, sock)
     finally:
         if least > 1 and sock.fileno() >= 0:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+
+def has_ended(sock: socket.socket) -> bool:
+    """Will no more come than what is there: has the peer sent its end, or is the connection broken (poll(2), POLLRDHUP)?"""
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def fresh(connection: socket.socket) -> socket.socket:

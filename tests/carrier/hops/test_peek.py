@@ -63,3 +63,36 @@ async def test_no_more_than_so_much_is_looked_at(pair):
     assert found is None
     assert len(seen[-1]) == MOST
     await sending
+
+
+@pytest.fixture
+def hasty():
+    """A pair whose kernel wakes us with fewer bytes than it was told to wait for, as that of TCP does when its memory is short."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    yield theirs, ours
+    ours.close()
+    theirs.close()
+
+
+async def test_who_is_woken_with_too_little_waits_for_the_rest(hasty):
+    client, accepted = hasty
+    client.send(b"a")
+    loop = asyncio.get_running_loop()
+    for i in range(3):
+        loop.call_later(0.02 * (i + 1), client.send, b"bc")
+
+    def look(data):
+        return data if len(data) >= 7 else None
+
+    found = await asyncio.wait_for(peek(loop, accepted, look, wanted=lambda data: 7), 5)
+    assert found == b"abcbcbc"
+
+
+async def test_who_is_woken_with_too_little_sees_the_end(hasty):
+    client, accepted = hasty
+    client.send(b"a")
+    loop = asyncio.get_running_loop()
+    loop.call_later(0.02, client.send, b"b")
+    loop.call_later(0.05, client.shutdown, socket.SHUT_WR)
+    assert await asyncio.wait_for(peek(loop, accepted, lambda data: None, wanted=lambda data: 7), 5) is None
