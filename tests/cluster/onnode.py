@@ -49,7 +49,14 @@ class Requests:
     def __init__(self, host, port=80, pause=0.05):
         self.host, self.port, self.pause = host, port, pause
         self.seen = []
+        self.begun = 0.0
+        """Those that began before (monotonic seconds) do not count."""
         self.task = asyncio.create_task(self._run())
+
+    def begin(self):
+        """Only what begins from now on counts: who asked before the Service was routed may still wait to be told so."""
+        self.begun = time.monotonic()
+        self.seen.clear()
 
     async def _run(self):
         running = set()
@@ -72,7 +79,8 @@ class Requests:
             found = json.loads(body) if status == [b"200"] else {"who": f"status {status}"}
         except (OSError, TimeoutError, ValueError) as exc:
             found = {"who": f"lost: {type(exc).__name__}"}
-        self.seen.append((at, kind, found["who"], found.get("version", "")))
+        if at >= self.begun:
+            self.seen.append((at, kind, found["who"], found.get("version", "")))
 
     def since(self, moment):
         return [one for one in self.seen if one[0] >= moment]
@@ -213,7 +221,7 @@ async def constant(cluster, pause=0.05):
     """Requests from when the Service is routed on."""
     found = Requests(await cluster.address(), pause=pause)
     await found.until("nobody", "app", time.monotonic())
-    found.seen.clear()
+    found.begin()
     return found
 
 
