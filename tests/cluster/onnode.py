@@ -19,7 +19,8 @@ KINDS = ("nobody", "alice", "bob")
 
 
 class Gate(Stowaway):
-    """Destinations as they are on a cluster: a Service for each, which leads to the laptop."""
+    """Destinations as they are on a cluster: a Service for each, which leads to the laptop. They stay when a test is over, so they are
+    called otherwise than those of the connection provider."""
 
     def __init__(self, plane):
         super().__init__()
@@ -27,7 +28,7 @@ class Gate(Stowaway):
 
     async def add_destination(self, peer_id, destination_ip, destination_port):
         port = 10_000 + len(self.known)
-        name = f"gefyra-stowaway-proxy-{port}"
+        name = f"gate-{port}"
         metadata = {"name": name, "namespace": "gefyra"}
         part = {
             "apiVersion": "discovery.k8s.io/v1",
