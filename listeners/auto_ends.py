@@ -13,7 +13,7 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING, Any, cast
 
-from carrier.core.accepting import UNSPOKEN, Arrival
+from carrier.core.accepting import UNSPOKEN, Arrival, anew
 from carrier.core.address import places
 from carrier.core.ledger import refused
 from carrier.core.room import PATIENCE, UNFINISHED, YOUNG
@@ -22,7 +22,6 @@ from carrier.errors import Error
 from carrier.hops.bytesource import TcpSource, is_broken
 from carrier.hops.certificates import describe
 from carrier.hops.lookout import unsent
-from carrier.hops.peek import fresh
 from carrier.wire.first import FirstLine
 from carrier.wire.making import canned
 from listeners.http.ending import FLUSH, LINGER
@@ -245,7 +244,7 @@ class AutoSource(TcpSource):
         """This end is no more; the connection lives on."""
         sock = self.takeover()
         self.detach()
-        return fresh(sock)
+        return anew(sock)
 
     def become_http(self, first: bytes, since: float) -> None:
         """It is HTTP, and this has come."""

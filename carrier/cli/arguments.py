@@ -61,6 +61,7 @@ def between(least: float, most: float) -> Callable[[str], float]:
 
 
 seconds = between(0.001, 1e9)
+_pause = between(0.1, 86_400)
 
 
 def size(text: str) -> int:
@@ -118,9 +119,7 @@ def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
     explain.add_argument("--sni", metavar="NAME", help="the server name that TLS asks for")
     explain.add_argument("-c", "--config", metavar="FILE", help="by a file instead of what runs")
     status = _command(commands, "status", "what runs", "Listeners, rules in order with their hits, endpoints and their health, bridges.")
-    status.add_argument(
-        "--watch", metavar="SECONDS", type=between(0.1, 86_400), nargs="?", const=2.0, help="again and again (default: every 2 seconds)"
-    )
+    status.add_argument("--watch", metavar="SECONDS", type=_pause, nargs="?", const=2.0, help="again and again (default: every 2 seconds)")
     sessions = _command(commands, "sessions", "list, show or kill sessions", "What is being carried.")
     sessions.add_argument(
         "action", nargs="?", choices=("list", "show", "kill"), default="list", help="list (default), show NAME, kill NAME"
@@ -152,16 +151,14 @@ def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
     level.add_argument("-n", "--lines", metavar="N", type=count, nargs="?", const=20, help="instead: its last lines (default: 20)")
     top = _command(commands, "top", "who gets how much, and how fast", "Rules, users and endpoints by requests, errors and p99, now.")
     top.add_argument("--sort", choices=("requests", "errors", "p99", "name"), default="requests", help="by what (default: requests)")
-    top.add_argument("--interval", metavar="SECONDS", type=between(0.1, 86_400), default=2.0, help="between two looks (default: 2)")
+    top.add_argument("--interval", metavar="SECONDS", type=_pause, default=2.0, help="between two looks (default: 2)")
     top.add_argument("--once", action="store_true", help="two looks, one answer")
     top.add_argument("--rows", metavar="N", type=count, help="so many of each (default: as the terminal has room)")
     doctor = _command(commands, "doctor", "is everything all right?", "Ticks and crosses, with a hint each. Exit status: 1 with a cross.")
     doctor.add_argument("--file", metavar="FILE", help="what is to run (default: the file that the carrier was started with)")
     gather = _command(commands, "gather", "one file for a bug report", "Status, configuration, log, metrics, last requests; no secrets.")
     gather.add_argument("-o", "--output", metavar="FILE", help="where to (default: carrier-gather-TIME.tar.gz here; - for standard output)")
-    gather.add_argument(
-        "--seconds", metavar="SECONDS", type=between(0.1, 86_400), default=3.0, help="that requests are listened to (default: 3)"
-    )
+    gather.add_argument("--seconds", metavar="SECONDS", type=_pause, default=3.0, help="that requests are listened to (default: 3)")
     _add_bridges(_command(commands, "bridges", "user bridges: list, add, rm, renew, check", "User bridges (docs/bridges.md)."))
     apply = _command(commands, "apply", "put a configuration in force", "All of it or nothing; user bridges stay.")
     apply.add_argument("file", metavar="FILE", help="YAML or JSON; - for standard input")

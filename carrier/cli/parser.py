@@ -21,6 +21,7 @@ LIMITS = ("memory", "lag", "connections", *(f"api.{name}" for name in API_LIMITS
 """What --limit takes; a test holds that these are the fields of carrier.admin.gate.Limits and carrier.proxy.overload.Bounds."""
 FILE_LIMIT = "config.objects"
 """And this, for the configuration file: objects that it may hold."""
+_grace = between(0, 86_400)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -88,14 +89,14 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--drain",
         metavar="SECONDS",
-        type=between(0, 86_400),
+        type=_grace,
         default=10.0,
         help="SIGTERM lets what is in flight finish for so long (default 10)",
     )
     run.add_argument(
         "--drain-delay",
         metavar="SECONDS",
-        type=between(0, 86_400),
+        type=_grace,
         default=1.0,
         help="and accepts for so long while readiness is off (default 1)",
     )

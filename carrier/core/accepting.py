@@ -88,6 +88,14 @@ def met(like: socket.socket, descriptor: int, peer: Any) -> Met:
     return found
 
 
+def anew(connection: socket.socket) -> Met:
+    """A connection under a new descriptor, because a transport may not take over one that the loop has watched; the other is closed."""
+    found = met(connection, os.dup(connection.fileno()), getattr(connection, "peer", None))
+    found.told = getattr(connection, "told", None)
+    connection.close()
+    return found
+
+
 def check_proxies(options: Mapping[str, Any], path: str) -> list[Problem]:
     """What is wrong with `options.proxy_protocol`."""
     try:
@@ -204,10 +212,8 @@ class Acceptor(Listener):
                 if not data:
                     return
                 introduction.feed(data)
-        known = met(sock, os.dup(sock.fileno()), sock.peer)  # type: ignore[attr-defined]  # who watched a descriptor may not be followed by a transport
+        arrival.sock = known = anew(sock)
         known.told = introduction.said
-        sock.close()
-        arrival.sock = known
         listener = arrival.listener
         source = listener.accepted(known)
         if source is not None:

@@ -65,15 +65,6 @@ def has_ended(sock: socket.socket) -> bool:
     return bool(poll.poll(0))
 
 
-def fresh(connection: socket.socket) -> socket.socket:
-    """The connection under a new descriptor: a transport may not take over one that the loop has watched."""
-    sock = connection.dup()
-    if hasattr(connection, "peer"):  # who it was, if it is nobody by now
-        sock.peer, sock.told = connection.peer, connection.told  # type: ignore[attr-defined]
-    connection.close()
-    return sock
-
-
 async def readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
     """Wait until the kernel says that there is something to read, or an end."""
     waiter = asyncio.Event()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -153,6 +154,24 @@ async def test_a_chain_is_made_anew_when_the_destination_comes_back() -> None:
 # --- requests through a transform of bytes --------------------------------------------------------------------------------------------
 
 
+def keeping(heard: list[bytes], method: str, body: bytes) -> Callable[[Any], Coroutine[Any, Any, None]]:
+    """A server that keeps the head and the content of its request, and says 201."""
+
+    async def app(peer: Any) -> None:
+        head = await peer.reader.readuntil(b"\r\n\r\n")
+        content = b""
+        if b"transfer-encoding: chunked" in head:
+            while not content.endswith(b"0\r\n\r\n"):
+                content += await peer.reader.read(65536)
+            content = unchunked(content)
+        elif body:
+            content = await peer.reader.readexactly(len(body))
+        heard.extend((head, content))
+        peer.send(b"HTTP/1.1 201 Made\r\ncontent-length: 2\r\nx-a: 1\r\n\r\n" + (b"" if method == "HEAD" else b"ok"))
+
+    return app
+
+
 @pytest.mark.parametrize("way", ["ingress", "egress"])
 @pytest.mark.parametrize(("method", "body"), [("GET", b""), ("HEAD", b""), ("POST", b"hello"), ("PUT", b"x" * 300_000)])
 async def test_heads_pass_by_a_remote_transform_that_knows_bytes_only(way: str, method: str, body: bytes) -> None:
@@ -164,17 +183,7 @@ async def test_heads_pass_by_a_remote_transform_that_knows_bytes_only(way: str, 
             peer.send(data.upper())
         peer.close()
 
-    async def app(peer: Any) -> None:
-        head = await peer.reader.readuntil(b"\r\n\r\n")
-        content = b""
-        if b"chunked" in head:
-            while not content.endswith(b"0\r\n\r\n"):
-                content += await peer.reader.read(65536)
-            content = unchunked(content)
-        elif body:
-            content = await peer.reader.readexactly(len(body))
-        heard.extend((head, content))
-        peer.send(b"HTTP/1.1 201 Made\r\ncontent-length: 2\r\nx-a: 1\r\n\r\n" + (b"" if method == "HEAD" else b"ok"))
+    app = keeping(heard, method, body)
 
     async with tcp_server(shout) as transform, tcp_server(app) as server:
         clusters = [cluster("shout", transform.port), cluster("up", server.port, protocol="HTTP")]
@@ -204,17 +213,7 @@ async def test_heads_pass_by_transforms_of_every_protocol(kind: str, way: str, m
     """The request reached a JSONSocket, framed or UDP transform and nobody behind it. The transforms are listeners of our own that echo."""
     heard: list[bytes] = []
 
-    async def app(peer: Any) -> None:
-        head = await peer.reader.readuntil(b"\r\n\r\n")
-        content = b""
-        if b"transfer-encoding: chunked" in head:
-            while not content.endswith(b"0\r\n\r\n"):
-                content += await peer.reader.read(65536)
-            content = unchunked(content)
-        elif body:
-            content = await peer.reader.readexactly(len(body))
-        heard.extend((head, content))
-        peer.send(b"HTTP/1.1 201 Made\r\ncontent-length: 2\r\nx-a: 1\r\n\r\n" + (b"" if method == "HEAD" else b"ok"))
+    app = keeping(heard, method, body)
 
     def spec(port: int) -> dict[str, Any]:
         made = dict(TRANSFORMS[kind])

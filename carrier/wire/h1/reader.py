@@ -90,6 +90,16 @@ class _Reader:
             self._buffer, self._at = b"", 0
         return data
 
+    def _look_up(self, memo: RequestMemo | AnswerMemo, raw: bytes) -> Head:
+        """The head that these bytes are: known, of a known shape, or read line by line. Raises Error."""
+        head = memo.heads.get(raw)
+        if head is not None:
+            self.misses = 0
+            return head
+        self.misses += 1
+        keep = self.misses <= _MISSES
+        return memo.like(raw, keep) or memo.parse(raw, keep)
+
     def _find_head(self, data: bytes, i: int) -> int:
         """Where the head that starts at i ends, or -1: it is not whole yet, and kept. Raises Error once it cannot become good."""
         end = data.find(b"\r\n\r\n", i + self._scanned)
@@ -233,13 +243,7 @@ class RequestReader(_Reader):
         if end < 0:
             return len(data)
         raw = data if i == 0 and end == len(data) else data[i:end]
-        head = self.memo.heads.get(raw)
-        if head is None:
-            self.misses += 1
-            keep = self.misses <= _MISSES
-            head = self.memo.like(raw, keep) or self.memo.parse(raw, keep)
-        else:
-            self.misses = 0
+        head = self._look_up(self.memo, raw)
         self._start_body(head)
         self._blank = False
         self._closing = not head.keep_alive
@@ -367,13 +371,7 @@ class AnswerReader(_Reader):
                     raise refuse("upstream", f"an answer that begins with {shown(self._buffer[:40])}")
                 return len(data)
             raw = data if i == 0 and end == len(data) else data[i:end]
-            head = self.memo.heads.get(raw)
-            if head is None:
-                self.misses += 1
-                keep = self.misses <= _MISSES
-                head = self.memo.like(raw, keep) or self.memo.parse(raw, keep)
-            else:
-                self.misses = 0
+            head = self._look_up(self.memo, raw)
         except Error as error:
             self._read_lines(data[i:], error)
             return len(data)
