@@ -165,7 +165,7 @@ def decode(data: bytes | str, syntax: Syntax | None, max_bytes: int, bounds: Bou
     if syntax == "yaml":
         composer = Composer(text, bounds)
         composer.run()
-        _bounded(composer.value, bounds)
+        _bounded(composer.value, bounds, text)
         return Decoded(composer.value, composer.problems, text, syntax)
     return _decode_json(text, bounds)
 
@@ -195,7 +195,7 @@ def _decode_json(text: str, bounds: Bounds) -> Decoded:
         raise too_deep(bounds) from None
     except ValueError as exc:  # a number that Python refuses
         raise ConfigError(Problem(f"not JSON: {exc}", "$")) from None
-    _bounded(value, bounds)
+    _bounded(value, bounds, text)
     return Decoded(value, _set_twice(text) if twice else [], text, "json")
 
 
@@ -231,8 +231,10 @@ def _set_twice(text: str) -> list[Problem]:
     return composer.problems or [Problem("a key is set twice in one object", "$")]
 
 
-def _bounded(value: Any, bounds: Bounds) -> None:
-    """Raise ConfigError when a value is too deep, too large, or holds text that is not Unicode (half a surrogate pair)."""
+def _bounded(value: Any, bounds: Bounds, text: str) -> None:
+    """Raise ConfigError when a value is too deep, too large, or holds text that is not Unicode (half a surrogate pair). text: what it was
+    read from."""
+    odd = "\\" in text or not text.isascii()  # else each text in it is ASCII, too
     objects, values = 0, 1
     stack: list[tuple[Any, int]] = [([value], 0)]
     while stack:
@@ -243,9 +245,11 @@ def _bounded(value: Any, bounds: Bounds) -> None:
         if type(here) is dict:
             objects += 1
             inner = here.values()
-            _text_in(here)
+            if odd:
+                _text_in(here)
         values += len(inner)
-        _text_in(inner)
+        if odd:
+            _text_in(inner)
         stack += [(one, depth + 1) for one in inner if type(one) is dict or type(one) is list]
         if objects > bounds.objects > 0 or values > bounds.values:
             raise too_many(bounds)
