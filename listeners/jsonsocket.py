@@ -62,7 +62,7 @@ class JsonSocketListener(Over):
             Problem(f"expected a number, got {value!r}", f"{path}.{name}", seen=repr(value), allowed="0 or more")
             for name, value in options.items()
             if name != "proxy_protocol" and (not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0)
-        ] + check_proxies(options, path)
+        ] + (check_proxies(options, path, True) and check_proxies(options, path))
 
     @classmethod
     def claim(cls, spec: Mapping[str, Any]) -> Key | None:

@@ -1,7 +1,8 @@
 """UNIX socket listener: `mode` stream (connections), seqpacket (connections of messages) or dgram (one socket, a session per address).
 
 The file is made when the listener is bound and removed when it stops; a file that nobody listens at any more is replaced. A name that
-begins with "@" is abstract (unix(7)). `mode`, `user` and `group` of the file are options.
+begins with "@" is abstract (unix(7)). `mode`, `user` and `group` of the file are options; with them a proxy may be let in that says who has
+connected to it (`proxy_protocol: [unix]`).
 
 A dgram peer is answered only if it has bound an address; all those that have not share one session, which cannot be answered. Its replies
 wait, bounded, while the peer's queue is full, because the kernel does not say when there is room in it; a session on which nothing moves
@@ -15,7 +16,8 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from carrier.core.address import BACKLOG
+from carrier.core.accepting import check_proxies
+from carrier.core.address import BACKLOG, described
 from carrier.core.idle import Idle
 from carrier.errors import Error, Problem, from_os
 from carrier.hops.bytesocket import ByteSocket
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from carrier.core.session import Session
     from carrier.core.spec import Kind
     from carrier.core.stream import Socket
+    from carrier.wire.introduction import Introduced
 
 OPTIONS: Mapping[str, float] = {"track": 0, "max_connections": 4096, "half_close_timeout": 300, "idle_timeout": 0}
 """Limits (connections or dgram peers, seconds); 0 means none."""
@@ -55,6 +58,8 @@ class UnixListener(TcpListener):
         super().__init__(conf, env)
         self.filename = str(conf.spec.get("filename") or conf.spec.get("address") or "")
         self.mode = mode_of(conf.spec)
+        if self.unix_proxies and self.mode != "stream":
+            raise Error("config", f'"{conf.name}": only a stream begins with a PROXY header (options.proxy_protocol), not mode {self.mode}')
         self.kind = "datagram" if self.mode == "dgram" else "byte"
         limits = numbers(conf.options, {**OPTIONS, "idle_timeout": DGRAM_IDLE if self.mode == "dgram" else 0})
         self.idle = Idle(limits["idle_timeout"], limits["half_close_timeout"])
@@ -79,7 +84,11 @@ class UnixListener(TcpListener):
     @classmethod
     def check_options(cls, options: Mapping[str, Any], path: str = "") -> list[Problem]:
         """Everything wrong with the options, by the strict standard."""
-        return check_numbers(options, OPTIONS, path, FILE) + check_file(options, path)
+        return (
+            check_numbers(options, OPTIONS, path, (*FILE, "proxy_protocol"))
+            + check_file(options, path)
+            + check_proxies(options, path, True)
+        )
 
     @classmethod
     def kind_of(cls, spec: Mapping[str, Any]) -> Kind:
@@ -183,7 +192,9 @@ class UnixListener(TcpListener):
         return self.env.names.give(session, f"UNIX:{self.name}-{session.number}")
 
     def metadata(self, session: Session) -> dict[str, Any]:
-        return {"UNIX": {"filename": self.filename}}
+        found: dict[str, Any] = {"UNIX": {"filename": self.filename}}
+        told: Introduced | None = getattr(session.source, "told", None)
+        return found | described(told.peer, told.local, told.secured()) if told is not None else found
 
     def ended(self, session: Session) -> None:
         super().ended(session)
@@ -224,12 +235,14 @@ class UnixListener(TcpListener):
 
 
 class UnixStream(Accepted, ByteSocket):
-    """An accepted connection of bytes."""
+    """An accepted connection of bytes. told: whom a proxy in front has introduced, peer: that client's host and port."""
 
-    __slots__ = ("listener",)
+    __slots__ = ("listener", "peer", "told")
 
     def __init__(self, listener: UnixListener, sock: socket.socket) -> None:
         self.listener = listener
+        self.told: Introduced | None = getattr(sock, "told", None)
+        self.peer = self.told.peer if self.told is not None else ("", 0)
         super().__init__(listener.env.loop, sock, "downstream")
 
 

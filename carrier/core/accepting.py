@@ -17,7 +17,8 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from carrier.core.address import Key, Place, bind_stream, plain
@@ -39,6 +40,8 @@ ACCEPTS = 64
 """Connections taken in one wake-up, so that a flood of them does not starve those that are there."""
 ACCEPT_PAUSE = 0.05
 """Seconds without accepting when file descriptors run short."""
+UNIX = "unix"
+"""In `options.proxy_protocol`: who connects by a UNIX socket."""
 INTRODUCTION = 5.0
 """Seconds that a proxy may take to say who it connects."""
 UNSPOKEN = 1.0
@@ -96,13 +99,23 @@ def anew(connection: socket.socket) -> Met:
     return found
 
 
-def check_proxies(options: Mapping[str, Any], path: str) -> list[Problem]:
-    """What is wrong with `options.proxy_protocol`."""
+def check_proxies(options: Mapping[str, Any], path: str, unix: bool = False) -> list[Problem]:
+    """What is wrong with `options.proxy_protocol`. unix: the listener's peers have no addresses."""
+    given = options.get("proxy_protocol")
+    allowed = f'["{UNIX}"]' if unix else "a list of CIDRs"
     try:
-        networks(options.get("proxy_protocol"))
+        if not unix:
+            networks(given)
+        elif given not in (None, [], [UNIX]):
+            raise ValueError("who connects by a file has no address: its mode and owner say who may (options.mode, user, group)")
     except (ValueError, TypeError) as exc:
-        return [Problem(str(exc), f"{path}.proxy_protocol", seen=repr(options["proxy_protocol"]), allowed="a list of CIDRs")]
+        return [Problem(str(exc), f"{path}.proxy_protocol", seen=repr(given), allowed=allowed)]
     return []
+
+
+def _proxies(given: Any) -> tuple[Sequence[IPv4Network | IPv6Network], bool]:
+    """`options.proxy_protocol`: networks, and whether those who connect by a UNIX socket are meant."""
+    return ((), True) if isinstance(given, list) and UNIX in given else (networks(given), False)
 
 
 class Acceptor(Listener):
@@ -120,8 +133,8 @@ class Acceptor(Listener):
         self.held = False
         """There is too much in the whole process: accept nothing."""
         self.opened = self.stopped = False
-        self.proxies = networks(conf.options.get("proxy_protocol"))
-        """Who introduces those that it connects (`options.proxy_protocol`)."""
+        self.proxies, self.unix_proxies = _proxies(conf.options.get("proxy_protocol"))
+        """Who introduces those that it connects (`options.proxy_protocol`): of these networks, or by a UNIX socket."""
 
     def accepted(self, connection: socket.socket) -> Socket | None:
         """The source that a connection is, which is non-blocking; None: it arrives (`arrive`). Raises OSError: it is broken already."""
@@ -190,7 +203,7 @@ class Acceptor(Listener):
                 self._pause("descriptors")
                 self.env.loop.call_later(ACCEPT_PAUSE, self._go)
             return False
-        if self.proxies and trusts(self.proxies, plain(connection.peer[0])):
+        if self._is_proxy(connection):
             self.arrive(connection, self._introduced)
             return True
         try:
@@ -201,6 +214,12 @@ class Acceptor(Listener):
         if source is not None:
             self.enter(source)
         return True
+
+    def _is_proxy(self, connection: Met) -> bool:
+        """Does it begin with a header? Of a UNIX socket all do: nobody else can open its file."""
+        if connection.family == socket.AF_UNIX:
+            return self.unix_proxies and connection.type == socket.SOCK_STREAM
+        return bool(self.proxies) and trusts(self.proxies, plain(connection.peer[0]))
 
     async def _introduced(self, arrival: Arrival) -> None:
         """Read who is meant, and go on with the connection as if it came from there. Raises Error, OSError."""

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from carrier.config.dump import version
 from carrier.hops.certificates import ClientTls
@@ -215,9 +215,20 @@ class Metrics:
                 yield "", {"rule": rule}, round(hits.last + offset, 3)
 
     def _grpc_calls(self) -> Iterator[Sample]:
+        for labels, counted in self._grpc_methods():
+            for status, count in list(counted.statuses.items()):
+                yield "_total", {**labels, "status": status}, count
+
+    def _grpc_call_seconds(self) -> Iterator[Sample]:
+        for labels, counted in self._grpc_methods():
+            yield from _histogram(labels, counted.times)
+
+    def _grpc_methods(self) -> Iterator[tuple[dict[str, str], Any]]:
+        """What listeners have counted of calls (listeners/http/calls.py)."""
         for listener in self._listeners():
-            for status, count in getattr(listener, "calls", {}).items():
-                yield "_total", {"listener": listener.name, "status": status}, count
+            calls = getattr(listener, "calls", None)
+            for (service, method), counted in list(calls.methods.items()) if calls is not None else ():
+                yield {"listener": listener.name, "service": service, "method": method}, counted
 
     def _limits_hit(self) -> Iterator[Sample]:
         for listener in self._listeners():

@@ -216,6 +216,7 @@ class Request2(Request):
             self.reset(error)
             to.reset(error)
         else:
+            self.broke_off(error)
             self.session = None
             self.to = self.back = NOWHERE
             session.answer = self.connection.say(self.stream, error, self.asked)

@@ -20,6 +20,7 @@ from carrier.wire.h1.head import Limits
 from carrier.wire.h2 import Limits as Limits2
 from carrier.wire.h2.limits import DEFAULT as DEFAULT2
 from listeners.http.answers import told_id, told_timing
+from listeners.http.calls import Calls
 from listeners.http.h1 import Connection1
 from listeners.http.h2 import Both, Connection2
 from listeners.http.joining import Joining
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from carrier.core.accepting import Arrival
     from carrier.core.decision import Needs, Table
     from carrier.core.env import Env
+    from carrier.core.listener import Listener
     from carrier.core.session import Session
     from carrier.core.stream import Socket
     from carrier.wire.http import Head
@@ -119,7 +121,7 @@ class HttpListener(Port):
         self.both = Both(self.limits2(limits))
         if self.certificates is not None:
             self.tls = self.certificates.entries[0]
-        self.calls: dict[str, int] = {}
+        self.calls = Calls()
         self.server: asyncio.Server | None = None
         self.serving: asyncio.Task[None] | None = None
         self.leaving = False
@@ -240,6 +242,11 @@ class HttpListener(Port):
         allowed = self._has_room()
         self._connections.add(connection)
         return allowed
+
+    def inherit(self, old: Listener) -> None:
+        super().inherit(old)
+        if isinstance(old, HttpListener) and self.name == old.name:
+            self.calls = old.calls
 
     def farewell(self) -> None:
         """Every answer from now on is the last of its connection; `tick` closes those on which nothing comes any more."""

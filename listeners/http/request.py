@@ -8,6 +8,7 @@ HTTP/2 makes one for each stream. Those give the few methods at the end of the c
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from carrier.core.address import described, plain
@@ -321,17 +322,26 @@ class Request(Socket):
 
     def _outcome(self, fields: object) -> None:
         """How a call of gRPC went, as far as it was said."""
-        name = grpc.said(fields) or "UNKNOWN"
-        calls = self.listener.calls
-        calls[name] = calls.get(name, 0) + 1
-        if self.session is not None:
-            self.session.outcome = name
+        self._called(grpc.said(fields))
+
+    def broke_off(self, error: Error) -> None:
+        """If it is a call of gRPC, this is how it went: nobody has said its status, or will hear it."""
+        if self.asked is not None and self.asked.grpc and self.session is not None:
+            gone = error.side == "downstream" and error.kind in ("reset", "closed")
+            self._called(grpc.NAMES[grpc.CANCELLED if gone else grpc.status_of(error)])
+
+    def _called(self, status: str) -> None:
+        session, asked = self.session, self.asked
+        if session is not None and asked is not None:
+            session.outcome = status or grpc.NAMES[grpc.UNKNOWN]
+            self.listener.calls.count(asked.target, status, monotonic() - session.started)
 
     def reset(self, error: Error) -> None:
         """The session failed: say so in HTTP if nothing was said yet, else cut, so that no half of an answer passes as a whole."""
         if self.session is None:
             return
         if self.sent:
+            self.broke_off(error)
             session, self.session = self.session, None
             session.close(error)
             self.cut(error)
@@ -364,6 +374,7 @@ class Request(Socket):
 
     def give_up(self, error: Error) -> None:
         """End the session without a word to the downstream."""
+        self.broke_off(error)
         session, to = self.session, self.to
         self.detach()
         if session is not None:

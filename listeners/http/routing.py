@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from carrier.hops.certificates import ServerTls
     from carrier.wire.h1.head import Limits
     from carrier.wire.http import Head
+    from listeners.http.calls import Calls
     from listeners.http.joining import Joining
 
 Networks = Sequence[IPv4Network | IPv6Network]
@@ -210,8 +211,8 @@ class Port(AtPort):
     """Bytes of heads that are being read or are long, on all connections together, and how many they may be."""
     keeps_half_closed: bool
     """A client that has sent its end is still answered, however late (`options.half_close: keep`)."""
-    calls: dict[str, int]
-    """Calls of gRPC, by the name of their status."""
+    calls: Calls
+    """Calls of gRPC that have ended."""
     now: float
     """The monotonic time of the last tick: good enough for deadlines, free to read."""
     leaving: bool

@@ -9,12 +9,14 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import msgspec
 import pytest
 
 from carrier.bridges.edits import Bridges
+from carrier.observe.metrics import Metrics
 from tests.e2e.test_h2 import to
 from tests.h2peer import Peer2, Server2
-from tests.support import config, port_of, running, tcp_server
+from tests.support import config, port_of, running, tcp_server, wait_until
 
 RAW = {"request_serializer": None, "response_deserializer": None}
 
@@ -74,13 +76,19 @@ async def failure(call: Any) -> tuple[str, str]:
     return caught.value.code().name, caught.value.details() or ""
 
 
+def counted(proxy: Any) -> dict[tuple[str, str], int]:
+    """What the listener has counted, by method and status."""
+    methods = proxy.listeners["in"].calls.methods.items()
+    return {(method, status): count for (_, method), of in methods for status, count in of.statuses.items()}
+
+
 async def test_unary_calls_keep_their_metadata_and_trailers() -> None:
     async with grpc_server() as server, to(server, http=2) as proxy, channel(port_of(proxy, "in")) as ours:
         call = ours.unary_unary("/a.Service/Unary")(b"x" * 100_000, metadata=(("x-user", "john"),))
         assert await call == b"echo " + b"x" * 100_000
         assert ("x-initial", "1") in tuple(await call.initial_metadata()) and ("x-last", "2") in tuple(await call.trailing_metadata())
         assert await failure(ours.unary_unary("/a.Service/Fail")(b"")) == ("FAILED_PRECONDITION", "not so, 100 % sure")
-        assert proxy.listeners["in"].calls == {"OK": 1, "FAILED_PRECONDITION": 1}  # type: ignore[attr-defined]
+        assert counted(proxy) == {("Unary", "OK"): 1, ("Fail", "FAILED_PRECONDITION"): 1}
 
 
 async def test_streams_go_both_ways_at_once() -> None:
@@ -122,6 +130,42 @@ async def test_a_callers_timeout_ends_the_call_and_is_passed_on_less_what_was_us
         assert left is not None and 3 < left < 5.1
         code, _ = await failure(ours.unary_unary("/a.Service/Slow")(b"", timeout=0.3))
         assert code == "DEADLINE_EXCEEDED"
+
+
+async def test_calls_that_nobody_said_the_end_of_are_counted_and_shown_by_method() -> None:
+    async with grpc_server() as server, to(server, http=2) as proxy, channel(port_of(proxy, "in")) as ours:
+        assert await ours.unary_unary("/a.Service/Slow")(b"") == b"late"
+        call = ours.stream_stream("/a.Service/Stream")(timeout=0.5)
+        await call.write(b"hi")
+        assert await call.read() == b"echo hi"
+        assert (await failure(call.read()))[0] == "DEADLINE_EXCEEDED"
+        call = ours.stream_stream("/a.Service/Stream")()
+        await call.write(b"hi")
+        assert await call.read() == b"echo hi"
+        call.cancel()
+        call = ours.unary_unary("/a.Service/Slow")(b"")
+        await asyncio.sleep(0.1)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        want = {("Slow", "OK"): 1, ("Slow", "CANCELLED"): 1, ("Stream", "CANCELLED"): 2}
+        await wait_until(lambda: sum(counted(proxy).values()) >= 4, "for the calls that were broken off")
+        late = {**want, ("Stream", "CANCELLED"): 1, ("Stream", "DEADLINE_EXCEEDED"): 1}  # whose clock was first
+        assert counted(proxy) in (want, late), counted(proxy)
+        text = (await Metrics(proxy).text())[1].decode()
+        assert 'carrier_grpc_calls_total{listener="in",method="Slow",service="a.Service",status="CANCELLED"} 1.0' in text
+        assert 'carrier_grpc_call_seconds_bucket{le="1.0",listener="in",method="Slow",service="a.Service"} 1.0' in text
+
+
+async def test_calls_are_counted_on_when_a_listener_is_replaced() -> None:
+    async with grpc_server() as server, to(server, http=2) as proxy:
+        async with channel(port_of(proxy, "in")) as ours:
+            assert await ours.unary_unary("/a.Service/Unary")(b"hi") == b"echo hi"
+        before = proxy.listeners["in"]
+        conf = before.conf
+        other = msgspec.structs.replace(conf, options={**conf.options, "answer_id": True})
+        await proxy.apply(msgspec.structs.replace(proxy.config, listeners={"in": other}))
+        assert proxy.listeners["in"] is not before and counted(proxy) == {("Unary", "OK"): 1}
 
 
 async def test_a_matched_call_goes_to_the_laptop_and_to_the_shadow_while_that_is_down() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import pytest
@@ -20,6 +21,8 @@ FLOODS: dict[str, Callable[[int], bytes]] = {
     "settings-flood": lambda n: frame(4, 0, 0, b"\0\x03\0\0\0\x64"),
     "continuation-flood": lambda n: frame(9, 0, 1, b"\0\x01x\x01y") if n else frame(1, 1, 1, HEAD),
     "empty-frame-flood": lambda n: frame(0, 0, 1, b"") if n else frame(1, 4, 1, HEAD),
+    "stalled-streams": lambda n: (settings_frame({4: 0}) if n == 0 else b"") + frame(1, 5, 2 * n + 1, HEAD),
+    "bad-streams": lambda n: frame(1, 5, 2 * n + 1, HEAD) + frame(8, 0, 2 * n + 1, b"\0\0\0\0"),
     "priority-flood": lambda n: frame(2, 0, 2 * n + 1, b"\0\0\0\0\x10"),
 }
 
@@ -31,7 +34,8 @@ async def test_a_flood_is_ended_within_a_second_and_counted(reason: str) -> None
         reader, writer = await asyncio.open_connection("127.0.0.1", stage.port)
         writer.write(PREFACE + settings_frame({}))
         said = b""
-        async with asyncio.timeout(1):
+        began = time.process_time()  # of the flood and of the proxy; by the clock it depends on who else works here
+        async with asyncio.timeout(20):
             try:
                 for n in range(40_000):
                     writer.write(FLOODS[reason](n))
@@ -45,6 +49,7 @@ async def test_a_flood_is_ended_within_a_second_and_counted(reason: str) -> None
             except ConnectionError:
                 pass
         writer.close()
+        assert time.process_time() - began < 1
         assert stage.listener.limited.get(f"h2_{reason}") == 1
         assert not said or ENHANCE_YOUR_CALM.to_bytes(4, "big") in said[said.rfind(bytes([GOAWAY, 0, 0, 0, 0, 0])) :]
         async with client2(stage.port) as good:

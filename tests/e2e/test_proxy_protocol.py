@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from carrier.errors import Error
 from carrier.wire.introduction import version_1, version_2
+from listeners.unix import UnixListener
 from tests.h2peer import Peer2
 from tests.pki import Pki, pki
 from tests.support import cluster, config, listener, port_of, running, tcp, tcp_server, wait_until
@@ -131,6 +135,54 @@ async def test_what_a_proxy_says_of_the_tls_that_ended_there_can_be_matched(prot
                 if session is not None and sni:
                     told = session.metadata["TLS"]
                     assert told == {"sni": sni, "version": "TLSv1.3", "alpn": "http/1.1", "client": {"commonName": "john"}}
+
+
+@pytest.mark.parametrize("write", [version_1, version_2])
+async def test_a_unix_socket_takes_whom_a_proxy_names(write: Any, tmp_path: Path) -> None:
+    rules = [
+        {"name": "client", "match": {"matchSource": {"cidr": "192.0.2.0/24"}}, "action": {"route": {"destination": "echo"}}},
+        {"name": "all", "action": {"route": {"destination": "echo"}}},
+    ]
+    ours = {"name": "in", "spec": {"protocol": "UnixDomainSocket", "filename": str(tmp_path / "in")}, "rules": rules}
+    conf = config(clusters=[{"name": "echo", "spec": {"protocol": "Echo"}}], listeners=[ours | {"options": {"proxy_protocol": ["unix"]}}])
+    async with running(conf) as proxy:
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "in"))
+        writer.write(write(CLIENT, PLACE) + b"hello")
+        assert await reader.readexactly(5) == b"hello"
+        (session,) = proxy.listeners["in"].live
+        assert session.metadata["IP"] == {"src_addr": CLIENT[0], "dst_addr": PLACE[0]} and session.metadata["UNIX"]
+        assert proxy.hits["client"].count == 1 and session.source.peer == CLIENT
+        writer.close()
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "in"))
+        writer.write(b"hello, without a header")
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        assert proxy.listeners["in"].limited == {"handshake": 1}
+        writer.close()
+
+
+async def test_who_comes_by_a_unix_socket_has_no_address_and_messages_have_no_header() -> None:
+    found = UnixListener.check_options({"proxy_protocol": ["10.0.0.0/8"]}, "options")
+    assert [problem.path for problem in found] == ["options.proxy_protocol"] and '["unix"]' in str(found[0])
+    assert UnixListener.check_options({"proxy_protocol": ["unix"]}) == []
+    ours = {"name": "in", "spec": {"protocol": "UnixDomainSocket", "filename": "@never", "mode": "seqpacket"}, "rules": []}
+    with pytest.raises(Error, match="only a stream begins with a PROXY header"):
+        async with running(config(listeners=[ours | {"options": {"proxy_protocol": ["unix"]}}])):
+            pass
+
+
+async def test_a_json_socket_over_a_unix_socket_is_told_in_front_of_its_header(tmp_path: Path) -> None:
+    spec = {"transport_spec": {"protocol": "UnixDomainSocket", "filename": str(tmp_path / "in")}}
+    rule = {"name": "all", "action": {"route": {"destination": "echo"}}}
+    ours = {"name": "in", "spec": {"protocol": "JSONSocket", **spec}, "rules": [rule], "options": {"proxy_protocol": ["unix"]}}
+    conf = config(clusters=[{"name": "echo", "spec": {"protocol": "Echo"}}], listeners=[ours])
+    async with running(conf) as proxy:
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "in"))
+        writer.write(version_2(CLIENT, PLACE) + b'{"JSONSocketVersion": 1}\n')
+        assert b'"JSONSocketStatus":200' in await reader.readuntil(b"}")
+        (session,) = proxy.listeners["in"].live
+        assert "192.0.2.7" in str(session.metadata), session.metadata
+        writer.close()
 
 
 async def test_a_json_socket_is_told_in_front_of_its_header() -> None:

@@ -50,11 +50,14 @@ from carrier.wire.h2.limits import (
     PRIORITISED,
     RAPID_RESET,
     RESET,
+    RESET_LATE,
     SETTING,
     SMALL,
+    STALLED,
     WINDOW_DRIBBLE,
     WINDOW_UPDATED,
 )
+from carrier.wire.h2.stream import Stream
 
 
 class Control(Connection):
@@ -72,6 +75,9 @@ class Control(Connection):
         if by is None and number > self._forgotten:
             if any(first <= number <= last for first, last in self._skipped):
                 raise Fault(PROTOCOL_ERROR, f"{frame_name(kind)} on stream {number}, though stream {self.last} was opened")
+            if kind == RST_STREAM and not self.client:
+                self._charge(RESET_LATE)
+                return
             if kind in (DATA, HEADERS):
                 raise Fault(STREAM_CLOSED, f"{frame_name(kind)} on stream {number}, which has ended")
         if by == THEIRS or not content:
@@ -135,8 +141,15 @@ class Control(Connection):
         self.peer_window = value
         for stream in self.streams.values():
             stream.window += change
+            if stream.stalled and change >= SMALL:
+                self._flows(stream)
             if stream.window > WINDOW_MAX:
                 raise Fault(FLOW_CONTROL_ERROR, f"SETTINGS_INITIAL_WINDOW_SIZE {value} makes a window of {stream.window}")
+
+    def _flows(self, stream: Stream) -> None:
+        """It was opened without a window for its answer, and has one now."""
+        stream.stalled = False
+        self.credit += STALLED[0]
 
     def _acknowledged(self) -> None:
         """Our settings hold from here on."""
@@ -201,10 +214,13 @@ class Control(Connection):
         stream = self.streams.get(number)
         if stream is None:
             self._late(number, WINDOW_UPDATE)
-            return
         if not increment:
             raise StreamFault(PROTOCOL_ERROR, f"WINDOW_UPDATE of 0 for stream {number}")
+        if stream is None:
+            return
         stream.window += increment
+        if stream.stalled and increment >= SMALL:
+            self._flows(stream)
         if stream.window > WINDOW_MAX:
             raise StreamFault(FLOW_CONTROL_ERROR, f"WINDOW_UPDATE makes a window of {stream.window}, at most {WINDOW_MAX}")
         if stream.held is not None:

@@ -48,12 +48,15 @@ from carrier.wire.h2.frames import (
 )
 from carrier.wire.h2.hpack import Table
 from carrier.wire.h2.limits import (
+    BAD_LATE,
     BAD_STREAM,
     CONTINUED,
     EMPTY_FRAME,
     FRAME_EARNS,
     INTERIM,
     NEVER,
+    SMALL,
+    STALLED,
     TINY,
     TINY_DATA,
     TOO_LARGE,
@@ -152,7 +155,7 @@ class Engine(Control):
         if number > self.last:  # RST_STREAM must not name an idle stream (RFC 9113 6.4)
             raise Fault(fault.code, fault.detail)
         self._reply(rst_frame(number, fault.code))
-        self._charge(BAD_STREAM)
+        self._charge(BAD_LATE)
 
     # -- heads --------------------------------------------------------------------------------------------------------------------------
 
@@ -222,6 +225,9 @@ class Engine(Control):
             self._reply(rst_frame(number, REFUSED_STREAM))
             self._charge(TOO_MANY)
             return
+        if self.peer_window < SMALL:
+            stream.stalled = True
+            self._charge(STALLED)
         self.streams[number] = stream
         stream.heard, stream.over, stream.left = True, last, section.length
         if section.excess:

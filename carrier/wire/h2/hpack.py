@@ -31,6 +31,8 @@ _FIRST = len(_STATIC)  # the first index of the dynamic table
 BOMB = 4  # times the bytes that are allowed: until then the section is refused, then the connection
 _ENTRY = 32  # what a table entry counts beside its bytes (RFC 7541 4.1)
 _INTEGER_MAX = 1 << 28
+SIZES = 8
+"""Table sizes that a block may begin with; two say everything (RFC 7541 4.2), and thousands in a block cost only us."""
 _RUN = re.compile(rb"[\x81-\xfe]+")
 """Indexed fields, one after the other, whose numbers are below 127; nearly all that most blocks hold (RFC 7541 6.1)."""
 _NUMBER = bytes(byte & 127 for byte in range(256))
@@ -134,13 +136,16 @@ class Table:
         found: list[Pair] = []
         literals: list[int] = []
         never: list[bytes] = []
-        i, n, index = 0, len(block), 0
+        i, n, index, sizes = 0, len(block), 0, 0
         try:
             while i < n:
                 byte = block[i]
                 if byte & 96 == 32 and byte < 128:
                     if found:
                         raise _bad("a table size behind a field")
+                    sizes += 1
+                    if sizes > SIZES:
+                        raise _bad(f"more than {SIZES} table sizes in one block")
                     i = self._resize(block, i)
                     continue
                 if self.due:

@@ -53,8 +53,11 @@ SMALL = 256  # bytes: a frame of ours below that because of the peer's window ea
 
 # Prices: points, and the reason of GOAWAY, which is also what metrics count by.
 RAPID_RESET = (20, "rapid-reset")  # as much as an orderly stream earns: who resets more than half of them young pays
+RESET_LATE = (40, "rapid-reset")  # of one that had ended in order, and earned for that: the upstream was faster, and it is the same
 RESET = (2, "reset-flood")
+STALLED = (28, "stalled-streams")  # opened with no window for an answer; given back when there is one
 BAD_STREAM = (20, "bad-streams")
+BAD_LATE = (40, "bad-streams")  # that had ended, and may have earned for that
 TOO_MANY = (20, "streams-over-limit")
 TOO_LARGE = (60, "heads-too-large")
 PINGED = (2, "ping-flood")
@@ -71,7 +74,7 @@ INTERIM = (2, "interim-answers")
 UNREAD = "unread-replies"
 REASONS = tuple(
     dict.fromkeys(
-        [price[1] for price in (RAPID_RESET, RESET, BAD_STREAM, TOO_MANY, TOO_LARGE, PINGED, SETTING, WINDOW_UPDATED, PRIORITISED)]
+        [price[1] for price in (RAPID_RESET, RESET, STALLED, BAD_STREAM, TOO_MANY, TOO_LARGE, PINGED, SETTING, WINDOW_UPDATED, PRIORITISED)]
         + [price[1] for price in (CONTINUED, EMPTY_FRAME, TINY_DATA, UNKNOWN_FRAME, LATE_FRAME, INTERIM)]
         + [UNREAD]
     )

@@ -111,6 +111,11 @@ def test_an_index_beyond_the_table_and_index_0_are_refused():
     assert "index 70" in refused(b"\x7f\x07\x01v")
 
 
+def test_a_block_of_table_sizes_is_a_flood_of_them():
+    assert decode(START, b"\x20\x3f\xe1\x1f" * 4 + b"\x82", 1000)[0] == [(b":method", b"GET")]
+    assert "more than 8 table sizes" in refused(b"\x20" * 9 + b"\x82")
+
+
 def test_a_table_size_stands_first_and_within_what_we_allow():
     assert fields(b"\x3f\xe1\x1f\x82") == [(b":method", b"GET")]
     assert "behind a field" in refused(b"\x82\x20")

@@ -20,7 +20,7 @@ def resets() -> Iterator[bytes]:
 
 
 def resets_of_answers_that_have_begun() -> Iterator[bytes]:
-    yield settings_frame({4: 1})
+    yield settings_frame({4: 300})
     for n in range(1, 100_000, 2):
         yield head(n, GET) + rst_frame(n, 8)
 
@@ -139,7 +139,7 @@ def resets_of_one_that_has_ended() -> Iterator[bytes]:
         (streams_without_end, "streams-over-limit"),
         (unknown_frames, "unknown-frame-flood"),
         (late_frames, "frames-on-closed-streams"),
-        (resets_of_one_that_has_ended, "frames-on-closed-streams"),
+        (resets_of_one_that_has_ended, "rapid-reset"),
     ],
 )
 def test_a_flood_ends_the_connection_and_the_reason_is_said_and_countable(attack, reason):
@@ -157,6 +157,87 @@ def test_a_flood_ends_the_connection_and_the_reason_is_said_and_countable(attack
     assert goaway(wire) == CALM and frames(wire)[-1][3][8:] == reason.encode()
     assert engine.streams == engine.waiting == {}
     assert not engine.feed(next(flood, b""), 0.0) and engine.take() == b""
+
+
+def stalled() -> Iterator[bytes]:
+    yield settings_frame({4: 0})
+    for n in range(1, 100_000, 2):
+        yield head(n, GET)
+
+
+def made_resets_by_windows() -> Iterator[bytes]:
+    """CVE-2025-8671: it is we who are made to reset."""
+    for n in range(1, 100_000, 2):
+        yield head(n, GET) + frame(8, 0, n, b"\0\0\0\0")
+
+
+def made_resets_by_priorities() -> Iterator[bytes]:
+    for n in range(1, 100_000, 2):
+        yield head(n, GET) + frame(2, 0, n, b"\0\0\0\0")
+
+
+def padded_nothing() -> Iterator[bytes]:
+    yield head(1, POST, last=False)
+    while True:
+        yield frame(0, 8, 1, b"\x05\0\0\0\0\0")
+
+
+@pytest.mark.parametrize(
+    ("attack", "reason"),
+    [
+        (resets, "rapid-reset"),
+        (stalled, "stalled-streams"),
+        (made_resets_by_windows, "bad-streams"),
+        (made_resets_by_priorities, "bad-streams"),
+        (padded_nothing, "empty-frame-flood"),
+    ],
+)
+def test_a_flood_ends_the_connection_however_fast_the_upstream_is(attack, reason):
+    """Each stream has been answered, and has ended in order, before the rest of the flood is read."""
+    engine, heard = server()
+    heard.then["head"] = lambda stream: stream.send_head(encode([(b":status", b"204")]), True)
+    for taken, piece in enumerate(attack()):
+        engine.feed(piece, 0.0)
+        engine.take()
+        if engine.failure is not None:
+            break
+        assert taken < 5_000, "never ended"
+    assert engine.failure.reason == reason in REASONS
+
+
+@pytest.mark.parametrize(
+    ("attack", "reason"),
+    [(made_resets_by_windows, "bad-streams"), (made_resets_by_priorities, "bad-streams"), (stalled, "streams-over-limit")],
+)
+def test_a_flood_ends_the_connection_however_slow_the_upstream_is(attack, reason):
+    engine, _ = server()
+    for taken, piece in enumerate(attack()):
+        engine.feed(piece, 0.0)
+        engine.take()
+        if engine.failure is not None:
+            break
+        assert taken < 1_000, "never ended"
+    assert engine.failure.reason == reason
+
+
+def test_who_opens_windows_one_by_one_is_no_attacker():
+    """A client whose streams begin without a window, and get one each when it is ready to read (JDK, Jetty: manual flow control)."""
+    engine, heard = server()
+    heard.then["head"] = lambda stream: stream.send_message(encode(OK), b"x" * 300)
+    engine.feed(settings_frame({4: 0}), 0.0)
+    for n in range(1, 20_000, 2):
+        engine.feed(head(n, GET) + window_frame(n, 1000) + window_frame(0, 300), 0.0)
+        engine.take()
+    assert engine.failure is None and not engine.streams
+
+
+def test_a_window_for_all_streams_counts_for_those_that_were_opened_without_one():
+    engine, heard = server()
+    heard.then["head"] = lambda stream: stream.send_message(encode(OK), b"x" * 30)
+    for n in range(1, 4000, 2):
+        engine.feed(settings_frame({4: 0}) + head(n, GET) + settings_frame({4: 65535}) + window_frame(0, 30), n / 10)
+        engine.take()
+    assert engine.failure is None and not engine.streams
 
 
 def test_replies_that_nobody_reads_are_bounded():
