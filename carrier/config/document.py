@@ -9,7 +9,7 @@ read again: owned objects stand in their owner, with their names.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -61,7 +61,7 @@ def building(
     that changes nothing gives `base` itself. Implicit names count from 0, so the same document always gives the same names. files: read
     the certificates that it names; what cannot be used is a problem. conditions: where its matches are kept when they are compiled.
     """
-    if not isinstance(document, Mapping):
+    if not isinstance(document, dict):
         raise ConfigError(
             Problem(f"expected a configuration, an object, got {shown(document)}", "$", seen=shown(document), allowed=", ".join(_KNOWN))
         )
@@ -162,7 +162,7 @@ class _Builder:
                 return
             except Error as error:
                 self.problems.append(Problem(error.detail, path))
-        if isinstance(raw, Mapping):
+        if isinstance(raw, dict):
             self.declared |= set(_names_in(kind, raw))
 
     def _ignore(self, since: int) -> None:
@@ -175,7 +175,7 @@ class _Builder:
 
     def _name(self, kind: str, raw: object, path: str, strict: bool) -> None:
         """An object of a section has a name, and one that no other has. strict: it has other problems, so nobody will try to add it."""
-        if not isinstance(raw, Mapping):
+        if not isinstance(raw, dict):
             return
         name = raw.get("name")
         if "name" not in raw and kind in ("cluster", "rulelist", "rule", "route"):
@@ -186,8 +186,8 @@ class _Builder:
 
     def _claim(self, raw: Any, path: str) -> None:
         """Two listeners on one port of one transport and address: the second is a problem. Across addresses only binding can tell."""
-        spec = raw.get("spec") if isinstance(raw, Mapping) else None
-        protocol = spec.get("protocol") if isinstance(spec, Mapping) else None
+        spec = raw.get("spec") if isinstance(raw, dict) else None
+        protocol = spec.get("protocol") if isinstance(spec, dict) else None
         cls = self.inspector.protocols.listener(protocol) if isinstance(protocol, str) else None
         claim = cls.claim(spec) if cls is not None else None
         if claim is not None:
@@ -224,20 +224,20 @@ class _Builder:
                 self._place_child("cluster", cluster, inner, f"{path}.{way}[{i}]")
 
     def _place_child(self, kind: str, name: str | None, raw: object, path: str) -> None:
-        if name is not None and isinstance(raw, Mapping):
+        if name is not None and isinstance(raw, dict):
             self._place(kind, name, raw, path)
 
 
 def _is_l7mps(document: Raw) -> bool:
     """Was it written for l7mp? Its files lead a listener into its REST API, which ours has elsewhere, and say `admin`."""
-    if not isinstance(document.get("admin"), Mapping):
+    if not isinstance(document.get("admin"), dict):
         return False
     listed = document.get("listeners")
     clusters = document.get("clusters")
     names = {
         cluster.get("name")
         for cluster in (clusters if isinstance(clusters, list) else ())
-        if isinstance(cluster, Mapping) and isinstance(cluster.get("spec"), Mapping) and cluster["spec"].get("protocol") == CONTROLLER
+        if isinstance(cluster, dict) and isinstance(cluster.get("spec"), dict) and cluster["spec"].get("protocol") == CONTROLLER
     }
     return any(_leads_to(listener, names, 0) for listener in (listed if isinstance(listed, list) else ()))
 
@@ -246,11 +246,11 @@ def _leads_to(value: object, names: Collection[object], depth: int) -> bool:
     """Is there a destination in it that is the controller?"""
     if depth > 12:
         return False
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         to = value.get("destination", value.get("cluster"))
         if isinstance(to, str) and to in names:
             return True
-        if isinstance(to, Mapping) and isinstance(to.get("spec"), Mapping) and to["spec"].get("protocol") == CONTROLLER:
+        if isinstance(to, dict) and isinstance(to.get("spec"), dict) and to["spec"].get("protocol") == CONTROLLER:
             return True
         return any(_leads_to(inner, names, depth + 1) for inner in value.values())
     return isinstance(value, list) and any(_leads_to(inner, names, depth + 1) for inner in value)
@@ -263,7 +263,7 @@ def _names_in(kind: str, raw: object) -> Iterable[tuple[str, str]]:
     if isinstance(raw, list):
         for item in raw:
             yield from _names_in(kind, item)
-    elif isinstance(raw, Mapping):
+    elif isinstance(raw, dict):
         if isinstance(raw.get("name"), str):
             yield kind, raw["name"]
         for member, child in inside.get(kind, {}).items():
@@ -272,8 +272,8 @@ def _names_in(kind: str, raw: object) -> Iterable[tuple[str, str]]:
 
 def _admin(raw: object, bridges: object) -> Admin:
     """The settings that have the right type; the others are problems already. bridges: what stands beside them of user bridges."""
-    raw = raw if isinstance(raw, Mapping) else {}
-    if isinstance(bridges, Mapping):
+    raw = raw if isinstance(raw, dict) else {}
+    if isinstance(bridges, dict):
         raw = {**raw, "bridges": bridges}
     known = {f: raw[f] for f in ("log_level", "log_file", "access_log_path", "strict", "offload", "offload_ifs") if raw.get(f) is not None}
     options = {name: raw[name] for name in ("access_log", "traces", "trust_loopback", "page", "bridges") if raw.get(name) is not None}
@@ -290,8 +290,8 @@ def _matches_in(document: Raw) -> Iterator[object]:
         rules += _listed(_member(rulelist, "rules"))
     for listener in _listed(document.get("listeners")):
         inner = _member(listener, "rules")
-        rules += _listed(_member(inner, "rules") if isinstance(inner, Mapping) else inner)
-    return (rule["match"] for rule in rules if isinstance(rule, Mapping) and rule.get("match") is not None)
+        rules += _listed(_member(inner, "rules") if isinstance(inner, dict) else inner)
+    return (rule["match"] for rule in rules if isinstance(rule, dict) and rule.get("match") is not None)
 
 
 def _listed(value: object) -> list[Any]:
@@ -299,7 +299,7 @@ def _listed(value: object) -> list[Any]:
 
 
 def _member(value: object, name: str) -> object:
-    return value.get(name) if isinstance(value, Mapping) else None
+    return value.get(name) if isinstance(value, dict) else None
 
 
 def _rebased(config: Config, base: Config | None) -> Steps[Config]:

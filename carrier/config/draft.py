@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import typing
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -119,7 +119,7 @@ class Draft:
         rules = obj["rules"]
         if isinstance(rules, list):
             rules = {"rules": rules}
-        if isinstance(rules, Mapping):
+        if isinstance(rules, dict):
             if "rules" not in rules:
                 raise refused("Cannot add listener: Property rules is invalid")
             rules = self._inline_rulelist(name, object_of("rulelist", rules))
@@ -150,7 +150,7 @@ class Draft:
     def _rule_of(self, rulelist: str, raw: object) -> str:
         if isinstance(raw, str):
             return raw
-        if not isinstance(raw, Mapping | list):
+        if not isinstance(raw, dict | list):
             raise refused("Cannot add rule to rulelist: Invalid rule")
         obj = object_of("rule", raw)
         return self._set_rule(self._given_or_new("rule", obj, rulelist), obj, f"rulelist/{rulelist}")
@@ -196,7 +196,7 @@ class Draft:
         return self._set_route(self._fresh("route", obj["name"]), obj)
 
     def _inline_route(self, rule: str, raw: object) -> str:
-        if not isinstance(raw, Mapping | list):
+        if not isinstance(raw, dict | list):
             raise refused("Cannot add rule: Invalid route")
         obj = object_of("route", raw)
         return self._set_route(self._given_or_new("route", obj, rule), obj, f"rule/{rule}")
@@ -205,7 +205,7 @@ class Draft:
         to = obj.get("destination")
         if is_nothing(to):
             to = obj.get("cluster")  # the name before l7mp 0.5
-        if is_nothing(to) or not isinstance(to, str | Mapping | list):
+        if is_nothing(to) or not isinstance(to, str | dict | list):
             raise refused("Cannot add route: Invalid destination")
         destination = self._cluster_of(name, to, "")
         ingress = tuple([self._cluster_of(name, c, "-ingress") for c in list_of("route", obj, "ingress")])
@@ -227,7 +227,7 @@ class Draft:
     def _cluster_of(self, route: str, raw: object, part: str) -> str:
         if isinstance(raw, str):
             return raw
-        if not isinstance(raw, Mapping | list):
+        if not isinstance(raw, dict | list):
             raise refused("Cannot add route: Invalid cluster")
         obj = object_of("cluster", raw)
         return self._set_cluster(self._given_or_new("cluster", obj, route + part), obj, f"route/{route}")

@@ -65,7 +65,7 @@ def spelled(value: object) -> str:
         return value
     if value is MISSING:
         return "undefined"
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return "[object Object]"
     if isinstance(value, list):
         return ",".join("" if item is None else spelled(item) for item in value)
@@ -75,7 +75,7 @@ def spelled(value: object) -> str:
 def object_of(kind: str, raw: object, *first: str) -> Raw:
     """The decoded object, if it is one and its members look like it. first: members that are looked at before the others ("name")."""
     cannot = f"Cannot add {TITLES[kind][0]}:"
-    if not isinstance(raw, Mapping):
+    if not isinstance(raw, dict):
         raise refused(f"{cannot} An object (a set of key-value pairs) is expected")
     if "name" in first and "name" not in raw:
         raise refused(f"{cannot} Property name is required")
@@ -97,7 +97,7 @@ def spec_of(obj: Raw) -> dict[str, Any]:
 
 def is_nothing(value: object) -> bool:
     """A member that l7mp takes for one that is not there: null, false, 0 and the empty text, but no empty list or object."""
-    return not value and not isinstance(value, Mapping | list)
+    return value is None or (not value and not isinstance(value, dict | list))
 
 
 def name_of(kind: str, raw: object) -> str:
@@ -140,7 +140,7 @@ def loadbalancer_of(obj: Raw, default: str) -> LoadBalancer:
     raw = obj.get("loadbalancer")
     if is_nothing(raw):
         return LoadBalancer(default)
-    if not isinstance(raw, Mapping) or is_nothing(raw.get("policy")):
+    if not isinstance(raw, dict) or is_nothing(raw.get("policy")):
         raise refused("LoadBalancer.create: TODO: Policy undefined")
     policy = raw["policy"]
     if not isinstance(policy, str) or policy not in POLICIES:
@@ -161,7 +161,7 @@ def weight_of(obj: Raw) -> int | float:
 
 
 def rewrite_of(raw: object) -> Rewrite:
-    if not isinstance(raw, Mapping) or not isinstance(raw.get("path"), str):
+    if not isinstance(raw, dict) or not isinstance(raw.get("path"), str):
         raise refused("Cannot add rule: Property rewrite is invalid")
     return Rewrite(raw["path"], raw.get("value"))
 

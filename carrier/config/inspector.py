@@ -31,6 +31,7 @@ SECTIONS = {"clusters": "cluster", "listeners": "listener", "rulelists": "ruleli
 """Section of a document -> kind of its objects, in the order in which they are built."""
 _IGNORED = ("sessions", "endpoints")
 _KNOWN = ("admin", "bridges", *SECTIONS, *_IGNORED)
+_NAME = re.compile(r"\S+").fullmatch
 Check = Callable[[Any, str], None]
 
 
@@ -52,7 +53,7 @@ class Inspector:
 
     def members(self, value: object, path: str, what: str, checks: Mapping[str, Check], required: Collection[str] = ()) -> bool:
         """An object: known members are checked, unknown and missing ones are problems. False when it is no object at all."""
-        if not isinstance(value, Mapping):
+        if not isinstance(value, dict):
             self.wrong(path, value, f"{what}, an object")
             return False
         for name, member in value.items():
@@ -86,7 +87,7 @@ class Inspector:
             self.wrong(path, value, "text", hint)
 
     def name(self, value: Any, path: str) -> None:
-        if not isinstance(value, str) or not re.fullmatch(r"\S+", value):
+        if not isinstance(value, str) or not _NAME(value):
             self.wrong(path, value, "a name: text without spaces")
 
     def boolean(self, value: Any, path: str) -> None:
@@ -96,7 +97,7 @@ class Inspector:
     def anything(self, value: Any, path: str) -> None: ...
 
     def mapping(self, value: Any, path: str) -> None:
-        if not isinstance(value, Mapping):
+        if not isinstance(value, dict):
             self.wrong(path, value, "an object")
 
     def number(self, least: float, most: float, whole: bool = True) -> Check:
@@ -168,7 +169,7 @@ class Inspector:
         return check
 
     def _rules(self, value: Any, path: str) -> None:
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             self.rulelist(value, path)
         elif isinstance(value, list):
             self.each("rules", self.name_or("rule"))(value, path)
@@ -188,7 +189,7 @@ class Inspector:
         }
         before = len(self.problems)
         self.members(value, path, "a cluster", checks, ("spec",))
-        if isinstance(value, Mapping) and _have_ports(value.get("endpoints")):
+        if isinstance(value, dict) and _have_ports(value.get("endpoints")):
             found = self.problems[before:]
             self.problems[before:] = [p for p in found if (p.message, p.path) != (NEEDS_PORT, f"{path}.spec")]
         if cls is not None and not cls.places:
@@ -226,7 +227,7 @@ class Inspector:
 
     def endpoint(self, value: Any, path: str) -> None:
         spec: dict[str, Check] = {"address": self._address, "port": self.number(1, 65_535), "filename": self._address}
-        file = isinstance(value, Mapping) and isinstance(value.get("spec"), Mapping) and "filename" in value["spec"]
+        file = isinstance(value, dict) and isinstance(value.get("spec"), dict) and "filename" in value["spec"]
         checks: dict[str, Check] = {
             "name": self.name,
             "spec": self.an(
@@ -300,7 +301,7 @@ class Inspector:
         }
 
     def route(self, value: Any, path: str) -> None:
-        required = () if isinstance(value, Mapping) and "cluster" in value else ("destination",)
+        required = () if isinstance(value, dict) and "cluster" in value else ("destination",)
         self.members(value, path, "a route", self._of_route, required)
 
     def statuses(self, value: Any, path: str) -> None:
@@ -348,8 +349,8 @@ class Inspector:
         return check
 
     def _class(self, side: str, value: object) -> Any:
-        spec = value.get("spec") if isinstance(value, Mapping) else None
-        protocol = spec.get("protocol") if isinstance(spec, Mapping) else None
+        spec = value.get("spec") if isinstance(value, dict) else None
+        protocol = spec.get("protocol") if isinstance(spec, dict) else None
         return getattr(self.protocols, side)(protocol) if isinstance(protocol, str) else None
 
     def _spec(self, side: str) -> Check:
@@ -377,8 +378,8 @@ def _have_ports(endpoints: object) -> bool:
     """Has every endpoint a port of its own? Then the cluster needs none."""
     if not isinstance(endpoints, list) or not endpoints:
         return False
-    specs = [endpoint.get("spec") if isinstance(endpoint, Mapping) else None for endpoint in endpoints]
-    return all(isinstance(spec, Mapping) and "port" in spec for spec in specs)
+    specs = [endpoint.get("spec") if isinstance(endpoint, dict) else None for endpoint in endpoints]
+    return all(isinstance(spec, dict) and "port" in spec for spec in specs)
 
 
 def _is_address(text: str) -> bool:

@@ -13,7 +13,8 @@ entry point in the group `carrier.formats`: a top-level key that gives it away, 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -125,7 +126,7 @@ def _order(problem: Problem) -> Place:
 
 def native(document: Any) -> Any:
     """The document in our own format, whichever it was written in."""
-    if isinstance(document, Mapping):
+    if isinstance(document, dict):
         for key in registry.format_keys():
             if key in document:
                 return registry.format_reader(key)(document)
@@ -235,24 +236,22 @@ def _bounded(value: Any, bounds: Bounds, text: str) -> None:
     """Raise ConfigError when a value is too deep, too large, or holds text that is not Unicode (half a surrogate pair). text: what it was
     read from."""
     odd = "\\" in text or not text.isascii()  # else each text in it is ASCII, too
-    objects, values = 0, 1
-    stack: list[tuple[Any, int]] = [([value], 0)]
-    while stack:
-        here, depth = stack.pop()
+    level: list[Any] = [[value]]  # all that are equally deep
+    depth = objects = 0
+    values = 1
+    while level:
         if depth > bounds.depth:
             raise too_deep(bounds)
-        inner = here
-        if type(here) is dict:
-            objects += 1
-            inner = here.values()
-            if odd:
-                _text_in(here)
-        values += len(inner)
-        if odd:
-            _text_in(inner)
-        stack += [(one, depth + 1) for one in inner if type(one) is dict or type(one) is list]
+        depth += 1
+        mappings = [one for one in level if type(one) is dict]
+        objects += len(mappings)
+        values += sum(map(len, level))
         if objects > bounds.objects > 0 or values > bounds.values:
             raise too_many(bounds)
+        inner = [one for here in level for one in (here.values() if type(here) is dict else here)]
+        if odd:
+            _text_in(chain(*mappings, inner))
+        level = [one for one in inner if type(one) is dict or type(one) is list]
 
 
 def _text_in(values: Iterable[Any]) -> None:

@@ -78,6 +78,8 @@ _PREDICATE_KEYS = ("op", "path", "value", "apply", "ignore_case")
 SAFE = "/%:@!$&'()*+,;=~-._"
 """Characters of a path that need no escape."""
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch  # RFC 9110 section 5.6.2
+_HOLDERS = (dict, list, tuple)
+_ENDS_A_FIELD = re.compile(r"[\r\n\0]").search
 
 
 def compile_match(match: object, *, path: str = "", strict: bool = True) -> Condition:
@@ -120,7 +122,7 @@ class _Compiler:
             return self.refuse(path, f"nested deeper than {MAX_DEPTH} levels")
         if isinstance(match, list | tuple):
             return all_of([self.match(part, f"{path}[{i}]", depth + 1) for i, part in enumerate(match)])
-        if not isinstance(match, Mapping):
+        if not isinstance(match, dict):
             return self.refuse(path, "a match is an object, a list of objects or a wildcard", match)
         if "op" in match:
             return self.predicate(match, path, (), depth)
@@ -146,9 +148,9 @@ class _Compiler:
             where = f"{path}.{name}"
             if name not in _KINDS:
                 parts.append(self.refuse(where, f"unknown condition {name!r}", name, (*_KINDS, "any", "op")))
-            elif not isinstance(body, Mapping) and self.is_short(name, body):
+            elif not isinstance(body, dict) and self.is_short(name, body):
                 parts.append(self.condition(name, {_KINDS[name].required[0]: body}, where))
-            elif not isinstance(body, Mapping):
+            elif not isinstance(body, dict):
                 parts.append(self.refuse(where, f"{name} is an object", body, _KINDS[name].required))
             else:
                 parts.append(self.condition(name, dict(body), where))
@@ -181,6 +183,8 @@ class _Compiler:
 
     def required(self, kind: str, key: str, body: dict[str, object], path: str) -> None:
         value = body.get(key)
+        if type(value) is str and value:
+            return
         listed = key in ("method", "cidr") and isinstance(value, list) and bool(value)
         if key not in body:
             self.refuse(path, f"{kind} needs {key!r}")
@@ -196,7 +200,7 @@ class _Compiler:
             return _NEVER
         if source.kind not in OF_BYTES or op == "matches":
             return Leaf(source, op, want)
-        if re.search(r"[\r\n\0]", want):
+        if _ENDS_A_FIELD(want):
             return self.refuse(f"{path}.{key}", "no header has CR, LF or NUL in its value (RFC 9110 section 5.5): this never matches", want)
         return Leaf(source, op, received(want), shown=None if want.isascii() else shown(want, 200))
 
@@ -313,7 +317,7 @@ class _Compiler:
     # l7mp's predicates
 
     def predicate(self, predicate: object, path: str, base: tuple[str, ...], depth: int) -> Node:
-        if not isinstance(predicate, Mapping) or not isinstance(predicate.get("op"), str):
+        if not isinstance(predicate, dict) or not isinstance(predicate.get("op"), str):
             return self.refuse(path, 'a predicate is an object with "op"', predicate)
         if depth > MAX_DEPTH:
             return self.refuse(path, f"nested deeper than {MAX_DEPTH} levels")
@@ -390,8 +394,10 @@ def _texts(value: object) -> list[str]:
 
 
 def _shallow(value: object, depth: int) -> bool:
-    if isinstance(value, Mapping):
-        return depth > 0 and all(_shallow(item, depth - 1) for item in value.values())
-    if isinstance(value, list | tuple):
-        return depth > 0 and all(_shallow(item, depth - 1) for item in value)
-    return True
+    """Are no more than so many objects and lists inside one another?"""
+    level = [value] if isinstance(value, _HOLDERS) else []
+    while level and depth > 0:
+        depth -= 1
+        inner = (one for here in level for one in (here.values() if isinstance(here, dict) else cast("list[object]", here)))
+        level = [one for one in inner if isinstance(one, _HOLDERS)]
+    return not level
