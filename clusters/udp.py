@@ -26,9 +26,8 @@ from carrier.core.endpoint import Endpoint
 from carrier.core.resolve import Address, literal
 from carrier.core.stream import DESTROYED, Socket
 from carrier.errors import Error, Problem, from_os
-from carrier.hops.datagram import LOOK, Adaptive, DatagramSocket
-from carrier.hops.mmsg import COUNT, LONGEST, Receiver, enlarge, kernel_drops, receiver, run_length
-from carrier.hops.pace import unwatch, watch
+from carrier.hops.datagram import LOOK, Adaptive, DatagramReader, DatagramSocket
+from carrier.hops.mmsg import LONGEST, Receiver, enlarge, kernel_drops, receiver, run_length
 from carrier.options import check_numbers, numbers
 
 if TYPE_CHECKING:
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
     from carrier.core.health import Health
     from carrier.core.session import Session
 
-BATCHES = 4
-"""Batches taken in one wake-up, so that one upstream does not starve the others."""
 BUFFER = 1 << 20
 """Receive and send buffer asked of the kernel, in bytes; it may grant less."""
 LINGER = 2.0
@@ -157,10 +154,11 @@ class UdpCluster(Cluster):
                 raise from_os(exc, "upstream", endpoint.address) from None
 
 
-class UdpUpstream(DatagramSocket):
+class UdpUpstream(DatagramSocket, DatagramReader):
     """The connected end of a UDP session. place: the address that it is connected to. kept: datagrams that may have been refused."""
 
-    __slots__ = ("adaptive", "batch", "cluster", "endpoint", "kept", "loop", "paused", "place")
+    __slots__ = ("adaptive", "cluster", "endpoint", "kept", "loop", "place", "receiver", "watching")
+    sock: socket.socket
     session: Session | None
 
     def __init__(self, cluster: UdpCluster, sock: socket.socket, endpoint: Endpoint, address: Address) -> None:
@@ -171,56 +169,31 @@ class UdpUpstream(DatagramSocket):
         self.endpoint = endpoint
         self.place = str(address[1][0])
         cluster.upstreams.add(self)
-        self.paused = True
-        self.adaptive: Adaptive | None = None
-        """Made, as `batch`, when a wake-up first finds a second datagram: most sessions are short."""
-        self.batch: Receiver
+        self.watching = False
+        self.adaptive = Adaptive()
+        self.receiver = None
         self.resume()
 
     # ------------------------------------------------------------------ reading
 
     def resume(self) -> None:
-        if self.paused and not self.closed:
-            self.paused = False
-            self._watch()
+        if not self.closed:
+            self.watch()
 
     def pause(self) -> None:
         """The reader is full: let the kernel's buffer hold, and drop, what comes."""
-        if not self.paused and not self.closed:
-            self._unwatch()
-            self.paused = True
-
-    def _watch(self) -> None:
-        """Be called when datagrams are there."""
-        if self.adaptive is not None and self.adaptive.batching:
-            watch(self.loop, self.sock.fileno(), self._take_batches)
-        else:
-            self.loop.add_reader(self.sock, self._readable)
-
-    def _unwatch(self) -> None:
-        if self.adaptive is not None and self.adaptive.batching:
-            unwatch(self.loop, self.sock.fileno())
-        else:
-            self.loop.remove_reader(self.sock)
-
-    def _switch(self, batching: bool) -> None:
-        """Take batches from now on, or one datagram a wake-up."""
-        assert self.adaptive is not None
-        if not (self.paused or self.closed):
-            self._unwatch()
-            self.adaptive.batching = batching
-            self._watch()
+        self.unwatch()
 
     def _readable(self) -> None:
         if not self._take_one() or self.messages_in % LOOK:
             return
         if self._take_one() and (batch := receiver(socket.AF_UNSPEC)) is not None:
-            self.batch, self.adaptive = batch, self.adaptive or Adaptive()
-            self._switch(True)
+            self.receiver = batch
+            self.switch(True)
 
     def _take_one(self) -> bool:
         """Read one datagram the plain way; False when there is none or none is wanted."""
-        if self.paused or self.closed:
+        if not self.watching:
             return False
         try:
             data = self.sock.recv(LONGEST)
@@ -239,30 +212,7 @@ class UdpUpstream(DatagramSocket):
         to.flush()
         return True
 
-    def _take_batches(self) -> int:
-        """Take and pass on what waits; how many datagrams that was."""
-        batch, adaptive = self.batch, self.adaptive
-        assert adaptive is not None
-        taken = 0
-        for _ in range(BATCHES):
-            if self.paused or self.closed:
-                return taken
-            try:
-                count = batch.receive(self.sock.fileno())
-            except (BlockingIOError, InterruptedError):
-                return taken
-            except OSError as exc:
-                self.failed(exc)
-                return taken
-            taken += count
-            self._deliver(batch, count)
-            if count < COUNT:
-                if (count == 1 or adaptive.alone) and not adaptive.goes_on(count):
-                    self._switch(False)
-                return taken
-        return taken
-
-    def _deliver(self, batch: Receiver, count: int) -> None:
+    def deliver(self, batch: Receiver, count: int) -> bool:
         """Pass on the datagrams of a batch, those of one size together."""
         sizes = batch.sizes(count)
         if not self.messages_in:
@@ -275,6 +225,7 @@ class UdpUpstream(DatagramSocket):
             run = run_length(sizes, first, count)
             self.pass_on(first, run, sizes[first])
             first += run
+        return True
 
     # ------------------------------------------------------------------ writing
 
@@ -311,7 +262,7 @@ class UdpUpstream(DatagramSocket):
         """An ICMP error, or worse: somebody else gets what was refused, or both neighbours are told."""
         if exc.errno == errno.EMSGSIZE:  # the path has become narrower (ICMP, fragmentation needed): that was one datagram
             self.drop("too-long")
-            self._look_again()
+            self.look_again()
             return
         error = from_os(exc, "upstream", self.endpoint.address, "yes")
         session, to, back = self.session, self.to, self.back
@@ -323,11 +274,8 @@ class UdpUpstream(DatagramSocket):
         if back.to is self:  # else the session has replaced this end: the hop behind has another one to write to
             back.stop(error)
 
-    def _look_again(self) -> None:
-        """The loop has let go of a descriptor with an error."""
-        if not (self.paused or self.closed):
-            self._unwatch()
-            self._watch()
+    def troubled(self, exc: OSError) -> None:
+        self.failed(exc)
 
     def leave(self, why: str) -> None:
         """It leads to where nothing is sent any more: the session ends, and the next datagram of its peer is routed anew."""
@@ -366,7 +314,6 @@ class UdpUpstream(DatagramSocket):
             lost = kernel_drops(self.sock)
             if lost:
                 self.drop("receive-buffer-full", lost)
-            if not self.paused:
-                self._unwatch()
+            self.unwatch()
             self.sock.close()
             self.detach()

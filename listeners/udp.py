@@ -28,9 +28,8 @@ from carrier.core.room import Room
 from carrier.core.session import Session
 from carrier.core.spec import check_members, check_port
 from carrier.errors import Error, Problem
-from carrier.hops.datagram import Adaptive, bound
-from carrier.hops.mmsg import COUNT, LONGEST, Receiver, enlarge, kernel_drops, receiver, run_length
-from carrier.hops.pace import unwatch, watch
+from carrier.hops.datagram import Adaptive, DatagramReader, bound
+from carrier.hops.mmsg import LONGEST, Receiver, enlarge, kernel_drops, receiver, run_length
 from carrier.hops.pktinfo import Local, told, wish
 from carrier.options import check_numbers, numbers, port_of
 from listeners.udp_peers import Remote, UdpPeer, check_peer, reroute, share
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
     from carrier.core.decision import Table
     from carrier.core.env import Env
 
-BATCHES = 4
-"""Batches taken in one wake-up, so that a flood does not starve the other listeners."""
 BUFFER = 16 << 20
 """Receive and send buffer asked of the kernel, in bytes; it may grant less."""
 OPTIONS: Mapping[str, float] = {
@@ -65,7 +62,7 @@ NODE_NAMES = {errno.EADDRINUSE: "EADDRINUSE", errno.EADDRNOTAVAIL: "EADDRNOTAVAI
 """How l7mp's error texts call what the kernel says."""
 
 
-class UdpListener(Listener):
+class UdpListener(Listener, DatagramReader):
     """`spec: {protocol: UDP, port, address, connect: {address, port}, options: {mode}}`, `options`: see OPTIONS."""
 
     protocol = "UDP"
@@ -117,10 +114,12 @@ class UdpListener(Listener):
         """Datagrams dropped, by reason."""
         self.received = self.sent = 0
         """Datagrams of sessions that have ended."""
-        self.sock: socket.socket | None = None
+        self.sock = None
         self.draining = False
+        self.loop = env.loop
+        self.watching = False
         self.adaptive = Adaptive()
-        self.receiver: Receiver | None = None
+        self.receiver = None
 
     # ------------------------------------------------------------------ configuration
 
@@ -185,7 +184,7 @@ class UdpListener(Listener):
             self.allowed = frozenset(str(address[0]) for _, address in found)
 
     def vacate(self) -> Callable[[], None] | None:
-        self._unwatch()
+        self.unwatch()
         places = [Place(sock) for sock in self.bound]
         for sock in self.bound:
             sock.close()
@@ -215,7 +214,7 @@ class UdpListener(Listener):
         sock.setsockopt(*RECVERR[sock.family], int(self.singleton))
         self.told = wish(sock)
         self.receiver = receiver(sock.family, True) if self.told else receiver(sock.family)
-        self._watch()
+        self.watch()
 
     def _call_remote(self) -> None:
         """The session of a singleton is there from the start."""
@@ -228,7 +227,7 @@ class UdpListener(Listener):
     def inherit(self, old: Listener) -> None:
         super().inherit(old)
         assert isinstance(old, UdpListener) and self.sock is not None
-        old._unwatch()
+        old.unwatch()
         self.peers, self.keys = old.peers, old.keys
         old.peers, old.keys = {}, {}
         self.received, self.sent, self.dropped = old.received, old.sent, old.dropped
@@ -252,7 +251,7 @@ class UdpListener(Listener):
             self._release()
 
     def _release(self) -> None:
-        self._unwatch()
+        self.unwatch()
         for sock in self.bound:
             sock.close()
         self.bound = []
@@ -260,34 +259,9 @@ class UdpListener(Listener):
 
     # ------------------------------------------------------------------ datagrams
 
-    def _watch(self) -> None:
-        """Be called when datagrams are there."""
-        assert self.sock is not None
-        if self.adaptive.batching:
-            watch(self.env.loop, self.sock.fileno(), self._take_batches)
-        else:
-            self.env.loop.add_reader(self.sock, self._readable)
-
-    def _unwatch(self) -> None:
-        """No more, until `_watch`. Idempotent."""
-        if self.sock is None:
-            return
-        if self.adaptive.batching:
-            self.adaptive.batching = False
-            unwatch(self.env.loop, self.sock.fileno())
-        else:
-            self.env.loop.remove_reader(self.sock)
-
-    def _switch(self, batching: bool) -> None:
-        """Take batches from now on, or one datagram a wake-up."""
-        if self.sock is not None:
-            self._unwatch()
-            self.adaptive.batching = batching
-            self._watch()
-
     def _readable(self) -> None:
         if self._take_one() and self.adaptive.due() and self._take_one() and self.receiver is not None:
-            self._switch(True)
+            self.switch(True)
 
     def _take_one(self) -> bool:
         """Read one datagram the plain way; False when there is none, or the socket is gone."""
@@ -303,8 +277,8 @@ class UdpListener(Listener):
                 data, address = sock.recvfrom(LONGEST)
         except (BlockingIOError, InterruptedError):
             return False
-        except OSError:  # an error of an earlier reply: that peer's session ends by its timeout
-            self.take_errors()
+        except OSError as exc:
+            self.troubled(exc)
             return True
         peer = self.peers.get(address if local is None else (address, local)) or self.meet(address, local)
         if peer is not None:
@@ -318,35 +292,9 @@ class UdpListener(Listener):
             to.flush()
         return True
 
-    def _take_batches(self) -> int:
-        """Take and pass on what waits; how many datagrams that was."""
-        batch, adaptive = self.receiver, self.adaptive
-        assert batch is not None
-        taken = 0
-        for _ in range(BATCHES):
-            sock = self.sock
-            if sock is None:
-                return taken
-            try:
-                count = batch.receive(sock.fileno())
-            except (BlockingIOError, InterruptedError):
-                return taken
-            except OSError:  # as above
-                self.take_errors()
-                return taken
-            taken += count
-            known = self.counter
-            self._deliver(batch, count)
-            if self.counter - known >= MANY_NEW:
-                return taken
-            if count < COUNT:
-                if (count == 1 or adaptive.alone) and not adaptive.goes_on(count):
-                    self._switch(False)
-                return taken
-        return taken
-
-    def _deliver(self, batch: Receiver, count: int) -> None:
-        """Pass on the datagrams of a batch, those that belong together together."""
+    def deliver(self, batch: Receiver, count: int) -> bool:
+        """Pass on the datagrams of a batch, those that belong together together. False when many of them were of new peers."""
+        known = self.counter
         sizes, senders = batch.sizes(count), batch.senders(count)
         first = 0
         while first < count:
@@ -362,13 +310,17 @@ class UdpListener(Listener):
                 run = run_length(sizes, first, last)
                 peer.came(first, run, sizes[first])
                 first += run
+        return self.counter - known < MANY_NEW
+
+    def troubled(self, exc: OSError) -> None:
+        """An error of an earlier reply: that peer's session ends by its timeout."""
+        self.take_errors()
 
     def take_errors(self) -> None:
         """A singleton's remote is told which of its datagrams were refused; the queue of errors must be emptied (ip(7), IP_RECVERR)."""
         if not self.singleton or self.sock is None:
             return
-        self._unwatch()  # the loop has let go of a descriptor with an error
-        self._watch()
+        self.look_again()
         refused = 0
         try:
             while True:

@@ -10,6 +10,7 @@ The calls never block, so they keep the interpreter's lock (PyDLL): to give it a
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import errno
 import os
@@ -18,11 +19,14 @@ from typing import Any
 
 from carrier.core.address import NO_IPV6
 from carrier.core.stream import Socket
-from carrier.hops.mmsg import COUNTED, LONGEST, NAME, PLACE, Cut, _cut, enlarge, parts, sockaddr
+from carrier.hops.mmsg import COUNT, COUNTED, LONGEST, NAME, PLACE, Cut, Receiver, _cut, enlarge, parts, sockaddr
+from carrier.hops.pace import unwatch, watch
 from carrier.hops.pktinfo import Local
 
 MOST = 65_507
 """Payload of a UDP datagram over IPv4 at most (RFC 768, RFC 791)."""
+BATCHES = 4
+"""Batches taken in one wake-up, so that a flood on one socket does not starve the others."""
 ALONE = 16
 """Straight wake-ups that found one datagram only, after which the plain calls are taken again."""
 LOOK = 5
@@ -53,6 +57,92 @@ class Adaptive:
             return True
         self.alone = 0
         return False
+
+
+class DatagramReader:
+    """How a datagram socket is read: one datagram a wake-up, or batches while wake-ups find more than one.
+
+    Whoever reads `sock` has `_take_one` read a datagram the plain way, says in `deliver` where those of a batch go, in `troubled` what an
+    error means, and starts with `watching` false. It has a `receiver` at latest when it asks for batches (`switch`).
+    """
+
+    __slots__ = ()
+    sock: socket.socket | None
+    loop: asyncio.AbstractEventLoop
+    watching: bool
+    adaptive: Adaptive
+    receiver: Receiver | None
+
+    def _readable(self) -> None:
+        """One datagram is there, or more."""
+        raise NotImplementedError
+
+    def deliver(self, batch: Receiver, count: int) -> bool:
+        """Pass on the datagrams of a batch. False: no more are taken in this wake-up."""
+        raise NotImplementedError
+
+    def troubled(self, exc: OSError) -> None:
+        """The operating system has an error instead of datagrams."""
+        raise NotImplementedError
+
+    def watch(self) -> None:
+        """Be called when datagrams are there. Idempotent."""
+        if self.watching:
+            return
+        assert self.sock is not None
+        self.watching = True  # type: ignore[misc]  # the slot is its subclass's
+        if self.adaptive.batching:
+            watch(self.loop, self.sock.fileno(), self._take_batches)
+        else:
+            self.loop.add_reader(self.sock, self._readable)
+
+    def unwatch(self) -> None:
+        """No more, until `watch`; to be said before the socket is closed. Idempotent."""
+        if not self.watching:
+            return
+        assert self.sock is not None
+        self.watching = False  # type: ignore[misc]
+        if self.adaptive.batching:
+            unwatch(self.loop, self.sock.fileno())
+        else:
+            self.loop.remove_reader(self.sock)
+
+    def look_again(self) -> None:
+        """The loop has let go of a descriptor with an error."""
+        if self.watching:
+            self.unwatch()
+            self.watch()
+
+    def switch(self, batching: bool) -> None:
+        """Take batches from now on, or one datagram a wake-up."""
+        if self.watching:
+            self.unwatch()
+            self.adaptive.batching = batching
+            self.watch()
+
+    def _take_batches(self) -> int:
+        """Take and pass on what waits; how many datagrams that was."""
+        batch, adaptive = self.receiver, self.adaptive
+        assert batch is not None
+        taken = 0
+        for _ in range(BATCHES):
+            if not self.watching:
+                return taken
+            try:
+                count = batch.receive(self.sock.fileno())  # type: ignore[union-attr]  # it is there while it is watched
+            except (BlockingIOError, InterruptedError):
+                return taken
+            except OSError as exc:
+                self.troubled(exc)
+                return taken
+            taken += count
+            if not self.deliver(batch, count):
+                return taken
+            if count < COUNT:
+                if (count == 1 or adaptive.alone) and not adaptive.goes_on(count):
+                    self.switch(False)
+                return taken
+        return taken
 
 
 class DatagramSocket(Socket):

@@ -156,7 +156,7 @@ async def test_a_slow_byte_stream_reader_makes_the_kernel_hold_and_drop_but_not_
         def full() -> bool:
             for _ in range(16):
                 server.transport.sendto(bytes(8_000), where)
-            return session.destination.paused
+            return not session.destination.watching
 
         await wait_until(full, "for the upstream to be paused")
         for _ in range(1000):
