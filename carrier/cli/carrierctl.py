@@ -10,7 +10,7 @@ for 2xx, 1 for another answer, 2 for bad usage, 3 when nobody answers. It import
 it starts in about ten milliseconds.
 
 With -l each call is a line `METHOD PATH BYTES` on standard input and so many bytes of body after it, and each answer a line `STATUS
-REVISION BYTES` and so many bytes; status 0: nobody answers, and the bytes say why. It ends with its input, or after 20 s without a call.
+REVISION BYTES` and so many bytes; status 0: nobody answers, and the bytes say why. It ends with its input, or after 40 s without a call.
 """
 
 import sys
@@ -21,7 +21,7 @@ from posix import environ, geteuid, read, write
 FOLDER = b"/tmp"
 TIMEOUT = 30.0
 """Seconds to wait for the proxy."""
-IDLE = 20
+IDLE = 40
 """Seconds after which `-l` ends when it is not called."""
 MOST = 64 * 1024 * 1024
 LINE = 8192

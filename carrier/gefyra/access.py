@@ -48,8 +48,8 @@ class Access(Protocol):
     async def get(self, kind: str, namespace: str, name: str) -> Object | None:
         """The object, or None."""
 
-    async def list(self, kind: str, namespace: str, labels: Mapping[str, str]) -> list[Object]:
-        """Every object with these labels."""
+    async def list(self, kind: str, namespace: str, labels: Mapping[str, str], fields: Mapping[str, str] = {}) -> list[Object]:
+        """Every object with these labels, and with these values of fields that the API server selects by."""
 
     async def apply(self, obj: Object) -> None:
         """Create the object, or patch the one of its name to it."""

@@ -84,6 +84,8 @@ def refusals(workload: Object, container_name: str, claims: Iterable[Object]) ->
     if described is None:
         names = ", ".join(one["name"] for one in template(workload)["spec"].get("containers", []))
         found.append(f"{kind} {name} has no container {container_name!r}; it has {names}")
+    if DUPLICATION in ((template(workload).get("metadata") or {}).get("labels") or {}):
+        found.append(f"{kind} {name} is the shadow of a mount itself")
     for claim in claims:
         modes = claim.get("spec", {}).get("accessModes") or []
         if not {"ReadWriteMany", "ReadOnlyMany"} & set(modes):
@@ -115,6 +117,15 @@ def hash_of(workload: Object, scaled: bool = False) -> str:
     return hashlib.sha256(json.dumps(made, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def rolls_out(workload: Object) -> bool:
+    """Are all pods of a workload replaced when what it says of them changes? Not a lone pod, nor those of a Deployment that is paused, or
+    of a StatefulSet that waits for somebody to delete them (OnDelete) or to lower its partition."""
+    spec = workload.get("spec") or {}
+    strategy = spec.get("updateStrategy") or {}
+    held = strategy.get("type") == "OnDelete" or (strategy.get("rollingUpdate") or {}).get("partition")
+    return not (workload.get("kind") == "Pod" or spec.get("paused") or held)
+
+
 def is_rolled_out(workload: Object) -> bool:
     """Does every pod of a workload run what it says by now, and serve? One without a status is nobody's to say."""
     spec, status = workload.get("spec") or {}, workload.get("status") or {}
@@ -124,7 +135,8 @@ def is_rolled_out(workload: Object) -> bool:
         return False
     wanted = spec.get("replicas", 1)
     if workload.get("kind") == "StatefulSet":
-        rolled = status.get("updateRevision") == status.get("currentRevision") or status.get("updatedReplicas", 0) == wanted
+        kept = ((spec.get("updateStrategy") or {}).get("rollingUpdate") or {}).get("partition") or 0
+        rolled = status.get("updateRevision") == status.get("currentRevision") or status.get("updatedReplicas", 0) >= wanted - kept
         return bool(rolled and status.get("readyReplicas", 0) == status.get("replicas", 0) == wanted)
     counts = [status.get(name, 0) for name in ("updatedReplicas", "replicas", "availableReplicas")]
     return all(count == wanted for count in counts)
@@ -158,6 +170,7 @@ def cloned(workload: Object, duplication: str, scaled: bool = False) -> Object:
     clone["metadata"] = _metadata(workload["metadata"])
     clone["metadata"]["name"] = short(workload["metadata"]["name"])
     clone["metadata"].setdefault("annotations", {})[MADE_OF] = hash_of(workload, scaled)
+    clone["spec"].pop("paused", None)  # nobody makes pods of one that is
     described = template(clone)
     if described is not clone:
         described["metadata"] = _metadata(described.get("metadata") or {})

@@ -1,7 +1,8 @@
-"""Gefyra's configuration format, written: as short as it can be said, because the operator reads back no more than its first 4 KiB.
+"""Gefyra's configuration format, written: as the operator writes it while that fits into the 4 KiB of it that the operator reads back,
+otherwise as short as it can be said.
 
-What the format has as defaults is left out, YAML is written without spaces and with as few quotes as it takes, and nothing else
-changes: what is written says the same when it is read. User bridges made over REST are written under their port, so that an operator that
+What the format has as defaults is left out, and nothing else changes: what is written says the same when it is read. The short form is
+YAML without spaces and with as few quotes as it takes. User bridges made over REST are written under their port, so that an operator that
 leads by the file finds them, and so does a proxy that starts from it.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 READ_BACK = 4096
@@ -24,8 +25,44 @@ _WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null")
 Object = dict[str, Any]
 
 
+def written(document: Mapping[str, Any], bridges: Sequence[Mapping[str, Any]], there: bytes | None = None) -> bytes:
+    """The file with these bridges (as `PUT /bridges` takes them, with their names). there: the operator's own, which stays as it is where
+    it fits, and no bridge is to be added."""
+    if there is not None and not bridges and len(there) <= READ_BACK:
+        return there
+    found = _gathered(document, bridges)
+    text = "".join(f"{line}\n" for line in _lines(found)).encode()
+    return text if len(text) <= READ_BACK else _short(found).encode()
+
+
 def compact(document: Mapping[str, Any], bridges: Iterable[Mapping[str, Any]] = ()) -> str:
-    """The document, a line of YAML for each of its members, with these bridges (as `PUT /bridges` takes them, with their names)."""
+    """The document in its short form, with these bridges: a line of YAML for each of its members."""
+    return _short(_gathered(document, bridges))
+
+
+def _short(found: Mapping[str, Any]) -> str:
+    return "".join(f"{_scalar(str(key))}: {_text(value)}\n" for key, value in found.items())
+
+
+def _lines(value: Any) -> Iterator[str]:
+    """A mapping or a list with something in it as YAML, in block style."""
+    mapping = isinstance(value, Mapping)
+    for key, member in value.items() if mapping else (("", one) for one in value):
+        first = f"{_scalar(str(key))}: " if mapping else "- "
+        if not (member and isinstance(member, Mapping | list)):
+            yield f"{first}{_text(member)}"
+            continue
+        lines = _lines(member)
+        if mapping:
+            yield first.rstrip()
+            yield from (line if isinstance(member, list) else f"  {line}" for line in lines)
+        else:
+            yield f"- {next(lines)}"
+            yield from (f"  {line}" for line in lines)
+
+
+def _gathered(document: Mapping[str, Any], bridges: Iterable[Mapping[str, Any]]) -> Object:
+    """What the file is to say."""
     found: Object = {key: copy.deepcopy(value) for key, value in document.items() if key not in _UNREAD and value is not None}
     ports = [port for port in found.get("proxy") or [] if isinstance(port, dict)]
     for bridge in bridges:
@@ -41,7 +78,7 @@ def compact(document: Mapping[str, Any], bridges: Iterable[Mapping[str, Any]] = 
         found["probes"] = {kind: ports for kind, ports in found["probes"].items() if ports}
         if not found["probes"] and ports:
             del found["probes"]
-    return "".join(f"{_scalar(str(key))}: {_text(value)}\n" for key, value in found.items())
+    return found
 
 
 def owner(name: str) -> str:

@@ -6,8 +6,8 @@ and what is not good changes nothing. The `carrier2` script leaves a line in car
 the file); the answer goes to carrier2.ack, under the same word, with every reason when it is no. All these files are in one folder
 (`CARRIER_RUN_DIR`, else /tmp), where anybody's UID may write.
 
-The operator's own file is written anew after each change, as short as it can be said (carrier/gefyra/compact.py), with the bridges that
-were made over REST: so the operator finds them, whichever way it leads us next.
+The operator's own file is written anew after a change that would not fit into what the operator reads back of it, and after each change
+that was made over REST (carrier/gefyra/compact.py): so the operator finds every bridge, whichever way it leads us next.
 
 The log goes to the file that the configuration names (`error_log`), and in the foreground to stderr as well; it is cut at LOG_LIMIT
 bytes. Lines that upstream's users look for keep their words: "Server starting", "Bootstrap starting", "Idle mode", the probe ports, the
@@ -33,7 +33,7 @@ from carrier.bridges.many import carried
 from carrier.config.source import MAX_FILE, Loaded, decode, loads, render
 from carrier.core.slices import sliced
 from carrier.errors import ConfigError, Error, Problem
-from carrier.gefyra.compact import compact
+from carrier.gefyra.compact import written
 from carrier.gefyra.format import BridgesOfFile, is_everybodys, probe_ports
 from carrier.gefyra.kept import Keep, Kept, write
 from carrier.gefyra.mounted import Mounted, is_providers
@@ -375,14 +375,14 @@ class Daemon:
         bridges = [{"name": bridge.name, **bridge.spec} for bridge in config.bridges.values()]
         try:
             if self.document is not None and self.file == str(self.paths.folder / "config.yaml"):
-                self._rewrite(compact(self.document, bridges).encode())
+                self._rewrite(written(self.document, bridges, None if self.mounted else self.data))
             self.keeping.save(Kept(config, fingerprint(self.data or b""), self.document, self.mounted, self.files))
         except OSError as exc:
             self.log.warn("what is in force cannot be kept for a later start", file=exc.filename, reason=exc.strerror)
 
     def _rewrite(self, data: bytes) -> None:
-        """The operator's file, as short as it can be said. Raises OSError."""
-        if data == self.data:
+        """The operator's file. Raises OSError."""
+        if data == self.data and self.replaced < 0:
             return
         if self.replaced >= 0:
             os.close(self.replaced)
@@ -393,8 +393,8 @@ class Daemon:
         else:
             self.replaced_at = os.fstat(self.replaced).st_mtime_ns
             found = os.pread(self.replaced, MAX_FILE, 0)
-            if self.data is not None and found not in (self.data, self.wrote) and not self.mounted:
-                return  # it was changed since: whoever did will ask us to read it
+            if found == data == self.data or (self.data is not None and found not in (self.data, self.wrote) and not self.mounted):
+                return  # the latter: it was changed since, and whoever did will ask us to read it
         write(Path(self.file), data, 0o666)
         self.data = self.wrote = data
 

@@ -1,9 +1,9 @@
 """Watches over a mount between the operator's own looks, of which there is one a minute.
 
-The cluster says when a pod, or a workload, of the mount's namespace changes, or a bridge; then everything is brought to what it should be
-(`CarrierMount.level`), which costs a few reads when nothing is wanting. So a pod that a rollout has made is bridged as soon as the rollout
-is over, a container that was restarted is looked after at once, and rules that somebody edits are in force. And it tells the owner of each
-bridge what becomes of her requests (carrier/gefyra/report.py).
+The cluster says when a pod, or a workload, of the mount's namespace changes; then everything is brought to what it should be
+(`CarrierMount.level`), which costs a few reads when nothing is wanting. It says when a bridge changes, too: that costs two. So a pod that a
+rollout has made is bridged as soon as the rollout is over, a container that was restarted is looked after at once, and rules that somebody
+edits are in force. And it tells the owner of each bridge what becomes of her requests (carrier/gefyra/report.py).
 
 One keeper a mount lives in the operator's process, from when the operator first asks for the mount's provider until the mount's object
 is deleted.
@@ -38,11 +38,14 @@ class Keeper:
     def __init__(self, mount: CarrierMount) -> None:
         self.mount = mount
         self.access = mount.access
+        self.known = mount.known
         self.reports = Reports(mount)
         self.changed = asyncio.Event()
         self.watches: list[Callable[[], object]] = []
         self.task: asyncio.Task[None] | None = None
         self.failed = 0
+        self.next = 0.0
+        """When pods are looked at although nothing of them has changed (monotonic seconds)."""
         self.said: dict[str, list[object]] = {}
         """What the objects of the mount's bridges asked for at the last look."""
 
@@ -65,8 +68,10 @@ class Keeper:
         kind, namespace, _ = self.mount._kind_and_place()
         try:
             gefyra = self.mount.gefyra_namespace
-            for one, where in ((kind, namespace), ("Pod", namespace), ("gefyrabridge", gefyra), ("gefyrabridgemount", gefyra)):
-                self.watches.append(self.access.watch(one, where, self.changed.set))
+            for one, where in ((kind, namespace), ("Pod", namespace)):
+                self.watches.append(self.access.watch(one, where, self._pods_changed))
+            for one in ("gefyrabridge", "gefyrabridgemount"):
+                self.watches.append(self.access.watch(one, gefyra, self.changed.set))
             while True:
                 self.changed.clear()
                 mount = await self._object()
@@ -80,6 +85,11 @@ class Keeper:
         finally:
             for end in self.watches:
                 end()
+
+    def _pods_changed(self) -> None:
+        self.known.pods.forget()
+        self.known.uneven = True
+        self.changed.set()
 
     async def _object(self) -> Object | None:
         """The mount's object; None: it is deleted, or about to be. One that cannot be asked for is waited for."""
@@ -97,15 +107,19 @@ class Keeper:
             return 1.0
         try:
             await self._read_again(mount)
-            wanting = await self.mount.level()
+            now = time.monotonic()
+            if self.known.uneven or now >= self.next:
+                self.known.uneven = False
+                self.next = now + (AGAIN if await self.mount.level() else LOOK)
             again = await self.reports.look(time.monotonic())
             self.failed = 0
         except Exception as exc:  # whatever it is, the mount is not to be left alone for it
             self.failed += 1
+            self.known.uneven = True
             if self.failed == 3:
                 await self.mount.tell("Not complete", f"{type(exc).__name__}: {exc}", "Warning")
             return min(BACKOFF, AGAIN * self.failed)
-        return min(AGAIN, again) if wanting else min(LOOK, again)
+        return max(0.0, min(self.next - time.monotonic(), again))
 
     async def _read_again(self, mount: Object) -> None:
         """Has somebody edited what a bridge, or the mount, asks for? Then every pod is given all it should have."""
@@ -118,4 +132,4 @@ class Keeper:
             self.mount.certificates = Certificates(parameter, self.mount.namespace)
             edited = True
         if edited:
-            self.mount.known.runs.clear()
+            self.known.look_again()

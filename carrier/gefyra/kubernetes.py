@@ -68,7 +68,11 @@ class KubernetesAccess:
             if status == 404:
                 return None
             if status in (401, 403):
-                raise PermissionError(f"the role of the operator does not allow it: {method} {path}: {_reason(exc)}") from exc
+                reason = _reason(exc)
+                whose = (
+                    "a quota" if "exceeded quota" in reason else "the role of the operator" if " cannot " in reason else "the API server"
+                )
+                raise PermissionError(f"{whose} does not allow it: {method} {path}: {reason}") from exc
             if status == 422:
                 raise ValueError(_reason(exc)) from exc
             raise
@@ -77,9 +81,10 @@ class KubernetesAccess:
         found: Object | None = await self._ask("GET", _path(kind, namespace, name))
         return found
 
-    async def list(self, kind: str, namespace: str, labels: Mapping[str, str]) -> list[Object]:
-        selector = ",".join(f"{name}={value}" for name, value in labels.items())
-        found = await self._ask("GET", _path(kind, namespace), **({"labelSelector": selector} if selector else {}))
+    async def list(self, kind: str, namespace: str, labels: Mapping[str, str], fields: Mapping[str, str] = {}) -> list[Object]:
+        selectors = {"labelSelector": labels, "fieldSelector": fields}
+        query = {one: ",".join(f"{name}={value}" for name, value in wanted.items()) for one, wanted in selectors.items() if wanted}
+        found = await self._ask("GET", _path(kind, namespace), **query)
         return list(found["items"]) if found else []
 
     async def apply(self, obj: Object) -> None:

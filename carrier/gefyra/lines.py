@@ -13,7 +13,7 @@ from typing import Protocol
 
 TIMEOUT = 10
 """Seconds for one call."""
-IDLE = 10.0
+IDLE = 20.0
 """Seconds for which an exec is kept without a call; `carrierctl -l` itself ends after twice as many."""
 
 

@@ -16,6 +16,7 @@ waits with its rule, because a Service is routed up to a second after it is made
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import Mapping
@@ -206,19 +207,39 @@ class Mounted:
             raise Error("conflict", "this proxy has no mount: its container has begun anew, or it is led by a file. PUT /mount first")
 
     async def _reached(self, conf: model.Cluster, patience: float) -> tuple[Error, str] | None:
-        """Try a bridge's endpoint until somebody is there; None, or why not, also in plain words."""
+        """Try a bridge's endpoint until somebody is there; None, or why not, also in plain words.
+
+        Attempts overlap: one that began before its route was there hangs until its end, and the next does not wait for it.
+        """
         kind = registry.cluster(str(conf.spec.get("protocol")))
         if kind is None:
             return None
         deadline = time.monotonic() + patience
         cluster = make_cluster(kind, conf, self.daemon.server.env)
+        reached = asyncio.Event()
+        errors = [UNTRIED]
+        attempts: list[asyncio.Task[None]] = []
+
+        async def attempt() -> None:
+            error = await _try(cluster)
+            if error is None:
+                reached.set()
+            else:
+                errors.append(error)
+
         try:
-            while True:
-                error = await _try(cluster)
-                if error is None or time.monotonic() + PAUSE > deadline:
-                    return error
-                await asyncio.sleep(PAUSE)
+            while not reached.is_set():
+                attempts.append(asyncio.create_task(attempt()))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(PAUSE):
+                        await reached.wait()
+                if time.monotonic() + PAUSE > deadline:
+                    await attempts[0]
+                    break
+            return None if reached.is_set() else errors[-1]
         finally:
+            for one in attempts:
+                one.cancel()
             cluster.close()
 
 

@@ -17,10 +17,10 @@ from gefyra.bridge_mount.abstract import AbstractGefyraBridgeMountProvider
 from gefyra.bridge_mount.factory import BridgeMountProviderType, bridge_mount_provider_factory
 
 from carrier.gefyra.keeper import Keeper
+from carrier.gefyra.known import Known
 from carrier.gefyra.kubernetes import KubernetesAccess
 from carrier.gefyra.mount import CarrierMount
 from carrier.gefyra.provider import CarrierProvider
-from carrier.gefyra.shadow import Known
 from carrier.gefyra.wanted import Event, Failures
 
 if TYPE_CHECKING:

@@ -19,16 +19,15 @@ from typing import Any
 from carrier.core.address import authority
 from carrier.errors import ConfigError
 from carrier.gefyra.access import Access, Answer, Fleet, Object, bad, is_ready, name_of, path
+from carrier.gefyra.known import Known
+from carrier.gefyra.lines import IDLE
 from carrier.gefyra.mount import CarrierMount
-from carrier.gefyra.shadow import Known
-from carrier.gefyra.wanted import CLIENT_LABEL, MOUNT_LABEL, Event, Failures, bodies_of, body_of, pods_of, tell, why
+from carrier.gefyra.wanted import CLIENT_LABEL, MOUNT_LABEL, WAITING, Event, Failures, bodies_of, body_of, pods_of, tell, why
 
 PATIENCE = 2.0
 """Seconds that a bridge waits for its laptop before it is ACTIVE without it. One that others wait behind does not wait."""
 SLICE = 0.4
 """Seconds of it at once: then whoever has come meanwhile is looked for."""
-WAITING = ("REQUESTED", "INSTALLING", "INSTALLED")
-"""States of a bridge whose turn is to come."""
 AGAIN = 30.0
 """Seconds in which one pod at least has to take a bridge; a call that finds its container ending may be lost, and costs ten of them."""
 PAUSE = 0.3
@@ -81,7 +80,9 @@ class CarrierProvider:
         """Can bridges be made? The mount sees to the pods; one that serves is enough. Raises `not_yet`."""
         fleet = await self.fleet()
         if not any(is_ready(pod, self.container) for pod in fleet.pods):
+            self.known.pods.forget()
             raise self.failures.not_yet(f"no pod of {self.mount} is ready yet")
+        self._open(fleet)
         return True
 
     async def uninstall(self) -> None:
@@ -97,7 +98,7 @@ class CarrierProvider:
         self, container_port: int, destination_host: str, destination_port: int, parameters: dict[Any, Any] | None = None
     ) -> None:
         """Bridge a port, in all pods at once. Raises `refused` with a pod's reason, or `not_yet` when none answers."""
-        bridge = await self.access.get("gefyrabridge", self.gefyra_namespace, self.name) or {}
+        bridge = await self._object(self.name) or {}
         parameters = parameters if parameters is not None else bridge.get("providerParameter")
         user = str(bridge.get("client") or self.name)
         try:
@@ -105,7 +106,8 @@ class CarrierProvider:
         except (ConfigError, ValueError) as exc:
             raise self.failures.refused(why(exc)) from None
         name = self._name(container_port)
-        self.known.routes.add(name)
+        async with self.known.bridging:  # who is just saying which bridges there are has not heard of this one
+            self.known.routes.add(name)
         began = time.monotonic()
         deadline = began + AGAIN
         while True:
@@ -178,11 +180,33 @@ class CarrierProvider:
 
     async def fleet(self) -> Fleet:
         """The proxies of the mount's target, as its pods are by now; none when the mount is deleted."""
+        return Fleet(self.access, await self.known.pods.get(self._pods), self.container)
+
+    async def _pods(self) -> list[Object]:
         mount = await self.access.get("gefyrabridgemount", self.gefyra_namespace, self.mount)
         if mount is None:
-            return Fleet(self.access, [], self.container)
+            return []
         pods = await pods_of(self.access, mount.get("targetNamespace") or self.namespace, str(mount.get("target", "")))
-        return Fleet(self.access, [pod for pod in pods if self._runs_proxy(pod)], self.container)
+        return [pod for pod in pods if self._runs_proxy(pod)]
+
+    async def _call(self, method: str, path: str, body: object = None) -> list[Answer]:
+        """A call in every pod, at once; who does not answer may be gone: then the others' answers count."""
+        fleet = await self.fleet()
+        answers = await fleet.call(method, path, body)
+        if all(answer.status for answer in answers):
+            return answers
+        self.known.pods.forget()
+        there = {name_of(pod) for pod in (await self.fleet()).pods}
+        return [answer for answer in answers if answer.status or answer.pod in there]
+
+    def _open(self, fleet: Fleet) -> None:
+        """Have execs ready when this bridge is put into the pods, which is what the operator does next: one takes a tenth of a second."""
+        if time.monotonic() - self.known.opened < IDLE / 2:
+            return
+        self.known.opened = time.monotonic()
+        task = asyncio.get_running_loop().create_task(fleet.call("GET", "drain"))
+        self.known.opening.add(task)
+        task.add_done_callback(self.known.opening.discard)
 
     def _runs_proxy(self, pod: Object) -> bool:
         images = [one.get("image") for one in pod["spec"]["containers"] if one["name"] == self.container]
@@ -214,32 +238,43 @@ class CarrierProvider:
             await (await self.carrier_mount()).configure(list(fleet.pods))
 
     async def _look(self, name: str) -> list[Answer]:
-        return await (await self.fleet()).call("GET", path("bridges", name))
+        return await self._call("GET", path("bridges", name))
 
     async def _is_new(self, name: str) -> bool:
         """Is it a bridge that was never ACTIVE? Then no pod can have it but those that it is just being put into."""
-        bridge = await self.access.get("gefyrabridge", self.gefyra_namespace, name)
+        bridge = await self._object(name)
         return bridge is not None and "ACTIVE" not in (bridge.get("stateTransitions") or {}) and bridge.get("state") != "ACTIVE"
 
     async def _put(self, name: str, body: Object, patience: float, hold: bool) -> list[Answer]:
         """Put a bridge into every pod; one that has no mount yet is given it first, with all its bridges."""
         target = f"{path('mount', name)}?patience={patience:g}{'&hold=1' if hold else ''}"
-        fleet = await self.fleet()
-        answers = await fleet.call("PUT", target, body)
+        answers = await self._call("PUT", target, body)
         if any(answer.status == 409 and "has no mount" in answer.reason for answer in answers):
             await self._take_over()
-            fleet = await self.fleet()
-            answers = await fleet.call("PUT", target, body)
+            answers = await self._call("PUT", target, body)
         return answers
 
     async def _take_back(self, name: str) -> None:
         async with self.known.bridging:
-            await (await self.fleet()).call("DELETE", path("bridges", name))
-        self.known.routes.discard(name)
+            self.known.routes.discard(name)
+            answers = await self._call("DELETE", path("bridges", name))
+            if any(not answer.status for answer in answers):
+                self.known.look_again()  # who does not answer may have it still, and is looked at when he does
+
+    async def _objects(self) -> list[Object]:
+        """Those of the mount's bridges, as they were a moment ago."""
+        return await self.known.bridges.get(
+            lambda: self.access.list("gefyrabridge", self.gefyra_namespace, {MOUNT_LABEL: self.mount}),
+        )
+
+    async def _object(self, name: str) -> Object | None:
+        """That of a bridge."""
+        found = next((one for one in await self._objects() if name_of(one) == name), None)
+        return found or await self.access.get("gefyrabridge", self.gefyra_namespace, name)
 
     async def _others_wait(self) -> bool:
         """Do other bridges of the mount wait for their turn?"""
-        others = await self.access.list("gefyrabridge", self.gefyra_namespace, {MOUNT_LABEL: self.mount})
+        others = await self._objects()
         return any(name_of(one) != self.name and str(one.get("state", "REQUESTED")).upper() in WAITING for one in others)
 
     async def _tell(self, good: list[Answer], lagging: list[Answer], host: str, port: int | str) -> None:
@@ -254,7 +289,7 @@ class CarrierProvider:
         for warning in dict.fromkeys(str(one) for body in bodies for one in body.get("warnings") or []):
             await tell(self.event, "Wide rule", warning, "Warning")
         for answer in lagging:
-            self.known.runs.clear()  # somebody will look at them all
+            self.known.look_again()
             await tell(self.event, "Pod late", f"pod {answer.pod} is given the bridge as soon as it answers: {answer.reason}", "Warning")
 
     # ------------------------------------------------------------------ questions

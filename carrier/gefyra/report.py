@@ -16,11 +16,13 @@ from typing import Any
 
 from carrier.gefyra.access import Access, Fleet, Object, name_of
 from carrier.gefyra.mount import CarrierMount
-from carrier.gefyra.wanted import MOUNT_LABEL, is_live, pods_of
+from carrier.gefyra.wanted import MOUNT_LABEL, WAITING, is_live, pods_of
 
 OFTEN, SELDOM = 3.0, 15.0
 """Seconds between two looks at what the pods have counted, while a bridge is younger than YOUNG, and later."""
 YOUNG = 90.0
+BUSY = 15.0
+"""Seconds for which a look waits, at most, while bridges are being made."""
 WRITTEN = 30.0
 """Seconds between two writings of a status of which only numbers have changed."""
 UNMATCHED = (60.0, 600.0)
@@ -48,13 +50,15 @@ class Reports:
         self.mount = mount
         self.access: Access = mount.access
         self.told: dict[str, Told] = {}
-        self.next = 0.0
+        self.next = time.monotonic()
 
     async def look(self, now: float) -> float:
         """Ask the pods, if it is time to; returns the seconds until it is again. now: monotonic seconds."""
         if now < self.next:
             return self.next - now
         objects = await self.access.list("gefyrabridge", self.mount.gefyra_namespace, {MOUNT_LABEL: self.mount.name})
+        if any(str(one.get("state", "REQUESTED")).upper() in WAITING for one in objects) and now - self.next < BUSY:
+            return OFTEN  # what is made now comes first
         bridges = {name_of(one): one for one in objects if is_live(one)}
         for name in [name for name in self.told if name not in bridges]:
             del self.told[name]

@@ -7,6 +7,7 @@ was cloned from is written on it (`clone.MADE_OF`), so that one sees when the wo
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -16,29 +17,19 @@ from carrier.gefyra import clone
 from carrier.gefyra.access import Access, Object, is_ready, name_of
 from carrier.gefyra.certificates import Certificates
 from carrier.gefyra.detour import Detour
-from carrier.gefyra.wanted import Event, Failures, tell
+from carrier.gefyra.known import Known
+from carrier.gefyra.trouble import Trouble, of_events, of_pods, of_workload
+from carrier.gefyra.wanted import Event, Failures, already_mounted, is_mount_of, tell
 
 PATIENCE = 120.0
 """Seconds that a pod may take to restart with the proxy, and a shadow to be there."""
 WAITED = 15.0
 """Seconds that the operator's state machine waits for a shadow before it is told that there is none yet."""
-
-
-class Known:
-    """What is known of a mount beside the cluster's objects, as long as the operator lives: one for all providers of the mount.
-
-    work: held by who changes pods; bridging: by who changes bridges. runs: of containers that were configured, by their pods' uids.
-    """
-
-    def __init__(self) -> None:
-        self.work = asyncio.Lock()
-        self.bridging = asyncio.Lock()
-        self.runs: dict[str, str] = {}
-        self.routes: set[str] = set()
-        """Bridges that were put into the pods in this life of the operator."""
-        self.ending = False
-        self.detoured = True
-        """Services may be led elsewhere: an operator before us may have begun it."""
+LOOK = 1.0
+"""Seconds between two looks for what keeps a shadow from serving."""
+SHADOW = "Shadow not ready"
+ORIGINALS = "gefyra-carrier2-restore-configmap"
+"""The ConfigMap that keeps what the proxy replaced: `<namespace>-<pod>-<container>` -> the container's image."""
 
 
 class Gone(Exception):
@@ -81,12 +72,27 @@ class Shadowed:
         """Post an event of the mount."""
         await tell(self.event, reason, message, type)
 
+    async def warn(self, reason: str, message: str, kind: str) -> None:
+        """Post a warning, once for as long as its trouble is of the same kind."""
+        if self.known.told.get(reason) != kind:
+            self.known.told[reason] = kind
+            await self.tell(reason, message, "Warning")
+
     # ------------------------------------------------------------------ the shadow
 
     async def prepare(self) -> None:
-        """Make the shadow and its Service, or bring them to what the workload is by now. Raises `refused` when it cannot be cloned."""
+        """Make the shadow and its Service, or bring them to what the workload is by now. Raises `refused`: it cannot be cloned, or must
+        not be."""
         async with self.known.work:
-            await self._prepare(await self._workload())
+            workload = await self.access.get(*self._kind_and_place())
+            if workload is None:
+                self._refuse([self._missing()])
+            if rival := await self._rival():
+                self._refuse([rival])
+            try:
+                await self._prepare(await self._workload())
+            except PermissionError as exc:
+                raise self.failures.refused(str(exc)) from None
 
     async def _prepare(self, workload: Object) -> None:
         self._refuse(await self._refusals(workload))
@@ -96,7 +102,7 @@ class Shadowed:
         service = clone.service(workload, self.container, duplication)
         if service is not None:
             await self.access.apply(service)
-        made = clone.cloned(workload, duplication, bool(scalers))
+        made = clone.cloned(await self._with_its_own_image(workload), duplication, bool(scalers))
         if shadow is None:
             await self.access.apply(made)
         elif not self._is_made_of(shadow, workload, scalers):
@@ -137,29 +143,60 @@ class Shadowed:
         if shadow is None:
             await self.prepare()
             return await self._duplicated_pods_ready
-        return bool(await self._shadow_pods(shadow))
+        return any(map(self._is_ready, await self._shadow_pods(shadow)))
 
     @property
     def _duplicated_pods_ready(self) -> Coroutine[Any, Any, bool]:
         """What the operator's state machine awaits before it installs: is the shadow there? It waits a while rather than say no."""
-        return self._shadow_serves(WAITED)
+        return self._is_duplicated()
+
+    async def _is_duplicated(self) -> bool:
+        """Nobody but its owner's event says why the mount stays in PREPARING."""
+        try:
+            return await self._shadow_serves(WAITED)
+        except PermissionError as exc:
+            await self.warn("Not allowed", str(exc), str(exc))
+            return False
 
     async def _shadow_serves(self, patience: float) -> bool:
-        """Is the whole shadow what the workload is by now, and does it serve? Waits so many seconds for it."""
-        deadline = time.monotonic() + patience
+        """Is the whole shadow what the workload is by now, and does it serve? Waits so many seconds for it, and tells what it waits for."""
+        began = time.monotonic()
+        looked = 0.0
         while True:
-            workload = await self._workload()
-            shadow = await self._shadow(workload)
-            if shadow is not None and clone.is_rolled_out(shadow) and await self._shadow_pods(shadow):
+            workload = await self.access.get(*self._kind_and_place())
+            if workload is None:
+                await self.warn("Target missing", self._missing(), "missing")
+                return False
+            shadow = await self._shadow({"kind": self._kind_and_place()[0], **workload})
+            if shadow is not None and clone.is_rolled_out(shadow) and any(map(self._is_ready, await self._shadow_pods(shadow))):
+                self.known.told.pop(SHADOW, None)
                 return True
-            if time.monotonic() >= deadline or self.known.ending:
+            now = time.monotonic()
+            over = now - began >= patience
+            if patience and shadow is not None and (over or now - looked >= LOOK):
+                looked = now
+                trouble = await self._trouble(shadow, over)
+                if trouble is not None and (trouble.lasts or over):
+                    await self.warn(SHADOW, f"the shadow of {self.target} does not serve yet: {trouble.text}", trouble.kind)
+            if over or self.known.ending:
                 return False
             await asyncio.sleep(self.pause)
 
+    async def _trouble(self, shadow: Object, late: bool) -> Trouble | None:
+        """Why the shadow does not serve. late: what stands in no status is looked for in events, too."""
+        pods = await self._shadow_pods(shadow)
+        waiting = [pod for pod in pods if not self._is_ready(pod)]
+        found = of_pods(waiting) or of_workload(shadow)
+        if not late or (found is not None and found.lasts):
+            return found
+        kind, name = ("Pod", name_of(waiting[0])) if waiting else (shadow["kind"], name_of(shadow))
+        return await of_events(self.access, self.namespace, kind, name) or found
+
     async def _shadow_pods(self, shadow: Object) -> list[Object]:
-        """Those that are ready."""
-        pods = await self.access.list("Pod", self.namespace, {clone.DUPLICATION: self._duplication(shadow)})
-        return [pod for pod in pods if is_ready(pod, self.container)]
+        return await self.access.list("Pod", self.namespace, {clone.DUPLICATION: self._duplication(shadow)})
+
+    def _is_ready(self, pod: Object) -> bool:
+        return is_ready(pod, self.container)
 
     async def _shadow(self, workload: Object) -> Object | None:
         found = await self.access.get(workload["kind"], self.namespace, clone.short(name_of(workload)))
@@ -186,12 +223,13 @@ class Shadowed:
 
     # ------------------------------------------------------------------ looking
 
-    async def _until(self, look: Callable[[], Awaitable[Any]], otherwise: str, patience: float = PATIENCE) -> Any:
-        """What `look` gives as soon as it gives something. Raises `not_yet` after that many seconds."""
-        deadline = time.monotonic() + patience
+    async def _until(self, look: Callable[[], Awaitable[Any]], otherwise: str, why: Callable[[], Awaitable[str]] | None = None) -> Any:
+        """What `look` gives as soon as it gives something. Raises `not_yet` after PATIENCE. why: what else is to be said then."""
+        deadline = time.monotonic() + PATIENCE
         while (found := await look()) is None:
             if time.monotonic() > deadline:
-                raise self.failures.not_yet(f"{otherwise} after {patience:g} s")
+                reason = await why() if why is not None else ""
+                raise self.failures.not_yet(f"{otherwise} after {PATIENCE:g} s{f': {reason}' if reason else ''}")
             await asyncio.sleep(self.pause)
         return found
 
@@ -206,8 +244,43 @@ class Shadowed:
         kind, namespace, name = self._kind_and_place()
         workload = await self.access.get(kind, namespace, name)
         if workload is None:
-            raise self.failures.not_yet(f"there is no {kind} {name} in namespace {namespace}")
+            raise self.failures.not_yet(self._missing())
         return {"kind": kind, **workload}
+
+    def _missing(self) -> str:
+        kind, namespace, name = self._kind_and_place()
+        return f"there is no {kind} {name} in namespace {namespace}"
+
+    async def _with_its_own_image(self, workload: Object) -> Object:
+        """A lone pod that runs the proxy is its own description no more: what its container ran is in what we kept."""
+        described = clone.container(workload, self.container)
+        if workload["kind"] != "Pod" or described is None or described.get("image") != self.image:
+            return workload
+        image = await self._original(name_of(workload))
+        if image is None:
+            self._refuse([f"pod {name_of(workload)} runs the proxy, and nobody knows what its container {self.container!r} ran before"])
+        own = {**described, "image": image}
+        containers = [own if one is described else one for one in workload["spec"]["containers"]]
+        return {**workload, "spec": {**workload["spec"], "containers": containers}}
+
+    async def _original(self, pod: str) -> str | None:
+        """The image that the proxy replaced in a pod, as we kept it, or the operator's own provider."""
+        kept = (await self.access.get("ConfigMap", self.gefyra_namespace, ORIGINALS) or {}).get("data") or {}
+        for key in (f"{self.namespace}-{pod}-{self.container}", f"{self.namespace}-{pod}"):
+            found = json.loads(kept.get(key) or "{}")
+            image = (found.get("originalConfig") or found).get("image")
+            if image and image != self.image:
+                return str(image)
+        return None
+
+    async def _rival(self) -> str:
+        """Why this mount is not the one of its workload, as a sentence; "": it is. Of two, it is the one that was made first."""
+        mounts = await self.access.list("gefyrabridgemount", self.gefyra_namespace, {})
+        own = next((_age(one) for one in mounts if name_of(one) == self.name), None)
+        kind, _, name = self._kind_and_place()
+        others = [one for one in mounts if name_of(one) != self.name and is_mount_of(one, kind, name, self.namespace)]
+        first = min((one for one in others if own is None or _age(one) < own), key=_age, default=None)
+        return "" if first is None else already_mounted(kind, name, first)
 
     def _kind_and_place(self) -> tuple[str, str, str]:
         kind, name = clone.split_target(self.target)
@@ -216,6 +289,11 @@ class Shadowed:
     def _refuse(self, reasons: list[str]) -> None:
         if reasons:
             raise self.failures.refused("; ".join(reasons))
+
+
+def _age(mount: Object) -> tuple[str, str]:
+    """Orders mounts, the one that was made first before the others."""
+    return str(mount["metadata"].get("creationTimestamp") or ""), name_of(mount)
 
 
 def _keep_selector(made: Object, shadow: Object) -> None:

@@ -20,6 +20,8 @@ from carrier.gefyra.format import alternatives
 MOUNT_LABEL, CLIENT_LABEL = "gefyra.dev/bridge-mount", "gefyra.dev/client"
 LIVE = ("CREATING", "ACTIVE")
 """States of a bridge whose routes should be in the pods."""
+WAITING = ("REQUESTED", "INSTALLING", "INSTALLED")
+"""States of a bridge whose turn is to come."""
 FIELDS = ("fallback", "mirror", "expires", "answer_timeout", "tls", "type", "url")
 """What a bridge's `providerParameter` may have beside its rules."""
 
@@ -68,6 +70,8 @@ def bodies_of(bridge: Object, user: str, name: str = "") -> dict[str, Object]:
         target = target or local
         if not (_is_port(local) and _is_port(target)):
             raise ValueError(f"port mapping {str(mapping)!r}: expected LOCAL:TARGET, two ports 1..65535")
+        if f"{name}.{target}" in found:
+            raise ValueError(f"port {target} is mapped twice: which container is to get its requests?")
         host, _, port = str(endpoints.get(target) or f"{bridge.get('destinationIP')}:{local}").rpartition(":")
         found[f"{name}.{target}"] = body_of(int(target), host.strip("[]"), int(port), parameters, user)
     return found
@@ -118,10 +122,10 @@ def wanted_of(objects: list[Object], routes: Collection[str] = ()) -> tuple[dict
     return found, odd
 
 
-async def pods_of(access: Access, namespace: str, target: str) -> list[Object]:
-    """The pods of a workload, by name; those of its shadow are not, nor those that end or have ended."""
+async def pods_of(access: Access, namespace: str, target: str, workload: Object | None = None) -> list[Object]:
+    """The pods of a workload, by name; those of its shadow are not, nor those that end or have ended. workload: it, if it is at hand."""
     kind, name = split_target(target)
-    workload = await access.get(kind, namespace, name)
+    workload = workload or await access.get(kind, namespace, name)
     if workload is None:
         return []
     if kind == "Pod":
@@ -129,6 +133,21 @@ async def pods_of(access: Access, namespace: str, target: str) -> list[Object]:
     labels = (workload["spec"].get("selector") or {}).get("matchLabels") or {}
     found = [pod for pod in await access.list("Pod", namespace, labels) if DUPLICATION not in (pod["metadata"].get("labels") or {})]
     return sorted((pod for pod in found if not is_ending(pod)), key=name_of)
+
+
+def is_mount_of(mount: Object, kind: str, name: str, namespace: str) -> bool:
+    """Does a mount mean this workload? `deploy/x` and `deployment/x` are one target."""
+    try:
+        return (split_target(str(mount.get("target", ""))), mount.get("targetNamespace")) == ((kind, name), namespace)
+    except ValueError:
+        return False
+
+
+def already_mounted(kind: str, name: str, mount: Object) -> str:
+    """Why not again: a workload has one shadow, and one mount, as with Gefyra's own provider; whichever container it is of."""
+    leaving = ", which is being removed: try again when it is gone" if mount["metadata"].get("deletionTimestamp") else ""
+    of = f"container {mount.get('targetContainer')!r}"
+    return f"{kind} {name} is mounted already, by {name_of(mount)!r} ({of}), and a workload has one mount at a time{leaving}"
 
 
 def is_ending(pod: Object) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from carrier.gefyra import mount, provider
+from carrier.gefyra import installing, provider
 from tests.cluster import control, gefyra, kubelet
 from tests.cluster.control import ControlPlane
 from tests.cluster.kubelet import Kubelet
@@ -269,8 +269,8 @@ async def _begin(plane: ControlPlane) -> Cluster:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No kube-proxy is to be waited for here, nor a laptop that is not there."""
-    monkeypatch.setattr(mount, "ROUTED", 0.2)
-    monkeypatch.setattr(mount, "SETTLED", 0.1)
+    monkeypatch.setattr(installing, "ROUTED", 0.2)
+    monkeypatch.setattr(installing, "SETTLED", 0.1)
     monkeypatch.setattr(provider, "PATIENCE", 0.2)
 
 

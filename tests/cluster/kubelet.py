@@ -56,6 +56,7 @@ class Container:
         self.image = str(spec["image"])
         self.restarts = -1
         self.process: asyncio.subprocess.Process | None = None
+        self.broken = False
         self.ready = False
         self.ready_at = 0.0
         self.shown: dict[str, Any] = {}
@@ -92,6 +93,9 @@ class Container:
         (self.pod.folder / "shm").mkdir(exist_ok=True)
         now = time.monotonic()
         self.ready = False
+        self.broken = self.image in self.pod.kubelet.broken
+        if self.broken:
+            return
         self.ready_at = now + self.pod.kubelet.startup
         self.shows_at = now + (self.pod.kubelet.lag if self.restarts else 0.0)
         self.began = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -121,6 +125,10 @@ class Container:
 
     async def look(self) -> None:
         """Restart it when it ended, find out whether it is ready."""
+        if self.broken:
+            if self.image not in self.pod.kubelet.broken:
+                await self.start()
+            return
         if self.process is not None and self.process.returncode is not None:
             await self.start()
         if self.is_proxy:
@@ -137,6 +145,10 @@ class Container:
 
     def status(self) -> dict[str, Any]:
         """Its part of the pod's status."""
+        if self.broken:
+            state = {"waiting": {"reason": "ImagePullBackOff", "message": self.pod.kubelet.broken.get(self.image, "")}}
+            shown = {"name": self.name, "image": self.image, "imageID": "", "restartCount": self.restarts}
+            return {**shown, "ready": False, "started": False, "state": state}
         if not self.shown or time.monotonic() >= self.shows_at:
             self.shown = {
                 "name": self.name,
@@ -212,6 +224,8 @@ class Kubelet:
         self.lag = lag
         self.grace = grace
         self.proxy = PROXY
+        self.broken: dict[str, str] = {}
+        """Images that cannot be had, and what a registry says of each."""
         self.pods: dict[str, Pod] = {}
         self.execs: list[tuple[str, list[str]]] = []
         """(pod, command) of every exec."""

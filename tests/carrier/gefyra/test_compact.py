@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from carrier.gefyra.compact import READ_BACK, compact, owner
+from carrier.gefyra.compact import READ_BACK, compact, owner, written
 from carrier.gefyra.format import read
 
 DOCUMENT = {
@@ -86,3 +86,18 @@ def test_bridges_of_every_kind_have_words_in_it(bridge, rules):
 def test_a_bridge_belongs_to_the_object_it_was_made_for():
     assert [owner(name) for name in ("a.b.80", "john", ".80", "john.x")] == ["a.b", "john", ".80", "john.x"]
     assert json.loads(json.dumps(DOCUMENT)) == DOCUMENT
+
+
+def test_it_is_written_as_the_operator_writes_it_while_that_fits():
+    few, many = written(DOCUMENT, bridges(3)).decode(), written(DOCUMENT, bridges(20))
+    assert "bridge-user01:\n      endpoint: gefyra-stowaway-proxy-10000.gefyra.svc.cluster.local:10000\n      rules:\n      - match:\n" in few
+    assert yaml.safe_load(few) == yaml.safe_load(compact(DOCUMENT, bridges(3)))
+    assert many == compact(DOCUMENT, bridges(20)).encode()
+    own = yaml.safe_dump(DOCUMENT).encode()
+    assert written(DOCUMENT, [], own) == own
+    assert written(DOCUMENT, [], own + b"#" * READ_BACK) != own
+
+
+@pytest.mark.parametrize("value", [{}, {"a": []}, {"a": {}}, {"a": [1, [2, {"b": "c: d"}], {}]}, {"x": {"y": [{"z": [{"q": None}]}]}}])
+def test_block_style_says_the_same(value):
+    assert yaml.safe_load(written({"x": value}, [])) == {"x": value}

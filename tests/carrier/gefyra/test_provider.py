@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from carrier.gefyra import installing, shadow
 from carrier.gefyra import provider as provider_module
 from carrier.gefyra.clone import DUPLICATION, MADE_OF
 from carrier.gefyra.connection import Destinations
@@ -68,7 +69,11 @@ def bridge_of(world, name):
     return CarrierProvider(world, name, "default", "mount-a", "web", world.tell, image=IMAGE, known=world.known)
 
 
-RULES = {"rules": [{"match": [{"matchHeader": {"name": "x-gefyra", "value": "john"}}]}]}
+def rules_of(user):
+    return {"rules": [{"match": [{"matchHeader": {"name": "x-gefyra", "value": user}}]}]}
+
+
+RULES = rules_of("john")
 
 
 def request(world, name, client, parameters, ports=("8080:8080",), host="10.0.0.9"):
@@ -208,6 +213,128 @@ async def test_a_replaced_pod_and_a_restarted_proxy_are_taken_up_with_their_brid
     told = [reason for reason, _, _ in world.events]
     assert told.count("Bridge restored") == 2
     assert "Pods replaced" in told
+
+
+@unshare
+async def test_a_bridge_that_is_made_while_pods_are_configured_stays(world, monkeypatch):
+    """Who configures a pod says which bridges there are, and those only: it must not say so of a moment ago."""
+    monkeypatch.setattr(provider_module, "PATIENCE", 0.0)
+    mount = await mounted(world)
+    request(world, "bridge-a", "john", RULES)["state"] = "INSTALLED"  # as it is in the cluster until the bridge is made
+    pods, called, go = list((await bridge_of(world, "x").fleet()).pods), asyncio.Event(), asyncio.Event()
+    call = world.call
+
+    async def slow(pod, container, method, path, body=None):
+        if (method, path) == ("PUT", "mount") and not go.is_set():
+            called.set()
+            await go.wait()
+        return await call(pod, container, method, path, body)
+
+    monkeypatch.setattr(world, "call", slow)
+    configuring = asyncio.create_task(mount.configure(pods))
+    await called.wait()
+    making = asyncio.create_task(bridge_of(world, "bridge-a").add_proxy_route("8080", "10.0.0.9", "8000"))
+    await asyncio.sleep(0.5)
+    go.set()
+    await asyncio.gather(configuring, making)
+    answers = await bridge_of(world, "bridge-a")._look("bridge-a.8080")
+    assert [answer.status for answer in answers] == [200, 200, 200]
+
+
+@unshare
+async def test_a_pod_that_missed_a_bridge_is_looked_at_although_it_was_just_configured(world, monkeypatch):
+    """What a pod has is written down where no bridge can be put into the others meanwhile."""
+    monkeypatch.setattr(provider_module, "PATIENCE", 0.0)
+    mount = await mounted(world)
+    request(world, "bridge-a", "john", RULES)["state"] = "INSTALLED"
+    call, mark = world.call, mount._mark
+    made = []
+
+    async def lost(pod, container, method, path, body=None):
+        if path.startswith("mount/") and pod["metadata"]["name"] == "web-1":
+            raise OSError("its container ends")
+        return await call(pod, container, method, path, body)
+
+    async def marking(pod):  # the last thing that a look does with a pod
+        if not made:
+            made.append(1)
+            await bridge_of(world, "bridge-a").add_proxy_route("8080", "10.0.0.9", "8000")
+        await mark(pod)
+
+    monkeypatch.setattr(world, "call", lost)
+    monkeypatch.setattr(mount, "_mark", marking)
+    await mount.level(thorough=True)
+    assert any(reason == "Pod late" for reason, _, _ in world.events)
+    monkeypatch.setattr(world, "call", call)
+    assert world.known.uneven
+    assert await mount.level() == []
+    assert [answer.status for answer in await bridge_of(world, "bridge-a")._look("bridge-a.8080")] == [200, 200, 200]
+
+
+@unshare
+async def test_many_bridges_ask_the_api_server_for_their_pods_once(world, monkeypatch):
+    monkeypatch.setattr(provider_module, "PATIENCE", 0.0)
+    await mounted(world)
+    made = [request(world, f"bridge-{i}", f"user{i}", rules_of(f"user{i}")) for i in range(6)]
+    world.asked.clear()
+    for bridge in made:
+        provider = bridge_of(world, bridge["metadata"]["name"])
+        assert await provider.ready()
+        assert not await provider.proxy_route_exists("8080", "10.0.0.9", "8000", bridge["metadata"]["name"])
+        await provider.add_proxy_route("8080", "10.0.0.9", "8000")
+        bridge["state"] = "ACTIVE"
+    assert world.asked.count("Pod") <= 2
+    assert len(world.asked) < 3 * len(made)
+
+
+@unshare
+async def test_a_pod_that_is_gone_costs_a_bridge_nothing_although_it_is_remembered(world, monkeypatch):
+    monkeypatch.setattr(provider_module, "PATIENCE", 0.0)
+    await mounted(world)
+    request(world, "bridge-a", "john", RULES)
+    assert await bridge_of(world, "bridge-a").ready()
+    await world.stop("web-1")
+    del world.objects["Pod", "default", "web-1"]
+    await bridge_of(world, "bridge-a").add_proxy_route("8080", "10.0.0.9", "8000")
+    assert [reason for reason, _, _ in world.events if reason == "Pod late"] == []
+    assert [answer.pod for answer in await bridge_of(world, "bridge-a")._look("bridge-a.8080")] == ["web-0", "web-2"]
+
+
+@unshare
+async def test_a_pod_in_which_the_proxy_cannot_start_has_its_own_image_back_and_the_reason_is_told(world, monkeypatch):
+    monkeypatch.setattr(installing, "STUCK", 0.1)
+    mount = mount_of(world)
+    await mount.prepare()
+    shadow_runs(world)
+    patch = world.patch
+
+    async def patched(kind, namespace, name, change):
+        if kind == "Pod" and "spec" in change and change["spec"]["containers"][0]["image"] == IMAGE:
+            world.patched.append(name)
+            status = world.objects["Pod", "default", name]["status"]["containerStatuses"][0]
+            status.update(ready=False, image=IMAGE, state={"waiting": {"reason": "ImagePullBackOff", "message": "not found"}})
+            world.objects["Pod", "default", name]["spec"]["containers"][0]["image"] = IMAGE
+            return
+        await patch(kind, namespace, name, change)
+
+    monkeypatch.setattr(world, "patch", patched)
+    sentence = r"cannot start in pod web-0, which has its own image back.*image proxy:1 cannot be had: ImagePullBackOff: not found"
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=sentence):
+            await mount.install()
+    assert world.patched == ["web-0", "web-0"]  # once with the proxy, once with its own; nobody else's, and not again
+    assert {world.objects["Pod", "default", f"web-{i}"]["spec"]["containers"][0]["image"] for i in range(3)} == {"app:1"}
+    monkeypatch.setattr(installing, "HOPELESS", -1.0)
+
+
+@unshare
+async def test_what_a_pod_cannot_be_given_is_said_before_it_is_touched(world):
+    mount = mount_of(world, parameter={"tls": {"certificate": {"secret": {"name": "tls", "key": "c"}}, "key": "/k"}})
+    await mount.prepare()
+    shadow_runs(world)
+    with pytest.raises(RuntimeError, match="there is no Secret tls"):
+        await mount.install()
+    assert world.patched == []
 
 
 @unshare
@@ -442,7 +569,15 @@ async def test_a_bridge_that_was_changed_into_nonsense_costs_nobody_elses(world)
     assert any(reason == "Bridge stale" and "bridge-b" in message for reason, message, _ in world.events)
 
 
-@pytest.mark.parametrize(("ports", "sentence"), [(["8080:x"], "port mapping '8080:x'"), (["0"], "port mapping '0'"), ([], "names no port")])
+@pytest.mark.parametrize(
+    ("ports", "sentence"),
+    [
+        (["8080:x"], "port mapping '8080:x'"),
+        (["0"], "port mapping '0'"),
+        ([], "names no port"),
+        (["9001:8080", "9002:8080"], "port 8080 is mapped twice"),
+    ],
+)
 async def test_port_mappings_that_are_none_are_refused_in_a_sentence(world, ports, sentence):
     with pytest.raises(ValueError, match=sentence):
         await bridge_of(world, "odd").validate(request(world, "odd", "john", RULES, ports), None)
@@ -514,6 +649,113 @@ async def test_taking_a_mount_away_rolls_the_workload_and_deletes_the_shadow(wor
     del world.objects["Deployment", "default", "web"]
     assert not await mount.target_exists()
     await mount.uninstall()
+
+
+async def test_a_workload_has_one_mount_whichever_of_its_containers_it_is_of(world):
+    """As with Gefyra's own provider; two of them would share a shadow, and the first to go would take it along."""
+    second = world.add("gefyrabridgemount", "mount-b", "gefyra", state="REQUESTED", targetContainer="side")
+    second.update(target="deployment/web", targetNamespace="default")
+    second["metadata"]["creationTimestamp"] = "2026-01-01T00:00:01Z"
+    other = CarrierMount(world, "mount-b", "default", "deployment/web", "side", IMAGE, event=world.tell, pause=0.02)
+    sentence = r"Deployment web is mounted already, by 'mount-a' \(container 'web'\), and a workload has one mount at a time"
+    with pytest.raises(ValueError, match=sentence):
+        await other.validate(second, None)
+    with pytest.raises(ValueError, match=sentence):
+        await other.prepare()  # where nobody asked for admission
+    await mount_of(world).prepare()
+    await other.uninstall()
+    assert ("Deployment", "default", "web-gefyra") in world.objects
+    world.objects["gefyrabridgemount", "gefyra", "mount-a"]["metadata"]["deletionTimestamp"] = "2026-01-01T00:01:00Z"
+    with pytest.raises(ValueError, match="which is being removed: try again when it is gone"):
+        await other.prepare()
+    del world.objects["gefyrabridgemount", "gefyra", "mount-a"]
+    with pytest.raises(ValueError, match="has no container 'side'"):
+        await other.prepare()
+
+
+async def test_the_shadow_of_a_lone_pod_is_made_again_of_what_the_pod_ran(world):
+    """While it is mounted the pod itself says that its image is the proxy's."""
+    world.add_pod("lone", {"app": "lone"}, CONTAINER)
+    mount = mount_of(world, "pod/lone")
+    world.objects["gefyrabridgemount", "gefyra", "mount-a"]["target"] = "pod/lone"
+    await mount.prepare()
+    assert world.objects["Pod", "default", "lone-gefyra"]["spec"]["containers"][0]["image"] == "app:1"
+    await mount._keep("lone", "app:1")
+    world.objects["Pod", "default", "lone"]["spec"]["containers"][0]["image"] = IMAGE
+    del world.objects["Pod", "default", "lone-gefyra"]
+    await mount.prepare()
+    assert world.objects["Pod", "default", "lone-gefyra"]["spec"]["containers"][0]["image"] == "app:1"
+    kept = world.objects["ConfigMap", "gefyra", "gefyra-carrier2-restore-configmap"]["data"]
+    kept.clear()
+    kept["default-lone"] = json.dumps({"originalConfig": {"image": "app:7", "command": None}})  # as the operator's own provider keeps it
+    del world.objects["Pod", "default", "lone-gefyra"]
+    await mount.prepare()
+    assert world.objects["Pod", "default", "lone-gefyra"]["spec"]["containers"][0]["image"] == "app:7"
+    kept.clear()
+    del world.objects["Pod", "default", "lone-gefyra"]
+    with pytest.raises(ValueError, match="nobody knows what its container 'web' ran before"):
+        await mount.prepare()
+
+
+@pytest.mark.parametrize("held", [{"paused": True}, {"updateStrategy": {"type": "OnDelete"}}])
+async def test_pods_that_no_rollout_replaces_are_given_their_image_back(world, held):
+    """A Deployment that is paused, a StatefulSet that waits for somebody to delete its pods."""
+    mount = mount_of(world)
+    world.objects["Deployment", "default", "web"]["spec"].update(held)
+    await mount.prepare()
+    assert "paused" not in world.objects["Deployment", "default", "web-gefyra"]["spec"]
+    for i in range(3):
+        await mount._keep(f"web-{i}", "app:1")
+        world.objects["Pod", "default", f"web-{i}"]["spec"]["containers"][0]["image"] = IMAGE
+    leaving = asyncio.create_task(mount.uninstall())
+    await asyncio.sleep(0.2)
+    assert ("Deployment", "default", "web-gefyra") in world.objects  # their statuses show the proxy still
+    for i in range(3):
+        assert world.objects["Pod", "default", f"web-{i}"]["spec"]["containers"][0]["image"] == "app:1"
+        world.objects["Pod", "default", f"web-{i}"]["status"]["containerStatuses"][0]["restartCount"] = 2
+    await leaving
+    assert ("Deployment", "default", "web-gefyra") not in world.objects
+    assert "annotations" not in world.objects["Deployment", "default", "web"]["spec"]["template"]["metadata"]
+
+
+async def test_what_the_api_server_does_not_allow_is_told_by_the_mount(world, monkeypatch):
+    async def apply(obj):
+        raise PermissionError("a quota does not allow it: POST deployments: exceeded quota")
+
+    monkeypatch.setattr(world, "apply", apply)
+    with pytest.raises(ValueError, match="exceeded quota"):
+        await mount_of(world).prepare()
+
+
+async def test_a_target_that_goes_while_its_shadow_is_waited_for_is_told(world):
+    mount = mount_of(world)
+    await mount.prepare()
+    del world.objects["Deployment", "default", "web"]
+    for _ in range(2):
+        assert not await mount._duplicated_pods_ready
+    assert [(reason, note) for reason, note, _ in world.events] == [("Target missing", "there is no Deployment web in namespace default")]
+    with pytest.raises(ValueError, match="there is no Deployment web"):
+        await mount.prepare()
+
+
+async def test_why_a_shadow_does_not_serve_is_told_once(world, monkeypatch):
+    monkeypatch.setattr(shadow, "WAITED", 0.1)
+    mount = mount_of(world)
+    await mount.prepare()
+    shadow_runs(world)
+    status = world.objects["Pod", "default", "web-gefyra-0"]["status"]["containerStatuses"][0]
+    waiting = {"reason": "ImagePullBackOff", "message": "not found"}
+    status.update(ready=False, image="app:1", state={"waiting": waiting})
+    for reason in ("ImagePullBackOff", "ErrImagePull"):  # a kubelet says them by turns
+        waiting["reason"] = reason
+        assert not await mount._duplicated_pods_ready
+    (told,) = [note for reason, note, _ in world.events if reason == "Shadow not ready"]
+    assert "the shadow of deploy/web does not serve yet: pod web-gefyra-0: container web: its image app:1 cannot be had" in told
+    status.update(ready=True, state={"running": {}})
+    assert await mount._duplicated_pods_ready
+    status.update(ready=False, state={"running": {}})
+    assert not await mount._duplicated_pods_ready
+    assert "is not ready: what does its readiness probe get?" in [note for _, note, _ in world.events][-1]
 
 
 @pytest.mark.parametrize(

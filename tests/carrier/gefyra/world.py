@@ -19,8 +19,8 @@ from typing import Any
 
 import carrier.cli.carrierctl
 from carrier.gefyra.access import Answer, name_of
+from carrier.gefyra.known import Known
 from carrier.gefyra.kubernetes import answer_of
-from carrier.gefyra.shadow import Known
 
 IMAGE = "proxy:1"
 
@@ -48,6 +48,8 @@ class World:
         self.objects: dict[tuple[str, str, str], dict[str, Any]] = {}
         self.events: list[tuple[str, str, str]] = []
         self.calls: list[tuple[str, str, str]] = []
+        self.asked: list[str] = []
+        """Kinds that were read, one for each call of the API server."""
         self.patched: list[str] = []
         self.taken_out: list[str] = []
         self.known = Known()
@@ -71,9 +73,11 @@ class World:
     # -- Access
 
     async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
+        self.asked.append(kind)
         return copy.deepcopy(self.objects.get((kind, namespace, name)))
 
-    async def list(self, kind: str, namespace: str, labels: dict[str, str]) -> list[dict[str, Any]]:
+    async def list(self, kind: str, namespace: str, labels: dict[str, str], fields: dict[str, str] | None = None) -> list[dict[str, Any]]:
+        self.asked.append(kind)
         found = [obj for (k, n, _), obj in self.objects.items() if (k, n) == (kind, namespace)]
         return copy.deepcopy([obj for obj in found if labels.items() <= (obj["metadata"].get("labels") or {}).items()])
 
