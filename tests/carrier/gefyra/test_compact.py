@@ -90,7 +90,9 @@ def test_a_bridge_belongs_to_the_object_it_was_made_for():
 
 def test_it_is_written_as_the_operator_writes_it_while_that_fits():
     few, many = written(DOCUMENT, bridges(3)).decode(), written(DOCUMENT, bridges(20))
-    assert "bridge-user01:\n      endpoint: gefyra-stowaway-proxy-10000.gefyra.svc.cluster.local:10000\n      rules:\n      - match:\n" in few
+    assert (
+        "bridge-user01:\n      endpoint: gefyra-stowaway-proxy-10000.gefyra.svc.cluster.local:10000\n      rules:\n      - match:\n" in few
+    )
     assert yaml.safe_load(few) == yaml.safe_load(compact(DOCUMENT, bridges(3)))
     assert many == compact(DOCUMENT, bridges(20)).encode()
     own = yaml.safe_dump(DOCUMENT).encode()
