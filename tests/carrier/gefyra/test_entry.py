@@ -94,7 +94,8 @@ async def test_a_proxy_that_is_killed_is_back_within_a_second_with_its_bridges(c
         os.kill(before, signal.SIGKILL)
         began = time.monotonic()
         await container.until(lambda: container.bridges() == ["john.1"] and container.pod.pid != before)
-        assert time.monotonic() - began < 2  # a second on a quiet machine
+        assert time.monotonic() - began < 15
+        assert container.pod.processor() < 1  # seconds that it needed for that, however busy the machine is
         assert container.process.returncode is None
         assert (await http(port))[2] == b"shadow"
 
