@@ -92,6 +92,11 @@ class Look:
         """The client says no more: whatever it is, it is no request."""
         self._is_raw()
 
+    def lost(self) -> None:
+        """The client is gone; what it has said goes on."""
+        if self.first.held:
+            self._is_raw()
+
     def _stop(self) -> None:
         if self.timer is not None:
             self.timer.cancel()
@@ -224,6 +229,11 @@ class AutoSource(TcpSource):
             self.undecided.ended()
         super()._eof()
 
+    def broken(self, error: Error) -> None:
+        if self.undecided is not None:
+            self.undecided.lost()
+        super().broken(error)
+
     def shortcut_to(self, to: Stream) -> Callable[[], None] | None:
         return super().shortcut_to(to) if self.undecided is None else None
 
@@ -312,21 +322,12 @@ class SecuredSource(Socket, asyncio.Protocol):
     closed, since: it is being closed, and since when (monotonic seconds).
     """
 
+    # fmt: off
     __slots__ = (
-        "arrival",
-        "closed",
-        "ended_in",
-        "ended_out",
-        "listener",
-        "local",
-        "paused",
-        "peer",
-        "since",
-        "tls",
-        "transport",
-        "undecided",
+        "arrival", "closed", "ended_in", "ended_out", "listener", "local", "paused", "peer", "since", "tls", "transport", "undecided",
         "unsent",
     )
+    # fmt: on
     session: Session | None
     transport: asyncio.Transport
 
@@ -374,6 +375,8 @@ class SecuredSource(Socket, asyncio.Protocol):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and self.undecided is not None:
+            self.undecided.lost()
         self.closed = True
         session, to = self.session, self.to
         self.detach()

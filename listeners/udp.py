@@ -26,13 +26,12 @@ from carrier.core.listener import Listener
 from carrier.core.resolve import literal
 from carrier.core.room import Room
 from carrier.core.session import Session
-from carrier.core.spec import check_members, check_port
 from carrier.errors import Error, Problem
 from carrier.hops.datagram import Adaptive, DatagramReader, bound
 from carrier.hops.mmsg import LONGEST, Receiver, enlarge, kernel_drops, receiver, run_length
 from carrier.hops.pktinfo import Local, told, wish
 from carrier.options import check_numbers, numbers, port_of
-from listeners.udp_peers import Remote, UdpPeer, check_peer, reroute, share
+from listeners.udp_peers import Remote, UdpPeer, check_connect, dismiss, reroute, share
 
 if TYPE_CHECKING:
     from carrier import model as config
@@ -118,6 +117,8 @@ class UdpListener(Listener, DatagramReader):
         self.draining = False
         self.loop = env.loop
         self.watching = False
+        self.covered = False
+        """Another listener has its port as well and hears what comes (`covers`)."""
         self.adaptive = Adaptive()
         self.receiver = None
 
@@ -125,25 +126,7 @@ class UdpListener(Listener, DatagramReader):
 
     @classmethod
     def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
-        found = super().check(spec, path)
-        connect = spec.get("connect")
-        if connect is not None and not isinstance(connect, dict):
-            found.append(Problem(f"expected an object, got {connect!r}", f"{path}.connect", seen=repr(connect), allowed="{address, port}"))
-        elif connect:
-            found += check_members(connect, f"{path}.connect", ("address", "port"))
-            found += check_port(connect, f"{path}.connect", required=False)
-            found += check_peer(connect.get("address"), f"{path}.connect.address")
-        options = spec.get("options")
-        if options is not None and not isinstance(options, dict):
-            return [*found, Problem(f"expected an object, got {options!r}", f"{path}.options", seen=repr(options), allowed="{mode}")]
-        found += check_members(options or {}, f"{path}.options", ("mode",))
-        mode = (options or {}).get("mode")
-        if mode not in (None, "server", "singleton"):
-            found.append(Problem(f"unknown mode {mode!r}", f"{path}.options.mode", seen=repr(mode), allowed="server, singleton"))
-        if mode == "singleton" and not (isinstance(connect, dict) and {"address", "port"} <= connect.keys()):
-            text = "singleton mode needs connect.address and connect.port: there is no remote to connect to"
-            found.append(Problem(text, f"{path}.options.mode", seen=repr(mode), allowed="server, or give both"))
-        return found
+        return super().check(spec, path) + check_connect(spec, path)
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any], path: str = "") -> list[Problem]:
@@ -199,6 +182,20 @@ class UdpListener(Listener, DatagramReader):
 
         return again
 
+    def covers(self, other: Listener) -> bool:
+        return isinstance(other, UdpListener) and other.key() == self.key()
+
+    def cover(self, covered: bool) -> None:
+        if covered is self.covered or self.sock is None:
+            return
+        self.covered = covered
+        if covered:
+            self.unwatch()
+            dismiss(self.peers.values(), "another listener has its port by now: the next datagram is routed anew")
+        else:
+            self._open()
+            self._call_remote()
+
     def continues(self, old: Listener) -> bool:
         """Also peers of another listener at this address are kept: their datagrams come here."""
         return isinstance(old, UdpListener)
@@ -214,7 +211,8 @@ class UdpListener(Listener, DatagramReader):
         sock.setsockopt(*RECVERR[sock.family], int(self.singleton))
         self.told = wish(sock)
         self.receiver = receiver(sock.family, True) if self.told else receiver(sock.family)
-        self.watch()
+        if not self.covered:
+            self.watch()
 
     def _call_remote(self) -> None:
         """The session of a singleton is there from the start."""

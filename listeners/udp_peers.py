@@ -8,6 +8,7 @@ import re
 import resource
 import socket
 from collections import deque
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +16,7 @@ from carrier.core.address import authority
 from carrier.core.decision import stands
 from carrier.core.resolve import literal
 from carrier.core.room import PATIENCE
+from carrier.core.spec import check_members, check_port
 from carrier.core.stream import HIGH, MANY
 from carrier.errors import Error, Problem
 from carrier.hops.datagram import DatagramSocket
@@ -48,6 +50,29 @@ def check_peer(host: object, path: str) -> list[Problem]:
     if host is None or good:
         return []
     return [Problem(f"expected an address, got {host!r}", path, seen=repr(host), allowed="an IP address or a host name")]
+
+
+def check_connect(spec: Mapping[str, Any], path: str) -> list[Problem]:
+    """Everything wrong with `connect` and `options.mode` of a listener's spec, by the strict standard."""
+    found: list[Problem] = []
+    connect = spec.get("connect")
+    if connect is not None and not isinstance(connect, dict):
+        found.append(Problem(f"expected an object, got {connect!r}", f"{path}.connect", seen=repr(connect), allowed="{address, port}"))
+    elif connect:
+        found += check_members(connect, f"{path}.connect", ("address", "port"))
+        found += check_port(connect, f"{path}.connect", required=False)
+        found += check_peer(connect.get("address"), f"{path}.connect.address")
+    options = spec.get("options")
+    if options is not None and not isinstance(options, dict):
+        return [*found, Problem(f"expected an object, got {options!r}", f"{path}.options", seen=repr(options), allowed="{mode}")]
+    found += check_members(options or {}, f"{path}.options", ("mode",))
+    mode = (options or {}).get("mode")
+    if mode not in (None, "server", "singleton"):
+        found.append(Problem(f"unknown mode {mode!r}", f"{path}.options.mode", seen=repr(mode), allowed="server, singleton"))
+    if mode == "singleton" and not (isinstance(connect, dict) and {"address", "port"} <= connect.keys()):
+        text = "singleton mode needs connect.address and connect.port: there is no remote to connect to"
+        found.append(Problem(text, f"{path}.options.mode", seen=repr(mode), allowed="server, or give both"))
+    return found
 
 
 @lru_cache(1)
@@ -287,6 +312,13 @@ class Remote(UdpPeer):
         if self.waiting and self.session is not None and not self.closed:
             self.drop("source-away", len(self.waiting))
         super().finish(error)
+
+
+def dismiss(peers: Iterable[UdpPeer], why: str) -> None:
+    """End the sessions of all these."""
+    for peer in list(peers):
+        if peer.session is not None:
+            peer.session.kill(why, "drain")
 
 
 def reroute(listener: Any, peers: list[UdpPeer], table: Any) -> None:

@@ -450,14 +450,14 @@ class Api:
         return draft.done(), map(str, problems)
 
     async def _news(self, old: Config, new: Config, operation: Operation) -> list[str]:
-        """What is odd about the new configuration and was not about the old one; a new loop refuses a strict call."""
+        """What is odd about the new configuration and was not about the old one; a new loop, or a port of two, refuses a strict call."""
         before = await self._findings(old)
         after = await sliced(looking(new, self.matchers, self.protocols))
         self._known = (new, frozenset(after))
         fresh = [finding for finding in after if finding not in before]
-        loops = [Problem(f.text) for f in fresh if f.code == "loop"]
-        if loops and operation.strict:
-            raise ConfigError(*loops)
+        refused = [Problem(f.text) for f in fresh if f.code in ("loop", "shared")]
+        if refused and operation.strict:
+            raise ConfigError(*refused)
         return [str(f) for f in fresh if operation.edit is not None and f.code != "invalid"]
 
     async def _findings(self, config: Config) -> frozenset[Finding]:

@@ -192,7 +192,9 @@ class _Builder:
         claim = cls.claim(spec) if cls is not None else None
         if claim is not None:
             holder = self.ports.setdefault(claim, raw.get("name"))
-            if holder != raw.get("name"):
+            if holder != raw.get("name") and not (
+                self.l7mp and claim[0] == "udp"
+            ):  # where it is no more than odd (carrier/config/findings.py)
                 text = f"port {claim[2]} is taken by listener {holder!r}"
                 self.problems.append(Problem(text, f"{path}.spec.port", seen=shown(claim[2])))
 

@@ -8,10 +8,11 @@
     rewrite      a rewrite of a request that cannot be sent: it does nothing
     ignored      weights of endpoints that the cluster's policy does not look at
     itself       a cluster that leads to a listener of this very process: one after the other is legitimate, round and round is not
+    shared       a port that two listeners of datagrams have, as l7mp lets them: the last one gets what comes
     datagram     a datagram stream that is routed into a byte stream: the limits between messages get lost
 
-l7mp's own calls take all of them with a warning. A whole configuration (file, POST /config) is refused for the first two and for
-an invalid match; carrier/config/document.py decides that.
+l7mp's own calls take all of them with a warning. A whole configuration (file, POST /config) is refused for the first two, for an invalid
+match, and, unless it is a file of l7mp's, for a port that is shared; carrier/config/document.py decides that.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from carrier.config.draft import Protocols
     from carrier.model import Config, Route
 
-Code = Literal["dangling", "loop", "invalid", "duplicate", "never-fires", "datagram", "ignored", "spelling", "itself", "rewrite"]
+Code = Literal["dangling", "loop", "invalid", "duplicate", "never-fires", "datagram", "ignored", "spelling", "itself", "rewrite", "shared"]
 
 UNWEIGHTED = ("Trivial", "None")
 """Policies that look at no weight (carrier/core/balance.py)."""
@@ -73,6 +74,7 @@ def looking(config: Config, matchers: Matchers, protocols: Protocols = registry)
         _datagrams(config, protocols),
         _ignored(config),
         _itself(config, protocols),
+        _shared(config, protocols),
     )
     for part in parts:
         for one in part:
@@ -277,6 +279,23 @@ def _ignored(config: Config) -> Iterator[Finding]:
             yield Finding(
                 "ignored", "cluster", name, ".endpoints", text, "say loadbalancer: {policy: round_robin}, or random or least_sessions"
             )
+
+
+# -- ports that are shared --------------------------------------------------------------------------------------------------------------
+
+
+def _shared(config: Config, protocols: Protocols) -> Iterator[Finding]:
+    """Two listeners of anything else at one port are refused when the second is bound."""
+    last: dict[object, str] = {}
+    for name, listener in config.listeners.items():
+        kind = protocols.listener(listener.spec.get("protocol", ""))
+        claim = kind.claim(listener.spec) if kind is not None and kind.transport == "udp" else None
+        before = last.get(claim) if claim is not None else None
+        if claim is not None:
+            last[claim] = name
+        if before is not None and claim is not None:
+            text = f"listener {name!r} has port {claim[2]} of listener {before!r}: until it is removed, {before!r} gets no datagram"
+            yield Finding("shared", "listener", name, ".spec.port", text)
 
 
 # -- ways to ourselves ------------------------------------------------------------------------------------------------------------------

@@ -155,6 +155,14 @@ class Listener(Specified):
             return False
         return mine[2] == key[2] > 0 or (key[2] < 0 and mine[1:] == key[1:])
 
+    def covers(self, other: Listener) -> bool:
+        """May this one share the sockets of `other`, which has the same address, and hear in its place what comes, for as long as it is
+        there? Only where l7mp lets two have one address, and the kernel gives what comes to the last one."""
+        return False
+
+    def cover(self, covered: bool) -> None:
+        """Another one hears what comes from now on, or does so no more. Idempotent."""
+
     async def prepare(self) -> None:
         """Before an address is taken, by `bind` or from another listener: what has to be looked up. Raises Error."""
 

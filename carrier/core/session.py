@@ -297,6 +297,8 @@ class Session(Again):
         if backlog.calls:
             self.sent = True
         backlog.replay(to)
+        if backlog.parting is not None:
+            self.close(backlog.parting)
 
     # ------------------------------------------------------------------ the first hop on the egress side
 
@@ -451,7 +453,7 @@ class Session(Again):
 
     def close(self, error: Error | None = None) -> None:
         """The source is done with this session. Idempotent."""
-        if self.status == DESTROYED:
+        if self.status == DESTROYED or (error is not None and self._is_heard_out(error)):
             return
         self.status = DESTROYED
         self.ended_at = monotonic()
@@ -469,6 +471,10 @@ class Session(Again):
         self.listener.ended(self)
         destination, self.destination, self.back = self.destination, NOWHERE, NOWHERE
         destination.forget()
+
+    def _is_heard_out(self, error: Error) -> bool:
+        """The source of a stream broke before there was a destination: what it has said goes there first, then the session is closed."""
+        return self.backlog is not None and self.request is None and self.backlog.outlives(error)
 
     def _release(self, error: Error | None) -> None:
         """What a session that went well does not have: a task, transforms, a backlog, a destination to be told."""

@@ -236,7 +236,7 @@ class Backlog(Stream):
     A byte stream is paused at the limit; of a datagram stream, which cannot wait, what comes later is dropped and counted.
     """
 
-    __slots__ = ("calls", "datagram", "dropped", "full", "held", "limit", "size")
+    __slots__ = ("calls", "datagram", "dropped", "full", "held", "limit", "parting", "size")
 
     def __init__(self, limit: int = HIGH, datagram: bool = False) -> None:
         super().__init__()
@@ -248,6 +248,8 @@ class Backlog(Stream):
         self.dropped = 0
         self.held = False
         """The hop in front said `pause` while it was played to."""
+        self.parting: Error | None = None
+        """Of what the hop behind broke, when it had said all that there is here."""
 
     def head(self, head: Any, last: bool = False) -> None:
         self.calls.append(("head", (head, last)))
@@ -266,8 +268,18 @@ class Backlog(Stream):
         self.calls.append(("end", (trailer,)))
 
     def reset(self, error: Error) -> None:
-        self.calls.clear()
-        self.calls.append(("reset", (error,)))
+        if self.parting is None:
+            self.calls.clear()
+            self.calls.append(("reset", (error,)))
+
+    def outlives(self, error: Error) -> bool:
+        """The hop behind broke. True: what it has said before waits here, and the failure is told behind it. Idempotent."""
+        if error.kind != "reset" or error.side != "downstream":
+            return False
+        if self.parting is None and any(name == "data" for name, _ in self.calls):
+            self.parting = error.bare()
+            self.calls.append(("reset", (self.parting,)))
+        return self.parting is not None
 
     def flush(self) -> None: ...
 

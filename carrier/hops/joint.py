@@ -251,6 +251,8 @@ class Over(Listener):
         own = Env(env.loop)
         own.resolver = env.resolver
         own.insecure_admin = env.insecure_admin
+        own.warn = lambda event, /, **values: env.warn(event, **values)
+        own.note = lambda event, /, **values: env.note(event, **values)
         options = {name: value for name, value in conf.options.items() if name != "track"}
         self.inner = inner(config.Listener(conf.name, dict(spec), conf.rules, options), own)
         self.kind = self.inner.kind
@@ -286,6 +288,21 @@ class Over(Listener):
     @property
     def listening(self) -> bool:
         return self.inner.listening
+
+    certificates = property(lambda self: self.inner.certificates)
+    dropped = property(lambda self: self.inner.dropped)
+
+    @property
+    def limited(self) -> dict[str, int]:
+        return self.inner.limited if hasattr(self, "inner") else {}
+
+    @limited.setter
+    def limited(self, limited: dict[str, int]) -> None:
+        if hasattr(self, "inner"):
+            self.inner.limited = limited
+
+    def datagrams(self) -> Mapping[str, int] | None:
+        return self.inner.datagrams()
 
     @property
     def port(self) -> int | None:
@@ -396,6 +413,9 @@ class OverCluster(Cluster):
         self.nowhere = Endpoint(conf.name, "<VIRTUAL>", 0, 1)
         super().__init__(conf, env)
         self.kind = self.inner.kind
+
+    tls = property(lambda self: self.inner.tls)
+    dropped = property(lambda self: self.inner.dropped)
 
     def make(self, session: Session) -> Joint:
         """The joint for a new session."""

@@ -215,7 +215,7 @@ class Proxy:
 
     def _check_free(self, new: Listener, others: Iterable[Listener]) -> None:
         key = new.key()
-        taken = next((one for one in others if one.key() == key), None)
+        taken = next((one for one in others if one.key() == key and not new.covers(one)), None)
         if key is not None and key[2:] != (0,) and taken is not None:
             raise Error("bind", f'"{new.name}": Could not bind to {_spell(new)}: listener "{taken.name}" has it already')
 
@@ -226,6 +226,10 @@ class Proxy:
             if new.take_over(old):
                 leaving.remove(old)
                 return
+        beside = next((one for one in build.listeners.values() if new.covers(one)), None)
+        if beside is not None:
+            new.bound = [sock.dup() for sock in beside.bound]
+            return
         old = next((old for old in leaving if old.blocks(new.key())), None)  # type: ignore[assignment]
         try:
             await new.bind()
@@ -289,6 +293,7 @@ class Proxy:
         for listener in gone:
             guard(f"stopping listener {listener.name}", listener.stop)
             self.draining.append(listener)
+        self._cover(gone)
         for name, cluster in old_clusters.items():
             if self.clusters.get(name) is not cluster:
                 guard(f"closing cluster {name}", cluster.close)
@@ -300,6 +305,14 @@ class Proxy:
             self.shed(self.shedding)
         if self.timer is None:
             self.timer = self.env.loop.call_later(TICK, self._tick)
+
+    def _cover(self, gone: Iterable[Listener]) -> None:
+        """Of listeners that share an address (`Listener.covers`) the last one hears what comes; those that are gone hear nothing more."""
+        last = {listener.key(): listener for listener in self.listeners.values()}
+        for listener in (*gone, *self.listeners.values()):
+            heir = last.get(listener.key(), listener)
+            if heir is listener or heir.covers(listener):
+                self.env.guard(f"listener {listener.name} beside {heir.name}", listener.cover, heir is not listener)
 
     # ------------------------------------------------------------------ drain and overload
 

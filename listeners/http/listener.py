@@ -282,8 +282,8 @@ class HttpListener(Port):
 
     @property
     def live(self) -> set[Session]:
-        """Found when somebody asks: connections know their sessions."""
-        found: set[Session] = set()
+        """Found when somebody asks: connections know their sessions. One of bytes may outlast its connection."""
+        found = set(self._live)
         for connection in self._connections:
             if isinstance(connection, Connection2):
                 found.update(connection.sessions())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import socket
 import ssl
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from carrier.config.source import loads
 from tests.pki import Pki, pki
 from tests.support import Peer, cluster, config, free_port, listener, port_of, running, tcp, tcp_server, udp_server, wait_until
 
@@ -180,6 +182,52 @@ async def test_what_clients_that_write_and_leave_have_said_arrives(pki: Pki, sec
                     write_and_leave(port, data, None, reset)
             await wait_until(lambda: len(counter.heard) == 40)
             assert sorted(counter.heard) == sorted(said)
+
+
+@pytest.mark.parametrize("secured", [False, True])
+@pytest.mark.parametrize("kind", ["auto", "framed", "gefyra"])
+async def test_what_they_have_said_arrives_where_it_has_to_be_looked_at_first(pki: Pki, kind: str, secured: bool) -> None:
+    """Before it is known what it is, or whole, nobody is connected to, and by then they have gone."""
+    counter = Counter()
+    said = [b"message %d" % n for n in range(20)]
+    tls = pki("a", "a.test") if secured else None
+    async with tcp_server(counter) as backend:
+        up = cluster("up", backend.port, protocol="auto" if kind == "auto" else "TCP")
+        spec: dict[str, Any] = {"framing": "length32"} if kind == "framed" else {}
+        front = listener("in", "up", protocol="auto" if kind == "auto" else "TCP", spec=spec | ({"tls": tls} if tls else {}))
+        conf, port = config(clusters=[up], listeners=[front]), 0
+        if kind == "gefyra":
+            port = free_port()
+            mounted = {"port": port, "clusterUpstream": [f"127.0.0.1:{backend.port}"]}
+            conf = loads(json.dumps({"version": 1, "proxy": [mounted]})).config
+            if tls:  # its shadow has the same certificates, and this one has none
+                conf.listeners[f"port/{port}"].spec["tls"] = tls  # type: ignore[index]
+        async with running(conf) as proxy:
+            port = port or port_of(proxy, "in")
+            before = (lambda data: struct.pack("!I", len(data)) + data) if kind == "framed" else bytes
+            context = pki.client() if secured else None
+            await asyncio.gather(*(asyncio.to_thread(write_and_leave, port, before(data), context) for data in said))
+            await wait_until(lambda: len(counter.heard) == len(said), f"{len(counter.heard)} of them")
+            assert sorted(counter.heard) == sorted(map(before, said) if kind == "gefyra" else said)
+            await wait_until(lambda: not list(proxy.sessions()), "for the sessions to end")
+
+
+async def test_what_they_have_said_waits_for_a_destination_that_is_tried_again_and_is_let_go_with_it() -> None:
+    """The session of somebody who is gone lasts as long as its route tries, and no longer."""
+    counter = Counter()
+    port = free_port()
+    retry = {"retry_on": "always", "num_retries": 20, "timeout": 100}
+    conf = config(clusters=[cluster("up", port, protocol="auto")], listeners=[listener("in", "up", protocol="auto", retry=retry)])
+    async with running(conf) as proxy:
+        write_and_leave(port_of(proxy, "in"), b"waits")
+        await wait_until(lambda: [s for s in proxy.sessions() if s.retries])
+        async with tcp_server(counter, port):
+            await wait_until(lambda: counter.heard == [b"waits"])
+        await wait_until(lambda: not list(proxy.sessions()))
+        write_and_leave(port_of(proxy, "in"), b"in vain")
+        await wait_until(lambda: [s for s in proxy.sessions() if s.retries])
+        next(iter(proxy.sessions())).kill()
+        assert not list(proxy.sessions())
 
 
 async def test_what_they_have_said_arrives_through_framing_and_jsonsocket_too() -> None:

@@ -12,7 +12,7 @@ from tests.pki import Pki, echoes, pki, secure, shake, status
 from tests.support import cluster, config, echo, listener, looked, port_of, running, saying, tcp_server, wait_until
 
 __all__ = ["pki"]
-PROTOCOLS = ("TCP", "HTTP", "auto", "WebSocket")
+PROTOCOLS = ("TCP", "HTTP", "auto", "WebSocket", "JSONSocket", "framed")
 
 
 def guarded(pki: Pki, mode="required"):
@@ -177,7 +177,12 @@ async def test_tickets_are_for_http_only(pki, protocol, tickets):
 
 async def rotated(pki, protocol, rotate):
     """What log and status say after the files of a running listener have changed."""
-    conf = config(clusters=[echo()], listeners=[block(protocol, pki("a", "a.test"))])
+    front = block(protocol, pki("a", "a.test"))
+    if protocol == "JSONSocket":
+        front["spec"] = {"protocol": protocol, "transport": {**front["spec"], "protocol": "TCP"}}
+    elif protocol == "framed":
+        front["spec"] |= {"protocol": "TCP", "framing": "lines"}
+    conf = config(clusters=[echo()], listeners=[front])
     said = []
     async with running(conf) as proxy:
         proxy.env.warn = lambda event, **values: said.append((event, values["of"], values["reason"]))
@@ -185,6 +190,7 @@ async def rotated(pki, protocol, rotate):
         for _ in range(3):
             proxy.listeners["in"].tick(asyncio.get_running_loop().time())
             await looked(proxy)
+            await wait_until(lambda: said)
         async with secure(port_of(proxy, "in"), pki.client(), "a.test"):
             pass  # the old one is still good, and its client believes it
         return proxy.listeners["in"].certificates.trouble, said
