@@ -77,8 +77,8 @@ class Env:
         """The listeners in force, for who counts them."""
         self._tracer: Tracer | None = None
         self._recorder: Any = None
-        self.watched = False
-        """Somebody traces, or records: what begins is to be looked at."""
+        self.watched: Tracer | bool = False
+        """Somebody traces, or records: what begins is to be looked at. The tracer: nobody records."""
         self.names = Names()
         """The names of sessions that could clash."""
 
@@ -90,7 +90,7 @@ class Env:
     @tracer.setter
     def tracer(self, tracer: Tracer | None) -> None:
         self._tracer = tracer
-        self.watched = tracer is not None or self._recorder is not None
+        self.watched = self._recorder is not None or tracer or False
 
     @property
     def recorder(self) -> Any:
@@ -100,7 +100,7 @@ class Env:
     @recorder.setter
     def recorder(self, recorder: Any) -> None:
         self._recorder = recorder
-        self.watched = recorder is not None or self._tracer is not None
+        self.watched = recorder is not None or self._tracer or False
 
     def read(self, reader: Reader) -> Ledger:
         """Tell a reader of the sessions that end, in batches."""

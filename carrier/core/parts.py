@@ -19,14 +19,15 @@ if TYPE_CHECKING:
     from carrier.core.fence import Fence, Own
     from carrier.core.spec import Kind
     from carrier.core.stream import Socket, Stream
+    from carrier.core.trace import Tracer
     from carrier.redact import Hidden
 
 
 class Env(Protocol):
-    watched: bool
-    recorder: Any
     """What all parts were handed at the start (core/env.py)."""
 
+    watched: Tracer | bool
+    recorder: Any
     loop: asyncio.AbstractEventLoop
     warn: Callable[..., None]
     note: Callable[..., None]

@@ -6,6 +6,7 @@ each have a span of their own, whose id goes upstream, so that the upstream's sp
 
 from __future__ import annotations
 
+import math
 import random
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -71,17 +72,34 @@ class Trace:
 class Tracer:
     """Which requests are traced: those whose caller records them, none whose caller does not; of the others a part, at random.
 
-    ratio: 0 to 1.
+    ratio: 0 to 1. left: of the requests without a word of it, how many are passed over before the next is traced; it was drawn, so that
+    nothing need be drawn for each.
     """
 
-    __slots__ = ("ratio",)
+    __slots__ = ("left", "ratio")
 
     def __init__(self, ratio: float) -> None:
         self.ratio = ratio
+        self.left = passed_over(ratio)
+
+    def is_next(self) -> bool:
+        """A request that says nothing of a trace: is it to be sampled?"""
+        self.left = left = self.left - 1
+        return left < 0
 
     def sample(self, head: Head) -> Trace | None:
         """The trace of a request; None: it is not traced."""
         context = head.trace or (context_of(head) if head.trace is None else None)
         if context is None:
-            return Trace(None) if random.random() < self.ratio else None
+            if self.left >= 0 and not self.is_next():
+                return None
+            self.left = passed_over(self.ratio)
+            return Trace(None)
         return Trace(context) if context.sampled else None
+
+
+def passed_over(ratio: float) -> int:
+    """How many requests go by before the next that is chosen, when each is with this probability: a draw of the geometric distribution."""
+    if ratio <= 0:
+        return 1 << 62
+    return int(math.log(1 - random.random()) / math.log(1 - ratio)) if ratio < 1 else 0

@@ -315,7 +315,8 @@ class Head:
         head.simple = self.simple
         head.parting = self.parting
         head.whole = self.whole
-        head.decision = head.log_line = head.claims = head.trace = None
+        head.decision = head.log_line = head.claims = None
+        head.trace = False if self.trace is False else None  # the names of its fields are the same
         return head
 
     def _like(self, **changed: Any) -> Head:

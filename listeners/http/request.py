@@ -165,7 +165,10 @@ class Request(Socket):
                 self.renewed()
             origin.number = number + 1
             fields = origin.fields_and_id + TAILS[number]
-        if (listener.tells or listener.env.watched) and self._begin_apart(head, decision, onward, last, fields):
+        apart, watched = listener.tells, listener.env.watched
+        if watched:  # most that are traced or not say nothing of a trace
+            apart = apart or watched is True or head.trace is not False or watched.is_next()
+        if apart and self._begin_apart(head, decision, onward, last, fields):
             return
         spare = self.spare
         if spare is None or not spare.on_lane:

@@ -24,6 +24,7 @@ def test_the_caller_decides_and_of_the_others_the_ratio() -> None:
     found = none.sample(asked(b"01"))  # type: ignore[arg-type]
     assert found is not None and (found.trace, found.parent) == (TRACE, SPAN) and found.span != SPAN
     assert every.sample(asked(b"00")) is None  # type: ignore[arg-type]
+    assert [every.is_next() or every.left for _ in range(3)] == [True] * 3 and not none.is_next()
     some = sum(half.sample(asked()) is not None for _ in range(1000))  # type: ignore[arg-type]
     assert 350 < some < 650
 
