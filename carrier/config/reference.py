@@ -258,7 +258,7 @@ OBJECTS: Mapping[str, tuple[str, tuple[Field, ...]]] = {
     "configuration": ("The file, and the body of `POST /api/v1/config`.", CONFIGURATION),
     "admin": ("Settings of the process. The command's options win.", ADMIN),
     "access_log": ("`admin.access_log`, when it is an object.", ACCESS_LOG),
-    "traces": ("`admin.traces`. It takes what the extra `carrier2[otel]` installs.", TRACES),
+    "traces": ("`admin.traces`.", TRACES),
     "listener": ("A bound address and its rules.", LISTENER),
     "rulelist": ("Rules in order.", RULELIST),
     "rule": ("Which sessions, and what happens to them.", RULE),

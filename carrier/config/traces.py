@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import msgspec
 
 from carrier.config.settings import Check, is_part, read_fields
-from carrier.errors import ConfigError, Problem
 from carrier.redact import REDACTED
 from carrier.rules.checks import is_number
 
 if TYPE_CHECKING:
     from carrier.model import Config
 
-EXTRA = "carrier2[otel]"
-"""What has to be installed."""
 MAX_QUEUE = 100_000
 
 
@@ -47,15 +43,9 @@ def read(value: object, path: str = "$.admin.traces") -> Settings:
 
 
 def settings_of(config: Config) -> Settings | None:
-    """What a configuration says of traces; None: nothing is traced. Raises ConfigError, also when what exports them is not installed."""
+    """What a configuration says of traces; None: nothing is traced. Raises ConfigError."""
     value = config.admin.options.get("traces")
-    if value is None:
-        return None
-    settings = read(value)
-    if not installed():
-        text = f"traces are exported by OpenTelemetry's own exporter, which is not installed: pip install '{EXTRA}'"
-        raise ConfigError(Problem(text, "$.admin.traces", seen="no opentelemetry-exporter-otlp-proto-http", allowed=EXTRA))
-    return settings
+    return None if value is None else read(value)
 
 
 def veiled(document: dict[str, Any]) -> dict[str, Any]:
@@ -77,14 +67,6 @@ def unveiled(document: object, now: Config) -> object:
     known = (now.admin.options.get("traces") or {}).get("headers") or {}
     filled = {name: known.get(name, text) if text == REDACTED else text for name, text in headers.items()}
     return {**document, "admin": {**admin, "traces": {**traces, "headers": filled}}}  # type: ignore[dict-item]
-
-
-def installed() -> bool:
-    """Is what exports traces there? Nothing of it is loaded for that."""
-    try:
-        return find_spec("opentelemetry.exporter.otlp.proto.http") is not None and find_spec("opentelemetry.sdk") is not None
-    except ModuleNotFoundError:
-        return False
 
 
 def _is_url(value: object) -> bool:

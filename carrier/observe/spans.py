@@ -1,9 +1,8 @@
 """Spans of requests that are traced, for an OTLP collector: one of each request, and one of each of its attempts.
 
 `Spans` reads the ledger. What a span says is copied when the request has ended; everything else is done in a thread that is there only
-while something is sent: OpenTelemetry's own exporter writes protobuf there and speaks HTTP. Nobody waits for it. It is loaded before the
-first listener opens, or, where traces are asked for later, in that thread (see `load`). What finds no
-room (`admin.traces.queue`) is dropped, what the collector does not take in time has failed; both are counted, and said in the log.
+while something is sent: protobuf is written there (carrier/wire/otlp.py), and HTTP spoken. Nobody waits for it. What finds no room
+(`admin.traces.queue`) is dropped, what the collector does not take in time has failed; both are counted, and said in the log.
 
 Attributes have the names of OpenTelemetry's semantic conventions (HTTP, RPC), and `carrier.*` what only we know.
 """
@@ -11,17 +10,18 @@ Attributes have the names of OpenTelemetry's semantic conventions (HTTP, RPC), a
 from __future__ import annotations
 
 import asyncio
-import logging
-import sys
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from carrier import redact
 from carrier.config.dump import version
 from carrier.core.shown import why
 from carrier.wire import grpc
+from carrier.wire.otlp import Span, export
 from carrier.writer import Writer
 
 if TYPE_CHECKING:
@@ -35,25 +35,9 @@ BATCH = 128
 """Spans of one export."""
 LEAVING = 1.0
 """Seconds that the end of the process waits for what is being sent."""
-LOGGER = "opentelemetry"
+SCOPE = ("carrier2", version())
 TEXT = 1024
 """Characters of an attribute."""
-
-
-class Span(NamedTuple):
-    """What is to be sent. trace, span, parent: as numbers, parent 0 for none; began, ended: nanoseconds since 1970; failed: why it counts
-    as an error; state: its tracestate."""
-
-    name: str
-    server: bool
-    trace: int
-    span: int
-    parent: int
-    began: int
-    ended: int
-    attributes: dict[str, Any]
-    failed: str
-    state: str
 
 
 class Spans:
@@ -79,8 +63,10 @@ class Spans:
         """Why the last export failed; what of that was said."""
         self.timer: asyncio.TimerHandle | None = None
         self.writer = Writer(sink=lambda data: None)
-        self.exporter: Any = None
-        self.make: Callable[[Span], Any] = lambda span: span
+        from carrier.observe.collector import Collector  # few need it
+
+        self.collector = Collector(settings)
+        self.resource = resource_of(settings)
         self.sending = self.closed = False
 
     # ------------------------------------------------------------------ the event loop's side
@@ -118,16 +104,13 @@ class Spans:
     def leave(self) -> None:
         """Others take its place: what waits is sent, and nobody waits for that."""
         self._stop()
-        self.writer.add(self._close)
 
     def close(self, timeout: float = LEAVING) -> None:
         """The process ends: what waits is sent if that takes no longer than this."""
         self._stop()
-        self.writer.add(self._close)
         self.writer.close(timeout)
         self.closed = True
-        if self.sending and self.exporter is not None:  # a collector that is silent: what it was sent is lost
-            self.exporter.shutdown()
+        self.collector.leaving.set()  # of one that is silent: what it was sent is lost
 
     def _stop(self) -> None:
         if self.timer is not None:
@@ -140,8 +123,6 @@ class Spans:
     def _export(self) -> None:
         """Send what waits, a batch at a time."""
         try:
-            if self.exporter is None:
-                self.load()
             while self.waiting and not self.closed:
                 batch = [self.waiting.popleft() for _ in range(min(BATCH, len(self.waiting)))]
                 self._export_one(batch)
@@ -151,88 +132,26 @@ class Spans:
             self.sending = False
 
     def _export_one(self, batch: list[Span]) -> None:
-        from opentelemetry.sdk.trace.export import SpanExportResult
-
         done = False
         try:
-            made = []
-            for span in batch:
-                made.append(self.make(span))
-                time.sleep(0)  # the event loop goes first
-            done = self.exporter.export(made) is SpanExportResult.SUCCESS
+            self.collector.take(export(self.resource, SCOPE, batch))
+            done = True
+        except OSError as exc:
+            self.trouble = redact.visible(str(exc))[:TEXT]
         finally:
             if done:
                 self.sent += len(batch)
                 self.trouble = ""
             else:
                 self.failed += len(batch)
-                self.trouble = self.trouble or "the collector did not take them"
-
-    def load(self) -> None:
-        """Load the exporter, which costs a second of processor time and 12 MiB: at the start, or in the thread. There the event loop, which
-        waits for each of its turns until the thread lets go, is to wait a tenth of the usual time."""
-        patience = sys.getswitchinterval()
-        sys.setswitchinterval(patience / 10)
-        try:
-            self._open()
-        finally:
-            sys.setswitchinterval(patience)
-
-    def _open(self) -> None:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
-        heard = logging.getLogger(LOGGER)
-        heard.handlers = [_Heard(self)]
-        heard.propagate = False
-        settings = self.settings
-        self.make = _maker(settings)
-        self.exporter = OTLPSpanExporter(endpoint=settings.url, headers=settings.headers or None, timeout=settings.timeout)
-
-    def _close(self) -> None:
-        if self.exporter is not None:
-            self.exporter.shutdown()
 
 
-class _Heard(logging.Handler):
-    """What the exporter says goes where ours is said, once, and not to standard error."""
-
-    def __init__(self, spans: Spans) -> None:
-        super().__init__(logging.WARNING)
-        self.spans = spans
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.spans.trouble = redact.visible(record.getMessage())[:TEXT]
-
-
-def _maker(settings: Settings) -> Callable[[Span], Any]:
-    """What makes the SDK's spans."""
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import ReadableSpan
-    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-    from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
-    from opentelemetry.trace.span import TraceState
-    from opentelemetry.trace.status import Status, StatusCode
-
-    resource = Resource.create({"service.name": settings.service, "service.version": version(), **settings.resource})
-    scope = InstrumentationScope("carrier2", version())
-    sampled = TraceFlags(TraceFlags.SAMPLED)
-
-    def make(span: Span) -> ReadableSpan:
-        state = TraceState.from_header([span.state]) if span.state else None
-        return ReadableSpan(
-            span.name,
-            SpanContext(span.trace, span.span, False, sampled, state),
-            SpanContext(span.trace, span.parent, span.server, sampled) if span.parent else None,
-            resource,
-            span.attributes,
-            kind=SpanKind.SERVER if span.server else SpanKind.CLIENT,
-            status=Status(StatusCode.ERROR, span.failed) if span.failed else Status(StatusCode.UNSET),
-            start_time=span.began,
-            end_time=span.ended,
-            instrumentation_scope=scope,
-        )
-
-    return make
+def resource_of(settings: Settings) -> dict[str, Any]:
+    """What all spans say of this process; what its surroundings say of it (OTEL_RESOURCE_ATTRIBUTES), too."""
+    pairs = (part.partition("=") for part in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","))
+    found: dict[str, Any] = {name.strip(): unquote(value.strip()) for name, equals, value in pairs if equals and name.strip()}
+    found |= {"telemetry.sdk.name": SCOPE[0], "telemetry.sdk.language": "python", "telemetry.sdk.version": version()}
+    return found | {"service.name": settings.service, "service.version": version(), **settings.resource}
 
 
 # --- what a span says ---------------------------------------------------------------------------------------------------------------------
@@ -243,14 +162,14 @@ def spans_of(session: Session, trace: Trace, users: Callable[[str], str], hidden
     offset = time.time_ns() - int(time.monotonic() * 1e9)
     request, error = session.request, session.error
     state = _text(request.get(b"tracestate")) if request is not None and trace.parent else ""
-    number, own = int(trace.trace, 16), int(trace.span, 16)
+    number, own = bytes.fromhex(trace.trace.decode()), bytes.fromhex(trace.span.decode())
     said = _of_request(session, users, hidden)
     status = said.get("http.response.status_code", 0)
     failed = f"{error.kind}: {redact.refused(error.kind, error.detail)}" if error is not None else f"HTTP {status}" if status >= 500 else ""
     if failed:
         said["error.type"] = error.kind if error is not None else str(status)
     method = said.get("http.request.method", "")
-    parent = int(trace.parent, 16) if trace.parent else 0
+    parent = bytes.fromhex(trace.parent.decode())
     name = f"{said['rpc.service']}/{said['rpc.method']}" if "rpc.service" in said else f"{method} {session.decision.rule}".strip()
     began, ended = offset + int(session.started * 1e9), offset + int(session.ended_at * 1e9)
     if trace.more:
@@ -260,7 +179,7 @@ def spans_of(session: Session, trace: Trace, users: Callable[[str], str], hidden
     for count, attempt in enumerate(trace.attempts):
         attributes, why_not = _of_attempt(attempt, count, attempt is last, session, said)
         at = offset + int(attempt.began * 1e9), offset + int((attempt.ended or session.ended_at) * 1e9)
-        found.append(Span(method or name, False, number, int(attempt.span, 16), own, *at, attributes, why_not, state))
+        found.append(Span(method or name, False, number, bytes.fromhex(attempt.span.decode()), own, *at, attributes, why_not, state))
     return found
 
 

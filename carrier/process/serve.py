@@ -158,9 +158,6 @@ class Server:
             await self._open_health(*settings.health)
         config = self.base.config if settings.state is None else self.base.keep_in(Folder(settings.state, self.log.error))
         self._prepare(config)()
-        if self.metrics.spans is not None:
-            with contextlib.suppress(Exception):  # who sends the first spans tries again, and tells why not
-                self.metrics.spans.load()  # while nobody is served: it takes the processor for a second
         self.base.prepare = self._prepare
         if settings.socket is not None:
             self.unix, warning = open_socket(self.env, settings.socket or None, settings.limits)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 
-from carrier.config import dump, traces
+from carrier.config import dump
 from carrier.config.document import from_document
 from carrier.config.traces import Settings, read, settings_of, unveiled, veiled
 from carrier.errors import ConfigError
-from carrier.model import Admin, Config
+from carrier.model import Config
 
 SECRET = "Bearer do-not-show-me"
 
@@ -59,11 +57,3 @@ def test_what_was_shown_without_its_secret_means_what_is_in_force() -> None:
     assert SECRET not in str(shown) and shown["listeners"] == [] and veiled({"admin": {}}) == {"admin": {}}
     assert unveiled(shown, from_document(document)[0]) == document
     assert unveiled({"admin": 3}, Config()) == {"admin": 3} and unveiled(shown, Config()) == shown
-
-
-def test_without_the_extra_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.partition(".")[0] == "opentelemetry"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(traces, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'carrier2\[otel\]'"):
-        settings_of(Config(admin=Admin(options={"traces": {"endpoint": "http://c"}})))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -215,11 +214,3 @@ async def test_a_collector_that_is_not_there_is_no_trouble_of_the_proxys(capsys:
     async with Stage() as stage, traced(stage.proxy.env, "http://127.0.0.1:9", 1, timeout=0.2) as spans:
         await ask(stage, "")
     assert spans.failed == 2 and spans.trouble and capsys.readouterr().err == ""
-
-
-async def test_while_it_is_loaded_beside_the_loop_the_loop_waits_less_for_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    usual, seen = sys.getswitchinterval(), []
-    spans = Spans(Settings("http://127.0.0.1:9"), asyncio.get_running_loop())
-    monkeypatch.setattr(spans, "_open", lambda: seen.append(sys.getswitchinterval()))
-    spans.load()
-    assert seen == [pytest.approx(usual / 10)] and sys.getswitchinterval() == pytest.approx(usual)
