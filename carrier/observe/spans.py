@@ -35,7 +35,8 @@ BATCH = 128
 """Spans of one export."""
 LEAVING = 1.0
 """Seconds that the end of the process waits for what is being sent."""
-SCOPE = ("carrier2", version())
+MAKER = "carrier2"
+"""Who has made the spans."""
 TEXT = 1024
 """Characters of an attribute."""
 
@@ -134,7 +135,7 @@ class Spans:
     def _export_one(self, batch: list[Span]) -> None:
         done = False
         try:
-            self.collector.take(export(self.resource, SCOPE, batch))
+            self.collector.take(export(self.resource, (MAKER, version()), batch))
             done = True
         except OSError as exc:
             self.trouble = redact.visible(str(exc))[:TEXT]
@@ -150,7 +151,7 @@ def resource_of(settings: Settings) -> dict[str, Any]:
     """What all spans say of this process; what its surroundings say of it (OTEL_RESOURCE_ATTRIBUTES), too."""
     pairs = (part.partition("=") for part in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","))
     found: dict[str, Any] = {name.strip(): unquote(value.strip()) for name, equals, value in pairs if equals and name.strip()}
-    found |= {"telemetry.sdk.name": SCOPE[0], "telemetry.sdk.language": "python", "telemetry.sdk.version": version()}
+    found |= {"telemetry.sdk.name": MAKER, "telemetry.sdk.language": "python", "telemetry.sdk.version": version()}
     return found | {"service.name": settings.service, "service.version": version(), **settings.resource}
 
 
