@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 import uvloop
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # of a script's background jobs it is ignored, and so by all that they start
 
 
 @pytest.hookimpl(optionalhook=True)
