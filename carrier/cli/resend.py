@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from carrier.wire.h2 import Engine, Limits, Memo, Section, Stream, code_name, encode
+
 Fields = Sequence[tuple[str, str]]
 HOP = frozenset(
     (
@@ -24,6 +26,8 @@ HOP = frozenset(
     )
 )
 """Fields that are of one connection, or that are written anew."""
+LIMITS = Limits(head=1 << 20, fields=10_000, line=1 << 20, block=1 << 20, budget=1 << 40)
+"""Of an answer of HTTP/2: who asks knows whom."""
 PORTS = {"http": 80, "https": 443}
 
 
@@ -75,62 +79,79 @@ class Endpoint:
             answer = connection.getresponse()
             return Answer(answer.status, [(name, value) for name, value in answer.getheaders()], answer.read())
         except HTTPException as exc:
+            if str(exc).startswith("\0\0"):  # the length of a first frame, SETTINGS
+                raise ValueError("no answer of HTTP/1: it speaks HTTP/2 (--http 2)") from None
             raise ValueError(f"no answer of HTTP: {type(exc).__name__}: {exc}") from None
         finally:
             connection.close()
 
     def _ask2(self, method: str, target: str, host: str, fields: Fields, body: bytes) -> Answer:
         """By prior knowledge, or as TLS agrees (RFC 9113 section 3)."""
-        from h2.config import H2Configuration
-        from h2.connection import H2Connection
-        from h2.exceptions import ProtocolError
-
         with socket.create_connection((self.host, self.port), self.timeout) as plain:
             sock = plain
             if self.context is not None:
                 self.context.set_alpn_protocols(["h2"])
                 sock = self.context.wrap_socket(plain, server_hostname=self.host)
-            connection = H2Connection(H2Configuration(header_encoding="latin-1"))
-            try:
-                connection.initiate_connection()
-                head = [(":method", method), (":scheme", self.scheme), (":authority", host), (":path", target)]
-                head += [(name.lower(), value) for name, value in fields]
-                if any(name == "content-type" and value.startswith("application/grpc") for name, value in head):
-                    head.append(("te", "trailers"))
-                connection.send_headers(1, head, end_stream=not body)
-                return _talk(connection, sock, body)
-            except ProtocolError as exc:
-                raise ValueError(f"no answer of HTTP/2: {type(exc).__name__}: {exc}") from None
+            head = [(":method", method), (":scheme", self.scheme), (":authority", host), (":path", target)]
+            head += [(name.lower(), value) for name, value in fields]
+            if any(name == "content-type" and value.startswith("application/grpc") for name, value in head):
+                head.append(("te", "trailers"))
+            return _talk(sock, [(name.encode("latin-1", "replace"), value.encode("latin-1", "replace")) for name, value in head], body)
 
 
-def _talk(connection: object, sock: socket.socket, body: bytes) -> Answer:
-    """Send the content as far as its reader takes it, and read the answer to its end."""
-    from h2.connection import H2Connection
-    from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamEnded, StreamReset, TrailersReceived
+class _Heard:
+    """What an answer of HTTP/2 is until it is whole; the engine's target (carrier/wire/h2)."""
 
-    assert isinstance(connection, H2Connection)
-    status, fields, content = 0, [], []
-    rest = memoryview(body)
+    def __init__(self) -> None:
+        self.status = 0
+        self.fields: list[tuple[str, str]] = []
+        self.content: list[bytes] = []
+        self.done = False
+        self.broken = ""
+
+    def on_head(self, stream: Stream, section: Section, last: bool) -> None:
+        if section.status >= 200:
+            self.status, self.done = section.status, last
+            self._add(section)
+
+    def on_trailers(self, stream: Stream, section: Section) -> None:
+        self._add(section)
+        self.done = True
+
+    def _add(self, section: Section) -> None:
+        self.fields += [(name.decode("latin-1"), value.decode("latin-1")) for name, value in section.fields]
+
+    def on_data(self, stream: Stream, data: bytes, last: bool) -> None:
+        self.content.append(data)
+        self.done = last
+
+    def on_reset(self, stream: Stream, code: int, detail: str) -> None:
+        self.broken = detail or code_name(code)
+
+    def on_drained(self, stream: Stream) -> None: ...
+    def on_refused(self, stream: Stream, section: Section, kind: str, detail: str) -> None: ...
+    def on_goaway(self, last: int, code: int, detail: str) -> None: ...
+    def on_settings(self) -> None: ...
+
+
+def _talk(sock: socket.socket, head: list[tuple[bytes, bytes]], body: bytes) -> Answer:
+    """Send a request, its content as far as its reader takes it, and read the answer to its end."""
+    heard = _Heard()
+    engine = Engine(heard, Memo(LIMITS, client=True), LIMITS, client=True)
+    stream = engine.request(encode(head), not body, head_only=head[0][1] == b"HEAD")
+    if body:
+        stream.send_data(body, True)
     while True:
-        while rest and (room := min(connection.local_flow_control_window(1), connection.max_outbound_frame_size)) > 0:
-            piece, rest = rest[:room], rest[room:]
-            connection.send_data(1, bytes(piece), end_stream=not rest)
-        sock.sendall(connection.data_to_send())
+        sock.sendall(engine.take())
         data = sock.recv(65_536)
+        more = engine.feed(data, 0.0)
+        while more:
+            more = engine.feed(b"", 0.0)
+        if heard.done:
+            return Answer(heard.status, heard.fields, b"".join(heard.content))
+        if engine.failure is not None:
+            raise ValueError(f"no answer of HTTP/2: {engine.failure.detail}")
+        if heard.broken:
+            raise ValueError(f"the answer was broken off: {heard.broken}")
         if not data:
             raise ValueError("the connection was closed before the answer was whole")
-        if data.startswith(b"HTTP/1") and not status:
-            raise ValueError("no answer of HTTP/2: it speaks HTTP/1")
-        for event in connection.receive_data(data):
-            if isinstance(event, ResponseReceived | TrailersReceived):
-                pairs = [(str(name), str(value)) for name, value in event.headers or ()]
-                status = next((int(value) for name, value in pairs if name == ":status"), status)
-                fields += [(name, value) for name, value in pairs if not name.startswith(":")]
-            elif isinstance(event, DataReceived):
-                content.append(event.data or b"")
-                connection.acknowledge_received_data(event.flow_controlled_length or 0, 1)
-            elif isinstance(event, StreamReset | ConnectionTerminated):
-                raise ValueError(f"the answer was broken off, code {event.error_code}")
-            elif isinstance(event, StreamEnded):
-                sock.sendall(connection.data_to_send())
-                return Answer(status, fields, b"".join(content))

@@ -42,7 +42,7 @@ pytestmark = [
 ADMIN, READER, JOHN = "admin-token-0123456789", "reader-token-012345678", "john-token-01234567890"
 PATIENCE = 30.0
 FASTER = "const wait = window.setTimeout; window.setTimeout = (does, time, ...more) => wait(does, time >= 200 ? time / 2 : time, ...more);"
-"""What the page does once a second it does twice here, and what a reader has seen goes sooner. More often costs more than it saves: each time is drawn."""
+"""What the page does once a second it does twice here, and what a reader has seen goes sooner. More often costs more than it saves."""
 SEEN = """
 const [selector, said] = arguments;
 const seen = [...document.querySelectorAll(selector)].filter((e) =>

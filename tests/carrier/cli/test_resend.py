@@ -14,7 +14,9 @@ import pytest
 import trustme
 
 from carrier.cli.resend import Endpoint
-from tests.h2peer import Server2, echo
+from carrier.wire.h2 import encode
+from carrier.wire.h2.frames import goaway_frame, header_frames, settings_frame
+from tests.h2peer import Peer2, Server2, echo
 
 
 @contextlib.contextmanager
@@ -126,6 +128,36 @@ def test_certificates_are_looked_at_unless_they_are_not_to_be(tmp_path: Path) ->
 def test_http_2_that_is_none_is_said() -> None:
     with one(b"HTTP/1.1 400 Bad Request\r\n\r\n") as (port, _), pytest.raises(ValueError, match="HTTP/2"):
         Endpoint(f"127.0.0.1:{port}").ask("GET", "/", "x", [], b"", "2")
+
+
+def test_http_1_that_is_http_2_is_said() -> None:
+    with one(settings_frame({3: 100})) as (port, _), pytest.raises(ValueError, match=r"it speaks HTTP/2 \(--http 2\)"):
+        Endpoint(f"127.0.0.1:{port}").ask("GET", "/", "a", [], b"", "1.1")
+
+
+async def test_an_answer_behind_goaway_is_whole_and_a_value_may_end_with_a_blank() -> None:
+    """As gRPC's servers say them: when a connection has its age, and when a reason ends so."""
+
+    async def serve(peer: Peer2) -> None:
+        number = await peer.request()
+        peer.writer.write(goaway_frame(number, 0) + header_frames(number, encode([(b":status", b"103")]), False, 16384))
+        peer.writer.write(header_frames(number, encode([(b":status", b"200"), (b"grpc-message", b"no ")]), True, 16384))
+        await asyncio.sleep(5)
+
+    async with Server2(serve) as server:
+        found = await asyncio.to_thread(Endpoint(f"127.0.0.1:{server.port}").ask, "GET", "/", "a", [], b"", "2")
+    assert (found.status, found.fields) == (200, [("grpc-message", "no")])
+
+
+@pytest.mark.parametrize(("code", "said"), [(8, "CANCEL"), (2, "INTERNAL_ERROR")])
+async def test_an_answer_that_is_broken_off_is_said_with_the_code(code: int, said: str) -> None:
+    async def serve(peer: Peer2) -> None:
+        peer.reset(await peer.request(), code)
+        await asyncio.sleep(5)
+
+    async with Server2(serve) as server:
+        with pytest.raises(ValueError, match=f"broken off: .*{said}"):
+            await asyncio.to_thread(Endpoint(f"127.0.0.1:{server.port}").ask, "GET", "/", "a", [], b"", "2")
 
 
 async def test_a_large_body_goes_out_over_http_2_as_its_reader_takes_it() -> None:
