@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from carrier.core.address import check_bind, local_address
@@ -66,9 +67,12 @@ class TcpCluster(Cluster):
         """A connected socket to the endpoint, which knows whose session it is if it wants to. Raises Error."""
         addresses = await self.addresses(endpoint)
         local = local_address(self.spec)
+        ways = self.env.ways
 
         async def one(address: Address) -> socket.socket:
-            return await connect(self.env.loop, address[0], address[1], endpoint.address, local)
+            here = ways.lead_here(self.env.own, self.transport, address[1][0], endpoint.port)
+            told = partial(ways.goes, session, self.transport) if here else None
+            return await connect(self.env.loop, address[0], address[1], endpoint.address, local, told)
 
         try:
             found: socket.socket = await first_that_connects(addresses, one, self.env.resolver.failed)

@@ -112,6 +112,8 @@ class UdpCluster(Cluster):
             if sock is not None:
                 sock.close()
             raise from_os(exc, "upstream", endpoint.address, "yes") from None
+        if self.env.ways.lead_here(self.env.own, self.transport, address[1][0], endpoint.port):
+            self.env.ways.goes(session, self.transport, sock)
         upstream = UdpUpstream(self, sock, endpoint, address)
         upstream.session = session
         return upstream

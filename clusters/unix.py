@@ -58,13 +58,13 @@ class UnixCluster(Cluster):
 
     def ready(self, session: Session, endpoint: Endpoint | None) -> Socket | None:
         assert endpoint is not None
-        sock = self._connected(endpoint.host)
+        sock = self._connected(endpoint.host, session)
         return None if sock is None else self._end(session, sock, endpoint.host)
 
     async def open(self, session: Session, endpoint: Endpoint) -> Socket:
         """The queue is full: the kernel does not say when it is so no more."""
         delay = SOON
-        while (sock := self._connected(endpoint.host)) is None:
+        while (sock := self._connected(endpoint.host, session)) is None:
             await asyncio.sleep(delay)
             delay = min(delay * 2, LATER)
         return self._end(session, sock, endpoint.host)
@@ -91,14 +91,17 @@ class UnixCluster(Cluster):
         if sock is not None:  # a full queue is somebody's
             sock.close()
 
-    def _connected(self, filename: str) -> socket.socket | None:
+    def _connected(self, filename: str, session: Session | None = None) -> socket.socket | None:
         """A connected socket; None: the server's queue is full. Raises Error (retry "yes": nothing was sent)."""
-        if self.outward and self.env.own.at(self.transport, filename, None):
+        here = self.env.own.files and self.env.own.at(self.transport, filename, None)
+        if here and self.outward:
             raise Error("loop", f"{filename} is a listener of this proxy, and the session would go round", "upstream", "yes")
         sock = socket.socket(socket.AF_UNIX, MODES[self.mode] | socket.SOCK_NONBLOCK)
         try:
-            if self.mode == "dgram":
+            if self.mode == "dgram" or here:  # a name, by which it is answered, and known to a listener of ours
                 sock.bind("")
+                if here and session is not None:
+                    self.env.ways.goes(session, self.transport, sock)
             sock.connect(address_of(filename))
             if self.env.api_files and leads_to(sock, self.env.api_files):
                 raise Error("forbidden", f"{filename} is where the REST API of this proxy listens", "upstream", "yes")

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from carrier.core.session import Session
     from carrier.core.stream import Stream
 
-NOT_KEPT = ("killed", "drain", "overload")
+NOT_KEPT = ("killed", "drain", "overload", "loop")
 """Errors after which a client that has not said what it is goes, too."""
 LATE = "its first line came late, and is HTTP"
 HEARD = "a request of HTTP after bytes of a server that speaks something else"

@@ -370,7 +370,10 @@ class UdpListener(Listener, DatagramReader):
         peer = Remote(self, self.sock, address) if self.singleton else UdpPeer(self, self.sock, address, local)
         self.peers[peer.place] = peer
         self.begin(peer)
-        return None if peer.closed else peer
+        if peer.closed:
+            self.drop("no-destination")
+            return None
+        return peer
 
     def _refusal(self, host: str, port: int) -> str:
         """Why a new peer gets no session, or nothing."""

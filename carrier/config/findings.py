@@ -204,9 +204,9 @@ def _misspelt(config: Config, matchers: Matchers) -> Iterator[Finding | None]:
     for rulelist in config.rulelists.values():
         matcher = matchers.get(config, rulelist.name)
         for name, condition in zip(matcher.names, matcher.conditions, strict=True):
-            for written, sent in misspelt(condition.node) if condition is not None else ():
+            for written, hint in misspelt(condition.node) if condition is not None else ():
                 text = f"rule list {rulelist.name!r}: rule {name!r} asks for {written!r}, which no request has in this spelling"
-                yield Finding("spelling", "rule", name, ".match", text, f"write {sent!r}")
+                yield Finding("spelling", "rule", name, ".match", text, hint)
             yield None
 
 

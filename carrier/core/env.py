@@ -10,6 +10,7 @@ from carrier.core.fence import Fence, Own
 from carrier.core.ledger import Ledger, Reader
 from carrier.core.names import Names
 from carrier.core.resolve import Resolver
+from carrier.core.ways import Ways
 from carrier.redact import ALWAYS
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class Env:
         """Socket files that the REST API listens at, as they were bound -> device and inode: no cluster leads there."""
         self.fence = Fence()
         """Where user bridges may lead."""
+        self.ways = Ways()
+        """Connections of ours that came to listeners of ours."""
         self.own = Own()
         """Where our own listeners are."""
         self.hidden = ALWAYS

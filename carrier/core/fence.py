@@ -60,6 +60,9 @@ class Own:
 
     def __init__(self, places: Iterable[Key] = ()) -> None:
         self.places = frozenset(places)
+        self.ports = frozenset((kind, number) for kind, _, number in self.places if number > 0)
+        """(transport, port) of each: whatever leads elsewhere has another."""
+        self.files = any(kind.startswith("unix") for kind, _, _ in self.places)
 
     def at(self, transport: str, host: str, port: object, names: Mapping[str, list[Place]] | None = None) -> bool:
         """Is one of them at this address, or at this name, as far as that is known without asking a name server? names: those of
@@ -114,10 +117,10 @@ def _leads(address: IPv4Address | IPv6Address, bound: str) -> bool:
 
 def is_ours(address: IPv4Address | IPv6Address) -> bool:
     """Is it an address of this machine?"""
-    return address.is_loopback or _is_ours(str(address))
+    return address.is_loopback or is_address_of_ours(str(address))
 
 
-def _is_ours(address: str) -> bool:
+def is_address_of_ours(address: str) -> bool:
     """The kernel sends to an address of its own from that very address. To connect a socket of datagrams sends nothing."""
     try:
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as sock:

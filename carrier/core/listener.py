@@ -16,10 +16,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from carrier.core.address import Key, is_loopback
+from carrier.core.decision import Decision, Hits
 from carrier.core.ledger import LARGE
 from carrier.core.resolve import literal
 from carrier.core.session import Session
 from carrier.core.spec import Specified, check_fields, check_port, check_text
+from carrier.core.ways import MOST
 from carrier.errors import Error, Problem
 from carrier.options import numbers
 
@@ -243,7 +245,15 @@ class Listener(Specified):
         """The session of a source, routed by the table in force."""
         session = Session(self, source)
         self._live.add(session)
-        session.begin(self.table.decide(session.metadata))
+        ways = self.env.ways
+        if ways.made and ways.rounds(session) >= MOST:
+            self.hit("max_hops")
+            decision = Decision("", "", Hits())
+            decision.error = Error("loop", f"the session has passed {MOST} listeners of this proxy: it goes round", "downstream")
+            decision.said = decision.error.detail
+        else:
+            decision = self.table.decide(session.metadata)
+        session.begin(decision)
         return session
 
     @property

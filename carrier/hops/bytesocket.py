@@ -24,7 +24,7 @@ from collections.abc import Callable
 from os import read, write
 from typing import Any
 
-from carrier.core.address import keep_alive
+from carrier.core.address import HostPort, keep_alive
 from carrier.core.stream import DESTROYED, Stream
 from carrier.errors import Error, Side, from_os
 from carrier.hops.descriptor import Descriptor
@@ -39,6 +39,7 @@ LAST_WORDS = 16
 """Reads, at most, of what a peer had sent before it broke the connection."""
 GRACE = 30.0
 """Seconds that a peer may take nothing of the last bytes of a session that is gone."""
+Told = Callable[[socket.socket], None] | None
 LINGER_RST = struct.pack("ii", 1, 0)
 ORDERLY = ("killed", "drain", "no-route", "closed")
 """Resets that close in order instead of aborting: nothing that was sent is wrong."""
@@ -473,25 +474,26 @@ def shortcut(here: ByteSocket, there: ByteSocket) -> Callable[[], None]:
 
 
 async def connect(
-    loop: asyncio.AbstractEventLoop, family: socket.AddressFamily, address: Any, where: str, bind: tuple[str, int] | None = None
+    loop: asyncio.AbstractEventLoop, family: socket.AddressFamily, address: Any, where: str, bind: HostPort | None = None, told: Told = None
 ) -> socket.socket:
-    """A connected non-blocking stream socket. Raises Error (retry "yes": nothing was sent)."""
+    """A connected non-blocking stream socket. told: hears of it when it has an address, and is not connected yet. Raises Error
+    (retry "yes": nothing was sent)."""
     sock: socket.socket | None = None
     try:
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         if family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             keep_alive(sock)
-        if bind is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(bind)
+        if bind is not None or told is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(bind is not None))
+            sock.bind(bind or ("", 0))
+        if told is not None:
+            told(sock)
         await loop.sock_connect(sock, address)
-    except OSError as exc:
+    except BaseException as exc:
         if sock is not None:
             sock.close()
-        raise from_os(exc, "upstream", where, "yes") from None
-    except BaseException:
-        assert sock is not None
-        sock.close()
+        if isinstance(exc, OSError):
+            raise from_os(exc, "upstream", where, "yes") from None
         raise
     return sock

@@ -251,6 +251,7 @@ class Over(Listener):
         own = Env(env.loop)
         own.resolver = env.resolver
         own.insecure_admin = env.insecure_admin
+        own.ways = env.ways
         own.warn = lambda event, /, **values: env.warn(event, **values)
         own.note = lambda event, /, **values: env.note(event, **values)
         options = {name: value for name, value in conf.options.items() if name != "track"}
