@@ -93,7 +93,12 @@ class Lines:
         self.took = b'","duration_us":%d' + b"".join(b',"%b":%%d' % MORE[name].encode() for name in times)
         self.times = 1 + len(times)
         """Of a request on the lane they are all the same: its destination was there, and its answer came in one piece."""
+        self.tooks: dict[int, bytes] = {}
+        """That, by microseconds: most requests take as long as one before."""
         self.headers = tuple((name.lower(), name.lower() in self.hidden.fields) for name in settings.headers)
+        own = {"agent": b"user-agent", "trace": b"traceparent"}
+        self.told_by = frozenset(name.encode("latin-1", "replace") for name, _ in self.headers) | {own[n] for n in own if n in self.more}
+        """The fields that a line may tell."""
         self.request_id = _no_id if "x-request-id" in self.hidden.fields else request_id
         self.fixed: dict[tuple[object, ...], bytes] = {}
         self.asked: dict[bytes, tuple[bytes, bytes, bytes, str]] = {}
@@ -140,6 +145,13 @@ class Lines:
         host = key[0].removeprefix("::ffff:") if "." in key[0] else key[0]
         return (f"[{host}]:{key[1]}" if ":" in host else f"{host}:{key[1]}").encode("utf-8", "replace")
 
+    def _took(self, micro: int) -> bytes:
+        """How long a request on the lane took: so many microseconds."""
+        if len(self.tooks) >= KEPT:
+            self.tooks.clear()
+        found = self.tooks[micro] = self.took % ((micro,) * self.times)
+        return found
+
     def _client(self, source: Any) -> bytes:
         """The same of an HTTP connection, which keeps it for its next request."""
         source.client = found = self.peer(source)
@@ -149,7 +161,7 @@ class Lines:
         """A line of JSON for each session. Written flat, and from parts that are remembered, best of all with a head that comes again (from
         its second time on, because most others never do): 0.5 us a line."""
         parts: list[bytes] = []
-        fixed, targets, tells = self.fixed, self.asked, self.tells
+        fixed, targets, tells, tooks = self.fixed, self.asked, self.tells, self.tooks
         since, until, begin = 1.0, 0.0, b""
         era = self.era
         for entry in ended:
@@ -177,7 +189,7 @@ class Lines:
             parts += (
                 begin,
                 source.client or self._client(source),
-                self.took % (((at - started) * 1e6,) * self.times),
+                tooks.get(micro := int((at - started) * 1e6)) or self._took(micro),
                 sizes,
                 self.request_id(request, fields) if request.has_id else fields[OUR_ID],
                 asked,
@@ -220,7 +232,16 @@ class Lines:
     def _asked(self, request: Any, traced: bool = False) -> bytes:
         """What a line says of a request, from the quote that ends its id. traced: its trace is told already."""
         made = self._said(request.method, request.target, request.authority, request.version)
-        return made + self._told(request, traced) if self.tells else made
+        if not self.tells:
+            return made
+        kin = request.kin
+        if kin is None or traced:
+            return made + self._told(request, traced)
+        era, told = kin.told
+        if era is not self.era:
+            told = self._told(request, False) if self.told_by.isdisjoint(kin.varies) else None
+            kin.told = self.era, told
+        return made + (self._told(request, False) if told is None else told)
 
     def _said(self, method: bytes, target: bytes, host: bytes, version: str) -> bytes:
         """Of these four, which come again and again."""

@@ -227,6 +227,8 @@ class Live:
         """A reader of the ledger."""
         if self.timer is None:
             return
+        if not self.groups and not self.keep.left:
+            return  # nobody is told, and the ring has enough of this period
         if self.lines.is_off():
             self.lines.forget()
         shut = self.shut

@@ -62,6 +62,17 @@ REASONS = {s.value: s.phrase.encode() for s in HTTPStatus} | {
 """Reason phrases of RFC 9110 section 15, which the library of this Python does not have yet."""
 
 
+class Kin:
+    """What heads share that differ in their start lines, and in the values of some fields, only. varies: the names of those fields, in
+    lower case; told: what the log has made of all others (carrier/observe/lines.py), and whose it is."""
+
+    __slots__ = ("told", "varies")
+
+    def __init__(self, varies: frozenset[bytes]) -> None:
+        self.varies = varies
+        self.told: tuple[object, bytes | None] = (None, None)
+
+
 class Head:
     """The head of a request or an answer. Immutable by convention, except `decision`, which belongs to the listener: None, or what it wants
     to remember, which is not to refer to the head (that would be a cycle, and a memo's worth of heads would wait for the collector); and
@@ -81,7 +92,7 @@ class Head:
     `stem`: that without its last CRLF.
     `block`: what HTTP/2 keeps of its own. `never`: names of fields that came as never to be indexed (RFC 7541 7.1.3).
     `claims`: does it say of its way to us (wire/forwarding.py), `trace`: where it stands in one (wire/trace.py), False for nowhere; both
-    None until somebody asks. `grpc`: 1 of a call of gRPC, 2 of one with a grpc-timeout.
+    None until somebody asks. `grpc`: 1 of a call of gRPC, 2 of one with a grpc-timeout. `kin`: what it shares with heads of its shape.
     `raw`: the bytes that HTTP/1.1 read. `onward`: the fields to be sent on without those that frame or route, None until they are split.
     """
 
@@ -101,6 +112,7 @@ class Head:
         "hops",
         "keep_alive",
         "key",
+        "kin",
         "length",
         "log_line",
         "method",
@@ -179,6 +191,7 @@ class Head:
         self.log_line: Any = None
         self.claims: bool | None = None
         self.trace: Any = None
+        self.kin: Kin | None = None
 
     @property
     def fields(self) -> Fields:
@@ -316,6 +329,7 @@ class Head:
         head.parting = self.parting
         head.whole = self.whole
         head.decision = head.log_line = head.claims = None
+        head.kin = self.kin
         head.trace = False if self.trace is False else None  # the names of its fields are the same
         return head
 
@@ -327,6 +341,7 @@ class Head:
             "decision",
             "family",
             "grpc",
+            "kin",
             "never",
             "parting",
             "simple",

@@ -31,7 +31,7 @@ from carrier.wire.h1.head import (
     plan_request,
     tokens,
 )
-from carrier.wire.http import EXPLAIN, FIELD_BYTES, HOP, LENGTH, NONE, OURS, SAYS, TOKEN, Head, authenticates_connections
+from carrier.wire.http import EXPLAIN, FIELD_BYTES, HOP, LENGTH, NONE, OURS, SAYS, TOKEN, Head, Kin, authenticates_connections
 
 _TABLE = 4096  # entries of a table: lines or heads
 _PLANS = 1024
@@ -241,6 +241,7 @@ class _Memo:
         if len(self._shapes) >= _SHAPES:
             self._shapes.clear()
         self._shapes[left] = _Shape(left, [needle[2:] for needle in needles], plan, head)
+        head.kin = Kin(frozenset(needle[2:].partition(b":")[0].lower() for needle in needles))
 
     def _unknown(self, name: bytes) -> int:
         """The kind of a name that nobody has named."""

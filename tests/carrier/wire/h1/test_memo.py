@@ -10,6 +10,7 @@ from carrier.errors import Error
 from carrier.wire.forwarding import Forwarding
 from carrier.wire.h1.reader import AnswerMemo, Limits, RequestMemo, parse_answer, parse_request
 from carrier.wire.http import LENGTH, NONE, Head
+from carrier.wire.trace import context_of
 
 GET = b"GET /x HTTP/1.1\r\nHost: a.example\r\n\r\n"
 
@@ -104,7 +105,7 @@ def test_an_answer_seen_once_is_found_by_its_bytes_and_lengths_are_read_each_tim
 
 
 PROFILE = Forwarding(interesting=frozenset((b"x-user",)), via=b"c")
-ALL = ("fields", *(name for name in Head.__slots__ if name not in ("decision", "_fields")))
+ALL = ("fields", *(name for name in Head.__slots__ if name not in ("decision", "kin", "_fields")))
 TRACED = (
     b"POST /%d?a HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 10.0.0.%d\r\nContent-Length: %d\r\nConnection: keep-alive\r\n"
     b"X-Request-Id: %d\r\nX-User: z\r\ntraceparent: 00-%d-1\r\n\r\n"
@@ -135,6 +136,24 @@ def test_a_head_that_differs_in_volatile_values_only_is_what_the_plan_parser_and
         assert found is not None and found.key == memo.parse(traced(5)).key
         assert found.body == (LENGTH if n else NONE) and found.length == n
     assert not memo.heads or memo.heads.keys() == {traced(5)}
+
+
+def test_heads_of_one_shape_are_kin_and_know_what_varies_among_them() -> None:
+    memo = knowing()
+    one, two = memo.like(traced(1)), memo.like(traced(2))
+    assert one is not None and two is not None and one.kin is not None and one.kin is two.kin
+    assert {b"traceparent", b"x-request-id", b"content-length"} <= one.kin.varies and b"x-user" not in one.kin.varies
+    assert parse_request(traced(1), profile=PROFILE).kin is None
+    assert one.trace is None  # what it says of a trace is its own
+
+
+def test_heads_without_a_trace_need_not_be_searched_for_one() -> None:
+    memo, raw = RequestMemo(), b"GET / HTTP/1.1\r\nHost: a\r\nX-Unique: %d\r\n\r\n"
+    for n in range(60):
+        head = memo.parse(raw % n, False)
+        assert context_of(head) is None
+    found = memo.like(raw % 99)
+    assert found is not None and found.trace is False
 
 
 def test_a_head_of_known_shape_is_kept_when_that_is_wished() -> None:
