@@ -10,7 +10,7 @@ from carrier.admin.imagine import FIELDS
 from carrier.admin.recording import RECORDED
 from carrier.config.dump import version
 from carrier.config.jsonschema import schema
-from carrier.observe.live import FILTERS
+from carrier.observe.filters import FILTERS
 
 if TYPE_CHECKING:
     from carrier.admin.calls import Operation

@@ -51,7 +51,7 @@ from carrier.admin.writes import (
     show_drain,
 )
 from carrier.config.inspector import SECTIONS
-from carrier.observe.live import FILTERS
+from carrier.observe.filters import FILTERS
 
 _SHOWN = ("recursive", "format")
 

@@ -217,7 +217,8 @@ def show_event(api: Serving, call: Call) -> Any:
 
 def events(api: Serving, call: Call) -> Answer:
     """GET /events: what happens, as it happens (carrier/observe/live.py)."""
-    from carrier.observe.live import VIEWERS, Wanted
+    from carrier.observe.filters import Wanted
+    from carrier.observe.live import VIEWERS
 
     if api.live is None:
         raise Error("not-implemented", "this process has no events")

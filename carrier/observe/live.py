@@ -15,7 +15,6 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
@@ -23,8 +22,8 @@ import msgspec
 from carrier import redact
 from carrier.config.accesslog import Settings
 from carrier.core.reuse import recorded
-from carrier.errors import ConfigError, Problem, did_you_mean, shown
-from carrier.observe.lines import Lines, first_line
+from carrier.observe.filters import Wanted
+from carrier.observe.lines import SHORT, Lines, first_line
 
 if TYPE_CHECKING:
     from carrier.core.ledger import Refusal
@@ -49,79 +48,13 @@ AT_ONCE = 10
 TREE = 1024
 """Bytes of what a session was routed by, beside its fields."""
 AIMED = 4096
-"""Decisions of which is remembered whom they concern."""
-FILTERS: Mapping[str, str] = {
-    "user": "only sessions of this user's bridges",
-    "rule": "only sessions that this rule decided",
-    "listener": "only of this listener",
-    "status": "only answers of this status, or class of them: 404, 5xx",
-    "path": "only requests whose path begins so",
-    "protocol": "only of listeners of this protocol",
-    "errors": "true: only what failed, and answers from 500 on",
-    "since": "the id of the last event that was seen",
-}
-
-OF_SESSIONS = ("request", "session", "opened", "refused")
-"""Kinds of events that filters of sessions are for."""
+"""Decisions of which is remembered whom they concern; and kinds of their sessions, where filters ask for status or path."""
 
 
 class Viewer(Protocol):
     """One connection that watches. write: False when the reader has enough for now."""
 
     def write(self, data: bytes) -> bool: ...
-
-
-class Wanted:
-    """The filters of a viewer. Raises ConfigError when there is an unknown one, or one that cannot hold."""
-
-    def __init__(self, query: Mapping[str, str]) -> None:
-        problems = [
-            Problem(f"unknown filter {name!r}", f"?{name}", allowed=", ".join(FILTERS), hint=did_you_mean(name, FILTERS))
-            for name in query
-            if name not in FILTERS
-        ]
-        status = query.get("status", "")
-        self.status = status.lower().removesuffix("xx")
-        if status and not (self.status.isdecimal() and len(self.status) in (1, 3)):
-            problems.append(Problem("expected a status or a class", "?status", seen=shown(status), allowed="404, 5xx"))
-        for name, allowed in (("errors", ("", "true", "false")), ("since", ())):
-            value = query.get(name, "")
-            if (allowed and value not in allowed) or (not allowed and value and not value.isdecimal()):
-                problems.append(
-                    Problem(f"cannot be {value!r}", f"?{name}", seen=shown(value), allowed=", ".join(filter(None, allowed)) or "a number")
-                )
-        if problems:
-            raise ConfigError(*problems)
-        self.key = tuple(sorted((name, value) for name, value in query.items() if name != "since" and value))
-        self.user, self.rule, self.listener, self.path, self.protocol = (
-            query.get(name) or None for name in ("user", "rule", "listener", "path", "protocol")
-        )
-        self.errors = query.get("errors") == "true"
-        self.of_requests = any(name != "errors" for name, _ in self.key)
-        """It asks for something that only sessions have."""
-        self.asks = self.errors or bool(self.status) or self.path is not None
-        """It asks for more than a rule and its listener say."""
-
-    def concerns(self, listener: str, protocol: str, rule: str, user: str) -> bool:
-        """Is it for the viewer, as far as its rule and its listener say?"""
-        pairs = ((self.listener, listener), (self.protocol, protocol), (self.rule, rule), (self.user, user))
-        return all(want is None or want == has for want, has in pairs)
-
-    def passes(self, status: int, failed: bool, path: str) -> bool:
-        """Is it, as far as the request and its answer say?"""
-        if self.errors and not failed and status < 500:
-            return False
-        if self.status and self.status != (str(status)[:1] if len(self.status) == 1 else str(status)):
-            return False
-        return self.path is None or path.startswith(self.path)
-
-    def takes(self, event: Mapping[str, Any]) -> bool:
-        """Is this event for the viewer?"""
-        if event["event"] not in OF_SESSIONS:
-            return not self.of_requests and (not self.errors or event.get("level") != "notice")
-        said = (str(event.get(name) or "") for name in ("listener", "protocol", "rule", "user"))
-        failed = bool(event.get("error") or event.get("reason"))
-        return self.concerns(*said) and self.passes(int(event.get("status") or 0), failed, str(event.get("path") or ""))
 
 
 class Group:
@@ -134,6 +67,28 @@ class Group:
         self.left = MOST
         self.lost = 0
         self.frame: list[bytes] = []
+
+
+class Taken:
+    """Those to whom sessions of one decision are to be told that are alike in what filters ask. shut: nobody of them takes any more in this
+    period, whatever it is; missed: how many have ended since."""
+
+    __slots__ = ("groups", "missed", "shut")
+
+    def __init__(self, groups: list[Group]) -> None:
+        self.groups = groups
+        self.missed = 0
+        self.shut = False
+
+
+class Aim(NamedTuple):
+    """Whom the sessions of one decision concern. asks: some of them ask for more than that, paths: for the path, too. by: status, failure
+    and target, as far as they are asked for -> to whom those are told."""
+
+    groups: list[Group]
+    asks: bool
+    paths: bool
+    by: dict[Any, Taken]
 
 
 class Kept(NamedTuple):
@@ -172,10 +127,14 @@ class Live:
         self.groups: dict[tuple[Any, ...], Group] = {}
         self.keep = Group(Wanted({}))
         """What the ring keeps, whoever watches."""
-        self.aimed: dict[tuple[Any, Any], list[Group]] = {}
+        self.aimed: dict[tuple[Any, Any], Aim] = {}
         """Listener and decision -> those whom its sessions concern; forgotten when something changes."""
-        self.shut: dict[tuple[Any, Any], int] = {}
-        """Of these nobody takes any more in this period, whatever they are: how many have ended since."""
+        self.met = 0
+        """Entries of `by` in all of them."""
+        self.full: list[Taken] = []
+        """Those that are shut."""
+        self.shut: dict[tuple[Any, Any], Taken] = {}
+        """And those of them where nobody asks for more than the decision."""
         self.due: deque[tuple[Group, Viewer, bytes, int]] = deque()
         """What is to be written to whom, and how many events it is."""
         self.left = MADE
@@ -237,8 +196,8 @@ class Live:
                 if takers := self._takers(entry, entry.listener, entry.decision):
                     kind = b"session" if entry.request is None else b"request"
                     self._add(kind, self._line(kind, entry), takers, entry.listener.metadata(entry))
-            elif (key := (entry[0], entry[5])) in shut:
-                shut[key] += 1
+            elif (taken := shut.get(key := (entry[0], entry[5]))) is not None:
+                taken.missed += 1
             elif takers := self._takers(entry, *key):
                 session = recorded(entry)
                 head, session.request = session.request, None
@@ -281,28 +240,58 @@ class Live:
         if decision is None:  # it ended before it was routed
             return []
         key = listener, decision
-        groups = self.aimed.get(key)
-        if groups is None:
-            if len(self.aimed) >= AIMED:
-                self._aim_anew()
-            user = self.users(decision.rule)
-            groups = [group for group in self._all() if group.wanted.concerns(listener.name, listener.protocol, decision.rule, user)]
-            self.aimed[key] = groups
-        takers = self._choose(groups, partial(_said, entry))
-        if not takers and not any(group.wanted.asks for group in groups):
-            self.shut[key] = 0
+        aim = self.aimed.get(key) or self._aim(key)
+        about = _about(entry, aim.paths) if aim.asks else None
+        taken = aim.by.get(about)
+        if taken is None:
+            taken = self._taken(aim, about, entry)
+        elif taken.shut:
+            taken.missed += 1
+            return []
+        takers = self._choose(taken.groups)
+        if not takers:
+            taken.shut = True
+            self.full.append(taken)
+            if not aim.asks:
+                self.shut[key] = taken
         return takers
+
+    def _aim(self, key: tuple[Any, Any]) -> Aim:
+        listener, decision = key
+        if len(self.aimed) >= AIMED:
+            self._aim_anew()
+        said = listener.name, listener.protocol, decision.rule, self.users(decision.rule)
+        groups = [group for group in self._all() if group.wanted.concerns(*said)]
+        asks, paths = any(group.wanted.asks for group in groups), any(group.wanted.path is not None for group in groups)
+        aim = self.aimed[key] = Aim(groups, asks, paths, {})
+        return aim
+
+    def _taken(self, aim: Aim, about: tuple[int, bool, bytes] | None, entry: Any) -> Taken:
+        groups = aim.groups
+        if aim.asks:
+            said = _said(entry)
+            groups = [group for group in groups if not group.wanted.asks or group.wanted.passes(*said)]
+        taken = Taken(groups)
+        if about is None or len(about[2]) <= SHORT:
+            self.met += 1
+            if self.met > AIMED:  # it serves once more
+                self._aim_anew()
+            aim.by[about] = taken
+        return taken
 
     def _aim_anew(self) -> None:
         """Somebody has come or gone, or something has changed."""
         self._reopen()
         self.aimed.clear()
+        self.met = 0
 
     def _reopen(self) -> None:
         """Count what was not looked at."""
-        for key, count in self.shut.items():
-            for group in self.aimed[key]:
-                group.lost += count
+        for taken in self.full:
+            for group in taken.groups:
+                group.lost += taken.missed
+            taken.missed, taken.shut = 0, False
+        self.full.clear()
         self.shut.clear()
 
     def _choose(self, groups: Sequence[Group], of: Callable[[], tuple[int, bool, str]] | None = None) -> list[Group]:
@@ -430,6 +419,14 @@ class Live:
             self.timer = None
         self.groups.clear()
         self.due.clear()
+
+
+def _about(entry: Any, paths: bool) -> tuple[int, bool, bytes]:
+    """The same without what it costs to read a path."""
+    if entry.__class__ is tuple:
+        return entry[7].status, False, entry[4].target if paths else b""
+    request, answer = entry.request, entry.answer
+    return answer.status if answer is not None else 0, entry.error is not None, request.target if paths and request is not None else b""
 
 
 def _said(entry: Any) -> tuple[int, bool, str]:

@@ -10,7 +10,8 @@ from benchmarks import live
 from benchmarks.live import OFF, USUAL, VARIANTS, Row, table, written
 from benchmarks.viewers import Seen
 from carrier.config.source import loads
-from carrier.observe.live import VIEWERS, Wanted
+from carrier.observe.filters import Wanted
+from carrier.observe.live import VIEWERS
 
 PORTS = {"A": 9001, "B": 9002, "D": 9003}
 

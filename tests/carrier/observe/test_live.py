@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from carrier.errors import ConfigError
 from carrier.observe import live
-from carrier.observe.live import Live, Wanted
+from carrier.observe.filters import Wanted
+from carrier.observe.live import Live
 from carrier.proxy.proxy import Proxy
 from tests.support import config, echo, listener, port_of, running, tcp, wait_until
 
@@ -132,13 +132,6 @@ async def test_filters_leave_out_what_is_not_asked_for(proxy: Proxy, told: Live,
     await wait_until(lambda: len([e for e in everything.events() if e["event"] == "request"]) == 2, "for both")
     await asyncio.sleep(0.05)
     assert len([event for event in reader.events() if event["event"] == "request"]) == count
-
-
-@pytest.mark.parametrize("query", [{"usr": "x"}, {"status": "abc"}, {"status": "55"}, {"errors": "yes"}, {"since": "x"}])
-def test_a_filter_that_cannot_hold_is_refused_with_what_may(query: dict[str, str]) -> None:
-    with pytest.raises(ConfigError) as error:
-        Wanted(query)
-    assert len(error.value.problems) == 1 and error.value.problems[0].allowed
 
 
 async def test_what_is_too_much_is_counted_as_lost_and_told(proxy: Proxy, told: Live) -> None:
@@ -312,8 +305,52 @@ async def test_many_viewers_are_written_to_in_several_turns(told: Live, monkeypa
     assert [len(reader.events()) for reader in readers] == [1] * (len(readers) - 1) + [0]
 
 
-async def test_a_filter_that_is_empty_is_none(told: Live) -> None:
-    assert Wanted({"user": ""}).takes({"event": "request", "user": "john"}) and Wanted({"user": ""}).key == ()
+async def test_many_filters_count_each_its_own_and_few_sessions_are_looked_at(
+    proxy: Proxy, told: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What filters ask of a session is asked once for all that are alike; when nobody has room they are only counted, whatever they are."""
+    monkeypatch.setattr(live, "PERIOD", 60)
+    queries: list[dict[str, str]] = [
+        {},
+        {"path": "/a"},
+        {"path": "/a/b"},
+        {"status": "2xx"},
+        {"status": "404"},
+        {"errors": "true"},
+        {"user": "x"},
+    ]
+    readers = [Reader() for _ in queries]
+    for reader, query in zip(readers, queries, strict=True):
+        told.join(reader, query)
+    asked = []
+    passes = Wanted.passes
+    monkeypatch.setattr(Wanted, "passes", lambda self, *said: asked.append(said) or passes(self, *said))  # type: ignore[func-returns-value]
+    one, two = await ended_at(proxy, "/a"), await ended_at(proxy, "/a/b")
+    long = await ended_at(proxy, "/a/" + "x" * 1000)
+    told._beat()
+    for reader in readers:
+        reader.text = ""
+    asked.clear()
+    told.read([one, two, long] * 200)
+    assert len(asked) < 5 * 3 + 5 * 200, "the long one is asked about each time, as nothing of it is kept"
+    told._beat()
+    while told.due:
+        told._send()
+    found = {}
+    for reader, query in zip(readers, queries, strict=True):
+        events = reader.events()
+        lost = sum(event["events"] for event in events if event["event"] == "lost")
+        found[str(query)] = len(events) - bool(lost) + lost
+    assert list(found.values()) == [600, 600, 200, 600, 0, 0, 0], found
+
+
+async def test_kinds_of_sessions_that_are_remembered_are_bounded(proxy: Proxy, told: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "AIMED", 8)
+    reader = Reader()
+    told.join(reader, {"path": "/a"})
+    for number in range(30):
+        told.read([await ended_at(proxy, f"/a{number}")])
+        assert sum(len(aim.by) for aim in told.aimed.values()) <= 9
 
 
 async def test_a_refused_request_is_for_those_whose_filters_it_passes(proxy: Proxy, told: Live) -> None:
