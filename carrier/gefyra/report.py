@@ -50,15 +50,19 @@ class Reports:
         self.mount = mount
         self.access: Access = mount.access
         self.told: dict[str, Told] = {}
-        self.next = time.monotonic()
+        self.next = 0.0
+        self.busy = 0.0
+        """Since when bridges are being made (monotonic seconds); 0: none is."""
 
     async def look(self, now: float) -> float:
         """Ask the pods, if it is time to; returns the seconds until it is again. now: monotonic seconds."""
         if now < self.next:
             return self.next - now
         objects = await self.access.list("gefyrabridge", self.mount.gefyra_namespace, {MOUNT_LABEL: self.mount.name})
-        if any(str(one.get("state", "REQUESTED")).upper() in WAITING for one in objects) and now - self.next < BUSY:
+        if any(str(one.get("state", "REQUESTED")).upper() in WAITING for one in objects) and now - (self.busy or now) < BUSY:
+            self.busy, self.next = self.busy or now, now + OFTEN
             return OFTEN  # what is made now comes first
+        self.busy = 0.0
         bridges = {name_of(one): one for one in objects if is_live(one)}
         for name in [name for name in self.told if name not in bridges]:
             del self.told[name]

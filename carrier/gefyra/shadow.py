@@ -151,11 +151,16 @@ class Shadowed:
         return self._is_duplicated()
 
     async def _is_duplicated(self) -> bool:
-        """Nobody but its owner's event says why the mount stays in PREPARING."""
+        """Nobody but its owner's event says why the mount stays in PREPARING, in which a shadow is prepared once: whoever has changed the
+        workload since, because its shadow could not start, is waited for here."""
         try:
+            workload = await self.access.get(*self._kind_and_place())
+            if workload is not None and clone.is_rolled_out(workload := {"kind": self._kind_and_place()[0], **workload}):
+                async with self.known.work:
+                    await self._prepare(workload)
             return await self._shadow_serves(WAITED)
-        except PermissionError as exc:
-            await self.warn("Not allowed", str(exc), str(exc))
+        except (PermissionError, ValueError) as exc:
+            await self.warn("Not prepared", str(exc), str(exc))
             return False
 
     async def _shadow_serves(self, patience: float) -> bool:

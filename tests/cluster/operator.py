@@ -71,6 +71,7 @@ class Operator:
         period: float = 60.0,
         retry: float = 1.0,
         namespace: str = "gefyra",
+        image: str = IMAGE[0],
     ) -> None:
         self.control = control
         self.kubeconfig = kubeconfig
@@ -83,7 +84,7 @@ class Operator:
         self.task: asyncio.Task[None] | None = None
         self.errors: list[str] = []
         """What a handler raised that the operator does not expect."""
-        self.configuration = types.SimpleNamespace(NAMESPACE=namespace, CARRIER2_IMAGE=IMAGE[0], CARRIER2_IMAGE_TAG=IMAGE[1])
+        self.configuration = types.SimpleNamespace(NAMESPACE=namespace, CARRIER2_IMAGE=image, CARRIER2_IMAGE_TAG=IMAGE[1])
         self.logger = logging.getLogger("operator")
 
     # ------------------------------------------------------------------ its life

@@ -91,6 +91,8 @@ async def test_nobody_notices_a_mount_its_bridges_a_rollout_a_restart_and_the_en
     began = time.monotonic()
     await cluster.mount()
     told["mount"] = round(time.monotonic() - began, 2)
+    notes = [note for reason, note in await cluster.events("mount-a") if reason == "Proxy installed"]
+    told["pods did not serve for"] = [float(note.rpartition(" for ")[2].removesuffix(" s")) for note in notes]
     await nothing_lost(cluster, requests, began, told)
 
     for user in ("alice", "bob"):
@@ -295,6 +297,29 @@ async def test_two_users_laptops_are_reached_by_tcp_and_udp_and_neither_notices_
     for task in (requests.task, kept.task, datagrams.task):
         task.cancel()
     await cluster.call("DELETE", "/apis/apps/v1/namespaces/gefyra/deployments/gate")
+
+
+async def test_what_cannot_start_is_told_in_the_words_of_scheduler_and_kubelet_and_costs_nobody_a_request(cluster):
+    await cluster.deploy(replicas=1, resources={"requests": {"cpu": f"{600 * (os.cpu_count() or 1)}m"}})
+    await cluster.rolled_out()
+    operator = await cluster.operator(connection=Gate(cluster.plane), image="localhost/none")
+    requests = await constant(cluster)
+    began = time.monotonic()
+    await cluster.apply(cluster.mount_object())
+    told = {"shadow": await cluster.told("mount-a", "Shadow not ready")}
+    assert "no node takes it: Unschedulable" in told["shadow"]
+    assert "Insufficient cpu" in told["shadow"]
+    await cluster.deploy(replicas=1)  # which asks for less: its shadow is made anew
+    told["proxy"] = await cluster.told("mount-a", "Failed to install GefyraBridgeMount")
+    assert "which has its own image back" in told["proxy"]
+    assert "its image localhost/none:latest cannot be had: ErrImageNeverPull" in told["proxy"]
+    (pod,) = await cluster.pods()
+    assert pod["spec"]["containers"][0]["image"] == "localhost/app:1"
+    await asyncio.sleep(3)
+    await nothing_lost(cluster, requests, began, told)
+    print(told)
+    assert operator.errors == []
+    requests.task.cancel()
 
 
 async def test_a_mount_keeps_up_with_an_autoscaler(cluster):

@@ -20,7 +20,8 @@ def images(pods, container="web"):
     return [one["image"] for pod in pods for one in pod["spec"]["containers"] if one["name"] == container]
 
 
-async def test_a_shadow_whose_image_cannot_be_had_is_told_and_the_mount_goes_on_when_it_can(cluster, soon):
+@pytest.mark.parametrize("cure", ["the image is there", "the workload has another"])
+async def test_a_shadow_whose_image_cannot_be_had_is_told_and_the_mount_goes_on_when_it_can(cluster, soon, cure):
     await cluster.deploy(replicas=1)
     await cluster.rolled_out()
     cluster.node.broken["app:v1"] = "not found"  # by nobody who does not have it already
@@ -30,7 +31,10 @@ async def test_a_shadow_whose_image_cannot_be_had_is_told_and_the_mount_goes_on_
     assert "the shadow of deploy/web does not serve yet: pod web-gefyra-" in note
     assert "container web: its image app:v1 cannot be had: ImagePullBackOff: not found" in note
     assert images(await cluster.pods()) == ["app:v1"]
-    cluster.node.broken.clear()
+    if cure == "the image is there":
+        cluster.node.broken.clear()
+    else:
+        await cluster.deploy(replicas=1, version="v2")
     await cluster.state("gefyrabridgemount", "mount-a", "ACTIVE")
     assert [reason for reason, _ in await cluster.events("mount-a")].count("Shadow not ready") == 1
     assert operator.errors == []

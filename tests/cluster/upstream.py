@@ -28,10 +28,13 @@ FIRST_PORT = 10_000
 class Upstream:
     """A process of the operator. level: 2 with our providers, 1 without."""
 
-    def __init__(self, control: ControlPlane, kubeconfig: Path, level: int = 2, connection: Any = None) -> None:
+    def __init__(
+        self, control: ControlPlane, kubeconfig: Path, level: int = 2, connection: Any = None, image: str = "localhost/carrier2"
+    ) -> None:
         self.control = control
         self.kubeconfig = kubeconfig
         self.level = level
+        self.image = image
         self.connection = connection
         """Of our double; this one has its own."""
         self.log = kubeconfig.parent / f"gefyra-{len(list(kubeconfig.parent.glob('gefyra-*')))}.log"
@@ -47,7 +50,7 @@ class Upstream:
             "KUBECONFIG": str(self.kubeconfig),
             "ADMIN": str(self.control.kubeconfig),
             "LEVEL": str(self.level),
-            "GEFYRA_CARRIER2_IMAGE": "localhost/carrier2",
+            "GEFYRA_CARRIER2_IMAGE": self.image,
             "GEFYRA_CARRIER2_IMAGE_TAG": "latest",
         }
         with open(self.log, "ab") as log:
