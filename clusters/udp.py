@@ -159,13 +159,15 @@ class UdpCluster(Cluster):
 class UdpUpstream(DatagramSocket, DatagramReader):
     """The connected end of a UDP session. place: the address that it is connected to. kept: datagrams that may have been refused."""
 
-    __slots__ = ("adaptive", "cluster", "endpoint", "kept", "loop", "place", "receiver", "watching")
+    __slots__ = ("adaptive", "cluster", "endpoint", "kept", "loop", "place", "receiver", "unsent", "watching")
     sock: socket.socket
     session: Session | None
 
     def __init__(self, cluster: UdpCluster, sock: socket.socket, endpoint: Endpoint, address: Address) -> None:
         super().__init__(sock, address[1] if cluster.broadcast else None)
         self.kept: list[bytes] = []
+        self.unsent = 0
+        """Of what was to be sent last, how much the kernel has refused."""
         self.cluster = cluster
         self.loop: asyncio.AbstractEventLoop = cluster.env.loop
         self.endpoint = endpoint
@@ -241,6 +243,9 @@ class UdpUpstream(DatagramSocket, DatagramReader):
         super().send(data)
 
     def drop(self, reason: str, count: int = 1) -> None:
+        if reason == "send-failed":  # `failed` comes after it, and knows whether somebody else gets it
+            self.unsent = count
+            return
         if self.session is not None:
             self.session.dropped += count
         self.cluster.drop(reason, count)
@@ -262,13 +267,21 @@ class UdpUpstream(DatagramSocket, DatagramReader):
 
     def failed(self, exc: OSError) -> None:
         """An ICMP error, or worse: somebody else gets what was refused, or both neighbours are told."""
+        unsent, self.unsent = self.unsent, 0
         if exc.errno == errno.EMSGSIZE:  # the path has become narrower (ICMP, fragmentation needed): that was one datagram
             self.drop("too-long")
             self.look_again()
             return
         error = from_os(exc, "upstream", self.endpoint.address, "yes")
-        session, to, back = self.session, self.to, self.back
-        if session is not None and session.destination is self and session.once_more(error, self.kept):
+        session, to, back, kept = self.session, self.to, self.back, len(self.kept)
+        lost = (
+            self.messages_out + unsent if not self.messages_in else kept + unsent if unsent > 1 else max(unsent, kept)
+        )  # no burst is kept
+        again = session is not None and session.destination is self and session.once_more(error, self.kept)
+        if session is not None and lost > kept * again:
+            session.dropped += lost - kept * again
+            self.cluster.drop(error.kind, lost - kept * again)
+        if again:
             return
         error.retry = "no"
         self.close()

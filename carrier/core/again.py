@@ -188,6 +188,8 @@ class Again(Shown):
         """The destination failed before it answered: repeat the request on another connection, use the fallback, or give up."""
         if self.decision.calls and self._call_failed(error):
             return
+        if error.kind in ("reset", "closed"):
+            self.event("DISCONNECT", "destination", error.detail)
         endpoint = self.endpoint
         self._unlink(error)
         if endpoint is not None and self.cluster is not None:

@@ -250,7 +250,8 @@ class Session(Again):
         """Until the destination is there, what the source sends waits in a backlog."""
         self.on_lane = False
         if self.backlog is None:
-            self.backlog = Backlog(HIGH, self.listener.kind == "datagram")
+            datagram = self.listener.kind == "datagram"
+            self.backlog = Backlog(HIGH, datagram, self.source.drop if datagram else None)
         backlog = self.backlog
         self.source.to = backlog
         backlog.back = self.source
@@ -281,7 +282,6 @@ class Session(Again):
             stage.between(self)
         self.status = CONNECTED
         self.connected_at = monotonic()
-        self._no_room(backlog.dropped)
         for stage in self.hops:
             stage.resume() if isinstance(stage, Socket) else None
         if isinstance(destination, Socket) and not self.full:
@@ -496,5 +496,5 @@ class Session(Again):
             if error is None and self.destination.back is not NOWHERE:
                 guard(f"the destination of {self.name}", self.destination.end)
         if self.backlog is not None:
-            self._no_room(self.backlog.dropped + (len(self.backlog.calls) if self.listener.kind == "datagram" else 0))
+            self._no_room(len(self.backlog.calls) if self.listener.kind == "datagram" else 0)
             self.backlog = None

@@ -163,7 +163,7 @@ def dump(session: Any) -> dict[str, Any]:
             "messages_in": source.messages_in if session.request is None or source.messages_in else 1,
             "messages_out": source.messages_out or int(session.answer is not None),
             "retries": session.retries,
-            "dropped": session.dropped + (session.backlog.dropped if session.backlog is not None else 0),
+            "dropped": session.dropped,
         },
     }
     if decision is not None and decision.rule:

@@ -11,7 +11,7 @@ state that it has not read again. `reset` is idempotent; `data` and `end` after 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,6 +34,7 @@ class Owner(Protocol):
     """The session that a socket is an end of, as far as a socket knows it. A class that asks more of it says that it is a Session."""
 
     status: str
+    decision: Any
     source_done: bool
     connected_at: float
 
@@ -236,9 +237,9 @@ class Backlog(Stream):
     A byte stream is paused at the limit; of a datagram stream, which cannot wait, what comes later is dropped and counted.
     """
 
-    __slots__ = ("calls", "datagram", "dropped", "full", "held", "limit", "parting", "size")
+    __slots__ = ("calls", "datagram", "dropped", "full", "held", "limit", "lose", "parting", "size")
 
-    def __init__(self, limit: int = HIGH, datagram: bool = False) -> None:
+    def __init__(self, limit: int = HIGH, datagram: bool = False, lose: Callable[[str], None] | None = None) -> None:
         super().__init__()
         self.calls: deque[tuple[str, tuple[Any, ...]]] = deque()
         self.limit = limit
@@ -246,6 +247,8 @@ class Backlog(Stream):
         self.datagram = datagram
         self.full = False
         self.dropped = 0
+        self.lose = lose
+        """Where what is dropped is counted, at once: nobody knows how long the destination takes."""
         self.held = False
         """The hop in front said `pause` while it was played to."""
         self.parting: Error | None = None
@@ -257,6 +260,8 @@ class Backlog(Stream):
     def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
         if self.datagram and (self.size >= self.limit or len(self.calls) >= MANY):
             self.dropped += 1
+            if self.lose is not None:
+                self.lose("no-destination")
             return
         self.size += len(data)
         self.calls.append(("data", (data, kind, last)))

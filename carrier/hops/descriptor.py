@@ -64,8 +64,11 @@ class Descriptor(Socket):
             session.event("END", "source")
             self.to.end()
             return
+        told = session is not None and session.status == CONNECTED and not session.decision.retry.on_disconnect
+        if session is not None and told:  # before the session is over with it
+            session.event("END", "destination")
         self.to.end()
-        if session is not None and self.session is session and session.status == CONNECTED:  # it was not replaced, nor was that all
+        if session is not None and not told and self.session is session and session.status == CONNECTED:  # it was not replaced
             session.event("END", "destination")
 
     def broken(self, error: Error) -> None:

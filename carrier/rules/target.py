@@ -16,7 +16,7 @@ _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})|([\"<>\[\]^`{|}])|(%|[^!-~]|[\\#])")
 _OVERLONG = re.compile(r"%C[01]|%E0%[89]|%F0%8")
 # Escaped controls where a server that trims would lose them.
 _EDGE = re.compile(r"(?:^|/|%2F|%5C)(?:%[01][0-9A-F]|%7F)|(?:%[01][0-9A-F]|%7F)(?:$|/|;|%2F|%5C)")
-_HIDDEN_DOTS = re.compile(r"(?:^|/|%2F|%5C)\.\.?(?:$|/|;|%2F|%5C)")
+_HIDDEN_DOTS = re.compile(r"(?:^|/|%2F|%5C)\.\.?(?:$|/|;|%3B|%2F|%5C)")
 
 
 def normal_path(raw: str, *, merge_slashes: bool = True) -> str | None:
@@ -28,7 +28,7 @@ def normal_path(raw: str, *, merge_slashes: bool = True) -> str | None:
 
     None: broken escapes, controls, spaces, bytes above 127, "#", backslash, overlong UTF-8, neither "/" nor absolute; escaped controls at
     the edge of a segment, which some servers cut off, and NUL anywhere (within a segment they are as good as any other character);
-    and what servers read differently: dot segments with parameters (`/..;/`) or between encoded slashes (`/x%2F../`), and (when
+    and what servers read differently: dot segments with parameters (`/..;/`, `/..%3B/`) or between encoded slashes (`/x%2F../`), and (when
     merging) `//..`. The query is not looked at.
     """
     path = raw if "?" not in raw else raw[: raw.index("?")]

@@ -50,6 +50,46 @@ async def test_a_refused_port_ends_the_session_and_the_next_datagram_tries_again
             assert await client.read() == b"now?"
 
 
+@pytest.mark.parametrize("count", [1, 2, 20])
+async def test_every_datagram_that_is_refused_is_counted_by_its_session_and_its_cluster(count):
+    """Of two the kernel sends one, hears that it was refused, and says so instead of sending the other one: both are lost."""
+    port = free_port(socket.SOCK_DGRAM)
+    async with running(config(clusters=[up(port)], listeners=[front()])) as proxy, udp(port_of(proxy, "in")) as client:
+        for _ in range(count):
+            client.send(b"anybody?")
+        found = proxy.clusters["up"].dropped
+        await wait_until(lambda: sum(found.values()) >= count, f"for {count}")
+        await asyncio.sleep(0.05)
+        assert found == {"refused": count}
+        assert sum(session.dropped for session in proxy.sessions()) == count
+
+
+async def test_what_somebody_else_gets_is_not_counted_as_dropped():
+    port = free_port(socket.SOCK_DGRAM)
+    async with udp_server() as server:
+        conf = config(clusters=[up(port), cluster("shadow", server.port, protocol="UDP")], listeners=[front(fallback="shadow")])
+        async with running(conf) as proxy, udp(port_of(proxy, "in")) as client:
+            client.send(b"x")
+            assert await client.read() == b"x"
+            assert proxy.clusters["up"].dropped == {}
+
+
+async def test_what_finds_no_room_while_a_destination_is_tried_is_counted_at_once():
+    port = free_port()
+    retry = {"retry_on": "always", "num_retries": 100, "timeout": 1000}
+    stream = {"name": "up", "spec": {"protocol": "TCP", "port": port}, "endpoints": [{"spec": {"address": "127.0.0.1"}}]}
+    async with running(config(clusters=[stream], listeners=[front(retry=retry)])) as proxy, udp(port_of(proxy, "in")) as client:
+        for _ in range(100):
+            client.send(b"x" * 5000)
+            await asyncio.sleep(0)
+        await wait_until(lambda: (proxy.listeners["in"].datagrams() or {}).get("received") == 100, "for all of them")
+        (session,) = proxy.sessions()
+        assert session.retries or session.task is not None, "it is being tried"
+        waits = len(session.backlog.calls)
+        assert proxy.listeners["in"].dropped == {"no-destination": 100 - waits}
+        assert session.dropped == 100 - waits
+
+
 async def test_a_refused_port_is_tried_again_when_the_route_says_so():
     port = free_port(socket.SOCK_DGRAM)
     retry = {"retry_on": "disconnect", "num_retries": 100, "timeout": 20}

@@ -16,7 +16,7 @@ import pytest
 
 from carrier.config.source import loads
 from tests.pki import Pki, pki
-from tests.support import Peer, cluster, config, free_port, listener, port_of, running, tcp, tcp_server, udp_server, wait_until
+from tests.support import Peer, cluster, config, free_port, listener, port_of, running, tcp, tcp_server, udp, udp_server, wait_until
 
 __all__ = ["pki"]
 MUCH = 2_000_000
@@ -280,6 +280,27 @@ async def test_who_has_ended_and_how_stands_in_the_events() -> None:
                 ("DISCONNECT", "source"),
                 ("DISCONNECT", "destination"),
             ]
+
+
+@pytest.mark.parametrize("protocol", ["TCP", "UDP", "auto", "HTTP"])
+@pytest.mark.parametrize("resets", [False, True])
+async def test_an_upstream_that_leaves_without_a_word_is_named_too(protocol: str, resets: bool) -> None:
+    """Also where the session is over with it: a peer of datagrams has no end of its own."""
+    async with tcp_server() as backend:
+        up = cluster("up", backend.port, protocol="HTTP" if protocol == "HTTP" else "TCP")
+        conf = config(clusters=[up], listeners=[listener("in", "up", protocol=protocol, options={"track": 60})])
+        async with running(conf) as proxy, contextlib.AsyncExitStack() as stack:
+            client: Any = await stack.enter_async_context(udp(port_of(proxy, "in")) if protocol == "UDP" else tcp(port_of(proxy, "in")))
+            client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n" if protocol == "HTTP" else b"\x01x\n")
+            peer = await backend.peer()
+            await peer.read(3)
+            peer.reset() if resets else peer.close()
+            if protocol in ("TCP", "auto") and not resets:
+                assert await client.read_all() == b""
+                client.end()
+            await wait_until(lambda: proxy.listeners["in"].tracked, "for the end")
+            what = "END" if not resets and protocol != "HTTP" else "DISCONNECT"
+            assert (what, "destination") in said(proxy.listeners["in"].tracked[0])
 
 
 async def test_a_session_that_is_being_retried_names_its_cluster() -> None:

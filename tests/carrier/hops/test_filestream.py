@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 from carrier.core.stream import link
 from carrier.hops.filestream import FileStream
@@ -23,6 +24,7 @@ def hop(reader: int | None, writer: int | None, owned: bool = True) -> tuple[Nei
 class Talking:
     """As much of a session as is looked at."""
 
+    decision = SimpleNamespace(retry=SimpleNamespace(on_disconnect=False))
     status, source, source_done = "CONNECTED", None, False
 
     def event(self, event: str, message: str = "", content: object = None) -> None: ...

@@ -18,7 +18,8 @@ REFUSED = [
     "/admin%00", "/%00admin", "/admin\x00", "/adm\x01in", "/admin ", "/ admin", "/admin%0a", "/admin%0D%0A",
     "/admin%7f", "/admin\t", "/admin#x", "/x/%c0%ae%c0%ae/admin", "/%c1%a1dmin", "/%e0%80%afadmin", "/%e0%81%a1dmin",
     "/%f0%80%80%afadmin", "/%C0admin", "/admin\\", "\\admin", "/x\\..\\admin", "/x%2f..%2fadmin", "/x%2F../admin",
-    "/..%2fadmin", "/x%5c..%5cadmin", "/..;/admin", "/x/..;a=b/admin", "/.;/admin", "/x//../admin", "/%zz", "/%", "/%6",
+    "/..%2fadmin", "/x%5c..%5cadmin", "/..;/admin", "/x/..;a=b/admin", "/.;/admin",
+    "/x/..%3B/admin", "/..%3bx/admin", "/x/.%3B/admin", "/x/%2e%2e%3b%2fadmin", "/x//../admin", "/%zz", "/%", "/%6",
     "/\xe1dmin", "/%u0061dmin", "admin", "h:443", "", "?x",
 ]  # fmt: skip
 
