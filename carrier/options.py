@@ -14,8 +14,8 @@ from carrier.errors import Problem, Problems, did_you_mean
 
 Defaults = Mapping[str, float]
 Unit = Literal["seconds", "bytes", "number"]
-MOST: Mapping[str, float] = {"track": 86_400}
-"""Options that have an upper limit too: what is tracked stays in memory so many seconds."""
+MOST: Mapping[str, float] = {"strict_target": 1, "strict_path": 1, "track": 86_400}
+"""Options that have an upper limit too: what is tracked stays in memory so many seconds; what is 0 or 1."""
 TIMES: Mapping[str, float] = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 SIZES: Mapping[str, int] = {
     "": 1,

@@ -72,3 +72,8 @@ def test_a_duration_is_no_size_and_a_count_is_neither():
 def test_what_was_probably_meant_is_told_also_of_options_that_are_no_numbers():
     (problem,) = check_numbers({"trustd": []}, {"track": 0}, "$", ("trusted", "via"))
     assert (problem.allowed, problem.hint) == ("track, trusted, via", "did you mean 'trusted'?")
+
+
+@pytest.mark.parametrize("name", ["strict_path", "strict_target"])
+def test_what_is_on_or_off_is_no_other_number(name):
+    assert [bool(check_numbers({name: value}, {name: 1}, "$")) for value in (0, 1, 2)] == [False, False, True]
