@@ -21,7 +21,7 @@ from carrier.gefyra import clone
 from carrier.gefyra.access import Answer, Fleet, Object, is_ready, name_of, run_of, status_of
 from carrier.gefyra.format import read
 from carrier.gefyra.shadow import ORIGINALS, PATIENCE, Gone, Shadowed
-from carrier.gefyra.trouble import of_container, of_pod
+from carrier.gefyra.trouble import Trouble, of_container, of_pod
 from carrier.gefyra.wanted import MOUNT_LABEL, pods_of, wanted_of
 
 ROUTED = 2.0
@@ -30,6 +30,8 @@ SETTLED = 1.0
 """Seconds until whoever counts a Service's pods has heard that one is ready: it hears of pods and of Services on two ways."""
 STUCK = 10.0
 """Seconds after which a container that cannot start is given up: a registry may be away for a moment."""
+CRASHED = 60.0
+"""Seconds after which one is given up that is said to crash: a kubelet that has started it a moment ago waits before it does so again."""
 HOPELESS = 300.0
 """Seconds until the proxy is tried again in a pod in which it could not start."""
 
@@ -85,10 +87,11 @@ class Installing(Shadowed):
         before = run_of(pod, self.container)
         await self._keep(name, own["image"])
         out = before if not led and await self._take_out(name) else None
+        seen: list[Trouble | None] = [None]
         began = time.monotonic()
         await self._patch_image(name, self.image)
         try:
-            while (answer := await self._configured(name, out, time.monotonic() - began)) is None:  # noqa: ASYNC110 - it is a kubelet's
+            while (answer := await self._configured(name, out, time.monotonic() - began, seen)) is None:  # noqa: ASYNC110 - it is a kubelet's
                 await asyncio.sleep(self.pause)
         except Stuck as exc:
             await self._patch_image(name, own["image"])
@@ -178,16 +181,19 @@ class Installing(Shadowed):
         condition = {"type": "Ready", "status": "False", "reason": "BridgeMount", "message": "its container is about to be replaced"}
         await self.access.patch_status("Pod", self.namespace, name, {"status": {"conditions": [condition]}})
 
-    async def _configured(self, name: str, out: str | None, since: float) -> Answer | None:
+    async def _configured(self, name: str, out: str | None, since: float, seen: list[Trouble | None]) -> Answer | None:
         """The answer of a pod's proxy to its configuration; None: it does not answer yet. Raises Gone, Stuck.
 
         out: the run of the container before, of a pod that was taken out of its Services. An app may take its time to end, and its kubelet
-        may say meanwhile that the pod is ready. since: seconds since the pod was patched.
+        may say meanwhile that the pod is ready. since: seconds since the pod was patched. seen: what was wrong with it so far.
         """
         pod = await self._living(name)
-        trouble = of_container(status_of(pod, self.container))
-        if trouble is not None and trouble.lasts and since > STUCK:
-            raise Stuck(trouble.text)
+        trouble = of_container(status_of(pod, self.container), self.image)  # a kubelet shows the image before
+        if trouble is not None and trouble.lasts:
+            # A kubelet that has tried once says CrashLoopBackOff until it tries again, whatever was wrong, and by turns what it was.
+            told = seen[0] = trouble if not seen[0] or seen[0].crashed else seen[0]
+            if since > (CRASHED if told.crashed else STUCK):
+                raise Stuck(told.text)
         if out is not None and _says_ready(pod) and run_of(pod, self.container) == out:
             await self._say_not_ready(name)
         if not self._runs_proxy(pod):

@@ -27,10 +27,15 @@ class Trouble(NamedTuple):
     text: str
     lasts: bool = True
 
+    @property
+    def crashed(self) -> bool:
+        """Is nothing known but that the container ended?"""
+        return self.kind.endswith("/crash")
 
-def of_container(status: Mapping[str, Any]) -> Trouble | None:
+
+def of_container(status: Mapping[str, Any], wanted: str = "") -> Trouble | None:
     """What a container's part of its pod's status says is wrong; None: it is ready, or there is nothing to say yet."""
-    name, image = str(status.get("name", "")), str(status.get("image", ""))
+    name, image = str(status.get("name", "")), wanted or str(status.get("image", ""))
     state = status.get("state") or {}
     waiting = state.get("waiting") or {}
     reason, message = str(waiting.get("reason") or ""), _cut(waiting.get("message"))

@@ -313,6 +313,7 @@ async def test_a_pod_in_which_the_proxy_cannot_start_has_its_own_image_back_and_
             world.patched.append(name)
             status = world.objects["Pod", "default", name]["status"]["containerStatuses"][0]
             status.update(ready=False, image=IMAGE, state={"waiting": {"reason": "ImagePullBackOff", "message": "not found"}})
+            asyncio.get_running_loop().call_later(0.08, status.update, {"state": {"waiting": {"reason": "CrashLoopBackOff"}}})
             world.objects["Pod", "default", name]["spec"]["containers"][0]["image"] = IMAGE
             return
         await patch(kind, namespace, name, change)
