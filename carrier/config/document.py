@@ -192,9 +192,8 @@ class _Builder:
         claim = cls.claim(spec) if cls is not None else None
         if claim is not None:
             holder = self.ports.setdefault(claim, raw.get("name"))
-            if holder != raw.get("name") and not (
-                self.l7mp and claim[0] == "udp"
-            ):  # where it is no more than odd (carrier/config/findings.py)
+            shared = self.l7mp and claim[0] == "udp"  # which is no more than odd there (carrier/config/findings.py)
+            if holder != raw.get("name") and not shared:
                 text = f"port {claim[2]} is taken by listener {holder!r}"
                 self.problems.append(Problem(text, f"{path}.spec.port", seen=shown(claim[2])))
 

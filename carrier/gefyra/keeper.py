@@ -20,7 +20,7 @@ from carrier.gefyra.access import Object, name_of
 from carrier.gefyra.certificates import Certificates
 from carrier.gefyra.mount import CarrierMount
 from carrier.gefyra.report import Reports
-from carrier.gefyra.wanted import MOUNT_LABEL
+from carrier.gefyra.wanted import MOUNT_LABEL, asks
 
 LOOK = 30.0
 """Seconds between two looks when nobody says that something has changed."""
@@ -46,7 +46,6 @@ class Keeper:
         self.failed = 0
         self.next = 0.0
         """When pods are looked at although nothing of them has changed (monotonic seconds)."""
-        self.said: dict[str, list[object]] = {}
         """What the objects of the mount's bridges asked for at the last look."""
 
     @property
@@ -124,9 +123,9 @@ class Keeper:
     async def _read_again(self, mount: Object) -> None:
         """Has somebody edited what a bridge, or the mount, asks for? Then every pod is given all it should have."""
         found = await self.access.list("gefyrabridge", self.mount.gefyra_namespace, {MOUNT_LABEL: self.mount.name})
-        said = {name_of(one): [one.get("providerParameter"), one.get("portMappings")] for one in found}
-        edited = any(name in said and said[name] != before for name, before in self.said.items())
-        self.said = said
+        asked = {name_of(one): asks(one) for one in found}
+        edited = any(self.known.asked.get(name, now) != now for name, now in asked.items())
+        self.known.asked = asked
         parameter = mount.get("providerParameter") or {}
         if parameter != self.mount.certificates.parameter:
             self.mount.certificates = Certificates(parameter, self.mount.namespace)

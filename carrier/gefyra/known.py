@@ -67,6 +67,9 @@ class Known:
         self.opened = -1e9
         self.uneven = True
         """Somebody has to look at the pods, although nothing of them has changed."""
+        self.asked: dict[str, object] = {}
+        """What bridges asked for when they were given to the pods, by the names of their objects: one that asks for something else by now
+        was edited."""
         self.bridges: Remembered[list[Object]] = Remembered(BRIDGES)
         """The objects of the mount's bridges."""
 

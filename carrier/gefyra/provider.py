@@ -22,7 +22,7 @@ from carrier.gefyra.access import Access, Answer, Fleet, Object, bad, is_ready, 
 from carrier.gefyra.known import Known
 from carrier.gefyra.lines import IDLE
 from carrier.gefyra.mount import CarrierMount
-from carrier.gefyra.wanted import CLIENT_LABEL, MOUNT_LABEL, WAITING, Event, Failures, bodies_of, body_of, pods_of, tell, why
+from carrier.gefyra.wanted import CLIENT_LABEL, MOUNT_LABEL, WAITING, Event, Failures, asks, bodies_of, body_of, pods_of, tell, why
 
 PATIENCE = 2.0
 """Seconds that a bridge waits for its laptop before it is ACTIVE without it. One that others wait behind does not wait."""
@@ -126,6 +126,7 @@ class CarrierProvider:
                 text = "; ".join(f"{answer.pod}: {answer.reason}" for answer in answers) or f"no pod of {self.mount} runs the proxy"
                 raise self.failures.not_yet(f"no pod takes the bridge within {AGAIN:g} s: {text}")
             await asyncio.sleep(PAUSE)
+        self.known.asked[self.name] = asks({**bridge, "providerParameter": parameters})
         await self._tell(good, [answer for answer in answers if not answer.good], destination_host, destination_port)
 
     async def remove_proxy_route(self, container_port: int, destination_host: str, destination_port: int) -> None:

@@ -77,6 +77,11 @@ def bodies_of(bridge: Object, user: str, name: str = "") -> dict[str, Object]:
     return found
 
 
+def asks(bridge: Object) -> object:
+    """What its user may edit of it."""
+    return bridge.get("providerParameter") or {}, bridge.get("portMappings") or []
+
+
 def _with_its_end(bridge: Object) -> Mapping[str, Any]:
     """Its parameters; a lease of so many seconds runs from when the object was made, not from when a pod began anew."""
     parameters: Mapping[str, Any] = bridge.get("providerParameter") or {}
