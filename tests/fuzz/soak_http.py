@@ -131,9 +131,7 @@ class Soak:
     async def run(self, inputs: int, settle: bool = True) -> Tally:
         """So many conversations."""
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(
-            lambda _, context: self.tally.unforeseen.append(repr(context.get("exception") or context.get("message")))
-        )
+        loop.set_exception_handler(lambda _, context: self.tally.unforeseen.append(repr(context)))
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         proxy = Proxy(Env(loop), None)
         await proxy.apply(self._config(server.sockets[0].getsockname()[1]))
