@@ -29,7 +29,8 @@ POLICIES = {
 }
 """Policy as written -> policy as shown; l7mp echoes ConsistentHash as HashRing."""
 
-_NAME = re.compile(r"\S+")
+NAME = re.compile(r"\S+").fullmatch
+"""What a name of an object is."""
 TITLES = {
     "listener": ("listener", "Listener"),
     "cluster": ("cluster", "Cluster"),
@@ -104,7 +105,7 @@ def name_of(kind: str, raw: object) -> str:
     """A name: any text without white space. l7mp takes numbers too; they become text."""
     if isinstance(raw, int | float) and not isinstance(raw, bool):
         raw = spelled(raw)
-    if not isinstance(raw, str) or not _NAME.fullmatch(raw):
+    if not isinstance(raw, str) or not NAME(raw):
         raise refused(f"Cannot add {TITLES[kind][0]}: Property name is invalid")
     return raw
 

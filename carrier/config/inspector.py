@@ -10,7 +10,7 @@ from typing import Any
 from carrier.config import accesslog as access
 from carrier.config import traces
 from carrier.config.draft import Protocols
-from carrier.config.given import POLICIES
+from carrier.config.given import NAME, POLICIES
 from carrier.core import health, registry
 from carrier.core.breaker import BREAKER
 from carrier.core.decision import check_statuses
@@ -31,7 +31,6 @@ SECTIONS = {"clusters": "cluster", "listeners": "listener", "rulelists": "ruleli
 """Section of a document -> kind of its objects, in the order in which they are built."""
 _IGNORED = ("sessions", "endpoints")
 _KNOWN = ("admin", "bridges", *SECTIONS, *_IGNORED)
-_NAME = re.compile(r"\S+").fullmatch
 Check = Callable[[Any, str], None]
 
 
@@ -87,7 +86,7 @@ class Inspector:
             self.wrong(path, value, "text", hint)
 
     def name(self, value: Any, path: str) -> None:
-        if not isinstance(value, str) or not _NAME(value):
+        if not isinstance(value, str) or not NAME(value):
             self.wrong(path, value, "a name: text without spaces")
 
     def boolean(self, value: Any, path: str) -> None:
