@@ -131,13 +131,6 @@ async def looked(proxy: Proxy) -> None:
     await wait_until(lambda: not proxy.env.renewing and proxy.env.looking is None, "for files to be looked at")
 
 
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    """A port of 127.0.0.1 that nobody uses at this moment."""
-    with socket.socket(socket.AF_INET, kind) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 # --- TCP --------------------------------------------------------------------------------------------------------------------------
 
 

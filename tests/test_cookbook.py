@@ -17,7 +17,8 @@ import websockets
 from carrier.config.source import loads
 from carrier.log import Log
 from carrier.process.serve import Server, Settings, start
-from tests.support import free_port, wait_until
+from tests.ports import free_port
+from tests.support import wait_until
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "docs" / "examples"
 ELSEWHERE = {"quickstart.yaml": "tests/test_docs.py", "pod.yaml": "it needs the names of a cluster"}

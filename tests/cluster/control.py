@@ -28,7 +28,7 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.support import free_port
+from tests.ports import free_port
 
 VERSION = "v1.34.4"
 CONTROLLERS = "deployment-controller,replicaset-controller,statefulset-controller,endpointslice-controller,garbage-collector-controller"

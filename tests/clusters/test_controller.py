@@ -13,7 +13,8 @@ from carrier.log import Log
 from carrier.model import Config
 from carrier.process.serve import Server, Settings, start
 from carrier.proxy.overload import Process
-from tests.support import cluster, config, free_port, http, listener, wait_until
+from tests.ports import free_port
+from tests.support import cluster, config, http, listener, wait_until
 from tests.turns import TURN, turns
 
 RULES = 3_000

@@ -9,7 +9,8 @@ import pytest
 
 from carrier.core.address import local_address
 from clusters.tcp import TcpCluster
-from tests.support import ask, cluster, config, echoing, free_port, listener, port_of, running, saying, tcp, tcp_server, wait_until
+from tests.ports import free_port
+from tests.support import ask, cluster, config, echoing, listener, port_of, running, saying, tcp, tcp_server, wait_until
 
 
 def front(**fields):

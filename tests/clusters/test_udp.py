@@ -10,7 +10,8 @@ import socket
 import pytest
 
 from clusters import udp as module
-from tests.support import cluster, config, free_port, listener, port_of, running, tcp, udp, udp_server, wait_until
+from tests.ports import free_port
+from tests.support import cluster, config, listener, port_of, running, tcp, udp, udp_server, wait_until
 
 
 def front(protocol="UDP", **fields):

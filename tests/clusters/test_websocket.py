@@ -22,7 +22,8 @@ from carrier.core.session import Session
 from carrier.proxy.proxy import Proxy
 from carrier.wire.frames import BINARY, PING, PONG, TEXT, build, close_payload
 from clusters.websocket import WebSocketCluster
-from tests.support import Peer, ask, cluster, config, echo, free_port, http, listener, port_of, running, tcp, tcp_server, udp, wait_until
+from tests.ports import free_port
+from tests.support import Peer, ask, cluster, config, echo, http, listener, port_of, running, tcp, tcp_server, udp, wait_until
 from tests.wire import Wire, echo_frames, field, frame, request, shake, websocket, websocket_server
 
 

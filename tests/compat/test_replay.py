@@ -28,6 +28,7 @@ from carrier.admin.api import Api
 from carrier.config import source
 from carrier.core.env import Env
 from carrier.proxy.proxy import Proxy
+from tests.ports import free_ports
 
 TRANSCRIPTS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "transcripts"
 EXCEPTIONS = {e["step"]: e for e in yaml.safe_load((Path(__file__).parent / "l7mp-exceptions.yaml").read_text())}
@@ -47,7 +48,7 @@ class Names:
 
     def __init__(self, text: str, folder: Path) -> None:
         wanted = sorted({int(n) for n in re.findall(r"\b1[5-8]\d{3}\b", text)} | {API_PORT})
-        self.here = dict(zip(map(str, wanted), map(str, free_ports(len(wanted))), strict=True))
+        self.here = dict(zip(map(str, wanted), map(str, free_ports(len(wanted), socket.SOCK_STREAM, socket.SOCK_DGRAM)), strict=True))
         self.there = {v: k for k, v in self.here.items()}
         self.folder = str(folder)
 
@@ -59,24 +60,6 @@ class Names:
 
     def _swap(self, text: str, names: dict[str, str]) -> str:
         return re.sub(r"\b\d{4,5}\b", lambda found: names.get(found[0], found[0]), text)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that are free for TCP and UDP at this moment."""
-    taken: list[socket.socket] = []
-    ports: list[int] = []
-    while len(ports) < count:
-        tcp, udp = socket.socket(), socket.socket(type=socket.SOCK_DGRAM)
-        taken += [tcp, udp]
-        tcp.bind(("127.0.0.1", 0))
-        try:
-            udp.bind(("127.0.0.1", tcp.getsockname()[1]))
-        except OSError:
-            continue
-        ports.append(tcp.getsockname()[1])
-    for sock in taken:
-        sock.close()
-    return ports
 
 
 def exchange(port: int, request: dict[str, Any], swap: Callable[[str], str]) -> tuple[int, str]:

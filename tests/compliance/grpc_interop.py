@@ -12,7 +12,8 @@ from pathlib import Path
 
 from tests.compliance.gotools import built
 from tests.pki import Pki
-from tests.support import config, free_port, port_of, running
+from tests.ports import free_port
+from tests.support import config, port_of, running
 
 VERSION = "v1.85.0"
 CASES = (

@@ -19,7 +19,7 @@ from carrier.core.trace import Tracer
 from carrier.observe.spans import Spans
 from tests.compliance.gotools import CACHE, built
 from tests.conversation import Stage
-from tests.support import free_port
+from tests.ports import free_port
 
 VERSION = "v0.165.0"
 BUILDER = f"go.opentelemetry.io/collector/cmd/builder@{VERSION}"

@@ -14,7 +14,8 @@ import pytest
 
 from carrier.proxy.proxy import Proxy
 from carrier.wire.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_payload
-from tests.support import cluster, config, echo, free_port, listener, port_of, running
+from tests.ports import free_port
+from tests.support import cluster, config, echo, listener, port_of, running
 from tests.wire import Frame, Wire, frame, websocket
 
 LIMIT = 100_000

@@ -24,8 +24,9 @@ from websockets.exceptions import ConnectionClosed
 from carrier.hops.sctp import SCTP_NODELAY, sctp_socket
 from carrier.hops.sctp import missing as no_sctp
 from carrier.proxy.proxy import Proxy
+from tests.ports import free_port
 from tests.sockets import MODES, Pipe
-from tests.support import PATIENCE, free_port
+from tests.support import PATIENCE
 
 RST = struct.pack("ii", 1, 0)
 HEADER = b'{"JSONSocketVersion":1}'

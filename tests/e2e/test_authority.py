@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.soak.process import PATIENCE, Carrier, carrier, exchange, free_port, request
+from tests.ports import free_port
+from tests.soak.process import PATIENCE, Carrier, carrier, exchange, request
 
 SECRET_CALL = request(
     "POST", "/api/v1/clusters", json.dumps({"cluster": {"name": "sh", "spec": {"protocol": "STDIO-fork", "command": ["cat"]}}}).encode()

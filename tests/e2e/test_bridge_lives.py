@@ -10,7 +10,8 @@ from carrier.bridges.edits import Bridges
 from carrier.errors import ConfigError, Error
 from carrier.log import Log
 from carrier.process.leases import Leases
-from tests.support import TcpServer, cluster, config, free_port, http, listener, port_of, running, tcp, tcp_server, wait_until
+from tests.ports import free_port
+from tests.support import TcpServer, cluster, config, http, listener, port_of, running, tcp, tcp_server, wait_until
 
 JOHN = {"matchHeader": {"name": "x-user", "value": "john"}}
 

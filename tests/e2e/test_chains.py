@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from tests.ports import free_port
 from tests.support import (
     Peer,
     cluster,
     config,
     echo,
-    free_port,
     http,
     listener,
     port_of,

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 import trustme
 
-from tests.soak.process import PATIENCE, Carrier, carrier, exchange, free_port, request
+from tests.ports import free_port
+from tests.soak.process import PATIENCE, Carrier, carrier, exchange, request
 
 TOKEN = "correct-horse-battery"
 QUICK = 2.0

@@ -13,7 +13,8 @@ from carrier.wire.h2.frames import HEADERS, frame
 from tests.conversation import Peer, Stage
 from tests.h2peer import Peer2, Server2, client2
 from tests.h2talk import HELLO as HELLO2
-from tests.support import free_port, running, tcp, tcp_server, wait_until
+from tests.ports import free_port
+from tests.support import running, tcp, tcp_server, wait_until
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 

@@ -18,7 +18,8 @@ from carrier.gefyra.format import read
 from tests.conversation import Stage
 from tests.e2e.test_http_bodies import OK, answered
 from tests.h2peer import client2
-from tests.support import cluster, config, echo, free_port, http, listener, running, tcp, udp, wait_until
+from tests.ports import free_port
+from tests.support import cluster, config, echo, http, listener, running, tcp, udp, wait_until
 
 
 def round_and_round(protocol: str = "HTTP", options: dict[str, Any] | None = None, **spec: Any) -> tuple[int, Any]:

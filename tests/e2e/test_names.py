@@ -15,7 +15,8 @@ import pytest
 from carrier.core import lookup as module
 from carrier.proxy.proxy import Proxy
 from tests.nameserver import NameServer, name_server
-from tests.support import Datagrams, Peer, cluster, config, free_port, http, listener, port_of, running, tcp, udp, wait_until
+from tests.ports import free_port
+from tests.support import Datagrams, Peer, cluster, config, http, listener, port_of, running, tcp, udp, wait_until
 
 
 @contextlib.asynccontextmanager

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from tests.soak.process import PATIENCE, call, free_port
+from tests.ports import free_port
+from tests.soak.process import PATIENCE, call
 
 QUICK = 2.0
 """Seconds that no answer may take."""

@@ -16,7 +16,8 @@ import pytest
 
 from carrier.config.source import loads
 from tests.pki import Pki, pki
-from tests.support import Peer, cluster, config, free_port, listener, port_of, running, tcp, tcp_server, udp, udp_server, wait_until
+from tests.ports import free_port
+from tests.support import Peer, cluster, config, listener, port_of, running, tcp, tcp_server, udp, udp_server, wait_until
 
 __all__ = ["pki"]
 MUCH = 2_000_000

@@ -13,7 +13,8 @@ import pytest
 
 from carrier.errors import Error
 from carrier.model import Config
-from tests.support import ask, config, echo, free_port, http, running, tcp, udp, wait_until
+from tests.ports import free_port
+from tests.support import ask, config, echo, http, running, tcp, udp, wait_until
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 

@@ -21,8 +21,9 @@ from carrier.admin.gate import Limits
 from carrier.admin.operations import OPERATIONS
 from carrier.cli.parser import LIMITS, parser
 from carrier.core.breaker import BREAKER
+from tests.ports import free_port
 from tests.soak import calls, churn, damaged, drain, kill9, memory, readers, size, stops, streams
-from tests.soak.process import PATIENCE, carrier, free_port
+from tests.soak.process import PATIENCE, carrier
 
 EMPTY = {"listeners": []}
 

@@ -16,7 +16,8 @@ from carrier.config.source import loads
 from carrier.log import Log
 from carrier.model import Config
 from carrier.process.serve import Server, Settings, start
-from tests.support import config, echo, free_port, listener
+from tests.ports import free_port
+from tests.support import config, echo, listener
 from tests.turns import TURN, turns
 
 JSON, YAML = "application/json", "application/yaml"

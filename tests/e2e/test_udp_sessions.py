@@ -18,7 +18,8 @@ import pytest
 from carrier.config.draft import Draft
 from carrier.observe.metrics import Metrics
 from carrier.observe.overview import overview
-from tests.support import Datagrams, cluster, config, echo, free_port, listener, port_of, running, tcp, udp, udp_server, wait_until
+from tests.ports import free_port
+from tests.support import Datagrams, cluster, config, echo, listener, port_of, running, tcp, udp, udp_server, wait_until
 
 ANY = {"address": "0.0.0.0"}
 

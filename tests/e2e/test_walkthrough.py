@@ -21,8 +21,9 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
+from tests.ports import free_port
 from tests.soak.process import exchange, request
-from tests.support import PATIENCE, free_port, wait_until
+from tests.support import PATIENCE, wait_until
 
 pytestmark = pytest.mark.skipif(shutil.which("socat") is None, reason="socat is not here")
 

@@ -10,7 +10,8 @@ import trustme
 
 from carrier.hops.certificates import ClientTls
 from carrier.hops.tlstransport import secure_upstream
-from tests.support import ask, cluster, config, free_port, http, port_of, running, tcp, tcp_server, wait_until, without
+from tests.ports import free_port
+from tests.support import ask, cluster, config, http, port_of, running, tcp, tcp_server, wait_until, without
 
 
 def auto(shadow, *rules, **spec):

@@ -11,8 +11,9 @@ import pytest
 
 from carrier.errors import Error
 from listeners.pipe import PipeListener
+from tests.ports import free_port
 from tests.sockets import Pipe
-from tests.support import cluster, config, echo, free_port, running, tcp_server, udp_server, wait_until
+from tests.support import cluster, config, echo, running, tcp_server, udp_server, wait_until
 
 
 def pipe(path: Path, destination: object = "echo", reply: bool = True, **fields: Any) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from carrier.hops.packetsocket import LONGEST
 from carrier.hops.sctp import SCTP_NODELAY, SctpSocket, missing, sctp_socket
 from clusters.sctp import SctpCluster
 from listeners.sctp import SctpListener
-from tests.soak.process import Carrier, free_port
+from tests.ports import free_port
+from tests.soak.process import Carrier
 from tests.sockets import Unix, wait_readable
 from tests.support import PATIENCE, Neighbour, cluster, config, echo, listener, port_of, running, tcp_server, udp, wait_until
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from listeners.stdio import StdioListener
-from tests.support import PATIENCE, cluster, config, echo, free_port, running, saying, tcp_server, wait_until
+from tests.ports import free_port
+from tests.support import PATIENCE, cluster, config, echo, running, saying, tcp_server, wait_until
 
 STDIO = {"name": "in", "spec": {"protocol": "Stdio"}, "rules": [{"action": {"route": {"destination": "echo"}}}]}
 

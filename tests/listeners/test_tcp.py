@@ -12,7 +12,8 @@ import pytest
 from carrier.errors import Error
 from carrier.model import Listener
 from listeners.tcp import TcpListener
-from tests.support import cluster, config, echo, free_port, listener, port_of, running, tcp, tcp_server, wait_until
+from tests.ports import free_port
+from tests.support import cluster, config, echo, listener, port_of, running, tcp, tcp_server, wait_until
 
 
 def echoed(**fields):

@@ -14,7 +14,8 @@ from carrier.core.stream import CONNECTED, MANY
 from carrier.proxy.proxy import Proxy
 from listeners.udp import UdpListener
 from listeners.udp_peers import Remote
-from tests.support import Datagrams, cluster, config, free_port, listener, running, udp_server, wait_until
+from tests.ports import free_port
+from tests.support import Datagrams, cluster, config, listener, running, udp_server, wait_until
 
 ALWAYS = {"retry_on": "always", "num_retries": 1000, "timeout": 20}
 

@@ -16,7 +16,8 @@ from carrier.config.source import loads
 from carrier.errors import ConfigError, Error
 from carrier.proxy.proxy import Proxy
 from tests.compat.test_siblings import CONTROLLER
-from tests.support import cluster, config, free_port, listener, running, udp, udp_server, wait_until, without
+from tests.ports import free_port
+from tests.support import cluster, config, listener, running, udp, udp_server, wait_until, without
 
 JSON = {"content-type": "application/json"}
 

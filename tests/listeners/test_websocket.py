@@ -18,21 +18,8 @@ from carrier.observe.access import AccessLog
 from carrier.proxy.proxy import Proxy
 from carrier.wire.frames import BINARY, CLOSE, PING, PONG, TEXT, build
 from listeners.websocket import WebSocketListener
-from tests.support import (
-    Peer,
-    cluster,
-    config,
-    echo,
-    free_port,
-    listener,
-    port_of,
-    running,
-    saying,
-    tcp,
-    tcp_server,
-    udp_server,
-    wait_until,
-)
+from tests.ports import free_port
+from tests.support import Peer, cluster, config, echo, listener, port_of, running, saying, tcp, tcp_server, udp_server, wait_until
 from tests.wire import field, frame, request, shake, websocket, websocket_server
 
 

@@ -21,7 +21,8 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from tests.soak.process import PATIENCE, Carrier, carrier, free_port, report
+from tests.ports import free_port
+from tests.soak.process import PATIENCE, Carrier, carrier, report
 
 CHANNELS, CALLS, STREAMS = 4, 16, 8
 """Connections; on each of them calls at a time, and streams at a time."""

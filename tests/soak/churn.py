@@ -16,7 +16,8 @@ from typing import Any
 
 import uvloop
 
-from tests.soak.process import Client, Load, call, carrier, free_port, number, report, upstream
+from tests.ports import free_port
+from tests.soak.process import Client, Load, call, carrier, number, report, upstream
 
 PHASES = 5
 """With and without changes in turn, so that what else the machine does meets both."""

@@ -19,7 +19,8 @@ from typing import Any
 
 import uvloop
 
-from tests.soak.process import Load, carrier, exchange, free_port, number, report, request, upstream
+from tests.ports import free_port
+from tests.soak.process import Load, carrier, exchange, number, report, request, upstream
 
 Doc = dict[str, Any]
 TEN_MEGABYTES = json.dumps({"rules": ["x" * 1000] * 10_000}).encode()

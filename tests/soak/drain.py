@@ -17,7 +17,8 @@ import uvloop
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from tests.soak.process import Client, carrier, free_port, number, report, upstream
+from tests.ports import free_port
+from tests.soak.process import Client, carrier, number, report, upstream
 
 SLOW = 0.5
 

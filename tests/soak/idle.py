@@ -16,8 +16,9 @@ from typing import Any
 
 import trustme
 
+from tests.ports import free_port
 from tests.soak.memory import resident
-from tests.soak.process import Carrier, carrier, free_port, number, report
+from tests.soak.process import Carrier, carrier, number, report
 from tests.soak.size import used
 
 BYTES = {"http": 2750, "https": 18_000}

@@ -24,7 +24,8 @@ from typing import Any
 import trustme
 
 from carrier.proxy.brake import TIGHT
-from tests.soak.process import PATIENCE, Carrier, carrier, free_port, number, report
+from tests.ports import free_port
+from tests.soak.process import PATIENCE, Carrier, carrier, number, report
 
 LIMIT = 128 * (1 << 20)
 CGROUPS = (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max"))

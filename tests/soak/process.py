@@ -121,12 +121,6 @@ def carrier(config: dict[str, Any], *arguments: str, cgroup: Path | None = None)
             found.kill()
 
 
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    with socket.socket(socket.AF_INET, kind) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 # -- an upstream and its clients --------------------------------------------------------------------------------------------------------
 
 

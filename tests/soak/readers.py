@@ -11,7 +11,8 @@ from typing import Any
 
 import uvloop
 
-from tests.soak.process import Carrier, carrier, free_port, number, report
+from tests.ports import free_port
+from tests.soak.process import Carrier, carrier, number, report
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 SIZE = 4 << 20

@@ -10,9 +10,10 @@ import sys
 import time
 from typing import Any
 
+from tests.ports import free_port
 from tests.soak import process
 from tests.soak.memory import resident
-from tests.soak.process import carrier, free_port, number, report
+from tests.soak.process import carrier, number, report
 
 LIMITS = {10_000: (2.0, 120), 100_000: (20.0, 700)}
 """Rules -> seconds and MiB."""

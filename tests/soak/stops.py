@@ -15,7 +15,8 @@ from typing import Any
 
 import uvloop
 
-from tests.soak.process import carrier, free_port, number, report, upstream
+from tests.ports import free_port
+from tests.soak.process import carrier, number, report, upstream
 
 CLIENTS = 48
 REQUEST = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"

@@ -13,8 +13,9 @@ from typing import Any, cast
 
 from carrier.wire.h2 import PREFACE, Engine, Limits, Memo, Section, Stream, encode
 from carrier.wire.h2.frames import ACK, END_HEADERS, END_STREAM, HEADERS, SETTINGS, frame, settings_frame, window_frame
+from tests.ports import free_port
 from tests.soak.memory import resident
-from tests.soak.process import PATIENCE, carrier, free_port, number, report
+from tests.soak.process import PATIENCE, carrier, number, report
 
 IDLE, OPEN = 12_000, 6_000
 """Bytes of a connection, and of a stream."""

@@ -22,7 +22,8 @@ from carrier.errors import Error
 from carrier.log import Log
 from carrier.model import Config
 from carrier.process.serve import Server, Settings, start
-from tests.support import cluster, config, free_port, listener
+from tests.ports import free_port
+from tests.support import cluster, config, listener
 
 MANY = 400
 

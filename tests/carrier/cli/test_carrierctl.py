@@ -13,7 +13,7 @@ from carrier.cli import carrierctl
 from carrier.log import Log
 from carrier.model import Config
 from carrier.process import serve
-from tests.support import free_port
+from tests.ports import free_port
 
 SCRIPT = Path(carrierctl.__file__)
 LISTENER = {

@@ -16,7 +16,7 @@ import pytest
 from carrier.cli.connect import document
 from carrier.cli.main import main
 from carrier.config.document import from_document
-from tests.support import free_port
+from tests.ports import free_port
 
 
 def carrier(*arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:

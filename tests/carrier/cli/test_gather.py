@@ -16,7 +16,8 @@ from carrier.cli import gather
 from carrier.cli.main import main
 from carrier.log import Log
 from carrier.process.serve import Settings, start
-from tests.support import cluster, config, free_port, http, listener, tcp
+from tests.ports import free_port
+from tests.support import cluster, config, http, listener, tcp
 
 SECRETS = [f"hunter{n}x" for n in range(11)]
 PARTS = {

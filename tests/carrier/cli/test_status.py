@@ -17,7 +17,8 @@ from carrier.cli.main import main
 from carrier.cli.page import ago
 from carrier.log import Log
 from carrier.process.serve import Server, Settings, start
-from tests.support import cluster, config, echo, free_port, listener
+from tests.ports import free_port
+from tests.support import cluster, config, echo, listener
 
 HELLO = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
 Run = Callable[..., Any]

@@ -15,7 +15,7 @@ import pytest
 
 from carrier.cli.page import Page
 from carrier.cli.tail import events, shown
-from tests.support import free_port
+from tests.ports import free_port
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 
 from carrier.cli import top as of_top
 from tests.carrier.cli.test_status import Pod, add_john, pod
-from tests.support import free_port
+from tests.ports import free_port
 
 __all__ = ["pod"]
 

@@ -12,7 +12,8 @@ import pytest
 from carrier.core.endpoint import Endpoint
 from carrier.core.health import Health, check
 from carrier.errors import Error
-from tests.support import ask, cluster, config, free_port, listener, port_of, running, wait_until
+from tests.ports import free_port
+from tests.support import ask, cluster, config, listener, port_of, running, wait_until
 
 REFUSED = Error("refused", "refused", "upstream", "yes")
 CLOSED = Error("closed", "closed", "upstream")

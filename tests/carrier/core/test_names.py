@@ -11,8 +11,9 @@ from typing import Any
 
 from carrier.core.names import TICK, Names
 from carrier.core.stream import CONNECTED, DESTROYED
+from tests.ports import free_port
 from tests.sockets import client as unix
-from tests.support import config, echo, free_port, listener, port_of, running, tcp, udp, wait_until, without
+from tests.support import config, echo, listener, port_of, running, tcp, udp, wait_until, without
 
 
 class Known:

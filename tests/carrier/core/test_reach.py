@@ -14,7 +14,8 @@ from carrier.core.endpoint import Endpoint
 from carrier.core.stream import Socket
 from carrier.errors import Error
 from carrier.proxy.proxy import Proxy
-from tests.support import ask, cluster, config, free_port, listener, port_of, running, tcp, tcp_server, wait_until
+from tests.ports import free_port
+from tests.support import ask, cluster, config, listener, port_of, running, tcp, tcp_server, wait_until
 
 
 @contextlib.asynccontextmanager

@@ -20,13 +20,13 @@ from carrier.core.stream import MANY, Socket
 from carrier.errors import Error
 from carrier.model import Config
 from carrier.proxy.proxy import Proxy
+from tests.ports import free_port
 from tests.support import (
     ask,
     cluster,
     config,
     echo,
     echoing,
-    free_port,
     listener,
     port_of,
     running,

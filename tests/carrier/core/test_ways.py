@@ -12,8 +12,9 @@ import pytest
 from carrier.core.fence import Own
 from carrier.core.ways import MOST, Ways
 from carrier.proxy.proxy import Proxy
+from tests.ports import free_port
 from tests.sockets import client as unix
-from tests.support import cluster, config, echo, free_port, listener, running, tcp, udp, wait_until
+from tests.support import cluster, config, echo, listener, running, tcp, udp, wait_until
 
 GREETING = b'{"JSONSocketVersion":1}'
 

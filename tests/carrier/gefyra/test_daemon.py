@@ -17,7 +17,8 @@ from carrier.cli.client import Client
 from carrier.cli.main import main
 from carrier.gefyra.daemon import LogFile, Paths, request_id
 from tests.carrier.gefyra.operator import Pod, accepted
-from tests.support import free_port, http, tcp, tcp_server
+from tests.ports import free_port
+from tests.support import http, tcp, tcp_server
 
 pytestmark = pytest.mark.skipif(shutil.which("busybox") is None, reason="busybox is not installed")
 

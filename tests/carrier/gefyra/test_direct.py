@@ -9,7 +9,7 @@ from carrier.log import Log
 from carrier.model import Config
 from carrier.process import serve
 from tests.carrier.gefyra.world import World
-from tests.support import free_port
+from tests.ports import free_port
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ import yaml
 import carrier.cli.carrierctl as ctl
 from tests.carrier.gefyra.operator import SCRIPT, Pod, accepted
 from tests.carrier.gefyra.test_daemon import answering, configured, started
-from tests.support import free_port, http, tcp_server
+from tests.ports import free_port
+from tests.support import http, tcp_server
 
 pytestmark = pytest.mark.skipif(shutil.which("busybox") is None, reason="busybox is not installed")
 ENTRY = Path(__file__).resolve().parents[3] / "deploy" / "image" / "entry"

@@ -13,7 +13,8 @@ from carrier.config.source import loads
 from carrier.errors import ConfigError
 from carrier.gefyra.format import BridgesOfFile, alternatives, is_everybodys, probe_ports, read
 from carrier.rules.table import Matchers, Table
-from tests.support import free_port, http, port_of, running, tcp_server, udp_server
+from tests.ports import free_port
+from tests.support import http, port_of, running, tcp_server, udp_server
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data" / "gefyra"
 

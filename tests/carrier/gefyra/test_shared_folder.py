@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 from pathlib import Path
@@ -14,6 +15,7 @@ from carrier.gefyra.daemon import LogFile, Paths
 from tests.carrier.gefyra.operator import Pod
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be another user")
+busybox = pytest.mark.skipif(shutil.which("busybox") is None, reason="busybox is not installed")
 
 
 @pytest.fixture
@@ -66,6 +68,7 @@ def test_what_another_user_has_put_there_is_not_ours(shared: Path) -> None:
     assert paths.asked() == ("word", "info", "/tmp/x")
 
 
+@busybox
 async def test_the_script_writes_over_no_link(shared: Path, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious\n")
@@ -81,6 +84,7 @@ async def test_the_script_writes_over_no_link(shared: Path, tmp_path: Path) -> N
             os.kill(pod.pid, signal.SIGTERM)
 
 
+@busybox
 async def test_the_script_waits_for_no_reader_of_a_pipe(shared: Path) -> None:
     pod = Pod(shared)
     os.mkfifo(shared / "carrier2.ask")

@@ -35,7 +35,8 @@ from carrier.wire.making import answer_head, request_head
 from carrier.writer import Writer, opened
 from tests.conversation import Stage
 from tests.e2e.test_http_bodies import answered
-from tests.support import cluster, config, echo, free_port, listener, port_of, running, tcp, wait_until
+from tests.ports import free_port
+from tests.support import cluster, config, echo, listener, port_of, running, tcp, wait_until
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
 BYE = OK.replace(b"OK\r\n", b"OK\r\nconnection: close\r\n")

@@ -23,7 +23,8 @@ from carrier.observe.metrics import Metrics
 from tests.carrier.observe.test_meter import Told, meter
 from tests.conversation import Stage
 from tests.e2e.test_http_bodies import answered
-from tests.support import cluster, config, echo, free_port, listener, port_of, running, tcp, wait_until
+from tests.ports import free_port
+from tests.support import cluster, config, echo, listener, port_of, running, tcp, wait_until
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
 

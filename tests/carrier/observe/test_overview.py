@@ -14,7 +14,8 @@ from carrier.bridges.edits import Bridges
 from carrier.errors import Error
 from carrier.model import Config
 from carrier.observe.overview import address_of, overview, probe, user_of
-from tests.support import cluster, config, echo, free_port, listener, port_of, running, tcp, tcp_server
+from tests.ports import free_port
+from tests.support import cluster, config, echo, listener, port_of, running, tcp, tcp_server
 
 SAME = [{"name": "r1", "action": {"route": {"destination": "echo"}}}, {"name": "r2", "action": {"route": {"destination": "echo"}}}]
 

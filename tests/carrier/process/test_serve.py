@@ -27,7 +27,8 @@ from carrier.log import Log
 from carrier.model import Admin, Config
 from carrier.process.serve import Server, Settings, run, start
 from carrier.proxy.overload import Bounds
-from tests.support import cluster, config, echo, free_port, http, listener, port_of, tcp, tcp_server, udp, wait_until
+from tests.ports import free_port
+from tests.support import cluster, config, echo, http, listener, port_of, tcp, tcp_server, udp, wait_until
 
 TOKEN = "correct-horse-battery"
 

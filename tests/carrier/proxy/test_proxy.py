@@ -22,22 +22,8 @@ from carrier.core.session import Session
 from carrier.errors import ConfigError, Error
 from carrier.model import Config
 from carrier.proxy.proxy import Proxy
-from tests.support import (
-    ask,
-    cluster,
-    config,
-    echo,
-    echoing,
-    free_port,
-    listener,
-    port_of,
-    running,
-    tcp,
-    tcp_server,
-    udp,
-    wait_until,
-    without,
-)
+from tests.ports import free_port
+from tests.support import ask, cluster, config, echo, echoing, listener, port_of, running, tcp, tcp_server, udp, wait_until, without
 
 API = {"name": "api", "spec": {"protocol": "L7mpController"}}
 
