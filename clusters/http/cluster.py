@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from asyncio import Protocol
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from carrier.core import health
@@ -228,11 +229,13 @@ class HttpCluster(Cluster):
         if version == 2 or (version == 0 and endpoint not in self.agreed1):
             found = await self.pool2(endpoint, client).open()
         if found is None:
-            found = await self._open1(endpoint, version, client)
+            found = await self._open1(endpoint, version, client, session=session)
         found.session = session
         return cast("Socket", found)
 
-    async def _open1(self, endpoint: Endpoint, version: int, client: Client | None, sure: bool = False) -> Exchange:
+    async def _open1(
+        self, endpoint: Endpoint, version: int, client: Client | None, sure: bool = False, session: Session | None = None
+    ) -> Exchange:
         """An exchange of HTTP/1.1; version 0: it may have become one of HTTP/2 meanwhile. sure: TLS has to agree on it."""
         pool = self.pool(endpoint, client)
         if version and pool.idle:
@@ -241,16 +244,22 @@ class HttpCluster(Cluster):
         if free is not None:
             return cast(Upstream1, free)
         try:
-            made = await self._connect(endpoint, version, client, sure)
+            made = await self._connect(endpoint, version, client, sure, session=session)
         finally:
             pool.entered()
         return Exchange2(cast(Pool2, made.pool), endpoint, made) if isinstance(made, Upstream2) else made
 
     async def _connect(
-        self, endpoint: Endpoint, version: int, client: Client | None, sure: bool = False, pool: Pool2 | None = None
+        self,
+        endpoint: Endpoint,
+        version: int,
+        client: Client | None,
+        sure: bool = False,
+        pool: Pool2 | None = None,
+        session: Session | None = None,
     ) -> Upstream1 | Upstream2:
         """One connection, of this version; 0: of the one that TLS agrees on. sure: it has to agree on it, if there is TLS. pool: whose it
-        is if it speaks HTTP/2."""
+        is if it speaks HTTP/2. session: that it is made for, and no other one uses at once."""
         tls = self.tls_for(version)
 
         def make(agreed: str | None) -> Upstream1 | Upstream2:
@@ -261,7 +270,7 @@ class HttpCluster(Cluster):
         if client is not None:
             self._make_room(endpoint)
         try:
-            return await self._dial(endpoint, tls, make, client.header if client is not None else b"")
+            return await self._dial(endpoint, tls, make, client.header if client is not None else b"", session)
         except Error:
             self.env.resolver.forget(endpoint.host)
             raise
@@ -273,14 +282,19 @@ class HttpCluster(Cluster):
             detail = f"{endpoint.address}: {self.max_per_endpoint} connections (options.max_per_endpoint), each of one client"
             raise Error("overload", detail, "upstream", "yes")
 
-    async def _dial(self, endpoint: Endpoint, tls: ClientTls | None, make: Callable[[str | None], P], header: bytes) -> P:
+    async def _dial(
+        self, endpoint: Endpoint, tls: ClientTls | None, make: Callable[[str | None], P], header: bytes, session: Session | None = None
+    ) -> P:
         """A protocol of the event loop on a connection of its own, which begins with a header of the PROXY protocol if there is one; `make`
         is told what TLS has agreed on. Raises Error."""
-        loop, where, local = self.env.loop, endpoint.address, local_address(self.spec)
+        loop, where, local, ways = self.env.loop, endpoint.address, local_address(self.spec), self.env.ways
 
         async def one(address: Address) -> P:
-            if tls is not None or header:
-                sock = await connect(loop, address[0], address[1], where, local)
+            told = None
+            if session is not None and ways.lead_here(self.env.own, self.transport, address[1][0], endpoint.port):
+                told = partial(ways.goes, session, self.transport)  # to a listener that sees a stream where this is a request
+            if tls is not None or header or told is not None:
+                sock = await connect(loop, address[0], address[1], where, local, told)
                 if header:
                     await introduce.introduce(loop, sock, header, where)
                 return await self._inside(sock, endpoint, tls, make)

@@ -50,6 +50,15 @@ async def test_a_stream_that_goes_round_ends_and_its_client_is_told(kind: str) -
         await wait_until(lambda: not list(proxy.sessions()), "for all of them to end")
 
 
+async def test_a_stream_that_goes_round_as_the_content_of_requests_ends() -> None:
+    number = free_port()
+    up = cluster("up", number, protocol="HTTP")
+    async with running(config(clusters=[up], listeners=[listener("in", "up", port=number)])) as proxy, tcp(number) as client:
+        client.send(b"hello")
+        assert await settled(proxy) <= MOST + 1
+        await wait_until(lambda: not list(proxy.sessions()), "for all of them to end")
+
+
 async def test_a_datagram_that_goes_round_is_ten_datagrams_and_counted() -> None:
     number = free_port(socket.SOCK_DGRAM)
     front, up = ports("UDP", number)
