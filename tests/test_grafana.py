@@ -15,6 +15,7 @@ import yaml
 from carrier.observe.catalogue import METRICS
 from carrier.observe.metrics import Metrics
 from tests import support as s
+from tests.ports import free_port
 
 FILE = Path(__file__).resolve().parent.parent / "deploy" / "grafana" / "generate.py"
 spec = importlib.util.spec_from_file_location("grafana", FILE)
@@ -150,7 +151,7 @@ def test_each_alert_fires_on_what_it_is_for_and_none_on_a_good_day(tmp_path):
 
 @by_promtool
 async def test_promtool_finds_nothing_odd_in_what_is_exposed():
-    port = s.free_port()
+    port = free_port()
     async with s.running(s.config(clusters=[s.echo()], listeners=[s.listener("web", protocol="HTTP", port=port)])) as proxy:
         metrics = Metrics(proxy)
         proxy.env.read(metrics.meter.read)

@@ -14,6 +14,7 @@ from carrier.model import Config
 from carrier.process.leases import Leases
 from carrier.proxy.proxy import Proxy
 from tests import support as s
+from tests.ports import free_port
 
 LOOPBACK = {"matchSource": {"cidr": "127.0.0.1/32"}}
 
@@ -40,7 +41,7 @@ async def says(port: int) -> bytes:
 
 
 async def test_a_tcp_bridge_takes_its_peers_and_gives_them_back():
-    port = s.free_port()
+    port = free_port()
     async with (
         s.tcp_server(s.saying(b"shadow")) as shadow,
         s.tcp_server(s.saying(b"laptop")) as laptop,
@@ -55,7 +56,7 @@ async def test_a_tcp_bridge_takes_its_peers_and_gives_them_back():
 
 @pytest.mark.parametrize(("fallback", "heard"), [("shadow", b"shadow"), ("error", b"")])
 async def test_the_shadow_answers_for_a_laptop_that_is_away_unless_the_bridge_says_error(fallback, heard):
-    port, away = s.free_port(), s.free_port()
+    port, away = free_port(), free_port()
     async with s.tcp_server(s.saying(b"shadow")) as shadow, s.running(pod("TCP", shadow.port, port)) as proxy:
         await bridged(proxy, "john", port=port, match=LOOPBACK, endpoint=f"127.0.0.1:{away}", fallback=fallback)
         with contextlib.suppress(ConnectionResetError):
@@ -63,7 +64,7 @@ async def test_the_shadow_answers_for_a_laptop_that_is_away_unless_the_bridge_sa
 
 
 async def test_a_session_goes_on_after_its_bridge_is_gone():
-    port = s.free_port()
+    port = free_port()
     async with (
         s.tcp_server(s.saying(b"shadow")) as shadow,
         s.tcp_server(s.echoing) as laptop,
@@ -80,7 +81,7 @@ async def test_a_session_goes_on_after_its_bridge_is_gone():
 
 
 async def test_a_udp_bridge_serves_its_peers_from_their_next_datagram_on():
-    port = s.free_port()
+    port = free_port()
     async with (
         s.udp_server(lambda data: b"shadow " + data) as shadow,
         s.udp_server(lambda data: b"laptop " + data) as laptop,
@@ -98,7 +99,7 @@ async def test_a_udp_bridge_serves_its_peers_from_their_next_datagram_on():
 
 
 async def test_twenty_bridges_of_one_port_each_take_their_own_and_nobody_elses():
-    port = s.free_port()
+    port = free_port()
     config = s.config(clusters=[s.echo("shadow")], listeners=[s.listener("web", "shadow", protocol="HTTP", port=port)])
     async with s.tcp_server(_naming) as laptop, s.running(config) as proxy:
         users = [f"user-{i}" for i in range(20)]
@@ -118,7 +119,7 @@ async def _naming(peer: s.Peer) -> None:
 
 
 async def test_a_bridge_that_is_over_takes_nothing_any_more():
-    port = s.free_port()
+    port = free_port()
     async with (
         s.tcp_server(s.saying(b"shadow")) as shadow,
         s.tcp_server(s.saying(b"laptop")) as laptop,
@@ -136,7 +137,7 @@ async def test_a_bridge_that_is_over_takes_nothing_any_more():
 
 
 async def test_a_refused_bridge_changes_nothing_that_runs():
-    port = s.free_port()
+    port = free_port()
     async with s.tcp_server(s.saying(b"shadow")) as shadow, s.running(pod("TCP", shadow.port, port)) as proxy:
         before = proxy.config
         for body in ({"match": "*"}, {"match": LOOPBACK, "endpoint": "x"}, {"match": {"matchHeader": {"name": "a", "value": "b"}}}):
@@ -155,7 +156,7 @@ async def test_a_bridge_sets_the_host_for_its_laptop_and_not_for_the_shadow() ->
 
     john = {"x-user": "john", "host": "shop.example"}
     async with s.tcp_server(serve) as laptop, s.tcp_server(serve) as shadow:
-        port = s.free_port()
+        port = free_port()
         async with s.running(pod("HTTP", shadow.port, port)) as proxy:
             match = {"matchHeader": {"name": "x-user", "value": "john"}}
             await bridged(proxy, "john", port=port, match=match, endpoint=f"127.0.0.1:{laptop.port}", host="app.example:8080")
@@ -171,7 +172,7 @@ async def test_a_bridge_sets_the_host_for_its_laptop_and_not_for_the_shadow() ->
     "wrong", [{"options": {"retry_status": [502]}}, {"options": {"retry_statuses": [1]}}, {"host": "a b"}, {"host": "a", "mirror": True}]
 )
 async def test_options_and_hosts_that_a_bridge_cannot_have_are_refused(wrong: dict[str, object]) -> None:
-    async with s.running(pod("HTTP", 1, s.free_port())) as proxy:
+    async with s.running(pod("HTTP", 1, free_port())) as proxy:
         port = proxy.config.listeners["web"].spec["port"]
         match = {"matchHeader": {"name": "x-user", "value": "ann"}}
         with pytest.raises(ConfigError):

@@ -6,6 +6,7 @@ import pytest
 
 from carrier.core.labels import of_cluster, of_rule
 from tests import support as s
+from tests.ports import free_port
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ async def test_a_rule_that_moves_is_called_by_its_new_place():
             "web", protocol="HTTP", port=port, rules=[*({"match": match, "action": action} for match in matches), {"action": action}]
         )
 
-    port = s.free_port()
+    port = free_port()
     async with s.running(s.config(clusters=[s.echo()], listeners=[web("john")])) as proxy:
         last = s.config(clusters=[s.echo()], listeners=[web("john")]).rulelists["web-RuleList-0"].rules[-1]
         fields = {"x-carrier-explain": "1"}

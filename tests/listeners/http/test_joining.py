@@ -14,6 +14,7 @@ from carrier.model import Bridge
 from carrier.proxy.proxy import Proxy
 from listeners.http.joining import Joining, cookies_of
 from tests import support as s
+from tests.ports import free_port
 
 JOHN = {"matchCookie": {"name": "user", "value": "john"}}
 CART = {"matchPath": {"path": "/cart", "type": "prefix"}}
@@ -58,12 +59,12 @@ def test_of_any_other_it_is_said_why_not(spec: dict[str, Any], why: str):
 @contextlib.asynccontextmanager
 async def web(match: Any = JOHN, **more: Any) -> AsyncIterator[tuple[Proxy, int, str]]:
     """A port with join links and john's bridge: the proxy, the port, the link's path."""
-    fresh, port = tokens.make(), s.free_port()
+    fresh, port = tokens.make(), free_port()
     shadow = {"name": "shadow", "spec": {"protocol": "Answer", "body": "shadow"}}
     listener = s.listener("web", "shadow", protocol="HTTP", port=port, options={"join": True})
     async with s.running(s.config(clusters=[shadow], listeners=[listener])) as proxy:
         proxy.env.tokens = tokens.Tokens(lambda: proxy.config)
-        body = {"user": "john", "port": port, "match": match, "endpoint": f"127.0.0.1:{s.free_port()}", "token": fresh.digest, **more}
+        body = {"user": "john", "port": port, "match": match, "endpoint": f"127.0.0.1:{free_port()}", "token": fresh.digest, **more}
         async with proxy.lock:
             await proxy.apply(Bridges().put(proxy.config, "jo hn/1".replace(" ", "-"), body))
         yield proxy, port, f"/.carrier/join/jo-hn%2F1?token={fresh.token}"
@@ -161,7 +162,7 @@ async def test_behind_a_proxy_that_is_believed_and_that_spoke_tls_the_cookie_is_
 
 
 async def test_where_it_is_off_the_paths_are_the_app_s():
-    port = s.free_port()
+    port = free_port()
     shadow = {"name": "shadow", "spec": {"protocol": "Answer", "body": "shadow"}}
     async with s.running(s.config(clusters=[shadow], listeners=[s.listener("web", "shadow", protocol="HTTP", port=port)])):
         for path in ("/.carrier/join/john", "/.carrier/leave"):
