@@ -48,6 +48,7 @@ class AutoCluster(HttpCluster):
 
     protocol = "auto"
     endpoint_class = MirroringEndpoint
+    spoken = ()
 
     def __init__(self, conf: config.Cluster, env: Env) -> None:
         super().__init__(conf, env)

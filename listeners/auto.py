@@ -45,6 +45,7 @@ class AutoListener(AutoPort):
 
     protocol = "auto"
     gives_names = True
+    spoken = ()
     takes_h2 = False
     """Does whom most clients are served by take HTTP/2 inside TLS?"""
 

@@ -18,7 +18,7 @@ import math
 import ssl
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakValueDictionary
 
@@ -40,18 +40,19 @@ Stamp = tuple[tuple[str, files.Stamp], ...]
 """What a set of files looked like, by name."""
 
 
-def check_server(raw: object, path: str) -> list[Problem]:
-    """Everything wrong with a listener's `tls` by its form; files are looked at when the listener is made."""
+def check_server(raw: object, path: str, spoken: Sequence[str] = ()) -> list[Problem]:
+    """Everything wrong with a listener's `tls` by its form; files are looked at when the listener is made. spoken: what may be agreed on
+    inside, by its name in ALPN; none: anything."""
     if raw is None:
         return []
     if isinstance(raw, list) and raw:
-        return [problem for i, one in enumerate(raw) for problem in _check_certificate(one, f"{path}[{i}]")]
+        return [problem for i, one in enumerate(raw) for problem in _check_certificate(one, f"{path}[{i}]", spoken)]
     if isinstance(raw, Mapping) and raw.get("passthrough") is True:
         return [] if len(raw) == 1 else [Problem("what is passed through is not decrypted: no other field makes sense", path)]
-    return _check_certificate(raw, path)
+    return _check_certificate(raw, path, spoken)
 
 
-def _check_certificate(raw: object, path: str) -> list[Problem]:
+def _check_certificate(raw: object, path: str, spoken: Sequence[str]) -> list[Problem]:
     found = _members(raw, path, SERVER_FIELDS)
     if not isinstance(raw, Mapping):
         return found
@@ -66,18 +67,21 @@ def _check_certificate(raw: object, path: str) -> list[Problem]:
         found.append(
             Problem("unknown client_auth", f"{path}.client_auth", seen=repr(raw["client_auth"]), allowed="required, optional, false")
         )
-    return found + _check_alpn(raw, path)
+    return found + _check_alpn(raw, path, spoken)
 
 
-def _check_alpn(raw: Mapping[str, Any], path: str) -> list[Problem]:
+def _check_alpn(raw: Mapping[str, Any], path: str, spoken: Sequence[str]) -> list[Problem]:
     """`alpn`: the names of protocols (RFC 7301 section 3.1), each of 1 to 255 bytes, the best one first."""
     names = raw.get("alpn", [])
     good = isinstance(names, list) and all(isinstance(name, str) and name.isascii() and 0 < len(name) < 256 for name in names)
-    return [] if good else [Problem("expected a list of protocols", f"{path}.alpn", seen=repr(names), allowed='["h2", "http/1.1"]')]
+    if not good:
+        return [Problem("expected a list of protocols", f"{path}.alpn", seen=repr(names), allowed='["h2", "http/1.1"]')]
+    other = [name for name in names if spoken and name not in spoken]
+    return [Problem("not spoken here", f"{path}.alpn", seen=", ".join(other), allowed=", ".join(spoken))] if other else []
 
 
-def check_client(raw: object, path: str) -> list[Problem]:
-    """Everything wrong with a cluster's `tls` by its form."""
+def check_client(raw: object, path: str, spoken: Sequence[str] = ()) -> list[Problem]:
+    """Everything wrong with a cluster's `tls` by its form. spoken: as of check_server."""
     if raw is None or isinstance(raw, bool):
         return []
     found = _members(raw, path, CLIENT_FIELDS)
@@ -86,7 +90,7 @@ def check_client(raw: object, path: str) -> list[Problem]:
             found.append(Problem("expected true or false", f"{path}.verify", seen=repr(raw["verify"])))
         if ("key" in raw) != ("certificate" in raw):
             found.append(Problem("'certificate' and 'key' go together", path, seen=", ".join(raw)))
-        found += _check_alpn(raw, path)
+        found += _check_alpn(raw, path, spoken)
     return found
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import socket
 from asyncio import Protocol
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from carrier.core import health
 from carrier.core.address import check_bind, keep_alive, local_address
@@ -64,6 +64,8 @@ class HttpCluster(Cluster):
 
     protocol = "HTTP"
     kind = "message"
+    spoken: ClassVar[Sequence[str]] = ("h2", "http/1.1", "http/1.0")
+    """What may be agreed on inside TLS; nothing: anything."""
     fields = {
         "port": "1..65535",
         "bind": "{address, port}",
@@ -85,7 +87,7 @@ class HttpCluster(Cluster):
 
     @classmethod
     def check_tls(cls, spec: Mapping[str, Any], path: str) -> list[Problem]:
-        return check_client(spec.get("tls"), f"{path}.tls") if "tls" in cls.fields else []
+        return check_client(spec.get("tls"), f"{path}.tls", cls.spoken) if "tls" in cls.fields else []
 
     def __init__(self, conf: config.Cluster, env: Env) -> None:
         version = conf.spec.get("http")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from carrier.core.address import BACKLOG
 from carrier.core.stream import DESTROYED
@@ -86,6 +86,8 @@ class HttpListener(Port):
     kind = "message"
     waits = False
     gives_names = False
+    spoken: ClassVar[Sequence[str]] = ("h2", "http/1.1", "http/1.0")
+    """What clients may agree on inside TLS; nothing: anything."""
     fields = {"port": "0..65535", "address": "IP address to bind to", "path": "ignored (l7mp)", "tls": "{certificate, key, ...}"}
 
     @classmethod
@@ -94,7 +96,7 @@ class HttpListener(Port):
 
     @classmethod
     def check_tls(cls, spec: Mapping[str, Any], path: str) -> list[Problem]:
-        return check_server(spec.get("tls"), f"{path}.tls") if "tls" in cls.fields else []
+        return check_server(spec.get("tls"), f"{path}.tls", cls.spoken) if "tls" in cls.fields else []
 
     def __init__(self, conf: config.Listener, env: Env) -> None:
         super().__init__(conf, env)

@@ -8,6 +8,11 @@ import trustme
 
 from carrier.core.env import Env
 from carrier.hops.certificates import ServerTls, check_client, check_server
+from clusters.auto import AutoCluster
+from clusters.http.cluster import HttpCluster
+from listeners.auto import AutoListener
+from listeners.http.listener import HttpListener
+from listeners.tcp import TcpListener
 from tests.pki import Pki, echoes, pki, secure, shake, status
 from tests.support import cluster, config, echo, listener, looked, port_of, running, saying, tcp_server, wait_until
 
@@ -356,6 +361,15 @@ async def test_a_cluster_offers_the_protocols_that_it_is_told_to(pki):
 def test_what_is_no_list_of_protocols_is_refused(alpn):
     assert "list of protocols" in str(check_server({"certificate": "a", "key": "b", "alpn": alpn}, "$")[0])
     assert "list of protocols" in str(check_client({"alpn": alpn}, "$")[0])
+
+
+@pytest.mark.parametrize("kind", [HttpListener, HttpCluster])
+def test_what_an_http_hop_does_not_speak_is_not_offered_there(kind):
+    tls = {"certificate": "c.pem", "key": "k.pem", "alpn": ["mqtt", "h2"]}
+    (found,) = kind.check({"protocol": "HTTP", "port": 443, "tls": tls}, "$.spec")
+    assert (found.path, found.seen, found.allowed) == ("$.spec.tls.alpn", "mqtt", "h2, http/1.1, http/1.0")
+    for other in (AutoListener, AutoCluster, TcpListener):
+        assert not other.check({"protocol": other.protocol, "port": 443, "tls": tls}, "$.spec")
 
 
 def test_an_env_without_a_log_says_nothing():
