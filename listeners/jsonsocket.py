@@ -162,6 +162,11 @@ class Server(Joint):
         elif not self.over:
             self._close(refusal(error.status, error.detail))
 
+    def ended(self, trailer: Any = None) -> None:
+        """Without a header there will be none: nothing is left to wait for."""
+        self.say_no(400, "the end came before the header")
+        super().ended(trailer)
+
     def say_no(self, status: int, detail: str) -> None:
         """There was no header: tell the client, and close."""
         if self.header is None and not self.over:

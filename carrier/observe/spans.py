@@ -107,7 +107,9 @@ class Spans:
         self._stop()
 
     def close(self, timeout: float = LEAVING) -> None:
-        """The process ends: what waits is sent if that takes no longer than this."""
+        """The process ends: what waits is sent if that takes no longer than this. Once is enough."""
+        if self.closed:
+            return
         self._stop()
         self.writer.close(timeout)
         self.closed = True

@@ -74,6 +74,8 @@ async def test_a_body_of_a_mebibyte_that_is_refused_stops_nobody_and_is_answered
             status, body, seconds = await call(server, "POST", "/api/v1/config", text.encode(), kind)
             assert status == 400 and len(body) < 100_000
             longest.append(seconds)
+            if seconds < TURN:
+                break
         assert min(longest) < TURN
 
 

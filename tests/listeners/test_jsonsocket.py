@@ -95,6 +95,15 @@ async def test_a_bad_header_is_answered_and_the_transport_closed(transport: str,
         assert not proxy.listeners["in"].inner.live  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("said", [b"", b'{"JSONSocketVersion"'])
+async def test_who_ends_before_the_header_is_told_and_not_waited_for(said: bytes) -> None:
+    async with running(config(clusters=[echo()], listeners=[js("in")])) as proxy, tcp(port_of(proxy, "in")) as client:
+        client.send(said)
+        client.end()
+        assert json.loads(await client.read_all())["JSONSocketStatus"] == 400
+        await wait_until(lambda: not proxy.listeners["in"].connections, "for the connection to be closed")
+
+
 async def test_a_refused_destination_is_a_status_and_then_the_end() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
