@@ -224,7 +224,7 @@ def table(rows: dict[str, Row]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; 0, or 1 without wrk."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.live", description="What it costs to see what happens.")
-    parser.add_argument("variants", nargs="*", metavar="VARIANT", help=f"of {', '.join(VARIANTS)} (default: all)")
+    parser.add_argument("variants", nargs="*", metavar="VARIANT", help=f"of {', '.join(VARIANTS).replace('%', '%%')} (default: all)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--repeating", action="store_true", help="heads that repeat")

@@ -62,3 +62,9 @@ def test_an_unknown_variant_is_refused_with_the_known_ones(capsys: pytest.Captur
     with pytest.raises(SystemExit):
         live.main(["logs"])
     assert "unknown: logs" in capsys.readouterr().err
+
+
+def test_help_names_the_variants(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        live.main(["--help"])
+    assert "traces 1 %" in capsys.readouterr().out
