@@ -1,8 +1,8 @@
 """What goes wrong, in the process's log at its default level, and never more than a line for each kind in `PERIOD` seconds.
 
-Sessions that fail are told by listener and kind of error, with how many there were and the last one's words; TLS handshakes that fail by
-listener, once a minute. The first of a kind is told at once: at 3 a.m. nobody wants to wait for a summary. `Troubles` reads the ledger, so
-that a session that goes well costs nothing here.
+Sessions that fail are told by listener, side and kind of error, with how many there were and the last one's words; TLS handshakes that fail
+by listener, once a minute. The first of a kind is told at once: at 3 a.m. nobody wants to wait for a summary. `Troubles` reads the ledger,
+so that a session that goes well costs nothing here.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ HANDSHAKES = 60.0
 KINDS = 1024
 """Kinds of failure that are kept apart at a time; further ones are told together."""
 EXPECTED = ("killed", "drain")
+LEFT = (("downstream", "reset"), ("downstream", "closed"))
+"""Clients that went away before the end: worth a line, and no trouble of ours."""
 
 
 class Kind:
@@ -44,7 +46,7 @@ class Troubles:
         self.loop = loop
         self.log = log
         self.listeners = listeners
-        self.kinds: dict[tuple[str, str], Kind] = {}
+        self.kinds: dict[tuple[str, str, str], Kind] = {}
         self.timer: asyncio.TimerHandle | None = None
         self.shaken: dict[str, int] = {}
         """Listener -> handshakes that had failed when it was told last."""
@@ -58,11 +60,11 @@ class Troubles:
 
     def _note(self, session: Any) -> None:
         error = session.error
-        key = (session.listener.name, error.kind)
+        key = (session.listener.name, error.side, error.kind)
         kind = self.kinds.get(key)
         if kind is None:
             if len(self.kinds) >= KINDS:
-                key = ("(others)", "(others)")
+                key = ("(others)", "", "(others)")
             kind = self.kinds.setdefault(key, Kind())
         kind.count += 1
         kind.detail = refused(error.kind, error.detail)
@@ -73,10 +75,11 @@ class Troubles:
         elif self.timer is None:
             self.timer = self.loop.call_later(PERIOD, self._late)
 
-    def _tell(self, key: tuple[str, str], kind: Kind, now: float) -> None:
-        listener, name = key
+    def _tell(self, key: tuple[str, str, str], kind: Kind, now: float) -> None:
+        listener, side, name = key
         count = kind.count if kind.count > 1 else None
-        self.log.warn("sessions failed", listener=listener, kind=name, cluster=kind.cluster or None, sessions=count, last=kind.detail)
+        say, event = (self.log.info, "clients left") if (side, name) in LEFT else (self.log.warn, "sessions failed")
+        say(event, listener=listener, kind=name, cluster=kind.cluster or None, sessions=count, last=kind.detail)
         kind.count, kind.told = 0, now
 
     def _late(self) -> None:

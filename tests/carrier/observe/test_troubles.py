@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from carrier.errors import Error
+from carrier.errors import Error, Side
 from carrier.log import Log
 from carrier.observe import troubles
 from carrier.observe.troubles import Troubles
@@ -23,8 +23,8 @@ def made(lines: list[str], listeners: dict[str, Any] | None = None) -> Troubles:
     return Troubles(asyncio.get_running_loop(), Log("info", lines.append), lambda: listeners or {})
 
 
-def failed(listener: str = "web", kind: str = "refused", detail: str = "10.0.0.1:80: Connection refused") -> Any:
-    return Thing(listener=Thing(name=listener), cluster=Thing(name="shadow", label="shadow"), error=Error(kind, detail, "upstream"))
+def failed(listener: str = "web", kind: str = "refused", detail: str = "10.0.0.1:80: Connection refused", side: Side = "upstream") -> Any:
+    return Thing(listener=Thing(name=listener), cluster=Thing(name="shadow", label="shadow"), error=Error(kind, detail, side))
 
 
 async def test_the_first_failure_is_told_at_once_and_the_next_ones_together(lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,6 +46,13 @@ async def test_what_went_well_and_what_somebody_wanted_is_not_told(lines: list[s
     told.read([("a", "record", "of a good session"), Thing(error=None), Thing(error=Error("killed", "")), Thing(error=Error("drain", ""))])
     told.close()
     assert lines == []
+
+
+async def test_a_client_that_went_away_is_no_failure_and_is_not_taken_for_an_upstream_that_did(lines: list[str]) -> None:
+    told = made(lines)
+    told.read([failed(kind="reset", side="downstream"), failed(kind="reset")])
+    told.close()
+    assert [(line.split()[1], "clients left" in line) for line in lines] == [("info", True), ("warn", False)]
 
 
 async def test_what_is_untold_at_the_end_is_told_then(lines: list[str]) -> None:
