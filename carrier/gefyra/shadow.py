@@ -158,10 +158,17 @@ class Shadowed:
             if workload is not None and clone.is_rolled_out(workload := {"kind": self._kind_and_place()[0], **workload}):
                 async with self.known.work:
                     await self._prepare(workload)
-            return await self._shadow_serves(WAITED)
+            return await self._shadow_serves(WAITED) and await self._is_current()
         except (PermissionError, ValueError) as exc:
             await self.warn("Not prepared", str(exc), str(exc))
             return False
+
+    async def _is_current(self) -> bool:
+        """Is the shadow still made of what the workload is? One that was waited for may serve because the workload is another one by now,
+        which has left it the room; to make it anew later would cost the requests that Services lead to it."""
+        workload = await self._workload()
+        shadow = await self._shadow(workload)
+        return shadow is not None and self._is_made_of(shadow, workload, await self._scalers(workload))
 
     async def _shadow_serves(self, patience: float) -> bool:
         """Is the whole shadow what the workload is by now, and does it serve? Waits so many seconds for it, and tells what it waits for."""

@@ -759,6 +759,23 @@ async def test_why_a_shadow_does_not_serve_is_told_once(world, monkeypatch):
     assert "is not ready: what does its readiness probe get?" in [note for _, note, _ in world.events][-1]
 
 
+async def test_a_shadow_that_serves_after_the_workload_has_changed_is_made_anew_first(world, monkeypatch):
+    """It had asked for more than a node has, until the workload asked for less: Services would have led to it while it was replaced."""
+    monkeypatch.setattr(shadow, "WAITED", 1.0)
+    mount = mount_of(world)
+    await mount.prepare()
+    shadow_runs(world)
+    status = world.objects["Pod", "default", "web-gefyra-0"]["status"]["containerStatuses"][0]
+    status.update(ready=False)
+    waiting = asyncio.create_task(mount._is_duplicated())
+    await asyncio.sleep(0.05)
+    world.objects["Deployment", "default", "web"]["spec"]["template"]["spec"]["containers"][0]["image"] = "app:2"
+    status.update(ready=True)
+    assert not await waiting
+    assert await mount._duplicated_pods_ready
+    assert world.objects["Deployment", "default", "web-gefyra"]["spec"]["template"]["spec"]["containers"][0]["image"] == "app:2"
+
+
 @pytest.mark.parametrize(
     ("target", "left"),
     [("deploy/web", ["default-api-1-web", "default-web-api-web", "shop-web-1-web"]), ("pod/web-1", ["default-web-api-web"])],
