@@ -201,11 +201,11 @@ class Cluster:
         found = (await self.get(f"/apis/events.k8s.io/v1/namespaces/{self.gefyra}/events"))["items"]
         return [(one["reason"], one.get("note", "")) for one in found if one["regarding"]["name"] == name]
 
-    async def told(self, name: str, reason: str, patience: float = 15.0) -> str:
-        """What was told with this reason, as soon as it is."""
+    async def told(self, name: str, reason: str, patience: float = 15.0, of: str = "") -> str:
+        """What was told with this reason, as soon as it is. of: what it names."""
 
         async def look() -> str | None:
-            return next((note for why, note in await self.events(name) if why == reason), None)
+            return next((note for why, note in await self.events(name) if why == reason and of in note), None)
 
         return str(await self.until(f"{name} is told {reason!r}", look, patience))
 

@@ -101,7 +101,7 @@ async def test_a_pod_that_forgot_everything_is_given_it_by_the_operator(mounted)
     await mounted.node.kill(pod.name)
     await mounted.until("its process is gone", lambda: _without(mounted, pod.name))
     await mounted.everywhere("bridge-alice.8080")
-    assert pod.name in await mounted.told("bridge-alice", "Bridge restored")
+    await mounted.told("bridge-alice", "Bridge restored", of=pod.name)
 
 
 async def test_a_new_operator_takes_up_what_the_one_before_left(mounted):
