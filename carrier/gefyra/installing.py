@@ -58,6 +58,8 @@ class Installing(Shadowed):
         if not fresh:
             return False
         if reason := next(filter(None, map(self.known.hopeless_of, map(uid_of, fresh))), ""):
+            if self.known.detoured:  # when it was given its own image back it did not serve yet
+                await self._lead_back()
             raise self.failures.not_yet(reason)
         await self._base(await self._workload())  # what cannot be given to a pod is said before one is touched
         led = await self._lead_elsewhere(pods)

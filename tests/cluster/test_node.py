@@ -310,11 +310,16 @@ async def test_what_cannot_start_is_told_in_the_words_of_scheduler_and_kubelet_a
     assert "no node takes it: Unschedulable" in told["shadow"]
     assert "Insufficient cpu" in told["shadow"]
     await cluster.deploy(replicas=1)  # which asks for less: its shadow is made anew
+    await cluster.rolled_out()
+    await cluster.until("its pod of before has gone", lambda: alone(cluster))
+    await asyncio.sleep(1)
+    requests.begin()  # the app ends as soon as it is told to, and whoever was led to it then was lost by its own rollout
     told["proxy"] = await cluster.told("mount-a", "Failed to install GefyraBridgeMount")
     assert "which has its own image back" in told["proxy"]
     assert "its image localhost/none:latest cannot be had: ErrImageNeverPull" in told["proxy"]
     (pod,) = await cluster.pods()
     assert pod["spec"]["containers"][0]["image"] == "localhost/app:1"
+    told["back"] = await cluster.told("mount-a", "Services lead back")
     await asyncio.sleep(3)
     await nothing_lost(cluster, requests, began, told)
     print(told)
@@ -351,6 +356,10 @@ async def test_a_mount_keeps_up_with_an_autoscaler(cluster):
     await nothing_lost(cluster, requests, began, {})
     assert operator.errors == []
     requests.task.cancel()
+
+
+async def alone(cluster):
+    return len(await cluster.pods()) == 1
 
 
 async def shadows(cluster, count):

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import time
 
 import pytest
 
 from carrier.gefyra.clone import DUPLICATION
 from carrier.gefyra.detour import BRIDGED, DETOUR, Detour
+from carrier.gefyra.installing import uid_of
 from carrier.gefyra.mount import CarrierMount
 from tests.carrier.gefyra.test_provider import CONTAINER, LABELS, deployment, mount_of, shadow_runs, unshare
 from tests.carrier.gefyra.world import IMAGE, World
@@ -191,6 +193,26 @@ async def test_services_stay_with_the_shadow_while_no_pod_of_the_workload_serves
     assert selector(world) != LABELS
     world.readiness("web-1", True)
     await mount._lead_back()
+    assert selector(world) == LABELS
+
+
+@unshare
+async def test_services_lead_back_as_soon_as_a_pod_serves_that_the_proxy_could_not_start_in(world):
+    service(world)
+    mount = mount_of(world)
+    await mount.prepare()
+    shadow_runs(world)
+    own = pods(world)[:2]
+    assert await mount._lead_elsewhere(own)
+    for i, pod in enumerate(own):
+        world.known.hopeless[uid_of(pod)] = (time.monotonic() + 60, "no image")
+        world.readiness(f"web-{i}", False)
+    with pytest.raises(RuntimeError, match="no image"):
+        await mount.install()
+    assert selector(world) != LABELS
+    world.readiness("web-1", True)
+    with pytest.raises(RuntimeError, match="no image"):
+        await mount.install()
     assert selector(world) == LABELS
 
 
