@@ -159,6 +159,10 @@ async def test_no_service_leads_to_a_pod_while_its_container_changes(cluster):
 
 
 async def test_a_service_that_an_ended_operator_led_elsewhere_is_led_back_by_the_next(mounted):
+    async def back():
+        return await mounted.selector() == {"app": "web"}
+
+    await mounted.until("the Service leads to its pods", back)  # of the test before one may have been new
     operator = mounted.operators[0]
     await operator.stop()
     mounted.operators.clear()
@@ -168,10 +172,6 @@ async def test_a_service_that_an_ended_operator_led_elsewhere_is_led_back_by_the
     assert await detour.begin(pods, shadow) == (["web"], True)
     assert await mounted.selector() == {"bridge.gefyra.dev/duplication-id": shadow}
     await mounted.operator(connection=operator.connection)
-
-    async def back():
-        return await mounted.selector() == {"app": "web"}
-
     await mounted.until("the Service leads back", back)
 
 
