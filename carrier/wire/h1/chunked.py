@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from carrier.errors import Error, Side, shown
 from carrier.wire.forwarding import CLAIMS
 from carrier.wire.h1.head import ILL, TCHARS, Limits, refuse, split_lines, split_pairs, too_large
+from carrier.wire.h1.mend import FOLD
 from carrier.wire.http import ENDURING, OURS, UNMERGEABLE, Fields, join_fields
 
 # Spaces and tabs around the parts of an extension are "bad", but the grammar has them (RFC 9112 7.1.1): read, and dropped with it. Before
@@ -138,7 +139,8 @@ class Chunked:
         return end + 2, int(match[1], 16)
 
     def _trailers(self, data: bytes, i: int) -> tuple[int, Fields]:
-        """The trailer section (RFC 9112 7.1.2). Fields that would change where the message ends or whom it is for are refused."""
+        """The trailer section (RFC 9112 7.1.2). Fields that would change where the message ends or whom it is for are refused, or, of an
+        answer, which ends here whatever they say, dropped."""
         if data.startswith(b"\r\n", i):
             return i + 2, ()
         end = data.find(b"\r\n\r\n", i + self._scanned)
@@ -149,8 +151,11 @@ class Chunked:
                 raise refuse(self.side, f"byte {shown(match[0])} in the trailers")
             self._rest, self._scanned = data[i:], max(0, len(data) - i - 3)
             return -1, ()
-        lines = split_lines(b"0\r\n" + data[i : end + 4], self.limits, self.side)  # the last chunk is their start line
+        section = data[i : end + 4] if self.side == "downstream" else FOLD.sub(b" ", data[i : end + 4])
+        lines = split_lines(b"0\r\n" + section, self.limits, self.side)  # the last chunk is their start line
         fields = split_pairs(lines[1:], self.side)
-        if bad := [name for name, _ in fields if name.lower() in ENDURING]:
+        if self.side == "upstream":
+            fields = [(name, value) for name, value in fields if name.lower() not in ENDURING]
+        elif bad := [name for name, _ in fields if name.lower() in ENDURING]:
             raise refuse(self.side, f"field {shown(bad[0])} in the trailers")
         return end + 4, tuple(pair for pair in fields if passable(pair[0].lower()))

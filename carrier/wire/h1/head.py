@@ -265,14 +265,14 @@ def plan_answer(pairs: Pairs, status: int, minor: int, profile: Forwarding) -> P
     """
     plan, seen = Plan(), _gather(pairs)
     bare = status < 200 or status == 204
-    doubtful, again = _told_twice(plan, seen, minor)
+    doubtful = False
     try:
-        plan.body, plan.length = _framing(seen, 1, "upstream")
+        plan.body, plan.length = _framing(seen, minor, "upstream")
     except Error:
         if not bare and status != 304:
             raise
         doubtful = True
-    plan.tail = again + (b"via: 1.1 " + profile.via + b"\r\n" if profile.via else b"")
+    plan.tail = b"via: 1.1 " + profile.via + b"\r\n" if profile.via else b""
     options = _connection(plan, seen, minor, "upstream")
     forged = [name for name in seen if name.startswith(OURS)]
     if forged:
@@ -290,26 +290,6 @@ def plan_answer(pairs: Pairs, status: int, minor: int, profile: Forwarding) -> P
     plan.upgrade = protocols.lower() if protocols else None
     plan.tail += _framing_tail(plan.body, protocols)
     return plan
-
-
-def _told_twice(plan: Plan, seen: dict[bytes, list[bytes]], minor: int) -> tuple[bool, bytes]:
-    """Answers that say twice, but not in two ways, where they end, as nginx and haproxy take them: is the connection to be given up behind
-    this one, and the one length to be sent on.
-
-    The same Content-Length several times (RFC 9110 8.6); beside a transfer coding, which wins (RFC 9112 6.3); a coding in HTTP/1.0 (6.1).
-    """
-    lengths = seen.get(b"content-length", [])
-    if b"transfer-encoding" in seen:
-        if lengths:
-            plan.cut = plan.cut | {b"content-length"}
-            del seen[b"content-length"]
-        return bool(lengths) or not minor, b""
-    values = {value.strip(b" \t") for line in lengths for value in line.split(b",")}
-    if len(values) != 1 or not (len(lengths) > 1 or b"," in lengths[0]):
-        return False, b""
-    plan.cut = plan.cut | {b"content-length"}
-    seen[b"content-length"] = [*values]
-    return True, b"content-length: " + seen[b"content-length"][0] + b"\r\n"
 
 
 def split_lines(raw: bytes, limits: Limits, side: Side) -> list[bytes]:

@@ -8,13 +8,13 @@ is offered here.
 
 from __future__ import annotations
 
-import re
 from typing import Protocol
 
 from carrier.errors import Error, Side, shown
 from carrier.wire.h1.chunked import LAST_CHUNK, Chunked, chunk, last_chunk
 from carrier.wire.h1.head import ILL, Limits, check_sizes, parse_answer, parse_request, refuse, tokens, too_large
 from carrier.wire.h1.memo import AnswerMemo, RequestMemo
+from carrier.wire.h1.mend import head_end, mended
 from carrier.wire.http import CHUNKED, CLOSE, LENGTH, NONE, Fields, Head
 
 __all__ = [
@@ -52,8 +52,6 @@ class _Nobody:
 _NOBODY = _Nobody()
 _HEAD, _LENGTH_BODY, _CHUNKED_BODY, _CLOSE_BODY, _TUNNEL, _OVER = range(6)
 """What the next bytes are: of a head, of a body of one of three kinds, of another protocol, of nothing (they are dropped)."""
-_LINES = re.compile(rb"HTTP/1\.[^\r\n]*\n(?:[^\r\n]+\n)*\n")
-"""A head whose lines end in LF."""
 _SHOWN = 1024  # bytes of a head that was refused, which are kept to be shown
 _MISSES = 8  # straight misses of the whole-head memo after which a connection's heads are no longer kept
 
@@ -373,7 +371,7 @@ class AnswerReader(_Reader):
             raw = data if i == 0 and end == len(data) else data[i:end]
             head = self._look_up(self.memo, raw)
         except Error as error:
-            self._read_lines(data[i:], error)
+            self._mend(data[i:], error)
             return len(data)
         self.heard = True
         self._keep = self._keep and head.keep_alive
@@ -381,17 +379,19 @@ class AnswerReader(_Reader):
             return self._informational(head, end)
         return self._final(head, data, end)
 
-    def _read_lines(self, data: bytes, error: Error) -> None:
-        """A head that is none, for this reason, may be one whose lines all end in LF, as scripts write them (RFC 9112 2.2). Raises the
-        error if that is not so: among lines that end in CRLF, an LF was not meant to end one."""
-        whole = _LINES.match(data)
-        if whole is not None:
-            self.feed(whole[0].replace(b"\n", b"\r\n") + data[whole.end() :])
-        elif data.startswith(b"HTTP/1.") and b"\n" in data and b"\r" not in data and b"\n\n" not in data:
-            check_sizes(data.find(b"\n"), len(data), self.limits, self.side)
+    def _mend(self, data: bytes, error: Error) -> None:
+        """What is no head, for this reason, may be one that is written otherwise (carrier/wire/h1/mend.py). Raises the error if not."""
+        end = head_end(data)
+        if end < 0 and data.startswith(b"HTTP/1."):
+            first = data.find(b"\n")
+            check_sizes(len(data) if first < 0 else first, len(data), self.limits, self.side)
             self._buffer, self._at, self._scanned = data, 0, 0
-        else:
+            return
+        plain = mended(data[:end]) if 0 < end <= self.limits.head else b""
+        if plain in (b"", data[:end]):
             raise error
+        self._keep = False
+        self.feed(plain + data[end:])
 
     def _informational(self, head: Head, end: int) -> int:
         self._interim += 1

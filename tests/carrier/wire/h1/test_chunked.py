@@ -37,8 +37,6 @@ def test_the_offset_behind_the_body_counts_in_the_last_read() -> None:
         b"g\r\n",
         b"\r\n",
         b"5\r\r\n",
-    ]
-    + [
         b"5;\r\n",
         b"5;a\rb\r\n",
         b'5;a="\n"\r\n',
@@ -49,9 +47,14 @@ def test_the_offset_behind_the_body_counts_in_the_last_read() -> None:
         b"1000000000000005\r\n",
         b"-1\r\n",
         b"5\x00\r\n",
-    ]
-    + [b"5\rhello", b"0\r\nX : 1\r\n\r\n", b"0\r\n X: 1\r\n\r\n", b"0\n\r\n", b"0\r\n\rX", b"0\r\nX: 1\n\r\n", b"5;" + b"a" * 5000]
-    + [b"0\r\n%b: 1\r\n\r\n" % name for name in (b"Content-Length", b"Transfer-Encoding", b"Host", b"host")],
+        b"5\rhello",
+        b"0\r\nX : 1\r\n\r\n",
+        b"0\r\n X: 1\r\n\r\n",
+        b"0\n\r\n",
+        b"0\r\n\rX",
+        b"0\r\nX: 1\n\r\n",
+        b"5;" + b"a" * 5000,
+    ],
 )
 def test_bodies_that_servers_read_differently_are_refused(body: bytes) -> None:
     with pytest.raises(Error) as caught:
@@ -61,6 +64,22 @@ def test_bodies_that_servers_read_differently_are_refused(body: bytes) -> None:
         drip = Chunked(side="upstream")
         for i in range(len(body)):
             drip.feed(body[i : i + 1])
+
+
+@pytest.mark.parametrize("name", [b"Content-Length", b"Transfer-Encoding", b"Host", b"host"])
+def test_a_trailer_that_would_change_the_message_is_refused_and_of_an_answer_dropped(name: bytes) -> None:
+    """As nginx, haproxy and Envoy do with answers: one ends here whatever its trailers say."""
+    body = b"0\r\nX: a\r\n%b: 1\r\n\r\n" % name
+    with pytest.raises(Error, match="in the trailers"):
+        Chunked().feed(body)
+    assert Chunked(side="upstream").feed(body) == (b"", len(body), ((b"X", b"a"),))
+
+
+def test_a_folded_trailer_is_refused_and_of_an_answer_one_line() -> None:
+    body = b"0\r\nX: a\r\n b\r\n\tc\r\n\r\n"
+    with pytest.raises(Error):
+        Chunked().feed(body)
+    assert Chunked(side="upstream").feed(body) == (b"", len(body), ((b"X", b"a b c"),))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from carrier.errors import Error
 from carrier.wire.forwarding import Forwarding
-from carrier.wire.h1.reader import AnswerMemo, Limits, RequestMemo, parse_answer, parse_request
+from carrier.wire.h1.reader import Limits, RequestMemo, parse_answer, parse_request
 from carrier.wire.http import CHUNKED, LENGTH, NONE, Head
 
 PLAIN = Forwarding(x_forwarded=False)
@@ -391,30 +391,6 @@ def test_claims_in_the_spelling_of_cgi_are_never_sent_on(name: bytes, trusted: b
     for head in (parse_request(raw, None, profile), RequestMemo(None, profile).parse(raw)):
         assert b"6.6.6.6" not in head.text
         assert b"X_Other: 1" in head.text
-
-
-@pytest.mark.parametrize(
-    ("lines", "framing"),
-    [
-        ([b"HTTP/1.1 200 OK", b"content-length: 2", b"Content-Length: 2"], b"content-length: 2\r\n"),
-        ([b"HTTP/1.1 200 OK", b"content-length: 2, 2"], b"content-length: 2\r\n"),
-        ([b"HTTP/1.1 200 OK", b"content-length: 9", b"transfer-encoding: chunked"], b"transfer-encoding: chunked\r\n"),
-        ([b"HTTP/1.0 200 OK", b"transfer-encoding: chunked"], b"transfer-encoding: chunked\r\n"),
-    ],
-)
-def test_an_answer_that_says_twice_where_it_ends_is_taken_and_its_connection_given_up(lines: list[bytes], framing: bytes) -> None:
-    """As nginx and haproxy take them; in two different ways is another matter."""
-    for found in (answer(*lines), AnswerMemo().parse(b"\r\n".join(lines) + b"\r\n\r\n")):
-        assert (found.body, found.length) == ((LENGTH, 2) if framing.startswith(b"content") else (CHUNKED, 0))
-        assert found.text.count(b"content-length") + found.text.count(b"transfer-encoding") == 1 and framing in found.text
-        assert not found.keep_alive
-
-
-@pytest.mark.parametrize("value", [b"2, 3", b"+2", b"2 2", b",", b"2,"])
-def test_one_that_contradicts_itself_is_not(value: bytes) -> None:
-    for lines in ([b"content-length: " + value], [b"content-length: 2", b"content-length: " + value]):
-        with pytest.raises(Error):
-            answer(b"HTTP/1.1 200 OK", *lines)
 
 
 @pytest.mark.parametrize("status", [600, 783, 999])
