@@ -54,7 +54,7 @@ def mended(head: bytes) -> bytes:
 def _framing(pairs: list[tuple[bytes, bytes]]) -> tuple[bool, list[tuple[bytes, bytes]]] | None:
     """Is the content in chunks, and the fields with that or one length said once; None: they contradict each other.
 
-    chunked several times, as apps say it behind frameworks that do, beside a length, which it wins over (RFC 9112 6.3), or in HTTP/1.0 (6.1);
+    chunked several times, as apps say it behind frameworks that do; beside a length, which it wins over (RFC 9112 6.3); in HTTP/1.0.
     identity, which was a coding until RFC 7230. The same length several times (RFC 9110 8.6), or with zeros before it.
     """
     codings = {*tokens(value for name, value in pairs if name.lower() == b"transfer-encoding")} - {b"", b"identity"}
