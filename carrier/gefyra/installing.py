@@ -22,7 +22,7 @@ from carrier.gefyra.access import Answer, Fleet, Object, is_ready, name_of, run_
 from carrier.gefyra.format import read
 from carrier.gefyra.shadow import ORIGINALS, PATIENCE, Gone, Shadowed
 from carrier.gefyra.trouble import Trouble, of_container, of_pod
-from carrier.gefyra.wanted import MOUNT_LABEL, pods_of, wanted_of
+from carrier.gefyra.wanted import MOUNT_LABEL, pods_of, wanted_of, was_active
 
 ROUTED = 2.0
 """Seconds until every node sends new connections where Services lead by now: a kube-proxy writes its rules once a second, when it can."""
@@ -259,10 +259,10 @@ class Installing(Shadowed):
         if not answer.good or not isinstance(answer.body, Mapping):
             return
         for name in answer.body.get("given") or []:
-            if (bridge := by_name.get(name.rpartition(".")[0])) is not None:
-                await self.access.event(
-                    bridge, "Bridge restored", f"pod {answer.pod} lacked bridge {name}, or had it as it was before: it has it now"
-                )
+            bridge = by_name.get(name.rpartition(".")[0])
+            if bridge is not None and was_active(bridge):
+                text = f"pod {answer.pod} lacked bridge {name}, or had it as it was before: it has it now"
+                await self.access.event(bridge, "Bridge restored", text)
         for name, reason in (answer.body.get("lost") or {}).items():
             if (bridge := by_name.get(name.rpartition(".")[0])) is not None:
                 await self.access.event(bridge, "Bridge stale", f"pod {answer.pod} does not take bridge {name}: {reason}", "Warning")

@@ -46,7 +46,6 @@ class Keeper:
         self.failed = 0
         self.next = 0.0
         """When pods are looked at although nothing of them has changed (monotonic seconds)."""
-        """What the objects of the mount's bridges asked for at the last look."""
 
     @property
     def ended(self) -> bool:

@@ -22,7 +22,20 @@ from carrier.gefyra.access import Access, Answer, Fleet, Object, bad, is_ready, 
 from carrier.gefyra.known import Known
 from carrier.gefyra.lines import IDLE
 from carrier.gefyra.mount import CarrierMount
-from carrier.gefyra.wanted import CLIENT_LABEL, MOUNT_LABEL, WAITING, Event, Failures, asks, bodies_of, body_of, pods_of, tell, why
+from carrier.gefyra.wanted import (
+    CLIENT_LABEL,
+    MOUNT_LABEL,
+    WAITING,
+    Event,
+    Failures,
+    asks,
+    bodies_of,
+    body_of,
+    pods_of,
+    tell,
+    was_active,
+    why,
+)
 
 PATIENCE = 2.0
 """Seconds that a bridge waits for its laptop before it is ACTIVE without it. One that others wait behind does not wait."""
@@ -244,7 +257,7 @@ class CarrierProvider:
     async def _is_new(self, name: str) -> bool:
         """Is it a bridge that was never ACTIVE? Then no pod can have it but those that it is just being put into."""
         bridge = await self._object(name)
-        return bridge is not None and "ACTIVE" not in (bridge.get("stateTransitions") or {}) and bridge.get("state") != "ACTIVE"
+        return bridge is not None and not was_active(bridge)
 
     async def _put(self, name: str, body: Object, patience: float, hold: bool) -> list[Answer]:
         """Put a bridge into every pod; one that has no mount yet is given it first, with all its bridges."""

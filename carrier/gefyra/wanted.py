@@ -49,6 +49,11 @@ def is_live(bridge: Object) -> bool:
     return str(bridge.get("state", "")).upper() in LIVE or "ACTIVE" in (bridge.get("stateTransitions") or {})
 
 
+def was_active(bridge: Object) -> bool:
+    """Did every pod have it once? One that was not is just being given to them."""
+    return bridge.get("state") == "ACTIVE" or "ACTIVE" in (bridge.get("stateTransitions") or {})
+
+
 def body_of(port: int, host: str, target: int, parameters: Mapping[Any, Any], user: str) -> Object:
     """A bridge as the REST API takes it. Raises ConfigError: the rules cannot be read."""
     found: Object = {"port": port, "user": user, "endpoint": authority(host, target)}

@@ -242,6 +242,23 @@ async def test_a_bridge_that_is_made_while_pods_are_configured_stays(world, monk
 
 
 @unshare
+async def test_a_bridge_that_is_just_being_made_is_not_told_to_be_restored(world):
+    """Who looks at the pods in that moment may give it to one before its own provider does."""
+    mount = await mounted(world)
+    bridge = request(world, "bridge-a", "john", RULES)
+    bridge["state"] = "CREATING"
+    world.events.clear()
+    pods = list((await bridge_of(world, "x").fleet()).pods)
+    await mount.configure(pods)
+    assert [answer.status for answer in await bridge_of(world, "bridge-a")._look("bridge-a.8080")] == [200, 200, 200]
+    assert world.events == []
+    bridge["state"] = "ACTIVE"
+    await (await bridge_of(world, "x").fleet()).one(pods[0], "DELETE", "bridges/bridge-a.8080")
+    await mount.configure(pods)
+    assert [reason for reason, _, _ in world.events] == ["Bridge restored"]
+
+
+@unshare
 async def test_a_pod_that_missed_a_bridge_is_looked_at_although_it_was_just_configured(world, monkeypatch):
     """What a pod has is written down where no bridge can be put into the others meanwhile."""
     monkeypatch.setattr(provider_module, "PATIENCE", 0.0)
