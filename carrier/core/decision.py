@@ -159,6 +159,7 @@ class Decision:
         "ingress",
         "jump",
         "label",
+        "lane",
         "made_of",
         "missing",
         "options",
@@ -203,6 +204,8 @@ class Decision:
         """Those of them that are names."""
         self.error: Error | None = None
         self.plain = False
+        self.lane: Cluster | None = None
+        """Its cluster, if nothing else is needed than a destination of it that is ready (carrier/core/reuse.py)."""
         self.missing = False
         self.conf: config.Route | None = None
 
@@ -294,6 +297,8 @@ def _resolve(decision: Decision, route: config.Route, clusters: Mapping[str, Clu
         decision.calls = frozenset(s for s in decision.statuses if isinstance(s, str))
     decision.retry = _retry(route.retry)
     decision.plain = decision.error is None and not decision.ingress and not decision.egress and not decision.retry.on_disconnect
+    if decision.plain and not decision.statuses and decision.cluster is not None and not decision.cluster.virtual:
+        decision.lane = decision.cluster
 
 
 def retried(status: object) -> int | str | None:

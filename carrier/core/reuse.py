@@ -18,7 +18,7 @@ from carrier.core.stream import CONNECTED, DESTROYED
 if TYPE_CHECKING:
     from carrier.core.decision import Decision
     from carrier.core.ledger import Record
-    from carrier.core.parts import Cluster, Listener
+    from carrier.core.parts import Listener
     from carrier.core.stream import Socket
 
 
@@ -31,10 +31,8 @@ class ReusedSession(Session):
     def begin_again(self, decision: Decision, head: Any, last: bool, fields: bytes) -> bool:
         """`begin`, of a `blank` one or of one that was `served`, if an endpoint has a destination ready. False: nothing was done, this
         takes a session of its own."""
-        if decision is not self.decision and not self._aim(decision):
-            return False
-        cluster: Cluster = self.cluster  # type: ignore[assignment]  # see _aim
-        if cluster.down:
+        cluster = decision.lane
+        if cluster is None or cluster.down:
             return False
         endpoint = cluster.only
         if endpoint is None:
@@ -49,6 +47,8 @@ class ReusedSession(Session):
             destination = endpoint.take(self)
             if destination is None:
                 return False
+        if decision is not self.decision:
+            self.decision, self.cluster = decision, cluster
         self.endpoint = endpoint
         source = self.source
         self.back = self.destination = source.to = destination
@@ -71,14 +71,6 @@ class ReusedSession(Session):
             destination.head(head, last)
         except Exception as exc:
             self._not_ready(exc)
-        return True
-
-    def _aim(self, decision: Decision) -> bool:
-        """Be ready for `begin_again` by this decision. False: it needs more than a destination that is ready."""
-        cluster = decision.cluster
-        if not decision.plain or decision.statuses or cluster is None or cluster.virtual:
-            return False
-        self.decision, self.cluster = decision, cluster
         return True
 
     def served(self, head: Any) -> None:

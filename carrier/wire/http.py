@@ -86,7 +86,7 @@ class Head:
     so many listeners of ours (x-carrier-hops); `binds`: with credentials that authenticate a connection, not a request. `key`: equal keys
     have equal values in every field that rules look at (Forwarding.interesting), whatever the target; None if that is not known.
     `simple`: a request without body, Upgrade, HEAD, CONNECT and x-carrier-explain, behind which an HTTP/1.1 connection stays: its reader
-    need not know of it, and any whole answer may follow as it is; `parting`: the same, and the connection ends behind it.
+    need not know of it, and any whole answer may follow as it is; `parting`: the same, and the connection of HTTP/1.1 ends behind it.
     `family`: of its status, 2 for 2xx, 5 also for those above (RFC 9110 15). `whole`: a final answer of known length, after which the
     connection stays, and which asks for no credentials. `text`: the encoding of HTTP/1.1, b"" until it is made;
     `stem`: that without its last CRLF.
@@ -183,7 +183,7 @@ class Head:
         self.block: Any = None
         self.never: frozenset[bytes] = NOBODY
         self.grpc = 0
-        simple = body == NONE and upgrade is None and version == "1.1" and method not in (b"HEAD", b"CONNECT") and not explain
+        simple = body == NONE and upgrade is None and version != "1.0" and method not in (b"HEAD", b"CONNECT") and not explain
         self.simple = simple and keep_alive
         self.parting = simple and not keep_alive
         self.whole = status >= 200 and status != 401 and keep_alive and body <= LENGTH

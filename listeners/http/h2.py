@@ -136,9 +136,7 @@ class Connection2(Connection):
         self.served += 1
         request = self.spare.pop() if self.spare else Request2(self)
         request.on(stream, self.engine.now)
-        request.body_done = last
-        size = section.size
-        request.bytes_in = size
+        request.bytes_in = size = section.size
         if size > LONG:
             listener = self.listener
             if listener.heads + size > listener.max_heads:
@@ -148,12 +146,19 @@ class Connection2(Connection):
                 return
             request.weight = size
             listener.heads += size
+        routing = self.listener.routing
         try:
-            profile = self.listener.routing.forwarding(self.origin.trusted)
-            head = request_of(section, last, profile)
+            head = request_of(section, last, routing.trusting if self.origin.trusted else routing.profile)
         except Error as error:
             self._turn_away(stream, section, error)
             return
+        if head.simple and not head.grpc:
+            request.begin(head, True)
+        else:
+            self._begin(request, stream, section, head)
+
+    def _begin(self, request: Request2, stream: Stream, section: Section, head: Head) -> None:
+        """Begin what is not just one head to which any answer may be given."""
         if head.method == b"CONNECT" or (head.upgrade and head.upgrade != b"websocket"):
             what = f"CONNECT for {head.upgrade.decode('latin-1')}" if head.upgrade else "CONNECT"
             self._turn_away(stream, section, Error("not-implemented", f"{what} is not served here", "downstream"))
@@ -304,6 +309,15 @@ class Connection2(Connection):
         self.forget(request)
         self.soon()
 
+    def free_at_once(self, request: Request2) -> None:
+        """The same of one whose stream has ended, and which is as it was."""
+        request.used = False
+        if len(self.spare) < SPARE:
+            self.spare.append(request)
+        if not self.engine.streams:
+            self.since = self.listener.now
+        self.soon()
+
     def forget(self, request: Request2) -> None:
         """A request that is used no more: kept for the next stream."""
         stream = request.stream
@@ -312,7 +326,7 @@ class Connection2(Connection):
             request.weight = 0
         if request.timer is not None:
             request.timer.cancel()
-            request.timer = None
+        request.as_new()
         if request.used:  # the stream may have closed, and let go of it, by now
             request.used = False
             if stream.owner is request:

@@ -51,6 +51,7 @@ class Carries(Protocol):
     def soon(self) -> None: ...
     def say(self, stream: Stream, error: Error, asked: Head | Section | None) -> Head: ...
     def free(self, request: Any) -> None: ...
+    def free_at_once(self, request: Any) -> None: ...
     def forget(self, request: Any) -> None: ...
 
 
@@ -65,19 +66,23 @@ class Request2(Request):
     def __init__(self, connection: Carries) -> None:
         super().__init__(connection.listener)
         self.connection = connection
-        self.paused = self.used = False
+        self.used = False
         self.weight = 0
         self.asked_by(connection.origin)
+        self.as_new()
+
+    def as_new(self) -> None:
+        """What may have been set by all but a `message` that went in one piece is set back."""
+        self.sent = self.tunnel = self.departing = self.paused = False
+        self.frames = None
+        self.early: tuple[bytes, ...] = ()
+        self.timer: asyncio.TimerHandle | None = None
 
     def on(self, stream: Stream, now: float) -> None:
         """It is used for a stream from now on."""
         self.stream = stream
         stream.owner = self
         self.used = True
-        self.sent = self.tunnel = self.departing = self.paused = False
-        self.frames = None
-        self.early: tuple[bytes, ...] = ()
-        self.timer: asyncio.TimerHandle | None = None
         self.body_done = stream.over
         self.body_bytes = self.seen = 0
         self.since = now
@@ -143,21 +148,24 @@ class Request2(Request):
         session, asked = self.session, self.asked
         if session is None or asked is None:
             return
-        plain = head.whole and session.on_lane and self.body_done and not asked.explain
-        if not plain or asked.method == b"HEAD" or asked.expect or asked.upgrade or asked.grpc:
+        if not (head.whole and session.on_lane and (asked.simple or self._is_read(asked)) and not asked.grpc) or self.paused:
             super().message(head, body)
             return
         self.session = None
         self.to = self.back = NOWHERE
-        connection, stream = self.connection, self.stream
+        connection = self.connection
         block = answer_block(head, connection.shared.encoder)
         self.bytes_out += len(block) + len(body)
-        if body:
-            stream.send_message(block, body)
-        else:
-            stream.send_head(block, True)
+        went = self.stream.send_message(block, body)
         session.served(head)
-        connection.free(self)
+        if went and not self.weight:
+            connection.free_at_once(self)
+        else:
+            connection.free(self)
+
+    def _is_read(self, asked: Head) -> bool:
+        """Has a request with a body been read, and may any whole answer follow it as it is?"""
+        return self.body_done and not (asked.explain or asked.method == b"HEAD" or asked.expect or asked.upgrade)
 
     def send(self, data: bytes, last: bool) -> None:
         self.bytes_out += len(data)

@@ -35,7 +35,7 @@ from carrier.wire.http import EXPLAIN, FIELD_BYTES, HOP, LENGTH, NONE, OURS, SAY
 
 _TABLE = 4096  # entries of a table: lines or heads
 _PLANS = 1024
-_MEMO_BYTES = 1024 * 1024  # of heads in one memo: as they came, as they are sent on, and that without its end
+_MEMO_BYTES = 1024 * 1024  # of heads in one memo: as they came, as they are sent on, that without its end, and as a block of HTTP/2
 _HEAD_MAX = 4096  # bytes of a head that is kept
 _LINE_MAX = 256  # bytes of a line that is kept
 _NAME_MAX = 64  # bytes of a field name that is kept
@@ -283,7 +283,7 @@ class _Memo:
 
     def _keep(self, raw: bytes, head: Head) -> Head:
         if len(raw) <= _HEAD_MAX:
-            size = len(raw) + 2 * len(head.text)
+            size = len(raw) + 3 * len(head.text)
             self._bytes += size
             if len(self.heads) >= _TABLE or self._bytes > _MEMO_BYTES:
                 self.heads.clear()

@@ -1,17 +1,15 @@
 """Heads of HTTP/1.1 as blocks of HTTP/2: what a `Head` has as `wire` is turned into the block that says the same.
 
-Lines are known by their bytes, so a head that is new in one line costs one look-up for each of the others; a head that comes again costs
-one in all. What belongs to a connection of HTTP/1.1 is left out (RFC 9113 8.2.2), and Host becomes :authority. Blocks use no dynamic table,
-so they mean the same on every connection; the lines of `wire` are valid already, nothing is checked here.
+Lines are known by their bytes, so a head that is new in one line costs one look-up for each of the others; a head that comes again
+keeps its block itself (heads.py). What belongs to a connection of HTTP/1.1 is left out (RFC 9113 8.2.2), and Host becomes :authority.
+Blocks use no dynamic table, so they mean the same on every connection; the lines of `wire` are valid already, nothing is checked here.
 """
 
 from __future__ import annotations
 
 from carrier.wire.h2.hpack import Pair, encode, line
 
-_BYTES = 512 * 1024
 _LINES_BYTES = 256 * 1024
-_HEAD_MAX = 4096  # bytes of a head that is kept
 _LINE_MAX = 256
 _COST = 200  # bytes of an entry beside the two that it holds
 
@@ -21,23 +19,18 @@ _DROPPED = frozenset(
 
 
 class Encoder:
-    """Makes blocks, and remembers them: one for all connections of a listener or a cluster. most: bytes of heads that are kept."""
+    """Makes blocks, and remembers their lines: one for all connections of a listener or a cluster. most: bytes of lines that are kept."""
 
-    __slots__ = ("_heads", "_lines", "_lines_size", "_most", "_size")
+    __slots__ = ("_lines", "_most", "_size")
 
-    def __init__(self, most: int = _BYTES) -> None:
+    def __init__(self, most: int = _LINES_BYTES) -> None:
         self._most = most
-        self._heads: dict[bytes, bytes] = {}
         self._lines: dict[bytes, bytes] = {}
-        self._size = self._lines_size = 0
+        self._size = 0
 
     def answer(self, status: int, wire: bytes, never: frozenset[bytes] = frozenset()) -> bytes:
         """The block of an answer, from the bytes of its HTTP/1.1 head. never: see `Section.never`."""
-        known = self._heads.get(wire)
-        if known is not None and not never:
-            return known
-        block = line(b":status", b"%d" % status) + self.fields(wire, never)
-        return block if never else self._keep(wire, block)
+        return line(b":status", b"%d" % status) + self.fields(wire, never)
 
     def request(
         self,
@@ -70,22 +63,12 @@ class Encoder:
         made = _made(text)
         if len(text) <= _LINE_MAX:
             cost = 2 * len(text) + _COST
-            if self._lines_size + cost > _LINES_BYTES:
-                self._lines.clear()
-                self._lines_size = 0
-            self._lines_size += cost
-            self._lines[text] = made
-        return made
-
-    def _keep(self, wire: bytes, block: bytes) -> bytes:
-        if len(wire) <= _HEAD_MAX:
-            cost = len(wire) + len(block) + _COST
             if self._size + cost > self._most:
-                self._heads.clear()
+                self._lines.clear()
                 self._size = 0
             self._size += cost
-            self._heads[wire] = block
-        return block
+            self._lines[text] = made
+        return made
 
 
 def _made(text: bytes, never: frozenset[bytes] = frozenset()) -> bytes:

@@ -255,18 +255,19 @@ def _takes_trailers(head: Head) -> bool:
     return b"trailers" in [token.strip().partition(b";")[0].lower() for token in (head.get(b"te") or b"").split(b",")]
 
 
-def answer_block(head: Head, encoder: Encoder, length: bool = True) -> bytes:
-    """The block of an answer. length: its Content-Length still holds."""
-    if head.text:
-        return encoder.answer(head.status, head.text)
-    kept = head.block
-    if kept is not None:
-        block: bytes = kept
+def answer_block(head: Head, encoder: Encoder) -> bytes:
+    """The block of an answer; kept with the head."""
+    block: bytes | None = head.block
+    if block is not None:
         return block
-    fields = head.sent_on()
-    if head.body == LENGTH:
-        fields = (*fields, (b"content-length", b"%d" % head.length))
-    head.block = block = encode(((b":status", b"%d" % head.status), *fields), head.never)
+    if head.text:
+        block = encoder.answer(head.status, head.text)
+    else:
+        fields = head.sent_on()
+        if head.body == LENGTH:
+            fields = (*fields, (b"content-length", b"%d" % head.length))
+        block = encode(((b":status", b"%d" % head.status), *fields), head.never)
+    head.block = block
     return block
 
 

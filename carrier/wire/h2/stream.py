@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Protocol
 
-from carrier.wire.h2.frames import CANCEL, DATA, END_HEADERS, END_STREAM, HEAD, HEADERS, NO_ERROR, header_frames, window_frame
+from carrier.wire.h2.frames import CANCEL, DATA, END_HEADERS, END_STREAM, FRAME_MAX, HEAD, HEADERS, NO_ERROR, header_frames, window_frame
 from carrier.wire.h2.limits import FRAME_EARNS, NEVER, SMALL
 
 
@@ -99,13 +99,11 @@ class Stream:
 
     def send_message(self, block: bytes, body: bytes, last: bool = True) -> bool:
         """A head and the content behind it, in one call: the usual answer. As `send_data`, False if some is held."""
-        engine, n = self.engine, len(body)
+        engine, m, n = self.engine, len(block), len(body)
         if (
-            not n
-            or n > self.window
+            not 0 < n <= self.window
             or n > engine.window
-            or n > engine.frame_max
-            or len(block) > engine.frame_max
+            or m + n > FRAME_MAX
             or self.ended
             or self.held is not None
             or engine.holding
@@ -113,7 +111,6 @@ class Stream:
         ):
             self.send_head(block, last and not n)
             return self.send_data(body, last) if n else True
-        m = len(block)
         engine.out += (
             HEAD.pack(m >> 8, m & 255, HEADERS, END_HEADERS, self.id),
             block,
@@ -126,7 +123,9 @@ class Stream:
         self.answered = True
         if last:
             self.ended = True
-            if self.over or self.refused:
+            if self.over:
+                engine.ended(self)
+            elif self.refused:
                 self.end_now()
         return True
 

@@ -13,8 +13,9 @@ from carrier.wire.h2 import Limits, Memo, encode
 from carrier.wire.h2.encoder import Encoder as Blocks
 from carrier.wire.h2.fields import read
 from carrier.wire.h2.frames import frame
-from carrier.wire.h2.heads import request_block, request_of
+from carrier.wire.h2.heads import answer_block, request_block, request_of
 from carrier.wire.h2.hpack import size_of
+from carrier.wire.http import Head
 from tests.h2talk import GET, server
 
 LIMITS = Limits()
@@ -105,3 +106,12 @@ def test_a_section_that_is_kept_keeps_its_head():
     profile = Forwarding()
     assert request_of(heard.sections[0], True, profile) is request_of(heard.sections[1], True, profile)
     assert request_of(heard.sections[0], False, profile) is not request_of(heard.sections[1], True, profile)
+
+
+def test_an_answer_that_comes_again_keeps_its_block_whatever_version_it_came_in():
+    blocks = Blocks()
+    text = b"HTTP/1.1 200 OK\r\nx-user: john\r\n\r\n"
+    for head in (Head(text, status=200), Head(b"", status=200, version="2", onward=((b"x-user", b"john"),))):
+        block = answer_block(head, blocks)
+        assert answer_block(head, blocks) is block
+        assert block == encode([(b":status", b"200"), (b"x-user", b"john")])
