@@ -22,6 +22,9 @@ BENCH  ?= --short
 SCTP   ?=
 IMAGE  ?= localhost/carrier2
 
+# What Python has compiled is kept: the suite starts hundreds of processes, and each would compile the whole product anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Of `make cluster` and `make cluster-test`: 1 for a whole node; of the latter on one: a clone of Gefyra, whose operator takes our double's place.
 NODE   ?=
 GEFYRA ?=
