@@ -39,6 +39,8 @@ IDLE_SPARE = 1.0
 """Seconds without a stream after which they are let go: an idle connection costs little."""
 LINGER = 2.0
 """Seconds that a client has to read an answer, and to stop sending, before it is told that the rest of its request is not wanted."""
+DRAINED = 30.0
+"""Seconds that the rest of a request is read and dropped that has its answer, as nginx does on a connection of HTTP/1.1."""
 FLUSH = 30.0
 """Seconds that the last bytes of a connection may take to be sent."""
 
@@ -267,15 +269,22 @@ class Connection2(Connection):
 
     def _linger(self, stream: Stream) -> None:
         """The answer is out, the request is not read to its end: RST_STREAM says so (RFC 9113 section 8.1), but not at once. What an answer
-        has still to wait for would be lost, and there are clients that look at nothing else once they have seen it (curl 7.88)."""
+        has still to wait for would be lost, and there are clients that look at nothing else once they have seen it (curl 7.88), or that
+        look at no answer before they have sent all (httpx). What comes is dropped, for as long as some does and DRAINED lasts."""
         if not stream.over:
-            stream.pause()  # no more than a window of it comes
-            self.loop.call_later(LINGER, self._no_more, stream)
+            stream.resume()
+            self.loop.call_later(LINGER, self._no_more, stream, (stream.room, stream.owed, stream.left), DRAINED)
 
-    def _no_more(self, stream: Stream) -> None:
-        if stream.held is not None and not stream.over:  # tick sees to those that take nothing
-            self.loop.call_later(LINGER, self._no_more, stream)
-        elif not stream.over:
+    def _no_more(self, stream: Stream, seen: tuple[int, int, int], time: float) -> None:
+        """seen: what it was when it was looked at last, which changes with what comes."""
+        if stream.over:
+            return
+        now = stream.room, stream.owed, stream.left
+        if stream.held is not None:  # tick sees to those that take nothing
+            self.loop.call_later(LINGER, self._no_more, stream, now, time)
+        elif time > 0 and now != seen:
+            self.loop.call_later(LINGER, self._no_more, stream, now, time - LINGER)
+        else:
             stream.reset(NO_ERROR)
             self.soon()
 

@@ -193,3 +193,42 @@ async def test_curl_sees_an_early_answer_over_http_2(status: str) -> None:
         await server.says(f"HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\nno".encode())
         said, _ = await asyncio.wait_for(asked, 10)
     assert said == f"{status[:3]} 0".encode()
+
+
+@pytest.mark.parametrize("status", [200, 413])
+async def test_who_sends_all_before_it_looks_at_an_answer_over_http_2_gets_it(status: int) -> None:
+    """As httpx does, which waited for ever (with nginx, haproxy and Envoy it fails): the window was used up, and nobody gave it back."""
+    async with Stage() as stage, client2(stage.port) as client:
+        number = client.ask("/", "POST", end=False)
+        server = await stage.server()
+        await server.head()
+        await server.says(b"HTTP/1.1 %d x\r\ncontent-length: 2\r\n\r\nok" % status)
+        answer = client.streams[number]
+        for _ in range(MUCH // 16384):
+            await client.until(lambda: client.h2.local_flow_control_window(number) >= 16384)
+            client.send(number, b"y" * 16384)
+        client.send(number, b"", True)
+        await client.until(lambda: answer.ended, "the answer")
+        assert (answer.status, answer.body, answer.reset) == (status, b"ok", None)
+
+
+async def test_the_rest_of_a_request_that_is_answered_is_read_for_as_long_as_some_comes_and_its_time_lasts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(h2, "LINGER", 0.05)
+    for drained, well in ((30.0, True), (0.1, False)):
+        monkeypatch.setattr(h2, "DRAINED", drained)
+        async with Stage() as stage, client2(stage.port) as client:
+            number = client.ask("/", "POST", end=False)
+            server = await stage.server()
+            await server.head()
+            await server.says(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+            answer = await client.answer(number)
+            for _ in range(20):
+                if answer.reset is None:
+                    client.send(number, b"y" * 1000)
+                    await asyncio.sleep(0.02)
+            assert (answer.status, answer.body, answer.reset is None) == (200, b"ok", well)
+            if well:  # and who sends nothing more is told
+                await client.until(lambda answer=answer: answer.reset is not None, "that no more is wanted")  # type: ignore[misc]
+            assert answer.reset == 0
