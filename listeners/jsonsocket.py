@@ -12,7 +12,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from carrier.core import registry
-from carrier.core.accepting import check_proxies
 from carrier.core.stream import CONNECTED
 from carrier.errors import Error, Problem
 from carrier.hops.framing import make_listener
@@ -62,7 +61,16 @@ class JsonSocketListener(Over):
             Problem(f"expected a number, got {value!r}", f"{path}.{name}", seen=repr(value), allowed="0 or more")
             for name, value in options.items()
             if name != "proxy_protocol" and (not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0)
-        ] + (check_proxies(options, path, True) and check_proxies(options, path))
+        ]
+
+    @classmethod
+    def check_inside(cls, spec: Mapping[str, Any], options: Mapping[str, Any], path: str = "") -> list[Problem]:
+        """Who says first who has connected is the transport's to know: by a UNIX socket it is nobody with an address, by others it is."""
+        inner = transport_of(spec) or {}
+        kind = registry.listener(inner.get("protocol"))
+        if kind is None or "proxy_protocol" not in options:
+            return []
+        return kind.check_inside(inner, options, path) or kind.check_options({"proxy_protocol": options["proxy_protocol"]}, path) or []
 
     @classmethod
     def claim(cls, spec: Mapping[str, Any]) -> Key | None:

@@ -145,13 +145,16 @@ class Inspector:
     # -- objects -----------------------------------------------------------------------------------------------------------------
 
     def listener(self, value: Any, path: str) -> None:
+        cls = self._class("listener", value)
         checks: dict[str, Check] = {
             "name": self.name,
             "spec": self._spec("listener"),
             "rules": self._rules,
-            "options": self._options(self._class("listener", value), {"track": self.number(0, 86_400, whole=False)}),
+            "options": self._options(cls, {"track": self.number(0, 86_400, whole=False)}),
         }
         self.members(value, path, "a listener", checks, ("name", "spec", "rules"))
+        if cls is not None and isinstance(value.get("options"), dict):
+            self.problems += cls.check_inside(value["spec"], value["options"], f"{path}.options")
 
     def _options(self, cls: Any, plain: Mapping[str, Check] | None) -> Check:
         """The options of a protocol: its class checks them if it has some of its own; else `plain`, or anything."""

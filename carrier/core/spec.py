@@ -43,6 +43,11 @@ class Specified:
         return None
 
     @classmethod
+    def check_inside(cls, spec: Mapping[str, Any], options: Mapping[str, Any], path: str = "") -> list[Problem]:
+        """What is wrong with options because of what the spec has inside."""
+        return []
+
+    @classmethod
     def kind_of(cls, spec: Mapping[str, Any]) -> Kind:
         """The kind of stream that a spec makes: "datagram" for every one that keeps the limits of messages."""
         return "datagram" if framed(spec) else cls.kind

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from carrier.errors import Error
+from carrier.config.source import loads
+from carrier.errors import ConfigError, Error
 from carrier.wire.introduction import version_1, version_2
 from listeners.unix import UnixListener
 from tests.h2peer import Peer2
@@ -169,6 +171,28 @@ async def test_who_comes_by_a_unix_socket_has_no_address_and_messages_have_no_he
     with pytest.raises(Error, match="only a stream begins with a PROXY header"):
         async with running(config(listeners=[ours | {"options": {"proxy_protocol": ["unix"]}}])):
             pass
+
+
+@pytest.mark.parametrize(
+    ("transport", "said"),
+    [
+        ({"protocol": "TCP", "port": 9999}, ["unix"]),
+        ({"protocol": "WebSocket", "port": 9999}, ["unix"]),
+        ({"protocol": "UDP", "port": 9999}, ["unix"]),
+        ({"protocol": "UDP", "port": 9999}, ["10.0.0.0/8"]),
+        ({"protocol": "UnixDomainSocket", "filename": "@never"}, ["10.0.0.0/8"]),
+        ({"protocol": "JSONSocket", "transport": {"protocol": "TCP", "port": 9999}}, ["unix"]),
+        ({"protocol": "TCP", "port": 9999}, ["10.0.0.0/33"]),
+    ],
+)
+def test_a_json_socket_is_told_by_whom_its_transport_can_be_told(transport: dict[str, Any], said: list[str]) -> None:
+    """These were taken and did nothing."""
+    spec = {"protocol": "JSONSocket", "transport": transport}
+    rule = {"action": {"route": {"destination": {"spec": {"protocol": "Echo"}}}}}
+    ours = {"name": "in", "spec": spec, "rules": [rule], "options": {"proxy_protocol": said}}
+    with pytest.raises(ConfigError) as caught:
+        loads(json.dumps({"listeners": [ours]}))
+    assert [problem.path for problem in caught.value.problems] == ["$.listeners[0].options.proxy_protocol"]
 
 
 async def test_a_json_socket_over_a_unix_socket_is_told_in_front_of_its_header(tmp_path: Path) -> None:
