@@ -206,7 +206,7 @@ class HttpCluster(Cluster):
             pool = self.pools2.get(endpoint) if client is None else client.pool2
             connection = pool.free() if pool is not None else None
             if pool is not None and connection is not None:
-                exchange = Exchange2(pool, endpoint, connection)
+                exchange = pool.exchange(connection)
                 exchange.session = session
                 return exchange
             if version == 2 or endpoint not in self.agreed1:

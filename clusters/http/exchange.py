@@ -7,7 +7,7 @@ later a visible cut. Sources that know no HTTP (TCP, UDP) become the body of a r
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from carrier.core.stream import DESTROYED, NOWHERE, Socket
 from carrier.errors import Error, Retry
@@ -25,6 +25,13 @@ PATIENCE = 2.0
 """Seconds that an upstream has to say something before its host is looked at."""
 
 
+class Busy(Protocol):
+    """An exchange, or a connection of many."""
+
+    def tick(self, now: float, /) -> None:
+        """Look at deadlines: once a second."""
+
+
 class Shared:
     """What the exchanges of one cluster share. now: monotonic seconds of its last tick. busy: those that are looked at then.
 
@@ -38,7 +45,7 @@ class Shared:
         self.limits = limits or Limits()
         self.memo = AnswerMemo(self.limits)
         self.known: tuple[bytes, Head | None, bytes] = (b"", None, b"")
-        self.busy: set[Exchange] = set()
+        self.busy: set[Busy] = set()
 
 
 class Exchange(Socket):

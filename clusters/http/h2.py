@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sized
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from carrier.core.address import UNACKNOWLEDGED, quiet_since
 from carrier.core.stream import HIGH
@@ -64,14 +64,17 @@ class Places(Protocol):
 
 class Upstream2(Connection):
     """One connection, the target of its engine. served: streams ever. since: when it had its last stream, or byte. gone: it is lost.
-    told: its settings have come; before that it gets one stream, because it may not take more, and none for a tunnel. quiet: since when
-    its host acknowledges nothing."""
+    told: its settings have come; before that it gets one stream, because it may not take more, and none for a tunnel. most: streams that
+    are to be open at once, whatever the peer allows. quiet: since when its host acknowledges nothing. spare: exchanges that have ended as
+    the usual ones do, for its next streams."""
 
     def __init__(self, pool: Places, endpoint: Endpoint) -> None:
         super().__init__(asyncio.get_running_loop())
         self.pool, self.endpoint = pool, endpoint
         self.gone = self.told = False
         self.served = 0
+        self.most = 1
+        self.spare: list[Any] = []
         self.quiet = 0.0
         self.since = self.heard = pool.way.shared.now
 
@@ -81,6 +84,7 @@ class Upstream2(Connection):
         way = self.pool.way
         self.engine = Engine(self, way.memo, way.limits, client=True, now=self.loop.time())
         self.pool.connections.append(self)
+        way.shared.busy.add(self)
         self.soon()
 
     @property
@@ -88,15 +92,11 @@ class Upstream2(Connection):
         """Streams that are open."""
         return len(self.engine.streams)
 
-    @property
-    def places(self) -> int:
-        """Streams that may be opened."""
-        engine = self.engine
-        return 0 if self.gone else min(engine.places, (self.pool.way.streams if self.told else 1) - len(engine.streams))
-
-    def suits(self, exchange: Exchange) -> bool:
-        """Is enough known of it for this exchange?"""
-        return self.told or exchange.request is None or not exchange.request.upgrade
+    def takes(self, exchange: Exchange) -> bool:
+        """Has it a place, and is enough known of it for this exchange?"""
+        engine, request = self.engine, exchange.request
+        busy = len(engine.streams)
+        return busy < self.most and busy < engine.most and (self.told or request is None or not request.upgrade)
 
     # ------------------------------------------------------------------ what the upstream sends
 
@@ -108,8 +108,9 @@ class Upstream2(Connection):
         if self.touched:
             touched, self.touched = self.touched, []
             for exchange in touched:
-                exchange.show()
-                exchange.to.flush()
+                if exchange.session is not None or exchange.held_head is not None:  # else it has ended meanwhile
+                    exchange.show()
+                    exchange.to.flush()
         self.write()
         if more:
             self.rest()
@@ -142,6 +143,7 @@ class Upstream2(Connection):
 
     def on_settings(self) -> None:
         self.told = True
+        self.most = self.pool.way.streams
         self.pool.place()
 
     # ------------------------------------------------------------------ its life
@@ -159,7 +161,8 @@ class Upstream2(Connection):
         self.since = self.pool.way.shared.now
         if self.pool.waiting or self.pool.closed:
             self.pool.place()
-        self.soon()
+        if not self.fed:
+            self.soon()
 
     def close(self) -> None:
         """It is not needed after all."""
@@ -173,19 +176,31 @@ class Upstream2(Connection):
 
     def _close(self) -> None:
         self.gone = True
+        self.most = 0
         self.pool.left(self)
         if not self.transport.is_closing():
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.gone = True
+        self.most = 0
         self.pool.left(self)
+        self.pool.way.shared.busy.discard(self)
         self.fed = True
+        self.spare.clear()
         self.engine.lost(str(exc) if exc else "the connection was closed")
         self.pool.place()
 
-    def tick(self, now: float, idle_timeout: float) -> None:
+    def tick(self, now: float) -> None:
+        """Deadlines of its exchanges, once a second."""
+        for stream in list(self.engine.streams.values()):
+            if stream.owner is not None:
+                stream.owner.tick(now)
+
+    def look(self, now: float, idle_timeout: float) -> None:
+        """Its own, once a second."""
         engine = self.engine
+        self.spare.clear()
         engine.now = self.loop.time()
         if engine.streams:
             silent = now - self.heard

@@ -32,6 +32,8 @@ NOTHING: list[bytes] = []
 """What was sent of a request without content; never added to."""
 KEPT = 64 * 1024
 """Bytes of a request's content that are kept until its answer begins, to be sent again if the peer has not looked at it."""
+SPARE = 64
+"""Exchanges that have ended, kept by a connection for its next ones until its cluster's next tick."""
 MOVES = 3
 """How often one exchange is sent again."""
 
@@ -81,9 +83,8 @@ class Exchange2(Exchange):
         self.request_done = last
         self.waiting = True
         self.since = self.shared.now
-        self.shared.busy.add(self)
         connection = self.connection
-        if connection is None or connection.places <= 0 or not connection.suits(self):
+        if connection is None or not connection.takes(self):
             self._again()
         else:
             self.begin(connection)
@@ -91,7 +92,7 @@ class Exchange2(Exchange):
     def _again(self) -> None:
         """On another connection, or when one has a place."""
         connection = self.pool.free()
-        if connection is not None and connection.suits(self):
+        if connection is not None and connection.takes(self):
             self.begin(connection)
         else:
             self.connection = None
@@ -107,19 +108,21 @@ class Exchange2(Exchange):
         if head.upgrade and not engine.peer_connect:
             self._no_tunnel(head, session)
             return
-        body = self.body or []
+        body = self.body
         whole = self.request_done and not body and self.trailer is None and not head.upgrade
-        block = request_block(head, way.scheme, way.encoder, self._time_left(head)) + lines_block(session.fields)
+        timeout = self._time_left(head) if head.grpc == 2 else b""
+        block = request_block(head, way.scheme, way.encoder, timeout) + lines_block(session.fields)
         connection.served += 1
         stream = self.stream = engine.request(block, whole, self, head_only=head.method == b"HEAD")
-        for data in body:
-            stream.send_data(data)
-        if self.request_done and not whole and not head.upgrade:
-            self._end()
         if self.paused:
             stream.pause()
-        if stream.held is not None:
-            self.back.pause()
+        if not whole:
+            for data in body or ():
+                stream.send_data(data)
+            if self.request_done and not head.upgrade:
+                self._end()
+            if stream.held is not None:
+                self.back.pause()
         connection.soon()
 
     def _no_tunnel(self, head: Head, session: Session) -> None:
@@ -154,7 +157,7 @@ class Exchange2(Exchange):
 
     def _time_left(self, head: Head) -> bytes:
         """The grpc-timeout less what was used, if that is to be seen."""
-        if head.grpc != 2 or self.session is None:
+        if self.session is None:
             return b""
         seconds = timeout_of(head.get(b"grpc-timeout"))
         used = monotonic() - self.session.started
@@ -249,7 +252,10 @@ class Exchange2(Exchange):
         head = self.held_head
         if head is not None and last and head.whole and not self.plain:
             self.held_head = None
+            session = self.session
             to = self._done()
+            if session is not None and session.on_lane:
+                to = session.source  # nothing stands between
             to.message(head, data)
             return
         self.show()
@@ -299,17 +305,23 @@ class Exchange2(Exchange):
             to.head(head, True)
 
     def _done(self) -> Stream:
-        """The answer is complete: let go of everything, and give back whom to tell."""
-        to, stream = self.to, self.stream
+        """The answer is complete: let go of everything, and give back whom to tell. The next stream of the connection may have it then."""
+        to, stream, connection = self.to, self.stream, self.connection
+        as_new = self.request_done and not (self.moves or self.paused or self.plain)
         if stream is not None and not self.request_done:
             stream.reset(NO_ERROR)
         self.session = None
         self.to = self.back = NOWHERE
         self._release()
+        if as_new and connection is not None and len(connection.spare) < SPARE:
+            self.body = NOTHING
+            self.size = 0
+            self.trailer = None
+            self.used = self.usable = True
+            connection.spare.append(self)
         return to
 
     def _release(self) -> None:
-        self.shared.busy.discard(self)
         self.waiting = False
         self.usable = False
         stream, self.stream = self.stream, None
@@ -360,7 +372,7 @@ class Exchange2(Exchange):
         super().close()
         if stream is not None:
             stream.reset(CANCEL)
-        if self in self.pool.waiting:
+        if stream is None and self in self.pool.waiting:
             self.pool.waiting.remove(self)
         if self.moving is not None:
             self.moving.cancel()

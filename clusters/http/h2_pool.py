@@ -44,10 +44,15 @@ class Pool2:
         """The connection that has least to do, of those that have a place."""
         found, least = None, 1 << 30
         for connection in self.connections:
-            busy = len(connection.engine.streams)
-            if busy < least and connection.places > 0:
+            engine = connection.engine
+            busy = len(engine.streams)
+            if busy < least and busy < connection.most and busy < engine.most:
                 found, least = connection, busy
         return found
+
+    def exchange(self, connection: Upstream2) -> Exchange2:
+        """One for the next stream of this connection."""
+        return connection.spare.pop() if connection.spare else Exchange2(self, self.endpoint, connection)
 
     @property
     def full(self) -> bool:
@@ -60,11 +65,11 @@ class Pool2:
         while self.making is not None:  # others wait for the same: it may have room for all
             await asyncio.wait([self.making])
             if (found := self.free()) is not None:
-                return Exchange2(self, self.endpoint, found)
+                return self.exchange(found)
             if self.other:
                 return None
         if (found := self.free()) is not None:
-            return Exchange2(self, self.endpoint, found)
+            return self.exchange(found)
         if self.full:
             if self.most_waiting and len(self.waiting) >= self.most_waiting:
                 detail = (
@@ -90,6 +95,7 @@ class Pool2:
     def wait(self, exchange: Exchange2) -> None:
         """It takes the next place."""
         self.waiting.append(exchange)
+        self.way.shared.busy.add(exchange)
         self._grow()
 
     def _grow(self) -> None:
@@ -111,8 +117,9 @@ class Pool2:
 
     def place(self) -> None:
         """There may be places: those that wait take them."""
-        while self.waiting and (connection := self.free()) is not None and connection.suits(self.waiting[0]):
+        while self.waiting and (connection := self.free()) is not None and connection.takes(self.waiting[0]):
             exchange = self.waiting.popleft()
+            self.way.shared.busy.discard(exchange)
             exchange.begin(connection)
         if self.waiting:
             self._grow()
@@ -131,7 +138,7 @@ class Pool2:
 
     def tick(self, now: float, idle_timeout: float) -> None:
         for connection in list(self.connections):
-            connection.tick(now, idle_timeout)
+            connection.look(now, idle_timeout)
 
 
 class SharedEndpoint(Endpoint):
@@ -155,7 +162,7 @@ class SharedEndpoint(Endpoint):
         pool = self.pool
         connection = pool.free() if pool is not None else None
         if pool is not None and connection is not None:
-            return Exchange2(pool, self, connection)
+            return pool.exchange(connection)
         return super().take(session)
 
 
@@ -170,4 +177,4 @@ class MirroringEndpoint(SharedEndpoint):
             idle = self.idle
             return idle.pop() if idle else None
         connection = self.pool.free() if self.pool is not None else None
-        return Exchange2(self.pool, self, connection) if self.pool is not None and connection is not None else None
+        return self.pool.exchange(connection) if self.pool is not None and connection is not None else None

@@ -100,8 +100,9 @@ class Connection:
 
     streams: those that are open, by number. waiting: those of them that hold something. out: what is to be sent; `take` joins it. failure:
     why the connection is over, if it is. holding: the transport takes no more for now (`hold`). window, room: as in Stream, of the whole
-    connection. frame_max, peer_window, peer_streams, peer_connect, peer_head: the peer's settings; peer_head is None if it said nothing of
-    it. goaway: what the peer's GOAWAY said. draining: ours was sent. last: the highest stream that the side which may open some has opened.
+    connection. frame_max, peer_window, peer_streams, peer_connect, peer_head: the peer's settings; peer_head is None if it said nothing
+    of it. most: streams that a client may have open at once. goaway: what the peer's GOAWAY said. draining: ours was sent. last: the
+    highest stream that the side which may open some has opened.
     """
 
     __slots__ = (
@@ -137,6 +138,7 @@ class Connection:
         "last",
         "limits",
         "memo",
+        "most",
         "now",
         "our_window",
         "out",
@@ -166,7 +168,7 @@ class Connection:
         self.holding = False
         self.window = self.room = self.peer_window = self.our_window = WINDOW
         self.frame_max = FRAME_MAX
-        self.peer_streams = STREAM_MAX
+        self.peer_streams = self.most = STREAM_MAX
         self.peer_connect = False
         self.peer_head: int | None = None
         self.goaway: tuple[int, int, str] | None = None
@@ -222,9 +224,12 @@ class Connection:
     @property
     def places(self) -> int:
         """How many streams a client may open now."""
-        if self.goaway is not None or self.failure is not None or self.draining or self._next > STREAM_MAX:
-            return 0
-        return max(0, self.peer_streams - len(self.streams))
+        return max(0, self.most - len(self.streams))
+
+    def bound(self) -> None:
+        """What `most` depends on has changed."""
+        over = self.goaway is not None or self.failure is not None or self.draining or self._next > STREAM_MAX
+        self.most = 0 if over else self.peer_streams
 
     @property
     def begun(self) -> int:
@@ -235,13 +240,16 @@ class Connection:
 
     def request(self, block: bytes, last: bool = False, owner: object = None, *, head_only: bool = False) -> Stream:
         """Open a stream with the head of a request, if there are `places`: a client's call. head_only: the method is HEAD."""
-        if not self.places:
+        streams, number = self.streams, self._next
+        if len(streams) >= self.most:
             raise Error(
-                "overload", f"no place for a stream: {len(self.streams)} are open, the peer allows {self.peer_streams}", "upstream", "yes"
+                "overload", f"no place for a stream: {len(streams)} are open, the peer allows {self.peer_streams}", "upstream", "yes"
             )
-        stream = self.streams[self._next] = Stream(self, self._next)
-        self.last = self._next
-        self._next += 2
+        stream = streams[number] = Stream(self, number)
+        self.last = number
+        self._next = number + 2
+        if number + 2 > STREAM_MAX:
+            self.bound()
         stream.owner, stream.head_only = owner, head_only
         stream.send_head(block, last)
         return stream
@@ -276,6 +284,7 @@ class Connection:
             return
         if self.client or at_once:
             self.draining = True
+            self.most = 0
             self._final = 0 if self.client else self.last
             self.out.append(goaway_frame(self._final, NO_ERROR))
         elif not self.draining:
@@ -291,6 +300,7 @@ class Connection:
         """The transport is gone: open streams are told by on_reset, and the target is let go."""
         if self.failure is None:
             self.failure = Fault(NO_ERROR, detail, "lost")
+            self.most = 0
             self._reset_all(CANCEL, detail)
         self.out.clear()
         self.target = _NOBODY
@@ -346,6 +356,7 @@ class Connection:
     def _fail(self, fault: Fault) -> None:
         """GOAWAY, and nothing more is read."""
         self.failure = fault
+        self.most = 0
         text = fault.reason if fault.code == ENHANCE_YOUR_CALM else fault.detail
         self.out.append(goaway_frame(0 if self.client else min(self.last, self._final), fault.code, text))
         self._buffer.clear()

@@ -124,6 +124,7 @@ class Control(Connection):
                 self.frame_max = value
             elif name == MAX_CONCURRENT_STREAMS:
                 self.peer_streams = value
+                self.bound()
             elif name == MAX_HEADER_LIST_SIZE:
                 self.peer_head = value
             elif name == ENABLE_CONNECT_PROTOCOL:
@@ -191,6 +192,7 @@ class Control(Connection):
         self._charge(SETTING)
         last, code, words = read_goaway(payload)
         self.goaway = last, code, words
+        self.most = 0
         detail = f"GOAWAY {code_name(code)}" + (f": {words}" if words else "")
         if self.client:
             for stream in [stream for stream in self.streams.values() if stream.id > last]:

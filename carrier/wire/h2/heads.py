@@ -273,11 +273,19 @@ def answer_block(head: Head, encoder: Encoder) -> bytes:
 
 def lines_block(lines: bytes) -> bytes:
     """Field lines of ours, each ended with CRLF, as a part of a block."""
+    known = _numbered.get(lines[:_NUMBER])
+    if known is not None and len(lines) == known[0]:
+        return known[1] + lines[_NUMBER:_END]
     others, mark, rest = lines.partition(_ID_LINE)
     value, _, behind = rest.partition(b"\r\n")
     if not mark or len(value) > 126 or behind != b"\r\n":
         return _lines_block(lines)
-    return _known_lines(others) + _ID + bytes((len(value),)) + value
+    block = _known_lines(others) + _ID + bytes((len(value),)) + value
+    if lines[_NUMBER:] == _FIRST:  # the first of many with ids that differ in their number only (listeners/http/request.py)
+        if len(_numbered) >= _NUMBERED:
+            _numbered.clear()
+        _numbered[lines[:_NUMBER]] = len(lines), block[:-3]
+    return block
 
 
 def _lines_block(lines: bytes) -> bytes:
@@ -291,6 +299,11 @@ def _lines_block(lines: bytes) -> bytes:
 
 _known_lines = lru_cache(256)(_lines_block)
 """Of those that are the same for all requests of a connection."""
+_FIRST = b"000\r\n\r\n"
+_NUMBER, _END = -len(_FIRST), -4  # where the number of an id stands in lines, and where it ends
+_NUMBERED = 256
+_numbered: dict[bytes, tuple[int, bytes]] = {}
+"""Lines before the number of an id: how many bytes they are with it, and their block without it."""
 _ID_LINE = b"x-request-id: "
 _ID = line(b"x-request-id", b"")[:-1]
 """The begin of the block of a request id."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from clusters.http import h2
-from tests.h2peer import Peer2, Server2
-from tests.support import cluster, config, http, listener, port_of, running
+from tests.h2peer import Peer2, Server2, echo
+from tests.support import cluster, config, http, listener, port_of, running, wait_until
 
 
 @pytest.mark.parametrize("lost", [False, True])
@@ -38,3 +39,58 @@ async def test_a_program_at_a_breakpoint_is_waited_for_and_a_host_that_is_gone_i
             go_on.set()
             status, _, body = await answer
     assert (status, body) == (200, b"ok") if not lost else status in (502, 504)
+
+
+@pytest.mark.parametrize("gone", [False, True])
+async def test_an_answer_has_its_time_on_a_stream_too_and_when_the_endpoint_is_gone(gone: bool) -> None:
+    asked = asyncio.Event()
+
+    async def serve(peer: Peer2) -> None:
+        await peer.request()
+        asked.set()
+        await asyncio.Event().wait()
+
+    async with Server2(serve) as server:
+        up = cluster("up", server.port, protocol="HTTP", options={"answer_timeout": 5})
+        up["spec"]["http"] = 2
+        async with running(config(clusters=[up], listeners=[listener("in", "up", protocol="HTTP")])) as proxy:
+            answer = asyncio.ensure_future(http(port_of(proxy, "in")))
+            await asyncio.wait_for(asked.wait(), 5)
+            found = proxy.clusters["up"]
+            if gone:
+                found.discard(found.endpoints[0])
+            found.tick(proxy.env.loop.time() + 7)
+            status, _, body = await answer
+    assert status == 504 and b"no answer within 5 s" in body
+
+
+async def test_who_waits_for_a_place_is_answered_in_time_as_well() -> None:
+    async def serve(peer: Peer2) -> None:
+        await asyncio.Event().wait()
+
+    async with Server2(serve, settings={3: 1}) as server:
+        up = cluster("up", server.port, protocol="HTTP", options={"answer_timeout": 5, "max_per_endpoint": 1})
+        up["spec"]["http"] = 2
+        async with running(config(clusters=[up], listeners=[listener("in", "up", protocol="HTTP")])) as proxy:
+            answers = [asyncio.ensure_future(http(port_of(proxy, "in"))) for _ in range(2)]
+            found: Any = proxy.clusters["up"]
+            await wait_until(lambda: any(pool.waiting for pool in found.pools2.values()), "for one to wait")
+            found.tick(proxy.env.loop.time() + 7)
+            assert [(await answer)[0] for answer in answers] == [504, 504]
+            assert not any(pool.waiting for pool in found.pools2.values())
+
+
+async def test_an_exchange_that_ended_as_usual_serves_the_next_stream_of_its_connection() -> None:
+    async with Server2(echo) as server:
+        up = cluster("up", server.port, protocol="HTTP")
+        up["spec"]["http"] = 2
+        async with running(config(clusters=[up], listeners=[listener("in", "up", protocol="HTTP")])) as proxy:
+            found: Any = proxy.clusters["up"]
+            kept = []
+            for path in ("/a", "/b", "/c"):
+                assert (await http(port_of(proxy, "in"), path))[2] == f"GET {path} ".encode()
+                (connection,) = next(iter(found.pools2.values())).connections
+                kept += connection.spare
+            assert len(kept) == 3 and len(set(kept)) == 1
+            found.tick(proxy.env.loop.time() + 1)
+            assert not connection.spare

@@ -13,7 +13,7 @@ from carrier.wire.h2 import Limits, Memo, encode
 from carrier.wire.h2.encoder import Encoder as Blocks
 from carrier.wire.h2.fields import read
 from carrier.wire.h2.frames import frame
-from carrier.wire.h2.heads import answer_block, request_block, request_of
+from carrier.wire.h2.heads import answer_block, lines_block, request_block, request_of
 from carrier.wire.h2.hpack import size_of
 from carrier.wire.http import Head
 from tests.h2talk import GET, server
@@ -115,3 +115,12 @@ def test_an_answer_that_comes_again_keeps_its_block_whatever_version_it_came_in(
         block = answer_block(head, blocks)
         assert answer_block(head, blocks) is block
         assert block == encode([(b":status", b"200"), (b"x-user", b"john")])
+
+
+def test_lines_with_an_id_of_ours_are_the_same_block_whether_such_came_before_or_not():
+    for address in (b"10.0.0.1", b"10.0.0.2"):
+        for number in range(3):
+            lines = b"x-forwarded-for: %b\r\nx-request-id: %b%03x" % (address, b"a" * 29, number)
+            block = encode([tuple(text.split(b": ")) for text in lines.split(b"\r\n")])
+            assert lines_block(lines + b"\r\n\r\n") == block
+    assert lines_block(b"x-request-id: " + b"a" * 29 + b"000\r\n\r\n") == encode([(b"x-request-id", b"a" * 29 + b"000")])
