@@ -232,6 +232,10 @@ class Request(Socket):
         asked, session = self.asked, self.session
         if session is None or asked is None or self.sent:
             return
+        if not head.status:  # our own request's: a transform is the destination, and gives back what it got
+            if last:
+                self.end()
+            return
         if head.tunnel:
             self._switch(head)
             return

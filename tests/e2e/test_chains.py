@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
+from base64 import b64decode
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -237,3 +239,27 @@ async def test_heads_pass_by_transforms_of_every_protocol(kind: str, way: str, m
             status, fields, answer = await asyncio.wait_for(http(port_of(proxy, "in"), "/x", method, body=body), 5)
     assert heard[0].startswith(f"{method} /x HTTP/1.1\r\n".encode()) and heard[1] == body
     assert (status, fields["x-a"], answer) == (201, "1", b"" if method == "HEAD" else b"ok")
+
+
+TURNS = ["Logger", "Metric", "Echo", "Mirror", "JSONDecap", "JSONEncap"]
+
+
+@pytest.mark.parametrize("kind", TURNS)
+@pytest.mark.parametrize("protocol", ["HTTP", "auto"])
+@pytest.mark.parametrize(("method", "body"), [("GET", b""), ("HEAD", b""), ("POST", b'{"payload": "aGk="}'), ("PUT", b"x" * 200_000)])
+async def test_a_transform_that_is_the_destination_answers_with_the_content_and_no_request_comes_back(
+    kind: str, protocol: str, method: str, body: bytes
+) -> None:
+    """The client read its own request's first line where the status line belongs; l7mp answers 200 and what the transform made."""
+    spec = {"protocol": kind, **({"cluster": "echo"} if kind == "Mirror" else {})}
+    parts = config(clusters=[echo(), {"name": "turn", "spec": spec}], listeners=[listener("in", "turn", protocol=protocol)])
+    async with running(parts) as proxy:
+        status, _, answer = await asyncio.wait_for(http(port_of(proxy, "in"), "/x", method, body=body), 5)
+    assert status == 200
+    if kind == "JSONEncap" and body:
+        pieces = [json.loads(piece)["payload"] for piece in answer.replace(b'"}{"', b'"}\n{"').split(b"\n")]
+        assert b"".join(map(b64decode, pieces)) == body
+    elif kind == "JSONDecap" and method == "PUT":
+        assert answer == b""
+    else:
+        assert answer == (b"hi" if kind == "JSONDecap" and body else b"" if method == "HEAD" else body)
