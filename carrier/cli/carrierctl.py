@@ -11,18 +11,22 @@ it starts in about ten milliseconds.
 
 With -l each call is a line `METHOD PATH BYTES` on standard input and so many bytes of body after it, and each answer a line `STATUS
 REVISION BYTES` and so many bytes; status 0: nobody answers, and the bytes say why. It ends with its input, or after 40 s without a call.
+A container that has just begun may have this before its proxy: until one has answered, each call waits for it, for a second.
 """
 
 import sys
 from _signal import alarm  # type: ignore[import-not-found]
 from _socket import AF_UNIX, SO_PEERCRED, SOCK_STREAM, SOL_SOCKET, socket
 from posix import environ, geteuid, read, write
+from time import monotonic, sleep
 
 FOLDER = b"/tmp"
 TIMEOUT = 30.0
 """Seconds to wait for the proxy."""
 IDLE = 40
 """Seconds after which `-l` ends when it is not called."""
+STARTING = 1.0
+"""Seconds for which a call of `-l` waits for a proxy that is just starting."""
 MOST = 64 * 1024 * 1024
 LINE = 8192
 """Bytes of a line that asks for a call, at most."""
@@ -130,6 +134,7 @@ def main(arguments: "list[str]") -> int:
 
 def calls(path: str) -> int:
     """Calls from standard input, until it ends; the exit status."""
+    patience = STARTING
     while True:
         alarm(IDLE)  # it ends the process: nobody waits for an answer
         line = b""
@@ -145,10 +150,23 @@ def calls(path: str) -> int:
             return 2
         try:
             body = _input(f"-{words[2]}")
-            status, revision, answer = call(path, words[0], words[1], body)
+            status, revision, answer = _patient(path, words[0], words[1], body, patience)
+            patience = 0.0
         except (OSError, ValueError) as exc:
             status, revision, answer = 0, "-", str(getattr(exc, "strerror", None) or exc).encode()
         _say(1, f"{status} {revision} {len(answer)}\n".encode() + answer)
+
+
+def _patient(path: str, method: str, target: str, body: bytes, patience: float) -> "tuple[int, str, bytes]":
+    """`call`, again for so many seconds while nobody listens: nothing was sent then."""
+    deadline = monotonic() + patience
+    while True:
+        try:
+            return call(path, method, target, body)
+        except (FileNotFoundError, ConnectionRefusedError):
+            if monotonic() >= deadline:
+                raise
+        sleep(0.01)
 
 
 def _is_input(body: str) -> bool:

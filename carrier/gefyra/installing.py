@@ -200,7 +200,9 @@ class Installing(Shadowed):
             await self._say_not_ready(name)
         if not self._runs_proxy(pod):
             return None  # what we have read is older than our patch
-        (answer,) = await self.configure([pod])
+        (answer,) = await Fleet(self.access, [pod], self.container).call("GET", "drain")  # no bridge waits while we wait for its proxy
+        if answer.good:
+            (answer,) = await self.configure([pod])
         if 400 <= answer.status < 500 and answer.status != 404:
             raise Stuck(f"it refuses its configuration: {answer.reason}")
         if not answer.good and since > PATIENCE:

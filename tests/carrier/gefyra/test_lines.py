@@ -127,6 +127,22 @@ async def test_nobody_behind_the_socket_is_an_answer_with_the_reason(made, tmp_p
     assert (status, text) == (0, b"No such file or directory")
 
 
+async def test_a_call_waits_for_a_proxy_that_is_just_starting(made, tmp_path):
+    """An exec is as quick as the container: it may be there before the proxy."""
+    found, processes = made
+    path = tmp_path / "late.sock"
+    processes.append(Process(str(path)))
+    found.open = lambda *_: processes[-1]
+    asking = asyncio.create_task(call(found))
+    await asyncio.sleep(0.3)
+    server = await serve.start(Config(), Log("error"), serve.Settings(admin=None, socket=str(path)))
+    try:
+        assert (await asking)[0] == 200
+    finally:
+        await server.close()
+    assert (await call(found))[2] == b"No such file or directory"  # whom it has met it does not wait for
+
+
 async def test_what_is_no_call_ends_it_with_a_sentence(made):
     found, processes = made
     with pytest.raises(OSError, match="expected METHOD PATH BYTES"):

@@ -184,6 +184,8 @@ async def test_a_laptop_that_is_not_there_in_time_is_told_with_the_reason(world,
 async def test_pods_are_patched_one_at_a_time_and_the_gap_is_told(world):
     await mounted(world)
     assert world.patched == ["web-0", "web-1", "web-2"]
+    given = [pod for pod, method, path in world.calls if (method, path) == ("PUT", "mount")]
+    assert given[:3] == world.patched  # each once, as soon as it answered; then all of them are looked at
     assert world.taken_out == []  # no Service leads to them
     assert world.least_ready == [4, 4, 4]  # the shadow's pod, and all three: the one before was ready when the next one's turn came
     assert [reason for reason, _, _ in world.events] == ["Proxy installed"] * 3
