@@ -35,7 +35,7 @@ def chosen(random: random.Random) -> list[tuple[bytes, bytes]]:
 
 def test_what_the_reference_encodes_is_decoded_and_the_tables_stay_the_same():
     chance = random.Random(7541)
-    for _ in range(60):
+    for _ in range(20):
         encoder, state, reference = Encoder(), START, Decoder(MOST)
         for _ in range(20):
             if chance.random() < 0.2:
@@ -52,7 +52,7 @@ def test_what_the_reference_encodes_is_decoded_and_the_tables_stay_the_same():
 def test_damaged_blocks_are_refused_or_mean_what_they_mean_to_the_reference():
     chance = random.Random(9113)
     taken = 0
-    for _ in range(1200):
+    for _ in range(400):
         encoder, reference, state = Encoder(), Decoder(MOST), START
         block = bytearray(encoder.encode(chosen(chance)))
         for _ in range(chance.randrange(1, 4)):
@@ -70,13 +70,13 @@ def test_damaged_blocks_are_refused_or_mean_what_they_mean_to_the_reference():
         assert read == expected, data.hex()
         assert list(state.entries) == list(reference.header_table.dynamic_entries)
         taken += 1
-    assert taken > 150
+    assert taken > 50
 
 
 def test_what_we_encode_the_reference_decodes_and_puts_nothing_into_its_table():
     chance = random.Random(1)
     reference = Decoder(MOST)
-    for _ in range(300):
+    for _ in range(100):
         said = chosen(chance)
         assert [tuple(pair) for pair in reference.decode(encode(said), raw=True)] == said
     assert not reference.header_table.dynamic_entries
@@ -141,7 +141,7 @@ def test_to_allow_more_asks_for_nothing():
 
 def test_a_table_that_changes_reads_as_states_do():
     chance = random.Random(11)
-    for _ in range(20):
+    for _ in range(8):
         encoder, state, table = Encoder(), START, Table(START)
         for _ in range(20):
             block = encoder.encode(chosen(chance))
