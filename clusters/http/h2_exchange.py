@@ -79,7 +79,7 @@ class Exchange2(Exchange):
         if session is None or not self.usable:
             self.gone()
             return
-        self.request = self.sent(head)
+        self.request = head if session.on_lane else self.sent(head)
         self.request_done = last
         self.waiting = True
         self.since = self.shared.now
@@ -123,7 +123,8 @@ class Exchange2(Exchange):
                 self._end()
             if stream.held is not None:
                 self.back.pause()
-        connection.soon()
+        if not connection.due:
+            connection.soon()
 
     def _no_tunnel(self, head: Head, session: Session) -> None:
         """The peer offers no extended CONNECT: a connection of HTTP/1.1 takes the place of this exchange, if that may be spoken with it."""
@@ -307,18 +308,20 @@ class Exchange2(Exchange):
     def _done(self) -> Stream:
         """The answer is complete: let go of everything, and give back whom to tell. The next stream of the connection may have it then."""
         to, stream, connection = self.to, self.stream, self.connection
-        as_new = self.request_done and not (self.moves or self.paused or self.plain)
-        if stream is not None and not self.request_done:
-            stream.reset(NO_ERROR)
         self.session = None
         self.to = self.back = NOWHERE
-        self._release()
-        if as_new and connection is not None and len(connection.spare) < SPARE:
-            self.body = NOTHING
-            self.size = 0
-            self.trailer = None
-            self.used = self.usable = True
+        if stream is None or connection is None or not self.request_done or self.moves or self.paused or self.plain:
+            if stream is not None and not self.request_done:
+                stream.reset(NO_ERROR)
+            self._release()
+            return to
+        self.waiting = False
+        self.used = True
+        self.body, self.size = NOTHING, 0
+        self.stream = self.request = self.trailer = stream.owner = None
+        if len(connection.spare) < SPARE:
             connection.spare.append(self)
+        connection.freed()
         return to
 
     def _release(self) -> None:
@@ -366,8 +369,8 @@ class Exchange2(Exchange):
     # ------------------------------------------------------------------ ends, flow
 
     def close(self) -> None:
-        if not self.usable and self.session is None:
-            return
+        if self.session is None and (self.stream is None or not self.usable):
+            return  # it has ended, and may be among the spare ones
         stream = self.stream
         super().close()
         if stream is not None:

@@ -325,7 +325,8 @@ class Connection2(Connection):
             self.spare.append(request)
         if not self.engine.streams:
             self.since = self.listener.now
-        self.soon()
+        if not self.due:
+            self.soon()
 
     def forget(self, request: Request2) -> None:
         """A request that is used no more: kept for the next stream."""

@@ -114,11 +114,12 @@ class Connection:
         "_buffer",
         "_final",
         "_forgotten",
+        "_full",
         "_greeted",
+        "_low",
         "_misses",
         "_need",
         "_next",
-        "_owed",
         "_pending",
         "_resets",
         "_shrunk",
@@ -181,7 +182,6 @@ class Connection:
         self.pinged_since = 0.0
         self._topped = now  # when time last gave credit
         self._unread = 0  # bytes of replies since the transport takes no more
-        self._owed = 0  # bytes that came and whose window was not given back
         self._final = STREAM_MAX  # the last stream that is taken
         self._next = 1
         self._state = memo.start
@@ -210,6 +210,8 @@ class Connection:
         if limits.connection_window > WINDOW:
             self.room = limits.connection_window
             self.out.append(window_frame(0, self.room - WINDOW))
+        self._full = self.room
+        self._low = self.room - (limits.connection_window + 1) // 2  # when it is given back what has come
 
     # -- for the owner ------------------------------------------------------------------------------------------------------------------
 

@@ -99,14 +99,15 @@ class Engine(Control):
 
     def _read(self, data: bytes) -> bool:
         i, n, handled = 0, len(data), 0
-        most, unpack, now = self.limits.frames, HEAD.unpack_from, self.now or NEVER
+        most, unpack, now, streams = self.limits.frames, HEAD.unpack_from, self.now or NEVER, self.streams
+        strict = self._block is not None or self._greeted != 2  # only some kinds of frame may come
         if self._greeted == 0:
             if not PREFACE.startswith(data[:24]):
                 raise Fault(PROTOCOL_ERROR, f"no HTTP/2 preface but {shown(data[:24])}")
             if n < 24:
                 self._keep(data, 24)
                 return False
-            self._greeted, i = 1, 24
+            self._greeted, i, strict = 1, 24, True
         while n - i >= 9:
             high, low, kind, flags, number = unpack(data, i)
             size = high << 8 | low
@@ -114,7 +115,8 @@ class Engine(Control):
                 if self._greeted == 1 and data.startswith(b"HTTP/1.", i):
                     raise Fault(PROTOCOL_ERROR, "the peer speaks HTTP/1.1, not HTTP/2")
                 raise Fault(FRAME_SIZE_ERROR, f"{frame_name(kind)} of {size} bytes, at most {FRAME_MAX}")
-            end = i + 9 + size
+            start = i + 9
+            end = start + size
             if end > n:
                 if kind == HEADERS:
                     self.begun_since = self.begun_since or now
@@ -126,16 +128,16 @@ class Engine(Control):
             handled += 1
             number &= STREAM_MAX
             try:
-                if self._block is not None or self._greeted != 2:
-                    self._other(kind, flags, number, data[i + 9 : end])
-                elif kind == HEADERS and flags & _WHOLE == END_HEADERS and number:
-                    self._section(number, flags, data[i + 9 : end])
-                elif kind == DATA and not flags & PADDED and number in self.streams:
-                    self._data(self.streams[number], data[i + 9 : end], size, flags)
+                if kind == HEADERS and flags & _WHOLE == END_HEADERS and number and not strict:
+                    self._section(number, flags, data[start:end])
+                elif kind == DATA and not flags & PADDED and number in streams and not strict:
+                    self._data(streams[number], data[start:end], size, flags)
                 else:
-                    self._other(kind, flags, number, data[i + 9 : end])
+                    self._other(kind, flags, number, data[start:end])
+                    strict = self._block is not None or self._greeted != 2
             except StreamFault as fault:
                 self._stream_fault(number, fault)
+                strict = self._block is not None or self._greeted != 2
             if self.failure is not None:
                 return False
             i = end
@@ -169,7 +171,7 @@ class Engine(Control):
             self._misses = 0
         else:
             section = self._unknown(block)
-        last = flags & END_STREAM
+        last = flags & END_STREAM != 0
         stream = self.streams.get(number)
         if wrong:
             if stream is None and number > self.last:
@@ -180,13 +182,13 @@ class Engine(Control):
             if self.client or number <= self.last or not number & 1:
                 self._late(number, HEADERS)
             else:
-                self._open(number, section, bool(last))
+                self._open(number, section, last)
         elif stream.over:
             raise StreamFault(STREAM_CLOSED, f"HEADERS on stream {number}, whose peer has ended it")
         elif self.client and not stream.heard:
-            self._answer(stream, section, bool(last))
+            self._answer(stream, section, last)
         else:
-            self._trailers(stream, section, bool(last))
+            self._trailers(stream, section, last)
 
     def _unknown(self, block: bytes) -> Section:
         """A block that was not met in this state. See memo.py."""
@@ -296,19 +298,20 @@ class Engine(Control):
     def _data(self, stream: Stream, data: bytes, size: int, flags: int) -> None:
         """DATA on a stream that is open; `size` counts its padding too."""
         self._arrived(size)
-        last = bool(flags & END_STREAM)
+        last = flags & END_STREAM != 0
         if stream.over:
             raise StreamFault(STREAM_CLOSED, f"DATA on stream {stream.id}, whose peer has ended it")
-        if size > stream.room:
-            raise StreamFault(FLOW_CONTROL_ERROR, f"DATA of {size} bytes, the stream's window has {max(0, stream.room)}")
-        stream.room -= size
+        room = stream.room
+        if size > room:
+            raise StreamFault(FLOW_CONTROL_ERROR, f"DATA of {size} bytes, the stream's window has {max(0, room)}")
+        stream.room = room - size
         if not stream.heard:
             raise StreamFault(PROTOCOL_ERROR, "DATA before the final head")
-        n = len(data)
-        if stream.left >= 0:
-            if n > stream.left or (last and n < stream.left):
-                raise StreamFault(PROTOCOL_ERROR, f"DATA of {n} bytes{' at the end' * last}, content-length has {stream.left} left")
-            stream.left -= n
+        n, left = len(data), stream.left
+        if left >= 0:
+            if n > left or (last and n < left):
+                raise StreamFault(PROTOCOL_ERROR, f"DATA of {n} bytes{' at the end' * last}, content-length has {left} left")
+            stream.left = left - n
         if n >= TINY:
             self.credit += FRAME_EARNS
         elif not last:
@@ -317,7 +320,8 @@ class Engine(Control):
         if not stream.refused:
             self.target.on_data(stream, data, last)
         if last:
-            self._over(stream)
+            if stream.ended and stream.held is None:
+                self.ended(stream)
         else:
             stream.owed += size
             if not stream.paused and not stream.over:
@@ -325,14 +329,13 @@ class Engine(Control):
 
     def _arrived(self, size: int) -> None:
         """The connection's window, which is always given back: a slow stream stops nobody else."""
-        if size > self.room:
-            raise Fault(FLOW_CONTROL_ERROR, f"DATA of {size} bytes, the connection's window has {max(0, self.room)}")
-        self.room -= size
-        self._owed += size
-        if self._owed * 2 >= self.limits.connection_window:
-            self._reply(window_frame(0, self._owed))
-            self.room += self._owed
-            self._owed = 0
+        room = self.room
+        if size > room:
+            raise Fault(FLOW_CONTROL_ERROR, f"DATA of {size} bytes, the connection's window has {max(0, room)}")
+        self.room = room = room - size
+        if room <= self._low:
+            self._reply(window_frame(0, self._full - room))
+            self.room = self._full
 
     # -- all other frames ---------------------------------------------------------------------------------------------------------------
 

@@ -37,13 +37,12 @@ class Stream:
 
     id: its number. window: bytes that we may send; room: that the peer may send. ended: we have said that we are done (calls that send are
     ignored then); over: the peer has. heard: its head (the final one) has come. left: bytes that its Content-Length still promises, -1
-    without one. since: when it was opened; blocked_since: since when what is held has not moved, 0.0 if nothing is held. answered: we began
-    to answer. head_only: no content may come, we asked by HEAD. refused: its head was too large, what follows is dropped. stalled: it was
-    opened without a window for its answer, and has got none yet.
+    without one. since: when it was opened; blocked_since: since when what is held has not moved, 0.0 if nothing is held. head_only: no
+    content may come, we asked by HEAD. refused: its head was too large, what follows is dropped. stalled: it was opened without a window
+    for its answer, and has got none yet.
     """
 
     __slots__ = (
-        "answered",
         "at",
         "blocked_since",
         "ended",
@@ -77,7 +76,7 @@ class Stream:
         self.at = 0  # bytes of held[0] that are gone
         self.tail: bytes | None = None  # what follows all that is held: a block of trailers, or b"" for END_STREAM
         self.blocked_since = 0.0
-        self.paused = self.ended = self.over = self.heard = self.answered = self.head_only = self.refused = self.stalled = False
+        self.paused = self.ended = self.over = self.heard = self.head_only = self.refused = self.stalled = False
 
     # -- sending ------------------------------------------------------------------------------------------------------------------------
 
@@ -88,7 +87,6 @@ class Stream:
         engine = self.engine
         if engine.table_update:
             block, engine.table_update = engine.table_update + block, b""
-        self.answered = True
         n = len(block)
         if n <= engine.frame_max:
             engine.out += (HEAD.pack(n >> 8, n & 255, HEADERS, END_HEADERS | last, self.id), block)
@@ -120,7 +118,6 @@ class Stream:
         self.window -= n
         engine.window -= n
         engine.credit += FRAME_EARNS
-        self.answered = True
         if last:
             self.ended = True
             if self.over:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from carrier.errors import Error
 from clusters.http import h2
 from tests.h2peer import Peer2, Server2, echo
 from tests.support import cluster, config, http, listener, port_of, running, wait_until
@@ -91,6 +92,7 @@ async def test_an_exchange_that_ended_as_usual_serves_the_next_stream_of_its_con
                 assert (await http(port_of(proxy, "in"), path))[2] == f"GET {path} ".encode()
                 (connection,) = next(iter(found.pools2.values())).connections
                 kept += connection.spare
+                connection.spare[-1].reset(Error("closed", "it comes late, and concerns nobody"))
             assert len(kept) == 3 and len(set(kept)) == 1
             found.tick(proxy.env.loop.time() + 1)
             assert not connection.spare
