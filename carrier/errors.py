@@ -11,6 +11,7 @@ import os
 import ssl
 from collections.abc import Iterable
 from functools import lru_cache
+from http import HTTPStatus
 from itertools import islice
 from typing import Literal, Self
 
@@ -81,6 +82,11 @@ class Error(Exception):
     @property
     def status(self) -> int:
         return STATUS.get(self.kind, 500)
+
+    @property
+    def phrase(self) -> str:
+        """The status in words."""
+        return HTTPStatus(self.status).phrase
 
     def __repr__(self) -> str:
         return f"Error({self.kind!r}, {self.detail!r}, side={self.side!r}, retry={self.retry!r})"

@@ -438,7 +438,7 @@ class Session(Again):
         if self.status == DESTROYED:
             return
         self.error = error = self.named(error)
-        self.event("ERROR", "Session failed", error.detail)
+        self.event("ERROR", error.phrase, error.detail)
         self.source.reset(error)
         self.close(error)
 

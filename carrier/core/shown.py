@@ -123,7 +123,9 @@ def events(session: Any, name: str, kept: list[Event]) -> list[Event]:
         found.append(("CONNECT", session.connected_at, CONNECTED_TEXT, ""))
     found.sort(key=lambda e: e[1])
     if session.status == DESTROYED:
-        found.append(("DESTROY", session.ended_at, f"Session {name} destroyed", session.error.detail if session.error else ""))
+        if session.error is None and not any(event[0] == "END" for event in found):
+            found.append(("END", session.ended_at, "Normal end", ""))
+        found.append(("DESTROY", session.ended_at, "Session destroyed", session.error.detail if session.error else ""))
     return found
 
 

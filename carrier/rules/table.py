@@ -179,11 +179,11 @@ def _decide(decision: Decision, conf: config.Config, clusters: Mapping[str, Clus
         return
     decision.rewrite = rule.action.rewrite
     if rule.action.route is None:
-        decision.error = Error("no-route", "Invalid route for session")
+        decision.error = Error("no-route", 'Invalid route for session "{session}"')
         return
     decision.route = rule.action.route
     route = conf.routes.get(rule.action.route)
     if route is None:
-        decision.error = Error("no-route", f'Cannot find Route "{rule.action.route}" for session')
+        decision.error = Error("no-route", f'Cannot find Route "{rule.action.route}" for session "{{session}}"')
         return
     _resolve(decision, route, clusters)

@@ -27,6 +27,7 @@ from tests.support import (
     config,
     echo,
     echoing,
+    http,
     listener,
     port_of,
     running,
@@ -63,8 +64,8 @@ def names(session: Session) -> list[str]:
             [{"match": {"op": "test", "path": "/IP/src_addr", "value": "9.9.9.9"}, "action": {"route": "r"}}],
             'No route for session "{name}"',
         ),
-        ([{"action": {}}], "Invalid route for session"),
-        ([{"action": {"route": "r"}}], 'Cannot find Route "r" for session'),
+        ([{"action": {}}], 'Invalid route for session "{name}"'),
+        ([{"action": {"route": "r"}}], 'Cannot find Route "r" for session "{name}"'),
         (
             [{"action": {"route": {"destination": "c"}}}],
             'Pipeline setup failed for session "{name}": Not Found: Cannot find cluster "c"',
@@ -79,6 +80,8 @@ async def test_a_session_without_a_way_ends_with_l7mps_text(rules: Any, text: st
         assert session.error.detail == text.replace("{name}", session.name)
         assert session.status == "DESTROYED"
         assert proxy.listeners["in"].failed == 1
+        told = [(e["event"], e["message"], e["content"]) for e in session.dump()["events"] if e["event"] in ("ERROR", "END", "DESTROY")]
+        assert told == [("ERROR", "Not Found", session.error.detail), ("DESTROY", "Session destroyed", session.error.detail)]
 
 
 async def test_a_cluster_without_endpoints_says_so() -> None:
@@ -645,3 +648,13 @@ def test_a_session_closes_once_and_its_counters_do_not_drift() -> None:
         assert (len(ended), one.failed, session.error and session.error.kind) == (1, 1, "reset")
     finally:
         loop.close()
+
+
+@pytest.mark.parametrize("kind", ["echo", "turn"])
+async def test_a_request_that_went_well_is_told_to_have_ended_as_in_l7mp(kind: str) -> None:
+    """Its list of events said that it was destroyed, and not that it had ended as it should."""
+    clusters = [echo(), {"name": "turn", "spec": {"protocol": "Metric"}}]
+    async with running(config(clusters=clusters, listeners=[listener("in", kind, protocol="HTTP", **TRACK)])) as proxy:
+        assert (await http(port_of(proxy, "in"), "/", "POST", body=b"x"))[2] == b"x"
+        events = [(e["event"], e["message"]) for e in only_session(proxy).dump()["events"]]
+    assert events[2:] == [("CONNECT", "Session successfully connected"), ("END", "Normal end"), ("DESTROY", "Session destroyed")]
