@@ -1,6 +1,6 @@
 """Gefyra's own operator in place of our double, where its source is at hand: `make cluster-test NODE=1 GEFYRA=FOLDER`.
 
-FOLDER is a clone of github.com/gefyrahq/gefyra (2.5.4 is what our double is like). The operator's packages (kopf, python-decouple,
+FOLDER is a clone of github.com/gefyrahq/gefyra (tried: 2.5.4, which our double is like). The operator's packages (kopf, python-decouple,
 python-statemachine, pydantic) and our distribution have to be importable by the Python that CARRIER_GEFYRA_PYTHON names, else by this one.
 Stowaway, whose image needs WireGuard, is stood in for: Services with its names, which lead straight to laptops.
 
