@@ -1,13 +1,14 @@
 """Mirror: passes everything on, and a copy to another cluster, whose answers are ignored and whose failures harm nobody.
 
-The copy never slows the session. While the mirror connects, up to 64 KiB of copies wait; when it takes no more, datagrams are left out of
-the copy, and a copy of a stream of bytes is given up, because one with holes is none. The session's events say so. A mirror may take
-`GRACE` seconds longer than its session.
+The copy never slows the session. While the mirror connects, or takes no more, up to `ROOM` bytes of a copy wait, and `ROOMS` of all copies
+of a cluster. Of what finds no room datagrams are left out, and a copy of a stream of bytes is given up, because one with holes is none; the
+session's events say so. A mirror may take `GRACE` seconds longer than its session.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from carrier.core.session import Session
 
 GRACE = 30.0
+ROOM = 4 << 20
+"""Bytes: an upload is read faster than anybody connects. nginx keeps all of it, Envoy one MiB."""
+ROOMS = 32 << 20
 
 
 class MirrorCluster(Cluster):
@@ -38,8 +42,8 @@ class MirrorCluster(Cluster):
     def __init__(self, conf: config.Cluster, env: Env) -> None:
         super().__init__(conf, env)
         self.to = str(conf.spec.get("cluster") or "")
-        self.copies = self.lost = 0
-        """Copies of whole streams begun, and copied messages left out."""
+        self.copies = self.lost = self.held = 0
+        """Copies of whole streams begun, copied messages left out, and bytes that wait of all copies."""
 
     @classmethod
     def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
@@ -54,7 +58,8 @@ class MirrorCluster(Cluster):
 
 
 class MirrorStream(Stream):
-    """One session's mirror. over: there is nothing to copy to any more."""
+    """One session's mirror. waiting, size: what waits, and its bytes. full: the mirror takes no more. over: there is nothing to copy to any
+    more."""
 
     __slots__ = ("cluster", "datagram", "far", "full", "over", "session", "size", "task", "timer", "waiting")
 
@@ -66,7 +71,7 @@ class MirrorStream(Stream):
         self.far: Stream | None = None
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
-        self.waiting: list[tuple[str, tuple[Any, ...]]] = []
+        self.waiting: deque[tuple[str, int, tuple[Any, ...]]] = deque()
         self.size = 0
         self.full = self.over = False
 
@@ -101,25 +106,27 @@ class MirrorStream(Stream):
     def _copy(self, call: str, *args: Any) -> None:
         if self.over:
             return
-        size = len(args[0]) if call == "data" else 0
-        if self.full or self.size + size > HIGH or len(self.waiting) >= MANY:
-            self._no_room(call)
-        elif self.far is not None:
+        if self.far is not None and not self.full and not self.waiting:
             self.cluster.env.guard("a mirror", getattr(self.far, call), *args)
-        else:
-            self.size += size
-            self.waiting.append((call, args))
-            if self.task is None:
-                self.task = self.cluster.env.loop.create_task(self._reach())
+            return
+        size = len(args[0]) if call == "data" else 0
+        if call == "data" and (self._lacks(size) or len(self.waiting) >= MANY):
+            if self.datagram:
+                self.cluster.lost += 1
+            else:
+                self.give_up(Error("overload", "the mirror is too slow for a whole copy"), say=True)
+            return
+        self.size += size
+        self.cluster.held += size
+        self.waiting.append((call, size, args))
+        if self.task is None:
+            self.task = self.cluster.env.loop.create_task(self._reach())
 
-    def _no_room(self, call: str) -> None:
-        if self.datagram and call == "data":
-            self.cluster.lost += 1
-        elif self.full and call != "data":
-            assert self.far is not None
-            getattr(self.far, call)(None) if call == "end" else None
-        else:
-            self.give_up(Error("overload", "the mirror is too slow for a whole copy"), say=True)
+    def _lacks(self, size: int) -> bool:
+        """Is there no room for so many bytes more? Datagrams that have waited for long are of no use to anybody."""
+        if self.datagram:
+            return self.full or self.size + size > HIGH
+        return self.size + size > ROOM or self.cluster.held + size > ROOMS
 
     async def _reach(self) -> None:
         """Connect, and play what has waited."""
@@ -135,13 +142,18 @@ class MirrorStream(Stream):
         if isinstance(far, Socket):
             far.session = self.session
             far.resume()
-        waiting, self.waiting, self.size = self.waiting, [], 0
-        for call, args in waiting:
-            if not self.over:
-                getattr(far, call)(*args)
-        far.flush()
-        if not self.over:
-            self.far = far
+        self.far = far
+        self.play()
+
+    def play(self) -> None:
+        """What has waited, until the mirror takes no more."""
+        far = self.far
+        while far is not None and self.waiting and not self.full and not self.over:
+            call, size, args = self.waiting.popleft()
+            self.size -= size
+            self.cluster.held -= size
+            self.cluster.env.guard("a mirror", getattr(far, call), *args)
+            far.flush()
 
     async def _open(self) -> Stream:
         """A destination of the mirror's cluster. Raises Error, TimeoutError."""
@@ -171,6 +183,8 @@ class MirrorStream(Stream):
         """There is nothing more to copy to: the mirror has ended by itself, or is given up."""
         self.over = True
         self.waiting.clear()
+        self.cluster.held -= self.size
+        self.size = 0
         if self.timer is not None:
             self.timer.cancel()
         far, self.far = self.far, None
@@ -213,3 +227,4 @@ class Tail(Socket):
 
     def resume(self) -> None:
         self.mirror.full = False
+        self.mirror.play()

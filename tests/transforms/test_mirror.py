@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 from typing import Any
 
+import pytest
+
 from tests.support import (
     Peer,
     cluster,
@@ -21,7 +23,7 @@ from tests.support import (
     udp_server,
     wait_until,
 )
-from transforms.mirror import MirrorCluster
+from transforms.mirror import MirrorCluster, MirrorStream
 
 
 def mirror(to: str = "copy") -> dict[str, Any]:
@@ -98,6 +100,51 @@ async def test_a_mirror_that_is_too_slow_is_given_up_and_the_session_goes_on() -
             assert await client.read(size) == b"x" * size
             (session,) = proxy.sessions()
             assert any("too slow" in str(event) for event in session.events)
+
+
+async def test_an_upload_that_comes_faster_than_its_mirror_connects_or_reads_is_copied_whole() -> None:
+    """Above 64 KiB a copy was given up: a web app at the mirror got no request, or half of one."""
+    size = 3_000_000
+
+    async def upload(peer: Peer) -> None:
+        await peer.reader.readuntil(b"\r\n\r\n")
+        await peer.read(size)
+        peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+    async with tcp_server(upload) as up, tcp_server() as copy:
+        clusters = [cluster("up", up.port, protocol="HTTP"), cluster("copy", copy.port, protocol="HTTP"), mirror()]
+        conf = config(clusters=clusters, listeners=[listener("in", "up", protocol="HTTP", ingress=["mirror"])])
+        async with running(conf) as proxy, tcp(port_of(proxy, "in")) as client:
+            client.send(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % size + b"x" * size)
+            assert (await client.read(17)).startswith(b"HTTP/1.1 200 ")
+            mirrored = await copy.peer()
+            assert b"content-length: 3000000\r\n" in await mirrored.reader.readuntil(b"\r\n\r\n")
+            await asyncio.sleep(0.05)  # it reads late
+            assert await mirrored.read(size) == b"x" * size
+            mirrored.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno")
+            found: Any = proxy.clusters["mirror"]
+            assert found.held == 0
+
+
+async def test_what_waits_of_all_copies_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transforms.mirror.ROOMS", 100_000)
+
+    async def never(self: MirrorStream) -> Any:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(MirrorStream, "_open", never)
+    clusters = [echo(), cluster("copy", 80), mirror()]
+    async with running(config(clusters=clusters, listeners=[listener("in", ingress=["mirror"])])) as proxy:
+        found: Any = proxy.clusters["mirror"]
+        async with tcp(port_of(proxy, "in")) as one, tcp(port_of(proxy, "in")) as two:
+            for client in (one, two):
+                client.send(b"x" * 60_000)
+                assert await client.read(60_000) == b"x" * 60_000
+            assert found.held == 60_000
+            assert [any("too slow" in str(event) for event in session.events) for session in proxy.sessions()] == [False, True]
+        for stream in list(proxy.sessions()):
+            stream.kill()
+        await wait_until(lambda: not found.held, "for the room to be free again")
 
 
 async def test_a_mirror_that_breaks_is_left_alone() -> None:
