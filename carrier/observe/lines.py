@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from carrier.core.ledger import Record, Refusal
     from carrier.core.session import Session
     from carrier.errors import Error
+    from carrier.wire.http import Kin
 
 
 VERSION = re.compile(rb"HTTP/[0-9.]{1,4}")
@@ -36,6 +37,8 @@ SHORT = 256
 OUR_ID = slice(-36, -4)
 """Where an HTTP/1 connection puts the id that it makes, in the fields that it adds to a request."""
 SIZES = b',"bytes_in":%d,"bytes_out":%d,"status":%d,"id":"'
+LONG = 1024
+"""Bytes of what heads of one shape have in common in a line, and that is remembered, at most."""
 SEEN = (None,) * 8
 """What is remembered with a head that was seen once: that."""
 _json = msgspec.json.encode
@@ -103,6 +106,9 @@ class Lines:
         self.fixed: dict[tuple[object, ...], bytes] = {}
         self.asked: dict[bytes, tuple[bytes, bytes, bytes, str]] = {}
         """By target: method, host, and what the line says of a request of these three."""
+        self.alike: dict[tuple[object, ...], tuple[Any, ...]] = {}
+        """What `log_line` of a head holds, then its method, host and version; by what heads of its shape share, target, decision and
+        endpoint. Of targets that came before only: others may never come again."""
         self.agents: dict[bytes, bytes] = {}
         """User agents as JSON."""
         self.era = object()
@@ -116,6 +122,7 @@ class Lines:
     def forget(self) -> None:
         """The configuration has changed, or the clock was set: what was remembered may be wrong."""
         self.fixed.clear()
+        self.alike.clear()
         self.era = object()
         self.offset = time.time() - time.monotonic()
 
@@ -161,7 +168,7 @@ class Lines:
         """A line of JSON for each session. Written flat, and from parts that are remembered, best of all with a head that comes again (from
         its second time on, because most others never do): 0.5 us a line."""
         parts: list[bytes] = []
-        fixed, targets, tells, tooks = self.fixed, self.asked, self.tells, self.tooks
+        fixed, targets, tooks, alike = self.fixed, self.asked, self.tooks, self.alike
         since, until, begin = 1.0, 0.0, b""
         era = self.era
         for entry in ended:
@@ -173,19 +180,28 @@ class Lines:
             if not since <= at < until:
                 begin = b'{"time":"%b","client":"' % self.when(at)
                 since, until = self.since, self.until
-            told = request.log_line
+            told, kin = request.log_line, request.kin
             status = answer.status
+            if told is None and kin is not None:
+                like = alike.get((kin, request.target, decision, endpoint))
+                if like is not None and like[8] is request.method and like[9] is request.authority and like[10] is request.version:
+                    told = like
             if told is not None and told[0] is decision and told[1] is endpoint and told[2] is era:
                 asked, end = told[3], b""
                 same = got == told[4] and sent == told[5] and status == told[6]
                 sizes = told[7] if same else SIZES % (got, sent, status)
             else:
-                known = None if tells else targets.get(request.target)
-                same = known is not None and known[0] is request.method and known[1] is request.authority and known[3] == request.version
-                asked = known[2] if same else self._asked(request)  # type: ignore[index]
+                known = targets.get(request.target)
+                asked = self._asked(request)
                 end = fixed.get((decision, decision.cluster, endpoint)) or self._end(recorded(cast("Record", entry)))
                 sizes = SIZES % (got, sent, status)
-                request.log_line = SEEN if told is None else (decision, endpoint, era, asked + end, got, sent, status, sizes)
+                if told is not None:
+                    request.log_line = decision, endpoint, era, asked + end, got, sent, status, sizes
+                else:
+                    request.log_line = SEEN
+                    if kin is not None and known is not None and self._is_alike(request, kin, asked + end):
+                        line = decision, endpoint, era, asked + end, got, sent, status, sizes
+                        alike[kin, request.target, decision, endpoint] = *line, request.method, request.authority, request.version
             parts += (
                 begin,
                 source.client or self._client(source),
@@ -196,6 +212,15 @@ class Lines:
                 end,
             )
         return b"".join(parts)
+
+    def _is_alike(self, request: Any, kin: Kin, common: bytes) -> bool:
+        """Is this what the lines of all heads of its shape have in common, and to be remembered? There is room for it then."""
+        era, told = kin.told
+        if len(common) > LONG or request.grpc or (self.tells and (era is not self.era or told is None)):
+            return False
+        if len(self.alike) >= KEPT:
+            self.alike.clear()
+        return True
 
     def _json(self, session: Session) -> bytes:
         request, answer = session.request, session.answer
