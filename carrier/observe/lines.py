@@ -107,8 +107,8 @@ class Lines:
         self.asked: dict[bytes, tuple[bytes, bytes, bytes, str]] = {}
         """By target: method, host, and what the line says of a request of these three."""
         self.alike: dict[tuple[object, ...], tuple[Any, ...]] = {}
-        """What `log_line` of a head holds, then its method, host and version; by what heads of its shape share, target, decision and
-        endpoint. Of targets that came before only: others may never come again."""
+        """What `log_line` of a head holds, by what heads of its shape share, target, decision and endpoint. Of targets that came before
+        only: others may never come again."""
         self.agents: dict[bytes, bytes] = {}
         """User agents as JSON."""
         self.era = object()
@@ -191,17 +191,17 @@ class Lines:
                 same = got == told[4] and sent == told[5] and status == told[6]
                 sizes = told[7] if same else SIZES % (got, sent, status)
             else:
-                known = targets.get(request.target)
+                known = request.target in targets
                 asked = self._asked(request)
                 end = fixed.get((decision, decision.cluster, endpoint)) or self._end(recorded(cast("Record", entry)))
                 sizes = SIZES % (got, sent, status)
-                if told is not None:
-                    request.log_line = decision, endpoint, era, asked + end, got, sent, status, sizes
-                else:
+                if told is None and not (known and self._is_alike(request, len(asked) + len(end))):
                     request.log_line = SEEN
-                    if kin is not None and known is not None and self._is_alike(request, kin, asked + end):
-                        line = decision, endpoint, era, asked + end, got, sent, status, sizes
-                        alike[kin, request.target, decision, endpoint] = *line, request.method, request.authority, request.version
+                else:
+                    of_its_like = request.method, request.authority, request.version
+                    request.log_line = line = decision, endpoint, era, asked + end, got, sent, status, sizes, *of_its_like
+                    if told is None:
+                        alike[kin, request.target, decision, endpoint] = line
             parts += (
                 begin,
                 source.client or self._client(source),
@@ -213,10 +213,13 @@ class Lines:
             )
         return b"".join(parts)
 
-    def _is_alike(self, request: Any, kin: Kin, common: bytes) -> bool:
-        """Is this what the lines of all heads of its shape have in common, and to be remembered? There is room for it then."""
+    def _is_alike(self, request: Any, size: int) -> bool:
+        """Are these bytes what the lines of all heads of its shape have in common, and to be remembered? There is room for them then."""
+        kin: Kin | None = request.kin
+        if kin is None or size > LONG or request.grpc:
+            return False
         era, told = kin.told
-        if len(common) > LONG or request.grpc or (self.tells and (era is not self.era or told is None)):
+        if self.tells and (era is not self.era or told is None):
             return False
         if len(self.alike) >= KEPT:
             self.alike.clear()
