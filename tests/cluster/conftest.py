@@ -320,6 +320,11 @@ class Standing:
         await found.state("gefyrabridgemount", "mount-a", "ACTIVE")
         await found.everywhere()
 
+        async def followed() -> bool:
+            return len(await found.pods(shadow=True)) == 2
+
+        await found.until("the shadow has as many pods as its workload", followed)
+
     async def close(self) -> None:
         """End it."""
         found, self.cluster = self.cluster, None
