@@ -31,6 +31,14 @@ def test_a_protocol_that_nobody_uses_is_not_loaded(tmp_path):
     assert found.stdout.splitlines()[-1] == "False False"
 
 
+def test_a_start_waits_for_no_library_that_only_few_need():
+    """A pod does not serve while its proxy starts, most of which is imports; and it is led over REST, in JSON."""
+    code = "import sys, carrier.gefyra.daemon, listeners.auto, clusters.http.cluster\n"
+    code += "print([name for name in ('yaml', 'h11', 'gzip', 'graphlib', 'http.cookies', 'cryptography') if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, cwd=ROOT)
+    assert (found.stdout.strip(), found.stderr) == ("[]", "")
+
+
 @pytest.mark.parametrize("package", PROTOCOLS)
 def test_each_protocol_file_has_its_entry_point(package):
     from importlib.metadata import entry_points

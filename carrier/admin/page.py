@@ -8,12 +8,10 @@ costs a 304. The policy lets nothing run or be looked at that is not one of thes
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
-from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,6 +75,8 @@ def file(path: str) -> File:
 def _scripts() -> bytes:
     """All modules as one, each after those that it imports. A module becomes a function that is called once and returns what it exports.
     They are written so that this is easy (an import is one line, nothing is exported by default), which a test holds."""
+    from graphlib import TopologicalSorter  # as gzip below: only who looks at the page needs it
+
     texts = {each.stem: each.read_text() for each in sorted(FOLDER.glob("*.js"))}
     needs = {name: {found["module"] for found in IMPORT.finditer(text)} for name, text in texts.items()}
     parts = [_as_function(name, texts[name]) for name in TopologicalSorter(needs).static_order()]
@@ -95,6 +95,8 @@ def _taken(found: re.Match[str]) -> str:
 
 
 def _read(name: str, body: bytes) -> File:
+    import gzip
+
     packed = gzip.compress(body, mtime=0)
     return File(TYPES[name.rpartition(".")[2]], body, packed, hashlib.sha256(body).hexdigest()[:20])
 

@@ -162,7 +162,7 @@ def _check_one(options: argparse.Namespace, file: str) -> int:
 
 
 def _load(file: str, allow_dangling: bool, files: bool = False, objects: int | None = None) -> Loaded:
-    from carrier.config.composer import FILE_OBJECTS
+    from carrier.config.bounds import FILE_OBJECTS
     from carrier.config.source import load
 
     path = "/dev/stdin" if file == "-" else file

@@ -8,52 +8,13 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import yaml
 
+from carrier.config.bounds import BOUNDS, Bounds, Place, finite, too_deep, too_many
 from carrier.core.slices import Steps, whole
 from carrier.errors import MOST_PROBLEMS, ConfigError, Problem
-
-Place = tuple[int, int]
-"""Line and column, from 1."""
-
-MAX_DEPTH = 32
-MAX_OBJECTS = 10_000
-FILE_OBJECTS = 1_000_000
-"""Objects of a document whose reader says nothing else, and of a file."""
-MAX_VALUES = 100_000
-
-
-class Bounds(NamedTuple):
-    """How much one document may hold: levels, objects, values (aliases expanded), and of those values that stand where an alias does: a
-    few lines could stand for millions."""
-
-    depth: int = MAX_DEPTH
-    objects: int = MAX_OBJECTS
-    values: int = MAX_VALUES
-    aliased: int = MAX_VALUES
-
-
-BOUNDS = Bounds()
-
-
-def finite(text: str) -> float:
-    """A number that fits. Raises ValueError."""
-    number = float(text)
-    if number in (float("inf"), float("-inf")):
-        raise ValueError(f"the number {text if len(text) <= 20 else text[:20] + '...'} is too large")
-    return number
-
-
-def too_deep(bounds: Bounds, place: Place = (0, 0)) -> ConfigError:
-    return ConfigError(Problem(f"nested more than {bounds.depth} levels deep", "$", *place, allowed=f"{bounds.depth} levels"))
-
-
-def too_many(bounds: Bounds, place: Place = (0, 0)) -> ConfigError:
-    allowed = f"{bounds.objects} objects, {bounds.values} values, {bounds.aliased} of them by aliases"
-    return ConfigError(Problem("too many objects or values", "$", *place, allowed=allowed))
-
 
 EVENTS = 64
 """Of YAML, that are read before the event loop may go on."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import msgspec
 
 from carrier import files
-from carrier.config.composer import BOUNDS, FILE_OBJECTS, MAX_DEPTH, Bounds, Composer, Place, finite, too_deep, too_many
+from carrier.config.bounds import BOUNDS, FILE_OBJECTS, MAX_DEPTH, Bounds, Place, finite, too_deep, too_many
 from carrier.config.document import from_document
 from carrier.core import registry
 from carrier.core.slices import Steps, whole
@@ -29,6 +29,7 @@ from carrier.errors import ConfigError, Problem
 from carrier.rules.match import Conditions
 
 if TYPE_CHECKING:
+    from carrier.config.composer import Composer
     from carrier.config.draft import Protocols
     from carrier.model import Config
 
@@ -164,11 +165,20 @@ def decode(data: bytes | str, syntax: Syntax | None, max_bytes: int, bounds: Bou
     if syntax is None:
         syntax = "json" if text.lstrip()[:1] == "{" else "yaml"
     if syntax == "yaml":
-        composer = Composer(text, bounds)
+        composer = _composer(text, bounds)
         composer.run()
         _bounded(composer.value, bounds, text)
         return Decoded(composer.value, composer.problems, text, syntax)
     return _decode_json(text, bounds)
+
+
+def _composer(
+    text: str, bounds: Bounds = BOUNDS, places: dict[str, Place] | None = None, wanted: Collection[str] | None = None
+) -> Composer:
+    """A reader of YAML, and with it the library, now that there is some."""
+    from carrier.config.composer import Composer
+
+    return Composer(text, bounds, places, wanted)
 
 
 def _utf8(data: bytes) -> str:
@@ -215,7 +225,7 @@ def _around(path: str) -> list[str]:
 
 def _places_of(text: str, wanted: Collection[str] | None = None) -> Steps[dict[str, Place]]:
     """Where the values of a text are, all or those wanted; nothing where JSON is no YAML (a key of more than 1,024 characters)."""
-    composer = Composer(text, places={}, wanted=wanted)
+    composer = _composer(text, places={}, wanted=wanted)
     try:
         yield from composer.steps()
     except ConfigError:
@@ -224,7 +234,7 @@ def _places_of(text: str, wanted: Collection[str] | None = None) -> Steps[dict[s
 
 
 def _set_twice(text: str) -> list[Problem]:
-    composer = Composer(text)
+    composer = _composer(text)
     try:
         composer.run()
     except ConfigError:

@@ -11,7 +11,6 @@ import base64
 import time
 import zlib
 from collections.abc import Iterator
-from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -215,6 +214,8 @@ def _fields(head: Any, hidden: redact.Hidden | None) -> Fields:
 
 def _cookies(fields: Fields, name: str, hidden: redact.Hidden | None) -> list[Entry]:
     """Names and values. What is redacted has no names either."""
+    from http.cookies import CookieError, SimpleCookie  # only who takes a recording away needs it
+
     found = []
     for key, text in fields:
         if key.lower() != name or text == redact.REDACTED:

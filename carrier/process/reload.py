@@ -19,7 +19,7 @@ import msgspec
 
 from carrier.bridges.many import carried
 from carrier.config import source
-from carrier.config.composer import FILE_OBJECTS
+from carrier.config.bounds import FILE_OBJECTS
 from carrier.core.slices import sliced
 from carrier.errors import ConfigError, Error
 from carrier.model import Config

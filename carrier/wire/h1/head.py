@@ -12,8 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 
-import h11
-
 from carrier.errors import Error, Side, shown
 from carrier.wire.forwarding import HOPS, Forwarding, passed
 from carrier.wire.http import (
@@ -374,7 +372,7 @@ def parse_request(raw: bytes, limits: Limits | None = None, profile: Forwarding 
     plan = plan_request(pairs, minor, authority, profile)
     if method == b"CONNECT" and plan.body != NONE:
         raise refuse("downstream", "CONNECT with content")
-    _ask_h11(h11.SERVER, raw, limits, "downstream")
+    _ask_h11(raw, limits, "downstream")
     text = method + b" " + sent + b" HTTP/1.1\r\n" + _kept(fields, plan) + plan.tail
     return Head(
         text,
@@ -421,7 +419,7 @@ def parse_answer(raw: bytes, method: bytes = b"GET", limits: Limits | None = Non
     minor, status, reason = int(match[1]), int(match[2]), match[3] or b""
     fields = split_pairs(lines[1:], "upstream")
     plan = plan_answer([(name.lower(), value) for name, value in fields], status, minor, profile)
-    _ask_h11(h11.CLIENT, raw, limits, "upstream")
+    _ask_h11(raw, limits, "upstream")
     text = b"HTTP/1.1 %d %b\r\n" % (status, reason) + _kept(fields, plan) + plan.tail
     head = Head(
         text,
@@ -444,10 +442,13 @@ def parse_answer(raw: bytes, method: bytes = b"GET", limits: Limits | None = Non
     return head.without_body() if method == b"HEAD" else head
 
 
-def _ask_h11(role: type, raw: bytes, limits: Limits, side: Side) -> None:
+def _ask_h11(raw: bytes, limits: Limits, side: Side) -> None:
     """Raise Error unless h11 takes the head too: it is the authority."""
+    import h11  # the memo judges nearly all heads: a start does not wait for what few need
+
+    role = h11.SERVER if side == "downstream" else h11.CLIENT
     connection = h11.Connection(role, max_incomplete_event_size=limits.head + 2)
-    if role is h11.CLIENT:  # it must have asked for an upgrade, or it would refuse every 101; AnswerReader holds that rule
+    if side == "upstream":  # it must have asked for an upgrade, or it would refuse every 101; AnswerReader holds that rule
         connection.send(h11.Request(method="GET", target="/", headers=[("host", "x"), ("connection", "upgrade"), ("upgrade", "x")]))
         connection.send(h11.EndOfMessage())
     try:

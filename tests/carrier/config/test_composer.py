@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from carrier.config.composer import Bounds
+from carrier.config.bounds import Bounds
 from carrier.config.source import MAX_FILE, decode, of_a_file
 from carrier.errors import ConfigError
 
