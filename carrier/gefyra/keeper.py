@@ -68,8 +68,8 @@ class Keeper:
             gefyra = self.mount.gefyra_namespace
             for one, where in ((kind, namespace), ("Pod", namespace)):
                 self.watches.append(self.access.watch(one, where, self._pods_changed))
-            for one in ("gefyrabridge", "gefyrabridgemount"):
-                self.watches.append(self.access.watch(one, gefyra, self.changed.set))
+            self.watches.append(self.access.watch("gefyrabridge", gefyra, self._bridges_changed))
+            self.watches.append(self.access.watch("gefyrabridgemount", gefyra, self.changed.set))
             while True:
                 self.changed.clear()
                 mount = await self._object()
@@ -89,6 +89,10 @@ class Keeper:
         self.known.uneven = True
         self.changed.set()
 
+    def _bridges_changed(self) -> None:
+        if not self.reports.busy:  # else each changes a dozen times, and whoever makes them waits for the same API server
+            self.changed.set()
+
     async def _object(self) -> Object | None:
         """The mount's object; None: it is deleted, or about to be. One that cannot be asked for is waited for."""
         while True:
@@ -104,12 +108,13 @@ class Keeper:
         if "ACTIVE" not in (mount.get("stateTransitions") or {}) or mount.get("state") in ("MISSING", "TERMINATED"):
             return 1.0
         try:
-            await self._read_again(mount)
+            bridges = await self._bridges()
+            self._read_again(mount, bridges)
             now = time.monotonic()
             if self.known.uneven or now >= self.next:
                 self.known.uneven = False
                 self.next = now + (AGAIN if await self.mount.level() else LOOK)
-            again = await self.reports.look(time.monotonic())
+            again = await self.reports.look(time.monotonic(), bridges)
             self.failed = 0
         except Exception as exc:  # whatever it is, the mount is not to be left alone for it
             self.failed += 1
@@ -119,10 +124,16 @@ class Keeper:
             return min(BACKOFF, AGAIN * self.failed)
         return max(0.0, min(self.next - time.monotonic(), again))
 
-    async def _read_again(self, mount: Object) -> None:
-        """Has somebody edited what a bridge, or the mount, asks for? Then every pod is given all it should have."""
+    async def _bridges(self) -> list[Object]:
+        """The objects of the mount's bridges, for its providers as well."""
+        began = time.monotonic()
         found = await self.access.list("gefyrabridge", self.mount.gefyra_namespace, {MOUNT_LABEL: self.mount.name})
-        asked = {name_of(one): asks(one) for one in found}
+        self.known.bridges.put(found, began)
+        return found
+
+    def _read_again(self, mount: Object, bridges: list[Object]) -> None:
+        """Has somebody edited what a bridge, or the mount, asks for? Then every pod is given all it should have."""
+        asked = {name_of(one): asks(one) for one in bridges}
         edited = any(self.known.asked.get(name, now) != now for name, now in asked.items())
         self.known.asked = asked
         parameter = mount.get("providerParameter") or {}

@@ -31,6 +31,10 @@ class Remembered(Generic[T]):
         self.value = None
         self.changes += 1
 
+    def put(self, value: T, read: float) -> None:
+        """Somebody else has read it, for other reasons. read: when it began to be (monotonic seconds)."""
+        self.value, self.read = value, read
+
     async def get(self, read: Callable[[], Awaitable[T]]) -> T:
         """It, read anew when it is too old. What was forgotten while it was read is given, and not remembered."""
         if self.value is not None and time.monotonic() - self.read <= self.age:

@@ -176,7 +176,8 @@ class Mounted:
         name, body = call.names[0], _body(call)
         daemon, patience, hold = self.daemon, _seconds(call.query.get("patience", "0")), call.query.get("hold") == "1"
         self._check_mounted()
-        wanted = api.bridges.put(daemon.server.proxy.config, name, body)  # what would be refused is refused at once
+        before = daemon.server.proxy.config
+        wanted = api.bridges.put(before, name, body)  # what would be refused is refused at once
         error: tuple[Error, str] | None = UNTRIED
         if patience:
             error = await self._reached(wanted.clusters[wanted.bridges[name].cluster], patience)
@@ -185,7 +186,7 @@ class Mounted:
         async with api.lock:
             self._check_mounted()
             old = daemon.server.proxy.config
-            new = api.bridges.put(old, name, body)
+            new = wanted if old is before else api.bridges.put(old, name, body)
             if new is not old:
                 await daemon.server.proxy.apply(new)
             if old.bridges.get(name) != new.bridges[name]:

@@ -25,7 +25,6 @@ from carrier.gefyra.mount import CarrierMount
 from carrier.gefyra.wanted import (
     CLIENT_LABEL,
     MOUNT_LABEL,
-    WAITING,
     Event,
     Failures,
     asks,
@@ -33,6 +32,7 @@ from carrier.gefyra.wanted import (
     body_of,
     pods_of,
     tell,
+    waits,
     was_active,
     why,
 )
@@ -289,7 +289,7 @@ class CarrierProvider:
     async def _others_wait(self) -> bool:
         """Do other bridges of the mount wait for their turn?"""
         others = await self._objects()
-        return any(name_of(one) != self.name and str(one.get("state", "REQUESTED")).upper() in WAITING for one in others)
+        return any(name_of(one) != self.name and waits(one) for one in others)
 
     async def _tell(self, good: list[Answer], lagging: list[Answer], host: str, port: int | str) -> None:
         """How the laptop is, what is odd about the rule, and which pods are late."""

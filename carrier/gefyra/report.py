@@ -16,7 +16,7 @@ from typing import Any
 
 from carrier.gefyra.access import Access, Fleet, Object, name_of
 from carrier.gefyra.mount import CarrierMount
-from carrier.gefyra.wanted import MOUNT_LABEL, WAITING, is_live, pods_of
+from carrier.gefyra.wanted import is_live, pods_of, waits
 
 OFTEN, SELDOM = 3.0, 15.0
 """Seconds between two looks at what the pods have counted, while a bridge is younger than YOUNG, and later."""
@@ -54,12 +54,11 @@ class Reports:
         self.busy = 0.0
         """Since when bridges are being made (monotonic seconds); 0: none is."""
 
-    async def look(self, now: float) -> float:
-        """Ask the pods, if it is time to; returns the seconds until it is again. now: monotonic seconds."""
+    async def look(self, now: float, objects: list[Object]) -> float:
+        """Ask the pods, if it is time to; returns the seconds until it is again. now: monotonic seconds; objects: the mount's bridges."""
         if now < self.next:
             return self.next - now
-        objects = await self.access.list("gefyrabridge", self.mount.gefyra_namespace, {MOUNT_LABEL: self.mount.name})
-        if any(str(one.get("state", "REQUESTED")).upper() in WAITING for one in objects) and now - (self.busy or now) < BUSY:
+        if any(map(waits, objects)) and now - (self.busy or now) < BUSY:
             self.busy, self.next = self.busy or now, now + OFTEN
             return OFTEN  # what is made now comes first
         self.busy = 0.0

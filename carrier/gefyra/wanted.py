@@ -49,6 +49,11 @@ def is_live(bridge: Object) -> bool:
     return str(bridge.get("state", "")).upper() in LIVE or "ACTIVE" in (bridge.get("stateTransitions") or {})
 
 
+def waits(bridge: Object) -> bool:
+    """Is its turn to come?"""
+    return str(bridge.get("state", "REQUESTED")).upper() in WAITING
+
+
 def was_active(bridge: Object) -> bool:
     """Did every pod have it once? One that was not is just being given to them."""
     return bridge.get("state") == "ACTIVE" or "ACTIVE" in (bridge.get("stateTransitions") or {})
