@@ -19,7 +19,7 @@ from carrier.admin import operations as api
 from carrier.bridges import asked as bridge
 from carrier.cli import parser as command_line
 from carrier.cli import usage
-from carrier.config import accesslog, composer, jsonschema, source
+from carrier.config import accesslog, bounds, jsonschema, source
 from carrier.config import reference as reference_of
 from carrier.config.inspector import LOG_LEVELS, RETRY_ON
 from carrier.core import registry
@@ -75,8 +75,8 @@ def _command() -> Iterator[str]:
         yield "\n```text\n" + "\n".join(re.sub(r" {3,}", "   # ", line) for line in examples) + "\n```"
     yield ""
     yield f"Log levels: {_code(LOG_LEVELS)}. Retry policies (`retry_on`): {_code(RETRY_ON)}."
-    bounds = f"{composer.FILE_OBJECTS:,} objects (`--limit config.objects=NUMBER`), {composer.MAX_DEPTH} levels"
-    yield f"A file has at most {source.MAX_FILE:,} bytes, {bounds}, and {composer.MAX_VALUES:,} values that stand where an alias does."
+    most = f"{bounds.FILE_OBJECTS:,} objects (`--limit config.objects=NUMBER`), {bounds.MAX_DEPTH} levels"
+    yield f"A file has at most {source.MAX_FILE:,} bytes, {most}, and {bounds.MAX_VALUES:,} values that stand where an alias does."
     yield ""
     yield "A route's `retry` is `{retry_on, num_retries, timeout}` (milliseconds). `connect-failure` and `always`: a destination that is"
     yield "not reached is tried `num_retries` times more, `timeout` apart, which is also the time for a connection. `disconnect` and"
