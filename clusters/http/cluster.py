@@ -240,11 +240,13 @@ class HttpCluster(Cluster):
     ) -> Exchange:
         """An exchange of HTTP/1.1; version 0: it may have become one of HTTP/2 meanwhile. sure: TLS has to agree on it."""
         pool = self.pool(endpoint, client)
-        if version and pool.idle:
+        anew = session is not None and session.retries > 0  # as in `ready`: the next kept-alive one may be broken, too
+        if version and pool.idle and not anew:
             return cast(Upstream1, pool.idle.pop())
-        free = await pool.enter(endpoint.address)
-        if free is not None:
-            return cast(Upstream1, free)
+        while (free := await pool.enter(endpoint.address)) is not None:
+            if not anew:
+                return cast(Upstream1, free)
+            free.close()
         try:
             made = await self._connect(endpoint, version, client, sure, session=session)
         finally:

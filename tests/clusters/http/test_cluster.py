@@ -112,6 +112,45 @@ async def test_connections_beyond_max_idle_close() -> None:
         assert await server2.closed() and await server1.silent(0.02)
 
 
+async def test_what_a_stale_connection_has_cost_is_sent_again_on_a_new_one_and_not_on_the_next_stale_one() -> None:
+    async with Stage() as stage:
+        first, idle, _ = await stage.both(GET)
+        second, stale, _ = await stage.both(GET)
+        for client, server in ((first, idle), (second, stale)):
+            await server.says(OK)
+            await answered(client)
+        await first.says(GET)
+        await stale.head()
+        stale.goes()
+        anew = await stage.server()
+        await anew.head()
+        await anew.says(OK)
+        assert (await answered(first))[1] == b"ok"
+        assert await idle.silent(0.02)
+
+
+async def test_it_is_sent_again_on_a_new_one_also_where_it_has_to_wait_for_another_to_come_free() -> None:
+    async with Stage(cluster={"max_per_endpoint": 1}) as stage:
+        first, stale, _ = await stage.both(GET)
+        await stale.says(OK)
+        await answered(first)
+        await first.says(GET)
+        await stale.head()
+        second = await stage.client()
+        await second.says(GET)
+        await stage.becomes(lambda: len(stage.cluster.pools[stage.cluster.endpoints[0]].waiting) == 1)
+        stale.goes()
+        other = await stage.server()
+        await other.head()
+        await other.says(OK)
+        assert (await answered(second))[1] == b"ok"
+        anew = await stage.server()
+        await anew.head()
+        await anew.says(OK)
+        assert (await answered(first))[1] == b"ok"
+        assert await other.closed()
+
+
 @pytest.mark.parametrize("answer", [BUSY, NO_BODY])
 async def test_a_status_that_the_route_retries_is_asked_for_again(answer: bytes) -> None:
     async with Stage(route={"retry_statuses": [503]}, retry={"num_retries": 2}) as stage:
