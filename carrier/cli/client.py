@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 OK, FAILED, USAGE = 0, 1, 2
 TIMEOUT = 30.0
+SILENCE = 60.0
+"""Seconds after which a stream that says nothing is broken: a carrier says something every 15."""
 LOOKS = ("explain", "validate", "bridges:validate", "probe")
 """Ends of paths whose POST changes nothing."""
 
@@ -74,11 +76,11 @@ class Client:
         """A call with a JSON body. Raises Refused."""
         return self.call(method, path, json.dumps(body).encode())
 
-    def lines(self, path: str) -> Iterator[str]:
-        """The lines of an answer that never ends. Raises Refused, also when it does."""
+    def lines(self, path: str, last: str = "") -> Iterator[str]:
+        """The lines of an answer that never ends; last: the id of the last event that was seen. Raises Refused, also when it ends."""
         from http.client import HTTPException
 
-        headers = {"host": "localhost", "accept": "text/event-stream"}
+        headers = {"host": "localhost", "accept": "text/event-stream", **({"last-event-id": last} if last else {})}
         if self.token:
             headers["authorization"] = f"Bearer {self.token}"
         connection = self._connection()
@@ -88,7 +90,7 @@ class Client:
             if answer.status >= 400:
                 _decoded(answer.status, answer.read().decode("utf-8", "replace"))
             if connection.sock is not None:
-                connection.sock.settimeout(None)
+                connection.sock.settimeout(SILENCE)
             for line in answer:
                 yield line.decode("utf-8", "replace").rstrip("\r\n")
         except (OSError, HTTPException) as exc:

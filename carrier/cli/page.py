@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import re
 import shutil
 import sys
 import textwrap
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import zip_longest
@@ -20,6 +23,16 @@ NARROW = 12
 """Characters that a column is not made narrower than."""
 _WORD = re.compile(r"[^\s-]+-?")
 """What is not broken as long as there is room: an address, a part of a name with hyphens."""
+
+
+_PAINT = re.compile(r"\x1b\[\d*m")
+
+
+def wide(text: str) -> int:
+    """Columns that a text takes on a terminal."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF") for char in text)
 
 
 class Page:
@@ -35,14 +48,32 @@ class Page:
         """The text in a colour, where there are colours."""
         return f"\x1b[{code}m{text}\x1b[0m" if self.colours else text
 
+    @contextlib.contextmanager
+    def screen(self, redraws: bool = True) -> Iterator[None]:
+        """What is printed within takes the place of what the terminal shows, as far as it has room, so that nothing rolls away above."""
+        if not (redraws and self.terminal):
+            yield
+            return
+        self.width, height = shutil.get_terminal_size()  # it may be another one by now
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            yield
+        lines = printed.getvalue().splitlines()
+        rows = [max(1, -(-wide(_PAINT.sub("", line)) // self.width)) for line in lines]
+        left = len(lines)
+        while left and sum(rows[:left]) > height - 1 - (left < len(lines)):
+            left -= 1
+        if left < len(lines):
+            lines[left:] = [self.paint("33", f"and {count(len(lines) - left, 'more line')}: the terminal is too small")]
+        print("\x1b[H\x1b[J" + "\n".join(lines), flush=True)
+
     def table(self, heading: Sequence[str], rows: Iterable[Sequence[object]], indent: str = "") -> None:
         """Rows of fields under their headings; None and "" are shown as "-". What is too wide for the terminal is wrapped in its column."""
         cells = [["-" if cell is None or cell == "" else str(cell) for cell in row] for row in rows]
         if not cells:
             return
         shown = [list(heading), *cells]
-        words = [max((len(word) for row in shown for word in _WORD.findall(row[i])), default=0) for i in range(len(heading))]
-        widths = self._fitted([max(len(row[i]) for row in shown) for i in range(len(heading))], words, len(indent))
+        words = [max((wide(word) for row in shown for word in _WORD.findall(row[i])), default=0) for i in range(len(heading))]
+        widths = self._fitted([max(wide(row[i]) for row in shown) for i in range(len(heading))], words, len(indent))
         for number, row in enumerate(shown):
             for line in _lines(row, widths):
                 print(self.paint("1", indent + line) if not number else indent + line)
@@ -60,7 +91,7 @@ def _lines(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
     """A row of cells as lines: a cell that is wider than its column goes on below."""
     columns = [textwrap.wrap(cell, width) or [""] for cell, width in zip(row, widths, strict=True)]
     for parts in zip_longest(*columns, fillvalue=""):
-        yield "  ".join(part.ljust(width) for part, width in zip(parts, widths, strict=True)).rstrip()
+        yield "  ".join(part + " " * (width - wide(part)) for part, width in zip(parts, widths, strict=True)).rstrip()
 
 
 def ago(moment: str | None) -> str:

@@ -50,10 +50,13 @@ def _status_once(options: argparse.Namespace, client: Client, page: Page, since:
     now = Since(time.monotonic(), found)
     if since is not None:
         since.seconds = max(0.001, now.at - since.at)
-        if page.terminal and not options.json:
-            print("\x1b[H\x1b[J", end="")
-    if show(options, found):
-        return now
+    with page.screen(options.watch is not None and not options.json):
+        if not show(options, found):
+            _show_all(found, client, page, since)
+    return now
+
+
+def _show_all(found: Dict, client: Client, page: Page, since: Since | None) -> None:
     overloaded = f", overloaded: {found['overloaded']}" if found["overloaded"] else ""
     state = page.paint("32" if found["state"] == "ready" and not overloaded else "33", found["state"])
     print(f"carrier {found['version']}, {state}{overloaded}, revision {found['revision']}, {count(found['sessions'], 'session')}")
@@ -66,7 +69,6 @@ def _status_once(options: argparse.Namespace, client: Client, page: Page, since:
         print()
     show_bridges(found["bridges"], page)
     _show_privileged(found, page)
-    return now
 
 
 def _show_privileged(found: Dict, page: Page) -> None:

@@ -34,7 +34,8 @@ def top(options: argparse.Namespace, client: Client, page: Page) -> int:
                     raise
                 complain(options, error)  # it may be starting again
                 continue
-            _draw(options, Between(before, after), after, page)
+            with page.screen(not (options.once or options.json)):
+                _draw(options, Between(before, after), after, page)
             if options.once:
                 return OK
             before = after
@@ -48,8 +49,6 @@ def _draw(options: argparse.Namespace, found: Between, now: Look, page: Page) ->
         shown = {name: [_plain(row) for row in rows] for name, rows in tables.items()}
         print(json.dumps({"seconds": round(found.seconds, 3), "all": _plain(found.all()), **shown}, ensure_ascii=False), flush=True)
         return
-    if page.terminal and not options.once:
-        print("\x1b[H\x1b[J", end="")
     status, whole = now.status, found.all()
     print(f"carrier {status['version']}, {status['state']}, revision {status['revision']}, {count(status['sessions'], 'session')}")
     print(f"{page.paint('1', rate(whole.requests))} requests/s, {_share(whole, page)} errors, p99 {_time(whole.p99)}")

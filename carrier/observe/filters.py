@@ -47,6 +47,7 @@ class Wanted:
         self.user, self.rule, self.listener, self.path, self.protocol = (
             query.get(name) or None for name in ("user", "rule", "listener", "path", "protocol")
         )
+        self.protocol = self.protocol and self.protocol.casefold()
         self.errors = query.get("errors") == "true"
         self.of_requests = any(name != "errors" for name, _ in self.key)
         """It asks for something that only sessions have."""
@@ -55,7 +56,7 @@ class Wanted:
 
     def concerns(self, listener: str, protocol: str, rule: str, user: str) -> bool:
         """Is it for the viewer, as far as its rule and its listener say?"""
-        pairs = ((self.listener, listener), (self.protocol, protocol), (self.rule, rule), (self.user, user))
+        pairs = ((self.listener, listener), (self.protocol, protocol.casefold()), (self.rule, rule), (self.user, user))
         return all(want is None or want == has for want, has in pairs)
 
     def passes(self, status: int, failed: bool, path: str) -> bool:

@@ -6,13 +6,15 @@ is for them is encoded once, `MOST` events in `PERIOD` seconds at most. For all 
 still has its `SHARE`: so what watching costs has a bound, and who waits for a rare thing sees it beside those who watch a flood. What is
 beyond that, or what a viewer who does not read cannot take, is counted as lost and told, and not made. No viewer slows the proxy.
 
-An event's id is a number that grows by one; `Last-Event-ID` (or `?since=`) plays what the ring still has of those that came later.
+An event's id is a number that grows by one, from the clock on: so those of a process come after those of the one before it.
+`Last-Event-ID` (or `?since=`) plays what the ring still has of those that came later.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -22,6 +24,7 @@ import msgspec
 from carrier import redact
 from carrier.config.accesslog import Settings
 from carrier.core.reuse import recorded
+from carrier.log import rfc3339
 from carrier.observe.filters import Wanted
 from carrier.observe.lines import SHORT, Lines, first_line
 
@@ -140,7 +143,7 @@ class Live:
         self.left = MADE
         self.ring: deque[Kept] = deque()
         self.size = 0
-        self.number = 0
+        self.number = time.time_ns() // 1000
         self.told = self.lost = 0
         """Events that were told to a group, and those that were not because there were too many, ever."""
         self.timer: asyncio.TimerHandle | None = None
@@ -228,7 +231,7 @@ class Live:
             if value is not None and name not in ("event", "level")
         }
         kind = _kind(event)
-        told: dict[str, object] = {"event": kind, "level": level, "what": event, **said}
+        told: dict[str, object] = {"event": kind, "time": rfc3339(time.time()), "level": level, "what": event, **said}
         if takers := self._choose([group for group in self._all() if group.wanted.takes(told)]):
             self._add(kind.encode(), json.dumps(told, ensure_ascii=False).encode("utf-8", "replace"), takers)
 
@@ -403,6 +406,7 @@ class Live:
         http = metadata.get("HTTP") or {}
         return {
             "event": "opened",
+            "time": rfc3339(session.started - time.monotonic() + time.time()),
             "session": name,
             **{name: http[name] for name in ("version", "stream") if name in http},
             "listener": session.listener.name,

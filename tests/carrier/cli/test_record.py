@@ -10,9 +10,9 @@ import urllib.request
 from pathlib import Path
 
 from carrier.cli.record import Archive
-from tests.carrier.cli.test_tail import asking, ports, watched
+from tests.carrier.cli.test_tail import asking, carrier, ports, watched
 
-__all__ = ["ports"]
+__all__ = ["carrier", "ports"]
 
 
 def entries(file: Path) -> list[dict[str, object]]:

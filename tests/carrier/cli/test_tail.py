@@ -18,18 +18,37 @@ from carrier.cli.tail import events, shown
 from tests.ports import free_port
 
 
+class Carrier:
+    """One that runs, and can be ended and begun again."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.web, self.admin = free_port(), free_port()
+        rules = "[{name: all, action: {route: {destination: {name: sh, spec: {protocol: Echo}}}}}]"
+        file.write_text(f"listeners: [{{name: web, spec: {{protocol: HTTP, port: {self.web}}}, rules: {rules}}}]\n")
+        self.begin()
+
+    def begin(self) -> None:
+        where = ["--admin", f"127.0.0.1:{self.admin}", "--admin-socket", "off"]
+        command = [sys.executable, "-m", "carrier", "run", "-c", str(self.file), *where]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None and any("ready" in line for line in self.process.stderr)
+
+    def end(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        self.process.communicate(timeout=20)
+
+
 @pytest.fixture
-def ports(tmp_path: Path) -> Iterator[tuple[int, int]]:
-    web, admin = free_port(), free_port()
-    file = tmp_path / "c.yaml"
-    rules = "[{name: all, action: {route: {destination: {name: sh, spec: {protocol: Echo}}}}}]"
-    file.write_text(f"listeners: [{{name: web, spec: {{protocol: HTTP, port: {web}}}, rules: {rules}}}]\n")
-    command = [sys.executable, "-m", "carrier", "run", "-c", str(file), "--admin", f"127.0.0.1:{admin}", "--admin-socket", "off"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None and any("ready" in line for line in process.stderr)
-    yield web, admin
-    process.terminate()
-    process.communicate(timeout=20)
+def carrier(tmp_path: Path) -> Iterator[Carrier]:
+    found = Carrier(tmp_path / "c.yaml")
+    yield found
+    found.end()
+
+
+@pytest.fixture
+def ports(carrier: Carrier) -> tuple[int, int]:
+    return carrier.web, carrier.admin
 
 
 def asking(verb: str, admin: int, *arguments: str) -> subprocess.Popen[str]:
@@ -77,6 +96,22 @@ def test_json_is_an_event_a_line_and_an_end_is_told(ports: tuple[int, int]) -> N
         process.communicate(timeout=20)
 
 
+def test_a_carrier_that_starts_again_is_waited_for(carrier: Carrier) -> None:
+    process = asking("tail", carrier.admin, "--listener", "wep", "--errors")
+    try:
+        watched(carrier.admin)
+        carrier.end()
+        assert process.stderr is not None
+        assert "there is no listener 'wep' now; did you mean 'web'?" in process.stderr.readline()
+        assert "waiting for it to come back" in process.stderr.readline()
+        carrier.begin()
+        watched(carrier.admin)
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    assert not said, "it is told once"
+
+
 def test_a_filter_that_cannot_hold_is_refused(ports: tuple[int, int]) -> None:
     process = asking("tail", ports[1], "--status", "many")
     _, said = process.communicate(timeout=20)
@@ -94,6 +129,19 @@ def test_lines_of_a_stream_are_events_whatever_stands_between() -> None:
         ({"event": "request", "status": 503, "method": "GET", "path": "/x", "rule": "r", "error": "refused"}, "503 GET /x  r"),
         ({"event": "session", "error": "reset", "session": "TCP:a-b", "rule": "r"}, "reset TCP:a-b  r"),
         ({"event": "opened", "session": "TCP:a-b", "rule": "r", "cluster": "c"}, "opened TCP:a-b r -> c"),
+        ({"event": "session", "protocol": "TCP", "client": "10.0.0.7:1", "rule": "r"}, "ended TCP 10.0.0.7:1  r"),
+        (
+            {
+                "event": "refused",
+                "status": 400,
+                "protocol": "HTTP",
+                "client": "a:1",
+                "request": "GET /a b",
+                "listener": "web",
+                "why": "refused, x",
+            },
+            "400 HTTP a:1 GET /a b  web  refused, x",
+        ),
         ({"event": "lost", "events": 7}, "7 more events were not told"),
         ({"event": "endpoint", "level": "warn", "what": "endpoint is down", "endpoint": "e:1"}, "endpoint is down endpoint=e:1"),
         ({"event": "request", "status": 200, "method": "GET", "path": "/", "user": "john", "fallback": "refused"}, "fallback: refused"),
@@ -101,6 +149,11 @@ def test_lines_of_a_stream_are_events_whatever_stands_between() -> None:
 )
 def test_each_kind_of_event_is_a_line(event: dict[str, object], words: str) -> None:
     assert words in shown(event, Page())
+
+
+def test_a_line_has_the_moment_of_its_event_and_no_second_one() -> None:
+    line = shown({"event": "log", "time": "2026-01-01T00:12:34.567Z", "what": "sessions failed", "kind": "refused"}, Page())
+    assert line[2:6] == ":12:" and line.endswith("sessions failed kind=refused")
 
 
 def test_a_call_of_grpc_shows_its_version_and_how_it_went() -> None:

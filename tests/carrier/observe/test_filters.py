@@ -19,6 +19,10 @@ def test_a_filter_that_is_empty_is_none() -> None:
     assert Wanted({"user": ""}).takes({"event": "request", "user": "john"}) and Wanted({"user": ""}).key == ()
 
 
+def test_a_protocol_may_be_written_small() -> None:
+    assert Wanted({"protocol": "udp"}).concerns("udp", "UDP", "", "") and not Wanted({"protocol": "udp"}).concerns("tcp", "TCP", "", "")
+
+
 @pytest.mark.parametrize(
     ("query", "status", "failed", "path", "passes"),
     [

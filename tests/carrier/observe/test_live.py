@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -45,6 +46,7 @@ async def proxy() -> AsyncIterator[Proxy]:
 async def told(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Live]:
     monkeypatch.setattr(live, "PERIOD", 0.01)
     found = Live(asyncio.get_running_loop(), lambda: proxy.listeners, lambda rule: "john" if rule == "everybody" else "")
+    found.number = 0  # by which events are named here
     ledger = proxy.env.read(found.read)
     ledger.watchers.append(found.refused)
     yield found
@@ -68,6 +70,33 @@ async def test_a_request_is_told_with_the_reason_of_its_routing(proxy: Proxy, to
     assert reader.text.startswith(": carrier events\nretry: 2000\n\nid: 1\nevent: request\ndata: {")
 
 
+async def test_who_comes_back_to_another_process_gets_all_that_its_ring_has(proxy: Proxy) -> None:
+    last = Live(asyncio.get_running_loop(), lambda: proxy.listeners).number + 1000  # it has told that many
+    await asyncio.sleep(0.01)
+    second = Live(asyncio.get_running_loop(), lambda: proxy.listeners)
+    second.join(Reader(), {})
+    second.logged("notice", "change", {"revision": 7})
+    reader = Reader()
+    second.join(reader, {}, str(last))
+    second.close()
+    assert [event["revision"] for event in reader.events()] == [7]
+
+
+async def test_every_event_says_when_it_was(proxy: Proxy, told: Live) -> None:
+    reader = Reader()
+    told.join(reader, {})
+    async with tcp(port_of(proxy, "tcp")) as client:
+        client.send(b"x")
+        await client.read(1)
+        await get(proxy)
+        await get(proxy, line="GET /a b HTTP/1.1")
+        told.logged("warn", "endpoint is down", {})
+        kinds = {"opened", "request", "refused", "endpoint"}
+        await wait_until(lambda: {event["event"] for event in reader.events()} == kinds, "for all kinds")
+    now = datetime.now(UTC)
+    assert all(abs((now - datetime.fromisoformat(event["time"])).total_seconds()) < 60 for event in reader.events())
+
+
 async def test_nothing_is_made_while_nobody_watches(proxy: Proxy, told: Live) -> None:
     await get(proxy)
     await asyncio.sleep(0.1)
@@ -85,6 +114,7 @@ async def test_a_refused_request_and_a_line_of_the_log_are_events(proxy: Proxy, 
     assert kinds["refused"]["status"] == 400
     assert kinds["endpoint"] == {
         "event": "endpoint",
+        "time": kinds["endpoint"]["time"],
         "level": "warn",
         "what": "endpoint is down",
         "endpoint": "10.0.0.1:80",
@@ -361,7 +391,7 @@ async def test_a_refused_request_is_for_those_whose_filters_it_passes(proxy: Pro
     for (name, value), reader in readers.items():
         told.join(reader, {name: value})
     await get(proxy, line="GET /yes b HTTP/1.1")
-    await wait_until(lambda: told.number, "for the event")
+    await wait_until(lambda: told.ring, "for the event")
     await asyncio.sleep(0.05)
     assert {query[1] for query, reader in readers.items() if reader.events()} == {"/yes", "400", "true"}
 
