@@ -157,10 +157,10 @@ class Upstream2(Connection):
             self._close()
 
     def freed(self) -> None:
-        """A stream has ended."""
+        """A stream has ended; its place is free as soon as the engine knows it too."""
         self.since = self.pool.way.shared.now
         if self.pool.waiting or self.pool.closed:
-            self.pool.place()
+            self.loop.call_soon(self.pool.place)
         if not self.fed:
             self.soon()
 

@@ -119,10 +119,14 @@ class Exchange2(Exchange):
         if not whole:
             for data in body or ():
                 stream.send_data(data)
+            if self.size > KEPT:
+                self.body = None
             if self.request_done and not head.upgrade:
                 self._end()
             if stream.held is not None:
                 self.back.pause()
+            elif body:  # it may have been told to wait for a place
+                self.back.resume()
         if not connection.due:
             connection.soon()
 
@@ -175,7 +179,7 @@ class Exchange2(Exchange):
         if data:
             if self.body is not None:
                 self.size += len(data)
-                if self.size > KEPT:
+                if self.size > KEPT and self.stream is not None:
                     self.body = None
                 elif self.body:
                     self.body.append(data)
@@ -195,7 +199,7 @@ class Exchange2(Exchange):
     def _send(self, data: bytes) -> None:
         stream = self.stream
         if stream is None:  # it waits for a place; what the source sends meanwhile is bounded
-            if self.body is None or self.size >= KEPT // 2:
+            if self.size >= KEPT // 2:
                 self.back.pause()
         elif not stream.send_data(data):
             self.back.pause()

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from carrier.wire.frames import accept_key
+from clusters.http.h2_exchange import KEPT
+from tests.clusters.http.test_h2 import before
 from tests.e2e.test_h2 import HELLO, SWITCH, to
 from tests.h2peer import Peer2, Server2, client2, echo
 from tests.pki import Pki, pki
@@ -115,3 +117,40 @@ async def test_a_client_that_goes_while_another_connection_is_made_leaves_nothin
         await wait_until(lambda: not list(proxy.sessions()), "for sessions to end")
         assert not any(endpoint.active for endpoint in proxy.clusters["up"].endpoints)
         assert (await says_hello(port_of(proxy, "in"))).endswith(b"\x81\x02\x81\x80")
+
+
+@pytest.mark.parametrize("size", [40_000, 65_000, 300_000])
+@pytest.mark.parametrize("version", ["1", "2"])
+async def test_an_upload_that_waits_for_a_place_is_whole_when_it_has_one(version: str, size: int) -> None:
+    content = bytes(range(250)) * (size // 250)
+
+    async def serve(peer: Peer2) -> None:
+        first = await peer.request()
+        waits.set()
+        await go_on.wait()
+        peer.head(first, [(":status", "204")], True)
+        await echo(peer)
+
+    waits, go_on = asyncio.Event(), asyncio.Event()
+    async with Server2(serve, {3: 1}) as up, before(up, max_per_endpoint=1) as (proxy, found):
+        port = port_of(proxy, "in")
+        async with client2(port) as client, tcp(port) as peer, asyncio.timeout(PATIENCE):
+            number = client.ask("/first")
+            await waits.wait()
+            (pool,) = found.pools2.values()
+            if version == "1":
+                peer.writer.write(b"POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(content) + content)
+                second = asyncio.ensure_future(peer.reader.readuntil(b"\r\n\r\n"))
+            else:
+                other = client.ask("/x", "POST", end=False)
+                sent = asyncio.ensure_future(client.send_all(other, content))
+                second = asyncio.ensure_future(client.answer(other))
+            await wait_until(lambda: pool.waiting and pool.waiting[0].size >= KEPT // 2, "for the upload to wait")
+            go_on.set()
+            assert (await client.answer(number)).status == 204
+            answer = await second
+            if version == "1":
+                assert await peer.read(len(content) + 8) == b"POST /x " + content
+            else:
+                await sent
+                assert answer.body == b"POST /x " + content
