@@ -1,8 +1,11 @@
 // Calls of the REST API. The token goes into a header, never into an address, and is forgotten with the tab.
 
+import { setClock } from "./format.js";
 import { tell } from "./state.js";
 
 const BASE = new URL("api/v1/", document.baseURI);
+const PATIENCE = 10_000; // milliseconds that an answer may take
+const SILENCE = 40_000; // and that a stream may say nothing: a comment comes every 15 s
 const LONGEST = 4 << 20; // characters of an event that has not ended
 
 let token = stored();
@@ -76,11 +79,42 @@ async function refusal(answer) {
 
 /** One call; resolves to what was answered, with `warning` of its header. Raises Refused, or TypeError when nobody answers. */
 export async function call(method, path, more) {
-  const answer = await request(method, path, more);
-  if (!answer.ok) throw await refusal(answer);
-  const type = answer.headers.get("content-type") ?? "";
-  const found = type.includes("json") ? await answer.json() : await answer.text();
-  return more?.whole ? { found, warning: answer.headers.get("carrier-warning") ?? "", status: answer.status } : found;
+  const patience = new Patience(PATIENCE);
+  try {
+    const answer = await request(method, path, { ...more, signal: patience.signal });
+    setClock(answer.headers.get("date"));
+    if (!answer.ok) throw await refusal(answer);
+    const type = answer.headers.get("content-type") ?? "";
+    const found = type.includes("json") ? await answer.json() : await answer.text();
+    return more?.whole ? { found, warning: answer.headers.get("carrier-warning") ?? "", status: answer.status } : found;
+  } finally {
+    patience.end();
+  }
+}
+
+/** Gives up what nothing is heard of for so long: a connection that was cut on the way, a process that stands still, are no errors of fetch. */
+class Patience {
+  #control = new AbortController();
+  #timer;
+
+  constructor(most, until) {
+    this.most = most;
+    until?.addEventListener("abort", () => this.#control.abort(until.reason), { once: true });
+    this.heard();
+  }
+
+  get signal() {
+    return this.#control.signal;
+  }
+
+  heard() {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#control.abort(new Error("the proxy is silent")), this.most);
+  }
+
+  end() {
+    clearTimeout(this.#timer);
+  }
 }
 
 export const get = (path, more) => call("GET", path, more);
@@ -90,14 +124,23 @@ export const name = (value) => encodeURIComponent(value);
 export async function watch(query, last, signal, take, opened) {
   const headers = { accept: "text/event-stream" };
   if (last) headers["last-event-id"] = last;
-  const answer = await request("GET", "events", { query, headers, signal });
-  if (!answer.ok) throw await refusal(answer);
-  opened();
-  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  const patience = new Patience(SILENCE, signal);
+  try {
+    const answer = await request("GET", "events", { query, headers, signal: patience.signal });
+    if (!answer.ok) throw await refusal(answer);
+    opened();
+    await follow(answer.body.pipeThrough(new TextDecoderStream()).getReader(), take, patience);
+  } finally {
+    patience.end();
+  }
+}
+
+async function follow(reader, take, patience) {
   let rest = "";
   for (;;) {
     const { value, done } = await reader.read();
     if (done) return;
+    patience.heard();
     const blocks = (rest + value).split("\n\n");
     rest = blocks.pop();
     if (rest.length > LONGEST) throw new Error("an event has no end");

@@ -58,6 +58,7 @@ async function look() {
     const status = await get("status");
     wait = Math.min(SELDOM, Math.max(EVERY, 10 * (performance.now() - began)));
     state.status = status;
+    if (state.down) tell("back");
     state.down = "";
     state.role = status.caller?.role ?? "";
     if (state.role.startsWith("user=")) state.me = state.role.slice(5);
@@ -67,7 +68,7 @@ async function look() {
   } catch (error) {
     state.down = error instanceof Refused ? error.message : "the proxy does not answer; asking again";
     state.refused = error instanceof Refused;
-    wait = 3000;
+    wait = 2000;
     $("f-state").replaceChildren(h("span", { class: "dot down" }), error instanceof Refused ? "refused" : "away");
   }
   trouble();

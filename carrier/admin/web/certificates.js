@@ -1,7 +1,7 @@
 // Certificates in force: whose they are, and until when they are good.
 
 import { fill, h } from "./dom.js";
-import { age, day, since } from "./format.js";
+import { age, day, now, since } from "./format.js";
 import { on } from "./state.js";
 
 const SOON = 30 * 86_400; // seconds
@@ -12,9 +12,9 @@ export function build(section) {
   let before = "";
   on("status", (status) => {
     const rows = rowsOf(status);
-    const now = JSON.stringify(rows) + Math.floor(Date.now() / 60_000);
-    if (now === before) return;
-    before = now;
+    const shown = JSON.stringify(rows) + Math.floor(now() / 60_000);
+    if (shown === before) return;
+    before = shown;
     fill(body, rows.length ? table(rows) : h("p", { class: "empty" }, "No listener and no cluster has a certificate of its own, and neither has the API."));
   });
 }

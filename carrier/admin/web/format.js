@@ -36,7 +36,18 @@ export function age(seconds, about = false) {
   return `${whole.format(Math.floor(s / 31_557_600))} years`;
 }
 
-export const since = (iso) => (Date.now() - Date.parse(iso)) / 1000;
+let ahead = 0; // milliseconds that the proxy's clock is before the one here
+
+/** What the proxy's clock says; what it told of the past is counted from there, whatever the clock here says. */
+export const now = () => Date.now() + ahead;
+
+/** The Date of an answer, which is of whole seconds: clocks that agree so far are one. */
+export function setClock(date) {
+  const found = Date.parse(date ?? "") + 500 - Date.now();
+  if (!Number.isNaN(found)) ahead = Math.abs(found) < 2500 ? 0 : found;
+}
+
+export const since = (iso) => (now() - Date.parse(iso)) / 1000;
 
 export const ago = (iso) => {
   const seconds = since(iso);

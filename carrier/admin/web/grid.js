@@ -26,13 +26,12 @@ export class Grid {
     const head = h("div", { role: "row", class: "grid-head" }, columns.map((column) => h("div", { role: "columnheader", class: `cell ${column.name}` }, column.label)));
     this.pad = h("div", { class: "grid-pad", role: "rowgroup" });
     this.none = h("p", { class: "empty" }, empty);
-    this.port = h("div", { class: "grid-port" }, this.pad);
-    this.node = h("div", { role: "grid", class: "grid", "aria-label": label, tabindex: "0", "aria-rowcount": "1" }, h("div", { role: "rowgroup" }, head), this.port);
+    this.node = h("div", { role: "grid", class: "grid", "aria-label": label, tabindex: "0", "aria-rowcount": "1" }, h("div", { role: "rowgroup", class: "grid-top" }, head), this.pad);
     this.box = h("div", { class: "grid-box" }, this.node, this.none);
-    this.port.addEventListener("scroll", () => this.later(), { passive: true });
+    this.node.addEventListener("scroll", () => this.later(), { passive: true });
     this.node.addEventListener("keydown", (event) => this.key(event));
     this.pad.addEventListener("click", (event) => this.click(event));
-    new ResizeObserver(() => this.later()).observe(this.port);
+    new ResizeObserver(() => this.later()).observe(this.node);
   }
 
   /** The row that stands at a place. */
@@ -54,11 +53,16 @@ export class Grid {
   }
 
   get top() {
-    return this.port.scrollTop < this.height;
+    return this.node.scrollTop < this.height;
+  }
+
+  /** Pixels in which rows are seen: below the heading, which is as high as they are and stays. */
+  get room() {
+    return this.node.clientHeight - this.height;
   }
 
   toTop() {
-    this.port.scrollTop = 0;
+    this.node.scrollTop = 0;
   }
 
   later() {
@@ -69,14 +73,15 @@ export class Grid {
   }
 
   draw() {
-    const { height, port } = this;
-    if (port.clientHeight === 0) return;
+    const { height, room } = this;
+    const at = this.node.scrollTop;
+    if (room <= 0) return;
     this.none.hidden = this.length > 0;
     this.node.setAttribute("aria-rowcount", this.length + 1);
     const wanted = `${this.length * height}px`;
     if (this.pad.style.height !== wanted) this.pad.style.height = wanted;
-    const first = Math.max(0, Math.floor(port.scrollTop / height) - SPARE);
-    const last = Math.min(this.length, Math.ceil((port.scrollTop + port.clientHeight) / height) + SPARE);
+    const first = Math.max(0, Math.floor(at / height) - SPARE);
+    const last = Math.min(this.length, Math.ceil((at + room) / height) + SPARE);
     if (this.chosen !== null) this.at = this.find(this.chosen, first, last);
     while (this.pool.length < last - first) this.pool.push(this.make());
     for (const slot of this.pool) slot.used = false;
@@ -146,15 +151,15 @@ export class Grid {
     this.at = place;
     this.chosen = this.row(place) ?? null;
     const top = place * this.height;
-    if (top < this.port.scrollTop) this.port.scrollTop = top;
-    else if (top + this.height > this.port.scrollTop + this.port.clientHeight) this.port.scrollTop = top + this.height - this.port.clientHeight;
+    if (top < this.node.scrollTop) this.node.scrollTop = top;
+    else if (top + this.height > this.node.scrollTop + this.room) this.node.scrollTop = top + this.height - this.room;
     this.draw();
     if (opens && this.chosen) this.open(this.chosen);
   }
 
   key(event) {
     if (event.target !== this.node || !this.length) return;
-    const page = Math.max(1, Math.floor(this.port.clientHeight / this.height) - 1);
+    const page = Math.max(1, Math.floor(this.room / this.height) - 1);
     if (this.chosen !== null && this.at < 0) this.at = this.find(this.chosen, 0, this.length);
     const to = { ArrowDown: this.at + 1, ArrowUp: this.at - 1, PageDown: this.at + page, PageUp: this.at - page, Home: 0, End: this.length - 1 }[event.key];
     if (to !== undefined) {

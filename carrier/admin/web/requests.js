@@ -66,11 +66,12 @@ export function build(section) {
     h("div", { class: "held" }, parts.newer, grid.box),
     parts.count,
   );
-  grid.port.addEventListener("scroll", scrolled, { passive: true });
+  grid.node.addEventListener("scroll", scrolled, { passive: true });
   on("status", buttons);
   on("me", buttons);
   on("filter", setFilter);
   on("token", () => open());
+  on("back", () => open());
   document.addEventListener("visibilitychange", () => (document.hidden ? stop?.abort() : open()));
   buttons();
   open();
@@ -91,7 +92,7 @@ function what(cell, e) {
 function status(cell, e) {
   const code = Number(e.status) || 0;
   cell.className = `cell status ${e.error && code < 400 ? "s5" : statusClass(code)}`;
-  text(cell, code || (e.error ?? (e.event === "session" ? "ended" : "–")));
+  text(cell, code || (e.error ?? "ended"));
 }
 
 function to(cell, e) {
@@ -177,7 +178,6 @@ function take(kind, event, id) {
     later();
   } else if (SHOWN.has(kind)) {
     event.id_of_event = id;
-    event.time ??= new Date().toISOString();
     fresh.push(event);
     later();
   } else tell("happened", event);

@@ -5,12 +5,14 @@ import { $, fill, h, icon, ICONS } from "./dom.js";
 import { on } from "./state.js";
 
 let box = null;
+let declined = false; // somebody was asked and gave none: not again before he wants to
 
 export function build() {
   const key = $("key");
   fill(key, icon(...ICONS.key));
   key.addEventListener("click", () => ask(hasToken() ? "This tab sends a token with each call." : "This tab sends no token."));
-  on("unauthorized", (why) => ask(why));
+  on("unauthorized", (why) => declined || ask(why));
+  on("token", () => (declined = false));
 }
 
 /** Ask for a token. why: what the API has said. */
@@ -19,7 +21,7 @@ function ask(why) {
     box.querySelector(".reason").textContent = why;
     return;
   }
-  const input = h("input", { type: "password", id: "token", autocomplete: "off", spellcheck: "false", "aria-describedby": "token-help" });
+  const input = h("input", { type: "password", id: "token", autocomplete: "off", spellcheck: "false", "aria-describedby": "token-help", pattern: "\\s*[!-~]*\\s*", title: "letters, digits and signs of ASCII, without blanks" });
   const forget = h("button", { type: "button" }, "Forget it");
   forget.hidden = !hasToken();
   box = h(
@@ -35,15 +37,17 @@ function ask(why) {
     ),
   );
   forget.addEventListener("click", () => {
-    box.close();
+    box.close("forget");
     useToken("");
   });
   box.querySelector(".cancel").addEventListener("click", () => box.close());
   box.addEventListener("close", () => {
     const value = box.returnValue === "use" ? input.value : "";
+    const forgets = box.returnValue === "forget";
     box.remove();
     box = null;
     if (value.trim()) useToken(value);
+    else declined = !forgets;
   });
   document.body.append(box);
   box.showModal();
