@@ -306,6 +306,8 @@ class Connection1(Ending1, asyncio.Protocol):
             self.refuse(self.refusal)
         elif not self.body_done:
             self._early(to)
+        elif self.closing and (self.paused or self.reader.pending):
+            self.over()  # closed with more unread than the request, a connection is reset behind its last answer
         elif self.closing:
             self._close()
         elif not self.full:

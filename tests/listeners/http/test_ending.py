@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from carrier.core.room import IDLE, PATIENCE, UNFINISHED, YOUNG
 from carrier.core.wheel import LULL
 from carrier.errors import Error
 from listeners.http import ending
+from tests.conversation import Stage
 from tests.listeners.http.test_h1 import GET, OK, Pair
 
 
@@ -67,3 +70,15 @@ def test_what_lingers_is_told_the_end_and_closed_after_its_time() -> None:
     assert pair.down.calls[-1] == "write_eof"
     pair.downstream.tick(pair.downstream.since + ending.LINGER)
     assert pair.down.calls[-1] == "close"
+
+
+async def test_a_last_answer_is_followed_by_an_end_and_no_reset_whatever_its_client_still_sends() -> None:
+    """What was pipelined behind it is not read; closing would reset the connection, and an answer that ends with it would look cut."""
+    async with Stage() as stage:
+        client, server, _ = await stage.both(b"GET / HTTP/1.0\r\nhost: a\r\nconnection: keep-alive\r\n\r\n")
+        sending = asyncio.ensure_future(client.says(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2000000\r\n\r\n" + b"x" * 2_000_000))
+        await stage.becomes(lambda: next(iter(stage.listener.connections)).paused)
+        await server.says(b"HTTP/1.1 200 OK\r\n\r\n" + b"z" * 200_000)
+        server.goes()
+        assert (await client.rest()).endswith(b"\r\n\r\n" + b"z" * 200_000)
+        await sending
