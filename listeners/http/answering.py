@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 RST = struct.pack("ii", 1, 0)
 """SO_LINGER: closing sends a reset, so that a body that ends with its connection does not look complete."""
+DISCARD = 256 * 1024
+"""Bytes of a request that are read and dropped behind an early answer, so that its connection can go on."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -87,8 +89,8 @@ class Answering1(Request):
         self.chunked = chunked
         if more:
             text = text[:-2] + more + b"\r\n"
-        if not asked.keep_alive or self.closing or (asked.expect and not self.body_done and not self.body_bytes):
-            self.closing = True  # also when the client may, or may not, send the body that it was not asked for
+        if not asked.keep_alive or self.closing or (not self.body_done and self._leaves(asked)):
+            self.closing = True
             text = text[:-2] + b"connection: close\r\n\r\n"
         elif asked.version == "1.0":
             text = text[:-2] + b"connection: keep-alive\r\n\r\n"
@@ -98,6 +100,12 @@ class Answering1(Request):
             self._finish(text)
         else:
             self.out.append(text)
+
+    def _leaves(self, asked: Head) -> bool:
+        """The answer is early. Is its client to be told that no other request is served here, because not all of this one may be read?"""
+        if asked.expect and not self.body_bytes:
+            return True  # it may, or may not, send the body that it was not asked for
+        return asked.body == CHUNKED or asked.length - self.body_bytes > DISCARD
 
     def message(self, head: Head, body: bytes) -> None:
         session, asked = self.session, self.asked

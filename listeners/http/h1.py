@@ -17,6 +17,7 @@ from carrier.errors import Error
 from carrier.wire.h1.reader import RequestReader
 from carrier.wire.h2.frames import PREFACE
 from carrier.wire.http import LENGTH, NONE, Fields, Head
+from listeners.http.answering import DISCARD
 from listeners.http.ending import Ending1
 from listeners.http.h2 import Connection2
 from listeners.http.request import origin_of
@@ -29,8 +30,6 @@ MISSES = 8
 """Straight misses of the memo after which a connection asks for shapes only: its heads differ every time. It begins anew with its ids."""
 HEAD_MAX = 4096
 """Bytes of a read that may be a known head: longer ones are not hashed."""
-DISCARD = 256 * 1024
-"""Bytes of a request body that are read and dropped after an early answer, to keep the connection."""
 HELLO = 18
 """Bytes of the preface of HTTP/2 that tell it: the head that it looks like."""
 UNREAD = HIGH // 2

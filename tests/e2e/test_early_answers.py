@@ -232,3 +232,25 @@ async def test_the_rest_of_a_request_that_is_answered_is_read_for_as_long_as_som
             if well:  # and who sends nothing more is told
                 await client.until(lambda answer=answer: answer.reset is not None, "that no more is wanted")  # type: ignore[misc]
             assert answer.reset == 0
+
+
+@pytest.mark.parametrize(
+    ("framing", "status", "told"),
+    [
+        (b"content-length: 3000000", b"413", True),
+        (b"transfer-encoding: chunked", b"401", True),
+        (b"content-length: 3000000", b"200", True),
+        (b"content-length: 200000", b"413", False),
+        (b"transfer-encoding: chunked", b"200", True),
+    ],
+)
+async def test_a_client_whose_upload_will_not_all_be_read_is_told_that_its_connection_ends(
+    framing: bytes, status: bytes, told: bool
+) -> None:
+    """Else its next request goes to a connection that has ended, and is lost."""
+    async with Stage() as stage:
+        client, server, _ = await stage.both(b"POST / HTTP/1.1\r\nhost: a\r\n" + framing + b"\r\n\r\n")
+        await server.says(b"HTTP/1.1 " + status + b" Early\r\ncontent-length: 2\r\n\r\nno")
+        assert (b"connection: close" in await client.head()) is told
+        assert await client.hears(2) == b"no"
+        client.goes()
