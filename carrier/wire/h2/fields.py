@@ -1,7 +1,8 @@
 """Field sections: what a decoded block says, and whether HTTP allows it (RFC 9113 section 8, RFC 8441).
 
 This is the one place where fields of HTTP/2 are refused. Beyond the RFC's rules for HTTP/2 everything is refused that could not be written
-in HTTP/1.1: names that are no tokens, controls in values. A section without pseudo-fields is one of trailers.
+in HTTP/1.1: names that are no tokens, controls in values. Blanks around a value are no part of it in HTTP/1.1, and many programs send what
+they were given: they are cut, but for fields that route or frame a message. A section without pseudo-fields is one of trailers.
 """
 
 from __future__ import annotations
@@ -25,12 +26,10 @@ _LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
 _OTHER = bytes(byte not in FIELD_BYTES for byte in range(256))
 """Makes every byte that no field value holds (RFC 9110 5.5) 1, and all others 0."""
 _BLANK = b" \t"
-_PLAIN, _PSEUDO, _TE, _CONTENT_LENGTH, _COOKIE, _HOST, _MESSAGE = range(7)
+_PLAIN, _PSEUDO, _TE, _CONTENT_LENGTH, _COOKIE, _HOST, _PADDED = range(7)
 _KINDS = {b"te": _TE, b"content-length": _CONTENT_LENGTH, b"cookie": _COOKIE, b"host": _HOST}
-_REASON = b"grpc-message"
-"""A text that servers of gRPC send as it is, a blank at its end too: percent-encoded is only what cannot be printed (PROTOCOL-HTTP2.md)."""
 _CONNECTION = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
-_MEANT = frozenset((b"content-type", b"expect", b"x-carrier-explain", b"x-carrier-hops", b"authorization", _REASON))
+_MEANT = frozenset((b"content-type", b"expect", b"x-carrier-explain", b"x-carrier-hops", b"authorization", b"grpc-message"))
 """Fields of which heads.py makes more than something to pass on."""
 _fine: dict[Pair, int] = {}
 """Fields that were looked at and are valid, whatever stands beside them, and what they are. Full, it is emptied."""
@@ -165,19 +164,14 @@ def _read(section: Section, pairs: Sequence[Pair], limits: Limits, client: bool)
                 raise _Malformed(f"content-length {shown(pair[1])} is not the one decimal number")
             section.length = int(pair[1])
             fields.append(pair)
-        elif kind == _MESSAGE:
-            if not client:
-                raise _blank(pair[0])
+        elif kind == _PADDED:
             fields.append((pair[0], pair[1].strip(_BLANK)))
         elif host is not None:
             raise _Malformed("several Host fields")
         else:
             host = pair[1]
-    if len(crumbs) > 1:  # RFC 9113 8.2.3
-        cookie = b"; ".join(crumbs)
-        if not crumbs[-1]:  # no value ends with a blank
-            raise _Malformed(f"cookie {shown(cookie)} with an empty crumb at its end")
-        fields[crumb_at] = (b"cookie", cookie)
+    if crumbs and (len(crumbs) > 1 or not fits(crumbs[0])):  # RFC 9113 8.2.3
+        fields[crumb_at] = (b"cookie", b"; ".join(crumbs).strip(_BLANK))
     section.fields = tuple(fields)
     if client:
         _answer(section, pseudo, host)
@@ -203,9 +197,10 @@ def _look_at(pair: Pair, strict_target: bool) -> int:
     if b"\x01" in value.translate(_OTHER):
         raise _Malformed(f"field {shown(name)} has a control byte in its value")
     if value and (value[0] in _BLANK or value[-1] in _BLANK):
-        if name != _REASON:
-            raise _blank(name)
-        kind = _MESSAGE
+        if kind == _PLAIN:
+            kind = _PADDED
+        elif kind != _COOKIE:
+            raise _Malformed(f"field {shown(name)} has a blank at an end of its value")
     if kind == _TE:
         if value.lower() != b"trailers":
             raise _Malformed(f"te {shown(value)}, allowed is only trailers")
@@ -217,10 +212,6 @@ def _look_at(pair: Pair, strict_target: bool) -> int:
             _fine.clear()
         _fine[pair] = kind
     return kind
-
-
-def _blank(name: bytes) -> _Malformed:
-    return _Malformed(f"field {shown(name)} has a blank at an end of its value")
 
 
 def _check_pseudo(name: bytes, value: bytes, strict_target: bool) -> bool:

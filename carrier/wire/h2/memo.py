@@ -125,6 +125,8 @@ class Memo:
             self._watch(*pairs[i])
         if section.problem or section.excess or section.protocol or size > _BLOCK_MAX or (misses >= POOR and misses % _KEEP_ONE_IN):
             return section
+        if not all(fits(value) for _, value in varying):  # the section has other values
+            return section
         self._room(2 * size + _COST + 8 * len(pairs))
         shape = self.shapes[key] = Shape(section, varying)
         section.kept = not varying
