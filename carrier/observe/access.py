@@ -34,15 +34,6 @@ DELAY = 0.25
 """Seconds that a line waits at most before it is handed over."""
 
 
-# --- what went wrong, in Envoy's letters -------------------------------------------------------------------------------------------------
-
-
-# --- lines -------------------------------------------------------------------------------------------------------------------------------
-
-
-# --- writing -----------------------------------------------------------------------------------------------------------------------------
-
-
 class AccessLog:
     """See the module. users: rule -> user of its bridge; revision: that of the configuration. Raises ConfigError when the file cannot be
     written."""

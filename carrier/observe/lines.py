@@ -39,8 +39,10 @@ OUR_ID = slice(-36, -4)
 SIZES = b',"bytes_in":%d,"bytes_out":%d,"status":%d,"id":"'
 LONG = 1024
 """Bytes of what heads of one shape have in common in a line, and that is remembered, at most."""
-SEEN = (None,) * 8
+SEEN = (None,) * 4
 """What is remembered with a head that was seen once: that."""
+Line = tuple[bytes, int, int, int, bytes]
+"""What lines of one head, decision and endpoint share: their end; bytes in and out and status of the first one, and the text of those."""
 _json = msgspec.json.encode
 _UPSTREAM = {
     **dict.fromkeys(("refused", "unreachable", "tls"), "UF"),
@@ -106,9 +108,8 @@ class Lines:
         self.fixed: dict[tuple[object, ...], bytes] = {}
         self.asked: dict[bytes, tuple[bytes, bytes, bytes, str]] = {}
         """By target: method, host, and what the line says of a request of these three."""
-        self.alike: dict[tuple[object, ...], tuple[Any, ...]] = {}
-        """What `log_line` of a head holds, by what heads of its shape share, target, decision and endpoint. Of targets that came before
-        only: others may never come again."""
+        self.alike: dict[tuple[object, ...], Line] = {}
+        """By what heads of one shape share, target, decision and endpoint; of targets that came before: others may never come again."""
         self.agents: dict[bytes, bytes] = {}
         """User agents as JSON."""
         self.era = object()
@@ -116,7 +117,7 @@ class Lines:
         self.second = self.moment = -1
         self.date = self.stamp = b""
         self.ms = 0
-        self.since = self.until = 0.0
+        self.until = 0.0
         self.offset = time.time() - time.monotonic()
 
     def forget(self) -> None:
@@ -131,7 +132,7 @@ class Lines:
         return abs(time.time() - time.monotonic() - self.offset) > 0.01
 
     def when(self, monotonic: float) -> bytes:
-        """A moment as RFC 3339 has it, with milliseconds; it is the same from `since` until `until`."""
+        """A moment as RFC 3339 has it, with milliseconds; it is the same until `until`."""
         moment = int((monotonic + self.offset) * 1000)
         if moment != self.moment:
             self.moment = moment
@@ -140,8 +141,7 @@ class Lines:
                 self.second = second
                 self.date = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
             self.stamp = b"%b.%03dZ" % (self.date, self.ms)
-            self.since = moment / 1000 - self.offset
-            self.until = self.since + 0.001
+            self.until = (moment + 1) / 1000 - self.offset
         return self.stamp
 
     def peer(self, source: Any) -> bytes:
@@ -166,52 +166,55 @@ class Lines:
 
     def json(self, ended: Iterable[Session | Record]) -> bytes:
         """A line of JSON for each session. Written flat, and from parts that are remembered, best of all with a head that comes again (from
-        its second time on, because most others never do): 0.5 us a line."""
+        its second time on, because most others never do), or that is like one before."""
         parts: list[bytes] = []
-        fixed, targets, tooks, alike = self.fixed, self.asked, self.tooks, self.alike
-        since, until, begin = 1.0, 0.0, b""
-        era = self.era
+        tooks, alike, era = self.tooks, self.alike, self.era
+        until, begin = 0.0, b""
         for entry in ended:
             try:
                 _, source, started, at, request, decision, endpoint, answer, got, sent, fields, _ = entry  # type: ignore[misc]
             except TypeError:  # what cannot be unpacked is a session
                 parts.append(self._json(cast("Session", entry)))
                 continue
-            if not since <= at < until:
+            if at >= until:
                 begin = b'{"time":"%b","client":"' % self.when(at)
-                since, until = self.since, self.until
-            told, kin = request.log_line, request.kin
-            status = answer.status
-            if told is None and kin is not None:
-                like = alike.get((kin, request.target, decision, endpoint))
-                if like is not None and like[8] is request.method and like[9] is request.authority and like[10] is request.version:
-                    told = like
-            if told is not None and told[0] is decision and told[1] is endpoint and told[2] is era:
-                asked, end = told[3], b""
-                same = got == told[4] and sent == told[5] and status == told[6]
-                sizes = told[7] if same else SIZES % (got, sent, status)
-            else:
-                known = request.target in targets
-                asked = self._asked(request)
-                end = fixed.get((decision, decision.cluster, endpoint)) or self._end(recorded(cast("Record", entry)))
-                sizes = SIZES % (got, sent, status)
-                if told is None and not (known and self._is_alike(request, len(asked) + len(end))):
-                    request.log_line = SEEN
-                else:
-                    of_its_like = request.method, request.authority, request.version
-                    request.log_line = line = decision, endpoint, era, asked + end, got, sent, status, sizes, *of_its_like
-                    if told is None:
-                        alike[kin, request.target, decision, endpoint] = line
+                until = self.until
+            line = None
+            told = request.log_line
+            if told is not None:
+                its_decision, its_endpoint, its_era, line = told
+                if its_decision is not decision or its_endpoint is not endpoint or its_era is not era:
+                    line = None
+            elif request.kin is not None:
+                line = alike.get((request.kin, request.target, decision, endpoint))
+            rest, usual_got, usual_sent, usual_status, sizes = line or self._line(cast("Record", entry))
+            if got != usual_got or sent != usual_sent or answer.status != usual_status:
+                sizes = SIZES % (got, sent, answer.status)
             parts += (
                 begin,
                 source.client or self._client(source),
                 tooks.get(micro := int((at - started) * 1e6)) or self._took(micro),
                 sizes,
                 self.request_id(request, fields) if request.has_id else fields[OUR_ID],
-                asked,
-                end,
+                rest,
             )
         return b"".join(parts)
+
+    def _line(self, record: Record) -> Line:
+        """What is to be said of a request whose head is not known with this decision and endpoint; it may be from now on."""
+        _, _, _, _, request, decision, endpoint, answer, got, sent, _, _ = record
+        known = request.target in self.asked
+        rest = self._asked(request) + (self.fixed.get((decision, decision.cluster, endpoint)) or self._end(recorded(record)))
+        line = rest, got, sent, answer.status, SIZES % (got, sent, answer.status)
+        first = request.log_line is None
+        if not first or (known and self._is_alike(request, len(rest))):
+            request.log_line = decision, endpoint, self.era, line
+        else:
+            request.log_line = SEEN
+            return line
+        if first:
+            self.alike[request.kin, request.target, decision, endpoint] = line
+        return line
 
     def _is_alike(self, request: Any, size: int) -> bool:
         """Are these bytes what the lines of all heads of its shape have in common, and to be remembered? There is room for them then."""
@@ -442,9 +445,9 @@ def first_line(begun: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def request_id(request: Any, fields: bytes) -> bytes:
-    """The x-request-id of a request: ours, among the fields that were added to it, or its own."""
-    own = id_of(request, fields)
-    return own if not own or _is_bare(own) else _text(own)[1:-1]
+    """The x-request-id of a request: its own, or ours, among the fields that were added to it."""
+    own = (request.get(b"x-request-id") if request.has_id else None) or id_of(request, fields)
+    return own if own.isalnum() or not own or _is_bare(own) else _text(own)[1:-1]
 
 
 def _no_id(request: Any, fields: bytes) -> bytes:

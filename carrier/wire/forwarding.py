@@ -179,12 +179,11 @@ def trusts(networks: Iterable[IPv4Network | IPv6Network], peer: str) -> bool:
 
 
 def id_of(head: Head, fields: bytes) -> bytes:
-    """The x-request-id of a request: ours, among the lines that were added to it, or its own; b"": it has none."""
+    """The x-request-id of a request: its own, or ours, among the lines that were added to it; b"": it has none."""
+    if head.has_id and (own := head.get(b"x-request-id")):
+        return own
     at = fields.find(b"x-request-id: ")
-    if at >= 0:
-        return fields[at + 14 : fields.find(b"\r", at + 14)]
-    own = head.get(b"x-request-id") if head.has_id else None
-    return own or b""
+    return fields[at + 14 : fields.find(b"\r", at + 14)] if at >= 0 else b""
 
 
 def make_id() -> bytes:

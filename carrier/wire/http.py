@@ -63,13 +63,15 @@ REASONS = {s.value: s.phrase.encode() for s in HTTPStatus} | {
 
 
 class Kin:
-    """What heads share that differ in their start lines, and in the values of some fields, only. varies: the names of those fields, in
-    lower case; told: what the log has made of all others (carrier/observe/lines.py), and whose it is."""
+    """What heads share that differ in their targets, and in the values of some fields, only. varies: the names of those fields, in lower
+    case -> how their lines begin, with the CRLF before them; same: the values of all others. told: what the log has made of those
+    (carrier/observe/lines.py), and whose it is."""
 
-    __slots__ = ("told", "varies")
+    __slots__ = ("same", "told", "varies")
 
-    def __init__(self, varies: frozenset[bytes]) -> None:
-        self.varies = varies
+    def __init__(self, head: Head, varies: Iterable[bytes]) -> None:
+        self.varies = {name.lower(): b"\r\n%b:" % name for name in varies}
+        self.same = {name: head.get(name) for name in {name.lower() for name, _ in split_fields(head.raw)} - self.varies.keys()}
         self.told: tuple[object, bytes | None] = (None, None)
 
 
@@ -206,6 +208,13 @@ class Head:
 
     def get(self, name: bytes) -> bytes | None:
         """The value of field `name` (lower case); several lines joined by ", " (RFC 9110 5.3); None if there is none."""
+        if self.kin is not None:
+            line = self.kin.varies.get(name)
+            if line is None:
+                return self.kin.same.get(name)
+            raw = self.raw
+            begin = raw.rindex(line) + len(line)  # ids are mostly added last
+            return raw[begin : raw.index(b"\r\n", begin)].strip(b" \t")
         if self._fields is None:  # mostly one field is wanted, and all of them cost more to split than this to find it
             raw, line = self.raw, b"\r\n%b:" % name
             lower = raw.lower()

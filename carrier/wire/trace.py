@@ -44,9 +44,7 @@ def context_of(head: Head) -> Context | None:
     """What a request says; looked at once."""
     found = head.trace
     if found is None:
-        raw = head.raw
-        there = not raw or b"traceparent" in raw.lower()  # twenty times quicker than to split the fields
-        found = head.trace = (read(head.get(b"traceparent")) if there else None) or False
+        found = head.trace = read(head.get(b"traceparent")) or False
     return found or None
 
 

@@ -241,7 +241,7 @@ class _Memo:
         if len(self._shapes) >= _SHAPES:
             self._shapes.clear()
         self._shapes[left] = _Shape(left, [needle[2:] for needle in needles], plan, head)
-        head.kin = Kin(frozenset(needle[2:].partition(b":")[0].lower() for needle in needles))
+        head.kin = Kin(head, [needle[2:].partition(b":")[0] for needle in needles])
 
     def _unknown(self, name: bytes) -> int:
         """The kind of a name that nobody has named."""

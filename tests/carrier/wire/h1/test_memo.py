@@ -142,9 +142,29 @@ def test_heads_of_one_shape_are_kin_and_know_what_varies_among_them() -> None:
     memo = knowing()
     one, two = memo.like(traced(1)), memo.like(traced(2))
     assert one is not None and two is not None and one.kin is not None and one.kin is two.kin
-    assert {b"traceparent", b"x-request-id", b"content-length"} <= one.kin.varies and b"x-user" not in one.kin.varies
+    assert {b"traceparent", b"x-request-id", b"content-length"} <= one.kin.varies.keys() and b"x-user" not in one.kin.varies
     assert parse_request(traced(1), profile=PROFILE).kin is None
     assert one.trace is None  # what it says of a trace is its own
+
+
+def test_a_field_of_a_head_of_known_shape_is_what_it_is_among_all_fields() -> None:
+    memo = RequestMemo()
+    raw = b"GET /x-id:1 HTTP/1.1\r\nHost: a\r\nX-Many: 1\r\nX-ID: \t%b \r\nAccept:\r\nx-many: x-id: 2\r\nX-Id-Not: 1\r\n\r\n"
+    for n in range(60):
+        memo.parse(raw % b"%d" % n, False)
+    for value in (b"7", b"", b"x-id: 9", b"X-ID:9", b"Host: b"):
+        found, split = memo.like(raw % value), parse_request(raw % value)
+        assert found is not None and found.kin is not None and split.fields
+        for name in (b"host", b"x-many", b"x-id", b"accept", b"x-id-not", b"x-none", b"get"):
+            assert found.get(name) == split.get(name)
+
+
+def test_what_all_heads_of_a_shape_have_is_not_searched_in_each() -> None:
+    memo = knowing()
+    head = memo.like(traced(1))
+    assert head is not None
+    head.raw = b""
+    assert (head.get(b"x-user"), head.get(b"x-none")) == (b"z", None)
 
 
 def test_heads_without_a_trace_need_not_be_searched_for_one() -> None:
