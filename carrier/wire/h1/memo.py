@@ -31,24 +31,15 @@ from carrier.wire.h1.head import (
     plan_request,
     tokens,
 )
-from carrier.wire.http import EXPLAIN, FIELD_BYTES, HOP, LENGTH, NONE, OURS, SAYS, TOKEN, Head, Kin, authenticates_connections
+from carrier.wire.h1.shapes import HEAD_MAX, NAME_MAX, Shapes
+from carrier.wire.http import EXPLAIN, FIELD_BYTES, HOP, LENGTH, NONE, OURS, SAYS, TOKEN, Head, authenticates_connections
 
 _TABLE = 4096  # entries of a table: lines or heads
 _PLANS = 1024
 _MEMO_BYTES = 1024 * 1024  # of heads in one memo: as they came, as they are sent on, that without its end, and as a block of HTTP/2
-_HEAD_MAX = 4096  # bytes of a head that is kept
 _LINE_MAX = 256  # bytes of a line that is kept
-_NAME_MAX = 64  # bytes of a field name that is kept
 _VOLATILE = 32  # different values after which a name is taken for one whose values always change
-_NEEDLES = 4  # such names that shapes know of: each costs a search
-_SHAPES = 256
-_POOR = 512  # how often shapes may fail before they rest, and are then learnt anew
-_REST = 16 * _POOR
 _SLOW, _BY_LINE, _CREDENTIALS = -1, -2, -3  # only h11 may judge; each line has its own number; 0, if they are not a connection's
-
-_OTHER = bytes(byte if byte in FIELD_BYTES else byte == 0 for byte in range(256))
-"""Changes every byte that no field value holds, and no other: `translate` with it is three times cheaper than to search or to delete."""
-_LENGTH = re.compile(rb" ?(0|[1-9][0-9]{0,17})")  # as LENGTH_LINE has it
 
 _SCHEME = re.compile(rb"[ \t]*[!-~]+ ")  # of credentials, with the blank behind it
 
@@ -56,48 +47,6 @@ _OPTIONS = HOP | {b"close"}
 """Connection options that name no field beyond those which are cut anyway."""
 
 _numbers = count(1)
-
-
-class _Shape:
-    """What all heads have in common that differ only in their start line and in the values of volatile names.
-
-    head: one of them. start: the start line of an answer; those of requests differ. parts: their text. The start line goes to
-    parts[0], the value of the n-th needle found to parts[places[n]]; a value whose line is not sent on has place 0 as well. counted: which
-    of the values is the length, -1 if they have all the same.
-    """
-
-    __slots__ = ("counted", "head", "parts", "places", "plan", "start")
-
-    def __init__(self, block: bytes, begins: list[bytes], plan: Plan, head: Head) -> None:
-        self.plan, self.head = plan, head
-        self.start, *lines = block.split(b"\r\n")[:-2]
-        self.places = [0] * len(begins)
-        self.counted = -1
-        if plan.length_id:
-            self.counted = next((n for n, begin in enumerate(begins) if begin.lower() == b"content-length:"), -1)
-        self.parts = [b""]
-        text = b""
-        for line in lines:
-            name = line.partition(b":")[0]
-            if name.lower() in plan.cut:
-                continue
-            text += b"\r\n" + line
-            if line in begins:
-                self.places[begins.index(line)] = len(self.parts) + 1
-                self.parts += [text, b""]
-                text = b""
-        self.parts.append(text + b"\r\n" + plan.tail)
-
-    def text(self, start: bytes, values: list[bytes]) -> bytes:
-        """The text of one of the heads."""
-        parts = self.parts
-        if len(parts) == 4 and len(values) == 1:  # the most frequent case, and twice as fast
-            return b"".join((start, parts[1], values[0], parts[3]))
-        parts = parts.copy()
-        for place, value in zip(self.places, values):  # noqa: B905  (of one length: see _Memo._left; `strict` costs)
-            parts[place] = value
-        parts[0] = start
-        return b"".join(parts)
 
 
 class _Memo:
@@ -109,10 +58,9 @@ class _Memo:
 
     def __init__(self, limits: Limits | None, profile: Forwarding | None, by_line: frozenset[bytes], by_presence: frozenset[bytes]) -> None:
         self.limits, self.profile = limits or Limits(), profile or Forwarding()
-        self._value_max = self.limits.line - _NAME_MAX - 1
         self.heads: dict[bytes, Head] = {}
         self._bytes = 0
-        self._poor = 0  # how much more often shapes failed than they helped
+        self._shapes = Shapes(self.limits, self._learn_names_anew)
         self._by_line = by_line
         self._present = {name: next(_numbers) for name in by_presence - by_line}
         self._length_id = self._present[b"content-length"]
@@ -124,51 +72,10 @@ class _Memo:
         self._names: dict[bytes, int] = {}
         self._values: dict[bytes, int] = {}
         self._plans: dict[tuple[int, ...], Plan | None] = {}
-        self._needles: tuple[tuple[bytes, int], ...] = ()
-        self._shapes: dict[bytes, _Shape] = {}
+        self._shapes.forget()
 
-    def _left(self, block: bytes, begin: int, values: list[bytes]) -> bytes:
-        """A head (from `begin`, where a start line ends) without the values of volatile names; those values are added to `values`.
-
-        Whatever stands in a value, a shape found by what is left has the very lines of `block`: a value ends at the first CRLF, and
-        begins after a name at the start of a line. So the head ends where the shape ends, too. The bytes of the values are still to be
-        checked. A shape has as many places as its block has needles: when there are other needles, all shapes are forgotten.
-        """
-        for needle, size in self._needles:
-            at = block.rfind(needle)  # ids are mostly added last; a shape has none of these names twice
-            if at >= 0:
-                at += size
-                end = block.find(b"\r\n", at)
-                values.append(block[at:end])
-                block = block[begin:at] + block[end:]
-                begin = 0
-        return block[begin:] if begin else block
-
-    def _length(self, shape: _Shape, raw: bytes, values: list[bytes]) -> int:
-        """The length of a body with these values, -1 if they are not such as we are sure of."""
-        if self._poor:
-            self._poor -= 1
-        if values:
-            text = values[0] if len(values) == 1 else b"".join(values)
-            if text.translate(_OTHER) != text or len(text) > self._value_max:
-                return -1
-        if len(raw) > self.limits.head:
-            return -1
-        if shape.counted >= 0:
-            digits = _LENGTH.fullmatch(values[shape.counted])
-            return int(digits[1]) if digits else -1
-        return shape.head.length
-
-    def _miss(self, raw: bytes) -> None:
-        """Heads of which too few are like another are not worth asking for; others may come one day, with other volatile names."""
-        if raw.find(b"\r\n\r\n") + 4 != len(raw):
-            return
-        self._poor += 2
-        if self._poor > _POOR:
-            self._poor = -_REST
-            self._needles = ()
-            self._shapes.clear()
-            self._values.clear()
+    def _learn_names_anew(self) -> None:
+        self._values.clear()
 
     def _learn_all(self, lines: list[bytes], ids: list[int | None]) -> None:
         """Fill in the numbers of lines never seen. Tables are emptied only here, before any of them is learnt."""
@@ -210,7 +117,7 @@ class _Memo:
 
     def _name(self, name: bytes) -> int:
         lower = name.lower()
-        if len(name) > _NAME_MAX or not TOKEN.fullmatch(name) or self.profile.confusable(lower):
+        if len(name) > NAME_MAX or not TOKEN.fullmatch(name) or self.profile.confusable(lower):
             return _SLOW
         kind = self._names[name] = _BY_LINE if lower in self._by_line else self._present.get(lower, self._unknown(lower))
         return kind
@@ -223,25 +130,7 @@ class _Memo:
             if scheme is None:
                 return
             begin += scheme[0]
-        if len(self._needles) < _NEEDLES:
-            needle = b"\r\n" + begin
-            self._needles = (*self._needles, (needle, len(needle)))
-            self._shapes.clear()
-
-    def _shape(self, head: Head, begin: int, plan: Plan) -> None:
-        """Keep the shape of a head that the plan parser has read; `begin` as for _left."""
-        if self._poor < 0 or len(head.raw) > _HEAD_MAX:
-            return
-        left = self._left(head.raw, begin, [])
-        if left in self._shapes:
-            return
-        needles = [needle for needle, _ in self._needles if needle in left]
-        if any(left.count(needle) > 1 for needle in needles):
-            return
-        if len(self._shapes) >= _SHAPES:
-            self._shapes.clear()
-        self._shapes[left] = _Shape(left, [needle[2:] for needle in needles], plan, head)
-        head.kin = Kin(head, [needle[2:].partition(b":")[0] for needle in needles])
+        self._shapes.seek(begin)
 
     def _unknown(self, name: bytes) -> int:
         """The kind of a name that nobody has named."""
@@ -282,7 +171,7 @@ class _Memo:
         return raw[:-2] + plan.tail
 
     def _keep(self, raw: bytes, head: Head) -> Head:
-        if len(raw) <= _HEAD_MAX:
+        if len(raw) <= HEAD_MAX:
             size = len(raw) + 3 * len(head.text)
             self._bytes += size
             if len(self.heads) >= _TABLE or self._bytes > _MEMO_BYTES:
@@ -351,8 +240,9 @@ class RequestMemo(_Memo):
 
         The same Head as that of `parse`. `keep`: for `heads`.
         """
-        if self._poor < 0:
-            self._poor += 1
+        shapes = self._shapes
+        if shapes.poor < 0:
+            shapes.poor += 1
             return None
         at = raw.find(b"\r\n")
         first = raw[:at]
@@ -360,14 +250,13 @@ class RequestMemo(_Memo):
         if start is None:
             return None
         values: list[bytes] = []
-        shape = self._shapes.get(self._left(raw, at, values))
+        shape = shapes.find(raw, at, values)
         if shape is None:
-            self._miss(raw)
-            return None
-        length = self._length(shape, raw, values)
-        if length < 0:
             return None
         known = shape.head
+        length = known.length if shape.counted < 0 else shape.length(values)
+        if length < 0:
+            return None
         text = shape.text(first, values)
         if start[0] == known.method and (length > 0) == (known.length > 0):
             head = known.again(text, raw, start[1], length)
@@ -391,7 +280,7 @@ class RequestMemo(_Memo):
             return self._keep(raw, head) if keep else head
         length = int(lines[ids.index(plan.length_id)][15:]) if plan.length_id else 0
         head = _request(self._cut(raw, lines, ids, plan), raw, start, plan, length, numbers if self._keyed else None)
-        self._shape(head, len(first), plan)
+        self._shapes.learn(head, len(first), plan)
         return self._keep(raw, head) if keep else head
 
     def _start(self, line: bytes) -> tuple[bytes, bytes] | None:
@@ -427,18 +316,18 @@ class AnswerMemo(_Memo):
 
         The same Head as that of `parse`. `keep`: for `heads`.
         """
-        if self._poor < 0:
-            self._poor += 1
+        shapes = self._shapes
+        if shapes.poor < 0:
+            shapes.poor += 1
             return None
         values: list[bytes] = []
-        shape = self._shapes.get(self._left(raw, 0, values))
+        shape = shapes.find(raw, 0, values)
         if shape is None:
-            self._miss(raw)
-            return None
-        length = self._length(shape, raw, values)
-        if length < 0:
             return None
         known = shape.head
+        length = known.length if shape.counted < 0 else shape.length(values)
+        if length < 0:
+            return None
         text = shape.text(shape.start, values)
         if (length > 0) == (known.length > 0):
             head = known.again(text, raw, b"", length)
@@ -466,7 +355,7 @@ class AnswerMemo(_Memo):
             return self._keep(raw, head) if keep else head
         length = int(lines[ids.index(plan.length_id)][15:]) if plan.length_id else 0
         head = _answer(self._cut(raw, lines, ids, plan), raw, start, plan, length)
-        self._shape(head, 0, plan)
+        self._shapes.learn(head, 0, plan)
         return self._keep(raw, head) if keep else head
 
     def _start(self, line: bytes) -> tuple[int, bytes] | None:
