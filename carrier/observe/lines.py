@@ -32,6 +32,8 @@ SHOWN = 1024
 """Bytes of a refused request that are looked at for its first line."""
 KEPT = 4096
 """Parts of lines that are remembered, of each kind."""
+ALIKE = 512
+"""The same of what heads of one shape share; a shape that is used no more may be kept by that, with 4 KiB."""
 SHORT = 256
 """Bytes of a target that is remembered at most."""
 OUR_ID = slice(-36, -4)
@@ -224,7 +226,7 @@ class Lines:
         era, told = kin.told
         if self.tells and (era is not self.era or told is None):
             return False
-        if len(self.alike) >= KEPT:
+        if len(self.alike) >= ALIKE:
             self.alike.clear()
         return True
 

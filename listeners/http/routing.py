@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from carrier.core.session import Session
     from carrier.hops.certificates import ServerTls
     from carrier.wire.h1.head import Limits
-    from carrier.wire.http import Head
+    from carrier.wire.http import Head, Kin
     from listeners.http.calls import Calls
     from listeners.http.joining import Joining
 
@@ -39,6 +39,9 @@ MAX_HOPS = 10
 """Listeners of ours that a request may pass: whoever needs more goes round."""
 LONG = 2048
 """Bytes of a key that is remembered at most."""
+
+FOUND, SHORT = 512, 256
+"""Decisions that are remembered by shape and target; bytes of a target. A shape that is used no more may be kept by that, with 4 KiB."""
 
 
 class Asked(Protocol):
@@ -84,17 +87,26 @@ class Routing:
         self.decisions: dict[tuple[Any, ...], Decision] = {}
         self.size = 0
         """Bytes of `decisions`."""
+        self.found: dict[tuple[Kin, bytes], tuple[Decision, None]] = {}
+        """What was decided again and again for heads of one shape and target, which is found at half the price."""
 
     def forwarding(self, trusted: bool) -> Forwarding:
         return self.trusting if trusted else self.profile
 
     def route(self, request: Asked, head: Head) -> tuple[Decision, Head | None]:
         """The decision for a request, and the head to send on if the rule rewrites it; remembered with the head where it may be."""
+        kin = head.kin
+        if kin is not None:
+            known = self.found.get((kin, head.target if self.by_target else b""))
+            if known is not None:
+                head.decision = known
+                return known
         if head.hops >= self.most_hops:  # a key need not know of them
             request.listener.hit("max_hops")
             return refusal(goes_round(head.hops, self.most_hops)), None
         key = self._key(request, head)
         decided = self.decisions.get(key) if key is not None else None
+        again = decided is not None
         if decided is None:
             apart = self._apart(head)
             if apart is not None:
@@ -106,6 +118,10 @@ class Routing:
         found = decided, None if onward is head else onward
         if not (self.by_peer or self.by_other):
             head.decision = found
+            if kin is not None and again and not decided.rewrite and len(head.target) <= SHORT:
+                if len(self.found) >= FOUND:
+                    self.found.clear()
+                self.found[kin, head.target if self.by_target else b""] = decided, None
         return found
 
     def _key(self, request: Asked, head: Head) -> tuple[Any, ...] | None:

@@ -64,7 +64,7 @@ class Named(SimpleNamespace):
 
 @pytest.mark.parametrize("raw", [AGENT, OTHER, TRACE])
 def test_lines_of_heads_of_one_shape_are_those_that_each_would_have_alone(raw: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("carrier.observe.lines.KEPT", 20)
+    monkeypatch.setattr("carrier.observe.lines.ALIKE", 20)
     listener, source = SimpleNamespace(name="web", spec={"protocol": "HTTP"}), SimpleNamespace(client=b"127.0.0.1:1", peer=None)
     decisions = [Decision(rule, "rules", Hits()) for rule in ("one", "two")]
     for decision in decisions:

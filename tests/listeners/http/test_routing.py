@@ -203,6 +203,34 @@ def test_a_target_is_looked_at_when_it_is_decided_and_not_again(monkeypatch: pyt
     assert looked == ["/a?0", "/a?1"]
 
 
+def test_heads_of_one_shape_are_decided_by_what_the_rules_look_at_and_are_found_again_within_bounds() -> None:
+    path = {"matchPath": {"path": "/b/", "type": "prefix"}}
+    found = routing({"matchHeader": {"name": "x-user", "value": "bob"}}, path, None)
+    raw = b"GET %b HTTP/1.1\r\nhost: h\r\nx-user: %b\r\ntrace: %d\r\n\r\n"
+    client = Asking("10.1.2.3")
+    told: dict[tuple[bytes, bytes], set[str]] = {}
+    for number in range(200):
+        for target in (b"/a", b"/b/", b"/b/..%2fa"):
+            for user in (b"al", b"bob"):
+                came = raw % (target, user, number)
+                met = found.memo.like(came) or found.memo.parse(came, False)
+                told.setdefault((target, user), set()).add(found.route(client, met)[0].rule or "refused")
+    assert told == {
+        (b"/a", b"al"): {"r2"},
+        (b"/a", b"bob"): {"r0"},
+        (b"/b/", b"al"): {"r1"},
+        (b"/b/", b"bob"): {"r0"},
+        (b"/b/..%2fa", b"al"): {"refused"},
+        (b"/b/..%2fa", b"bob"): {"refused"},
+    }
+    assert {target for _, target in found.found} == {b"/a", b"/b/"}
+    for number in range(1500):
+        for _ in range(3):
+            came = found.memo.like(raw % (b"/%d" % number, b"al", number))
+            assert came is not None and found.route(client, came)[0].rule == "r2"
+    assert 0 < len(found.found) <= 512
+
+
 def test_who_goes_round_is_refused_whatever_is_remembered_of_its_like() -> None:
     pair = Pair()
     routing = pair.listener.routing
