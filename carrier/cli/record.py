@@ -114,7 +114,10 @@ def record(options: argparse.Namespace, client: Client, page: Page) -> int:
         archive.close()
         signal.signal(signal.SIGTERM, before)
         lost = f", {archive.lost} lost because there were too many" if archive.lost else ""
-        print(f"{archive.count} entries{f' in {options.out}' if options.out else ''}{lost}", file=sys.stderr)
+        print(
+            f"{archive.count} entr{'y' if archive.count == 1 else 'ies'}{f' in {options.out}' if options.out else ''}{lost}",
+            file=sys.stderr,
+        )
     return OK
 
 

@@ -61,7 +61,16 @@ class Endpoint:
         return (self._ask2 if http == "2" else self._ask1)(method, self.before + target, host, sent, body)
 
     def _ask1(self, method: str, target: str, host: str, fields: Fields, body: bytes) -> Answer:
-        from http.client import HTTPConnection, HTTPException, HTTPSConnection
+        from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, parse_headers
+
+        trailer: Fields = []
+
+        class Whole(HTTPResponse):
+            """With the fields of its trailer, which are else thrown away."""
+
+            def _read_and_discard_trailer(self) -> None:
+                nonlocal trailer
+                trailer = list(parse_headers(self.fp).items())
 
         connection: HTTPConnection
         if self.context is not None:
@@ -69,6 +78,7 @@ class Endpoint:
         else:
             connection = HTTPConnection(self.host, self.port, timeout=self.timeout)
         try:
+            connection.response_class = Whole
             connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
             connection.putheader("host", host)
             for name, value in fields:
@@ -77,7 +87,8 @@ class Endpoint:
                 connection.putheader("content-length", str(len(body)))
             connection.endheaders(body or None)
             answer = connection.getresponse()
-            return Answer(answer.status, [(name, value) for name, value in answer.getheaders()], answer.read())
+            content = answer.read()
+            return Answer(answer.status, [*answer.getheaders(), *trailer], content)
         except HTTPException as exc:
             if str(exc).startswith("\0\0"):  # the length of a first frame, SETTINGS
                 raise ValueError("no answer of HTTP/1: it speaks HTTP/2 (--http 2)") from None

@@ -31,7 +31,21 @@ class Piece(NamedTuple):
 class Tape:
     """See the module. room: may so many more bytes be kept? sizes: bytes that passed, from the client and to it."""
 
-    __slots__ = ("__weakref__", "answer", "closing", "cut", "most", "pieces", "request", "room", "sizes", "taps", "trailer", "weight")
+    __slots__ = (
+        "__weakref__",
+        "answer",
+        "closing",
+        "cut",
+        "most",
+        "pieces",
+        "request",
+        "room",
+        "sizes",
+        "taps",
+        "told",
+        "trailer",
+        "weight",
+    )
 
     def __init__(self, most: int, room: Callable[[int], bool] = lambda size: True) -> None:
         self.most = most
@@ -49,6 +63,8 @@ class Tape:
         """How the client ended a WebSocket."""
         self.cut = False
         self.taps: tuple[Tap, Tap] | None = None
+        self.told = 0.0
+        """When its session was told while it was open."""
 
     def stand_beside(self, source: Stream, request: Any) -> None:
         """Copy from now on what `source`, which is linked, sends and gets. What was copied of an attempt that came to nothing is forgotten.

@@ -8,6 +8,7 @@ those of parameters with such names.
 from __future__ import annotations
 
 import base64
+import contextlib
 import time
 import zlib
 from collections.abc import Iterator
@@ -61,6 +62,8 @@ def entry(session: Session, tape: Tape, user: str, hidden: redact.Hidden | None)
         found["_webSocketMessages" if _is_websocket(session, answer) else "_messages"] = messages
     if _is_websocket(session, answer):
         found["_resourceType"] = "websocket"
+        if answer is None and session.connected_at:  # the listener has made it, not an endpoint
+            found["response"] |= {"status": 101, "statusText": "Switching Protocols", "httpVersion": "HTTP/1.1"}
     found["_carrier"] = _ours(session, tape, user, hidden, endpoint)
     return found
 
@@ -199,10 +202,10 @@ def decoded(body: bytes, coding: str, most: int) -> bytes:
     came. Else the body itself."""
     if coding.lower() not in ("gzip", "x-gzip", "deflate") or not body:
         return body
-    try:
-        return zlib.decompressobj(wbits=47).decompress(body, max(most, len(body)))
-    except zlib.error:
-        return body
+    for wbits in (47, -15):  # deflate has a frame of zlib's (RFC 9110 8.4.1.2), which some leave out
+        with contextlib.suppress(zlib.error):
+            return zlib.decompressobj(wbits).decompress(body, max(most, len(body)))
+    return body
 
 
 def _fields(head: Any, hidden: redact.Hidden | None) -> Fields:
@@ -213,17 +216,31 @@ def _fields(head: Any, hidden: redact.Hidden | None) -> Fields:
 
 
 def _cookies(fields: Fields, name: str, hidden: redact.Hidden | None) -> list[Entry]:
-    """Names and values. What is redacted has no names either."""
-    from http.cookies import CookieError, SimpleCookie  # only who takes a recording away needs it
-
+    """Names and values, of set-cookie with its attributes, read as browsers do (RFC 6265 section 5.2). What is redacted is not there."""
     found = []
     for key, text in fields:
         if key.lower() != name or text == redact.REDACTED:
             continue
-        try:
-            found += [{"name": one.key, "value": one.value} for one in SimpleCookie(text).values()]
-        except CookieError:
-            continue
+        pairs = [tuple(map(str.strip, part.partition("=")[::2])) for part in text.split(";") if part.strip()]
+        if name == "cookie":
+            found += [{"name": one, "value": value} for one, value in pairs]
+        elif pairs:
+            found.append({"name": pairs[0][0], "value": pairs[0][1], **_attributes(pairs[1:])})
+    return found
+
+
+def _attributes(pairs: list[tuple[str, ...]]) -> Entry:
+    """What set-cookie says of a cookie, by the names that archives have for it."""
+    said = {name.lower(): value for name, value in pairs}
+    found: Entry = {name: said[name] for name in ("path", "domain") if said.get(name)}
+    if "expires" in said:
+        from email.utils import parsedate_to_datetime  # only who takes a recording away needs it
+
+        with contextlib.suppress(ValueError):
+            found["expires"] = parsedate_to_datetime(said["expires"]).isoformat()
+    found |= {name: True for name in ("httpOnly", "secure") if name.lower() in said}
+    if said.get("samesite"):
+        found["sameSite"] = said["samesite"]
     return found
 
 

@@ -34,8 +34,8 @@ HELD = 32 * 1024 * 1024
 BODIES = 64 * 1024
 """Bytes of each direction that are kept unless something else is asked for."""
 MAX_BODIES = 1024 * 1024
-OPEN = 10.0
-"""Seconds after which an open session is told as it is."""
+YOUNG, OPEN = 1.0, 10.0
+"""Seconds after which an open session is told as it is, and after which again."""
 QUIET = 15.0
 """Seconds after which a reader hears a comment."""
 RECORDINGS = 8
@@ -183,12 +183,13 @@ class Recorder:
             self.seen = self.revision()
             for recording in self.recordings.values():
                 recording.rules = frozenset(recording.wanted.rules())
-        if now - self.looked >= OPEN:
+        if now - self.looked >= YOUNG:
             self.looked = now
             for session, tape in list(self.tapes.items()):
                 if session.status == DESTROYED:
                     self.tapes.pop(session, None)
-                elif now - session.started >= OPEN and session.connected_at:
+                elif now - session.started >= YOUNG and now - tape.told >= OPEN and session.connected_at:
+                    tape.told = now
                     self._tell(session, tape)
         if now - self.spoke >= QUIET:
             self.spoke = now

@@ -84,6 +84,12 @@ def test_every_framing_of_an_answer_is_read_to_its_end(answer: bytes) -> None:
         assert Endpoint(f"127.0.0.1:{port}").ask("GET", "/", "x", [], b"", "1.1").body == b"hello"
 
 
+def test_fields_of_a_trailer_stand_behind_those_of_the_head() -> None:
+    with one(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhe\r\n0\r\nx-sum: 7\r\n\r\n") as (port, _):
+        found = Endpoint(f"127.0.0.1:{port}").ask("GET", "/", "x", [], b"", "1.1")
+    assert found.fields == [("transfer-encoding", "chunked"), ("x-sum", "7")] and found.body == b"he"
+
+
 def test_the_path_of_the_url_stands_before_each_target() -> None:
     with one(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n") as (port, heard):
         Endpoint(f"http://127.0.0.1:{port}/base/").ask("GET", "/a", "x", [], b"", "1.1")

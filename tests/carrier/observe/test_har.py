@@ -31,7 +31,13 @@ def test_an_archive_says_who_made_it() -> None:
     assert found["version"] == "1.2" and found["creator"]["name"] == "carrier2" and found["entries"] == [{"time": 1}]
 
 
-@pytest.mark.parametrize("packed", [gzip.compress, zlib.compress])
+def bare(data: bytes) -> bytes:
+    """Deflate without the frame of zlib's around it."""
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(data) + packer.flush()
+
+
+@pytest.mark.parametrize("packed", [gzip.compress, zlib.compress, bare])
 def test_a_compressed_body_is_shown_plain(packed: Any) -> None:
     body = packed(b"hello " * 100)
     coding = "gzip" if packed is gzip.compress else "deflate"
@@ -64,7 +70,28 @@ def test_cookies_have_names_unless_their_field_is_secret() -> None:
     fields = [("Cookie", "a=1; b=2"), ("cookie", "c=3"), ("x", "d=4")]
     assert [(one["name"], one["value"]) for one in har._cookies(fields, "cookie", None)] == [("a", "1"), ("b", "2"), ("c", "3")]
     assert har._cookies([("cookie", redact.REDACTED)], "cookie", redact.ALWAYS) == []
-    assert har._cookies([("cookie", 'a[]="')], "cookie", None) == []
+    assert har._cookies([("cookie", 'a[]="; {"b":1}; c')], "cookie", None) == [
+        {"name": "a[]", "value": '"'},
+        {"name": '{"b":1}', "value": ""},
+        {"name": "c", "value": ""},
+    ]
+
+
+def test_a_cookie_that_is_set_has_its_attributes() -> None:
+    text = "sid=a=b; Path=/; domain=x.example; Expires=Wed, 21 Oct 2026 07:28:00 GMT; HttpOnly; Secure; SameSite=Lax; Max-Age=5"
+    assert har._cookies([("set-cookie", text), ("set-cookie", "plain=1; expires=soon")], "set-cookie", None) == [
+        {
+            "name": "sid",
+            "value": "a=b",
+            "path": "/",
+            "domain": "x.example",
+            "expires": "2026-10-21T07:28:00+00:00",
+            "httpOnly": True,
+            "secure": True,
+            "sameSite": "Lax",
+        },
+        {"name": "plain", "value": "1"},
+    ]
 
 
 def test_messages_of_grpc_are_put_together_from_pieces_of_any_size() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import gzip
@@ -208,7 +209,7 @@ async def test_a_websocket_has_its_messages_whichever_listener_carries_it(protoc
     (entry,) = viewer.entries
     found = [one for one in messages(entry, "_webSocketMessages") if one[1][:2] != b"\x03\xe8"]
     wanted = [(way, text) for text in (b"text", b"\x00\xff", b"more text more text") for way in ("send", "receive")]
-    assert found == wanted and entry["_resourceType"] == "websocket"
+    assert found == wanted and entry["_resourceType"] == "websocket" and entry["response"]["status"] == 101
 
 
 async def test_streams_of_bytes_and_datagrams_have_their_pieces() -> None:
@@ -239,14 +240,16 @@ async def test_streams_of_bytes_and_datagrams_have_their_pieces() -> None:
 
 
 async def test_a_session_that_is_open_for_long_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record, "OPEN", 0.2)
+    monkeypatch.setattr(record, "YOUNG", 0.1)  # and again after a time that this test does not wait for
     rules = [{"name": "all", "action": {"route": {"destination": "echo"}}}]
     async with running(config(clusters=[echo()], listeners=[listener("t", rules=rules)])) as proxy, recording(proxy.env) as (_, viewer):
         async with tcp(port_of(proxy, "t")) as client:
             client.send(b"hello")
             assert await client.read(5) == b"hello"
             await wait_until(lambda: viewer.entries, "for the open session to be told")
-            assert viewer.entries[0]["_carrier"]["open"]
+            assert viewer.entries[0]["_carrier"]["open"] and messages(viewer.entries[0])[0] == ("send", b"hello")
+            await asyncio.sleep(0.4)
+            assert len(viewer.entries) == 1
         await wait_until(lambda: not viewer.entries[-1]["_carrier"].get("open") or proxy.env.ledger.settle(), "for its end")
     assert {entry["_carrier"]["session"] for entry in viewer.entries} == {viewer.entries[0]["_carrier"]["session"]}
 
