@@ -5,9 +5,10 @@ from __future__ import annotations
 import operator
 import random
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from itertools import product
+
+import msgspec
 
 from carrier.wire.http import EXPLAIN, HOP, Fields, Head
 
@@ -80,8 +81,7 @@ def passed(values: Iterable[bytes]) -> int:
     return max((int(value) if len(value) <= 6 else MOST_HOPS for value in found if value.isdigit()), default=0)
 
 
-@dataclass(frozen=True)
-class Forwarding:
+class Forwarding(msgspec.Struct, frozen=True):
     """What the wire form of a request does with the fields of its way.
 
     interesting: lower-case names of the fields that rules look at, beside the target; None if they look at all of them (`Head.key` is

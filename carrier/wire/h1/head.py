@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv6Address
+
+import msgspec
 
 from carrier.errors import Error, Side, shown
 from carrier.wire.forwarding import HOPS, Forwarding, passed
@@ -31,8 +32,7 @@ from carrier.wire.http import (
 )
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """Sizes in bytes, except `fields` (lines of a head or trailer section) and `interim` (1xx answers before the final one).
 
     head: a whole head, also a trailer section. line: one line of it. body: content of a message, 0 for no limit. pipelined: what is held of

@@ -8,11 +8,10 @@ cancels, pings and updates as much as it likes earns more than it pays; one that
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """Bounds of one connection.
 
     streams: that the peer may have open at once. window: bytes of content of one stream on their way to us, and in our hands while it is
