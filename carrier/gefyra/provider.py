@@ -30,6 +30,7 @@ from carrier.gefyra.wanted import (
     asks,
     bodies_of,
     body_of,
+    in_her_words,
     pods_of,
     tell,
     waits,
@@ -140,7 +141,9 @@ class CarrierProvider:
                 raise self.failures.not_yet(f"no pod takes the bridge within {AGAIN:g} s: {text}")
             await asyncio.sleep(PAUSE)
         self.known.asked[self.name] = asks({**bridge, "providerParameter": parameters})
-        await self._tell(good, [answer for answer in answers if not answer.good], destination_host, destination_port)
+        lagging = [answer for answer in answers if not answer.good]
+        where = authority(destination_host, int(destination_port))
+        await self._tell(good, lagging, where, {**bridge, "clusterEndpoint": {str(container_port): where}})
 
     async def remove_proxy_route(self, container_port: int, destination_host: str, destination_port: int) -> None:
         """Take a port's bridge away, in all pods at once; one that has it no more is as good, one that does not answer has it no more when
@@ -291,14 +294,13 @@ class CarrierProvider:
         others = await self._objects()
         return any(name_of(one) != self.name and waits(one) for one in others)
 
-    async def _tell(self, good: list[Answer], lagging: list[Answer], host: str, port: int | str) -> None:
+    async def _tell(self, good: list[Answer], lagging: list[Answer], where: str, bridge: Object) -> None:
         """How the laptop is, what is odd about the rule, and which pods are late."""
         bodies = [answer.body for answer in good if isinstance(answer.body, Mapping)]
-        where = authority(host, int(port))
         if any(body.get("reached") for body in bodies):
-            await tell(self.event, "Endpoint reached", f"{where} accepts connections")
+            await tell(self.event, "Endpoint reached", in_her_words(f"{where} accepts connections", bridge))
         elif reason := next((str(body["reason"]) for body in bodies if body.get("reason")), ""):
-            text = f"requests of this bridge are served by the shadow until its endpoint is reached. {reason}"
+            text = f"requests of this bridge are served by the shadow until its endpoint is reached. {in_her_words(reason, bridge)}"
             await tell(self.event, "Endpoint not reached", text, "Warning")
         for warning in dict.fromkeys(str(one) for body in bodies for one in body.get("warnings") or []):
             await tell(self.event, "Wide rule", warning, "Warning")

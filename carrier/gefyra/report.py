@@ -16,7 +16,7 @@ from typing import Any
 
 from carrier.gefyra.access import Access, Fleet, Object, name_of
 from carrier.gefyra.mount import CarrierMount
-from carrier.gefyra.wanted import is_live, pods_of, waits
+from carrier.gefyra.wanted import in_her_words, is_live, pods_of, waits
 
 OFTEN, SELDOM = 3.0, 15.0
 """Seconds between two looks at what the pods have counted, while a bridge is younger than YOUNG, and later."""
@@ -95,7 +95,7 @@ class Reports:
         if counts["hits"] and not told.first:
             told.first = True
             await event("First request", f"the first request matched this bridge ({counts['hits']} by now)")
-        trouble = "" if counts["reached"] else counts["health"]
+        trouble = "" if counts["reached"] else in_her_words(counts["health"], bridge)
         lasting, told.seen = trouble == told.seen, trouble  # what is over at the next look is nobody's trouble
         if trouble != told.health and (lasting or not trouble):
             if trouble:

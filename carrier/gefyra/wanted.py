@@ -7,6 +7,7 @@ provider's. A bridge that was ACTIVE once is wanted until its object is deleted,
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -85,6 +86,17 @@ def bodies_of(bridge: Object, user: str, name: str = "") -> dict[str, Object]:
         host, _, port = str(endpoints.get(target) or f"{bridge.get('destinationIP')}:{local}").rpartition(":")
         found[f"{name}.{target}"] = body_of(int(target), host.strip("[]"), int(port), parameters, user)
     return found
+
+
+def in_her_words(text: str, bridge: Object) -> str:
+    """What a proxy says of a bridge's endpoints, said of the laptop behind them: nobody knows the Services that lead there."""
+    for mapping in bridge.get("portMappings") or []:
+        local, _, target = str(mapping).partition(":")
+        cluster = str((bridge.get("clusterEndpoint") or {}).get(target or local) or "")
+        if cluster and bridge.get("destinationIP"):
+            text = text.replace(cluster, authority(str(bridge["destinationIP"]), int(local)))
+            text = re.sub(rf"\bon {cluster.rpartition(':')[2]}\b", f"on {local}", text)
+    return text
 
 
 def asks(bridge: Object) -> object:

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import socket
 import sys
 import time
@@ -207,15 +208,26 @@ class OnNode(Cluster):
     async def address(self, name="web"):
         return (await self.get(f"/api/v1/namespaces/{self.namespace}/services/{name}"))["spec"]["clusterIP"]
 
+    async def routed(self, name="web"):
+        """Do this node's rules lead the Service to the pods that there are by now, and to no other?"""
+        rules = await asyncio.create_subprocess_exec("iptables-save", "-t", "nat", stdout=asyncio.subprocess.PIPE)
+        own = re.compile(rf'--comment "?{self.namespace}/{name}[": ].*--to-destination ([0-9.]+):')
+        led = {found[1] for found in map(own.search, (await rules.communicate())[0].decode().splitlines()) if found}
+        return led == {pod["status"].get("podIP") for pod in await self.pods()}
+
     async def laptop(self, user, port):
-        """Start one; ends with the test."""
-        process = await asyncio.create_subprocess_exec(sys.executable, str(APP), f"{LAPTOPS[KINDS.index(user)]}:{port}", user)
+        """Start one; ends with the test. port: several as FIRST-LAST."""
+        process = await asyncio.create_subprocess_exec(sys.executable, str(APP), f"{address_of(user)}:{port}", user)
         self.laptops[user] = process
         return process
 
     def bridge_object(self, user, mount="mount-a", ports=("9001:8080",), **more):
-        address = LAPTOPS[KINDS.index(user)] if user in KINDS else LAPTOPS[-1]
-        return super().bridge_object(user, mount, ports, destinationIP=address, **more)
+        return super().bridge_object(user, mount, ports, destinationIP=address_of(user), **more)
+
+
+def address_of(user):
+    """Of a user's laptop; whoever sends no constant requests shares one."""
+    return LAPTOPS[KINDS.index(user)] if user in KINDS else LAPTOPS[-1]
 
 
 async def constant(cluster, pause=0.05):

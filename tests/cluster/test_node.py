@@ -153,6 +153,7 @@ async def test_three_pods_twenty_bridges_and_a_laptop_that_dies_and_returns(clus
     began = time.monotonic()
     await requests.until("alice", "alice", began)
     users = [f"user{i:02}" for i in range(20)]
+    await cluster.laptop("others", "9100-9119")
     began = time.monotonic()
     await cluster.apply(*(cluster.bridge_object(user, ports=(f"{9100 + i}:8080",)) for i, user in enumerate(users)))
     for user in users:
@@ -311,8 +312,7 @@ async def test_what_cannot_start_is_told_in_the_words_of_scheduler_and_kubelet_a
     assert "Insufficient cpu" in told["shadow"]
     await cluster.deploy(replicas=1)  # which asks for less: its shadow is made anew
     await cluster.rolled_out()
-    await cluster.until("its pod of before has gone", lambda: alone(cluster))
-    await asyncio.sleep(1)
+    await cluster.until("its Service leads to it, and to no pod of before", cluster.routed)
     requests.begin()  # the app ends as soon as it is told to, and whoever was led to it then was lost by its own rollout
     told["proxy"] = await cluster.told("mount-a", "Failed to install GefyraBridgeMount")
     assert "which has its own image back" in told["proxy"]
@@ -356,10 +356,6 @@ async def test_a_mount_keeps_up_with_an_autoscaler(cluster):
     await nothing_lost(cluster, requests, began, {})
     assert operator.errors == []
     requests.task.cancel()
-
-
-async def alone(cluster):
-    return len(await cluster.pods()) == 1
 
 
 async def shadows(cluster, count):

@@ -173,11 +173,11 @@ async def test_a_bridge_waits_for_its_laptop_until_another_one_s_turn_is_next(wo
 async def test_a_laptop_that_is_not_there_in_time_is_told_with_the_reason(world, monkeypatch):
     monkeypatch.setattr(provider_module, "PATIENCE", 1.0)
     await mounted(world)
-    request(world, "bridge-a", "john", RULES)["state"] = "CREATING"
+    request(world, "bridge-a", "john", RULES, ports=("8000:8080",))["state"] = "CREATING"
     world.events.clear()
-    await bridge_of(world, "bridge-a").add_proxy_route("8080", "127.0.0.1", "8000")
+    await bridge_of(world, "bridge-a").add_proxy_route("8080", "127.0.0.1", "10000")
     (note,) = [message for reason, message, _ in world.events if reason == "Endpoint not reached"]
-    assert "refused: is your container listening on 8000?" in note
+    assert "10.0.0.9:8000 refused: is your container listening on 8000?" in note  # she knows no Service, and none of its ports
 
 
 @unshare
