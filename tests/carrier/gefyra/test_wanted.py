@@ -5,7 +5,11 @@ import pytest
 from carrier.gefyra.wanted import in_her_words
 
 SERVICE = "gefyra-stowaway-proxy-10020.gefyra.svc.cluster.local:10020"
-BRIDGE = {"portMappings": ["8000:80", "9000:90"], "destinationIP": "192.168.100.2", "clusterEndpoint": {"80": SERVICE, "90": "stowaway:10021"}}
+BRIDGE = {
+    "portMappings": ["8000:80", "9000:90"],
+    "destinationIP": "192.168.100.2",
+    "clusterEndpoint": {"80": SERVICE, "90": "stowaway:10021"},
+}
 
 
 @pytest.mark.parametrize(
