@@ -1,5 +1,5 @@
-"""The app of the tests on a node: says who answers, which version, in which pod; at 9090, too, and to datagrams at 5300, or at the port that
-it is given: `app.py [ADDRESS:PORT[-LAST] [WHO]]`."""
+"""The app of the tests on a node: says who answers, which version, in which pod; at 9090, too, and to datagrams at 5300, or at the port
+that it is given: `app.py [ADDRESS:PORT[-LAST] [WHO]]`."""
 
 import json
 import os
