@@ -16,6 +16,7 @@ from carrier.core.stream import NOWHERE, Stream
 from carrier.errors import Error
 from carrier.wire.frames import accept_key
 from carrier.wire.grpc import timeout_of, timeout_text
+from carrier.wire.h1.text import text_of
 from carrier.wire.h2 import Stream as Wire
 from carrier.wire.h2 import code_name
 from carrier.wire.h2.frames import CANCEL, NO_ERROR, REFUSED_STREAM
@@ -248,7 +249,8 @@ class Exchange2(Exchange):
         elif last:
             self._ends(head)
         elif request is not None and request.method == b"HEAD":
-            self.answered(head)
+            text_of(head)  # while it knows what frames the content that a GET would have
+            self.answered(head.without_body())  # its end is still to come, and must not be taken for that of a next request
         else:
             self.held_head = head
             self.connection.touched.append(self)  # type: ignore[union-attr]

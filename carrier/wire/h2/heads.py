@@ -261,7 +261,7 @@ def answer_block(head: Head, encoder: Encoder) -> bytes:
     if block is not None:
         return block
     if head.text:
-        block = encoder.answer(head.status, head.text)
+        block = encoder.answer(head.status, head.text, head.never)
     else:
         fields = head.sent_on()
         if head.body == LENGTH:

@@ -154,3 +154,26 @@ async def test_an_upload_that_waits_for_a_place_is_whole_when_it_has_one(version
             else:
                 await sent
                 assert answer.body == b"POST /x " + content
+
+
+async def test_the_end_behind_an_answer_to_head_is_not_taken_for_an_answer_to_the_request_behind_it() -> None:
+    """Servers may end such a stream with an empty frame of content. It was an answer to the next request of a client that pipelines."""
+
+    async def serve(peer: Peer2) -> None:
+        for fields in ([("content-length", "5")], [("x-number", "2")], [("x-number", "3")]):
+            number = await peer.request()
+            peer.head(number, [(":status", "200"), *fields])
+            await asyncio.sleep(0.02)
+            peer.send(number, b"", True)
+        number = await peer.request()
+        peer.head(number, [(":status", "200"), ("content-length", "2")])
+        peer.send(number, b"ok", True)
+
+    head = b"HEAD / HTTP/1.1\r\nhost: a\r\n\r\n"
+    async with Server2(serve) as server, before(server) as (proxy, _), tcp(port_of(proxy, "in")) as client:
+        client.writer.write(head * 3 + b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        async with asyncio.timeout(PATIENCE):
+            heads, _, content = (await client.reader.read()).rpartition(b"\r\n\r\n")
+    answers = [answer.split(b"\r\n") for answer in heads.split(b"\r\n\r\n")]
+    assert [answer[1] for answer in answers] == [b"content-length: 5", b"x-number: 2", b"x-number: 3", b"content-length: 2"]
+    assert content == b"ok"
