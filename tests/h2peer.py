@@ -51,6 +51,7 @@ class Peer2:
         self.h2.decoder.max_header_list_size = 1 << 20
         self.streams: dict[int, Answer] = {}
         self.goaway: tuple[int, int] | None = None
+        self.pings = 0
         self.closed = False
         self.reads = True
         self.news = asyncio.Event()
@@ -83,6 +84,7 @@ class Peer2:
         if isinstance(event, h2.events.ConnectionTerminated):
             self.goaway = event.last_stream_id or 0, int(event.error_code or 0)
             return
+        self.pings += isinstance(event, h2.events.PingReceived)
         if not number:
             return
         found = self.streams.setdefault(number, Answer())

@@ -16,7 +16,7 @@ from carrier.errors import Error, Problem, from_os
 Key = tuple[str, str, int]
 """What a listener occupies: transport, host or file, port. Two listeners of one key are refused."""
 BACKLOG = 4096
-KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 6))
+KEEP_ALIVE = ((socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 6))
 """Seconds of silence until a peer is asked, between two questions, and how many of those stay unanswered."""
 NO_IPV6 = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EADDRNOTAVAIL)
 """What binding to "::" says on a machine without IPv6: not built in, or switched off."""
@@ -63,11 +63,11 @@ def authority(host: str, port: object) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def keep_alive(sock: socket.socket) -> None:
-    """A TCP peer that has left the network without a word is found out after two minutes of silence. What a listening socket accepts
-    inherits this (tcp(7))."""
+def keep_alive(sock: socket.socket, silence: int = 60) -> None:
+    """A TCP peer that has left the network without a word is found out a minute after so many seconds of silence. What a listening socket
+    accepts inherits this (tcp(7))."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in KEEP_ALIVE:
+    for option, value in (socket.TCP_KEEPIDLE, silence), *KEEP_ALIVE:
         sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 

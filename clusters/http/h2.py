@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sized
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from carrier.core.address import UNACKNOWLEDGED, quiet_since
+from carrier.core.address import UNACKNOWLEDGED, keep_alive, quiet_since
 from carrier.core.stream import HIGH
 from carrier.hops.h2 import Connection
 from carrier.wire.h2 import Engine, Memo, Section
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from carrier.core.endpoint import Endpoint
     from clusters.http.exchange import Exchange
 
-SILENCE = 15.0
-"""Seconds without a byte from a peer that has streams open, after which it is asked for a sign of life. That of its host is enough: a
-program that is stopped at a breakpoint says nothing, and its user wants to go on."""
+SILENCE = 15
+"""Seconds without a byte from a peer that has streams open, after which its host is asked for a sign of life, by TCP: a program that is
+stopped at a breakpoint says nothing, and its user wants to go on. And servers of gRPC end connections whose client sends more than two
+PINGs within five minutes while they have nothing to say."""
 
 
 class Way2:
@@ -71,7 +72,7 @@ class Upstream2(Connection):
     def __init__(self, pool: Places, endpoint: Endpoint) -> None:
         super().__init__(asyncio.get_running_loop())
         self.pool, self.endpoint = pool, endpoint
-        self.gone = self.told = False
+        self.gone = self.told = self.probed = False
         self.served = 0
         self.most = 1
         self.spare: list[Any] = []
@@ -140,6 +141,7 @@ class Upstream2(Connection):
 
     def on_goaway(self, last: int, code: int, detail: str) -> None:
         self.pool.left(self)  # it takes nothing new
+        self.pool.place()
 
     def on_settings(self) -> None:
         self.told = True
@@ -209,8 +211,8 @@ class Upstream2(Connection):
                 engine.close(NO_ERROR, f"its host has acknowledged nothing for {UNACKNOWLEDGED:g} s")
                 self.write()
                 self.transport.abort()
-            elif silent >= SILENCE and not engine.pinged_since:
-                engine.ping()
-                self.write()
+            elif silent >= SILENCE and not self.probed:
+                self.probed = True
+                keep_alive(self.transport.get_extra_info("socket"), SILENCE)
         elif 0 < idle_timeout <= now - self.since:
             self.drain()

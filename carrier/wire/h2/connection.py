@@ -47,7 +47,6 @@ from carrier.wire.h2.stream import Stream
 _RESETS = 128  # streams that were reset, of which is known by whom
 OURS, THEIRS = 1, 2  # who reset a stream
 DRAIN_PING = b"draining"  # the PING that comes back when the peer has read the first GOAWAY
-LIVE_PING = b"carrier2"
 
 
 class Target(Protocol):
@@ -147,7 +146,6 @@ class Connection:
         "peer_head",
         "peer_streams",
         "peer_window",
-        "pinged_since",
         "room",
         "settings_since",
         "streams",
@@ -179,7 +177,6 @@ class Connection:
         self._shrunk = False  # our encoder has told the peer's table to have no entries
         self.credit = limits.budget
         self.begun_since = self.settings_since = now or NEVER
-        self.pinged_since = 0.0
         self._topped = now  # when time last gave credit
         self._unread = 0  # bytes of replies since the transport takes no more
         self._final = STREAM_MAX  # the last stream that is taken
@@ -266,12 +263,6 @@ class Connection:
         self._unread = 0
         if self.waiting:
             self._share()
-
-    def ping(self) -> None:
-        """Ask for a sign of life; `pinged_since` is 0.0 again when it has come."""
-        if not self.pinged_since:
-            self.pinged_since = self.now or NEVER
-            self.out.append(frame(PING, 0, 0, LIVE_PING))
 
     def change(self, values: dict[int, int]) -> None:
         """Announce other settings: INITIAL_WINDOW_SIZE, HEADER_TABLE_SIZE, MAX_CONCURRENT_STREAMS; they hold once acknowledged."""

@@ -5,7 +5,7 @@ Each is checked, paid for from the connection's budget, and has its effect.
 
 from __future__ import annotations
 
-from carrier.wire.h2.connection import DRAIN_PING, LIVE_PING, THEIRS, Connection
+from carrier.wire.h2.connection import DRAIN_PING, THEIRS, Connection
 from carrier.wire.h2.frames import (
     ACK,
     DATA,
@@ -182,8 +182,6 @@ class Control(Connection):
         elif payload == DRAIN_PING and self.draining and self._final == STREAM_MAX:
             self._final = self.last
             self._reply(goaway_frame(self.last, NO_ERROR))
-        elif payload == LIVE_PING and self.pinged_since:
-            self.pinged_since = 0.0
         else:
             self._charge(PINGED)
 

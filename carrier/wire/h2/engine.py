@@ -9,7 +9,7 @@ Calls come in the order of frames, and never once a stream has closed. From with
 Before calls that come from elsewhere than `feed`, the owner sets `now`, if its clock has moved.
 
 Time is the owner's: `begun_since` (a head, or the connection's first frames, have begun and not ended), `settings_since` (ours are not
-acknowledged), `pinged_since`, `Stream.blocked_since`, `Stream.since` say since when something is waited for; 0.0 means it is not.
+acknowledged), `Stream.blocked_since`, `Stream.since` say since when something is waited for; 0.0 means it is not.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from carrier.errors import Error
 from carrier.proxy.proxy import Proxy
 from clusters.http import h2
-from tests.h2peer import Peer2, Server2, echo
+from tests.h2peer import Peer2, Server2, client2, echo
 from tests.support import cluster, config, http, listener, port_of, running, wait_until
 
 
@@ -48,6 +49,29 @@ async def test_a_program_at_a_breakpoint_is_waited_for_and_a_host_that_is_gone_i
         go_on.set()
         status, _, body = await answer
     assert (status, body) == (200, b"ok") if not lost else status in (502, 504)
+
+
+async def test_a_server_that_has_nothing_to_say_is_not_pinged_and_its_host_is_asked() -> None:
+    """gRPC's servers take more than two PINGs within five minutes for an attack: GOAWAY "too_many_pings", and every call broke off."""
+
+    async def serve(peer: Peer2) -> None:
+        peer.head(await peer.request(), [(":status", "200")])
+        await go_on.wait()
+        peer.send(1, b"", True)
+
+    go_on = asyncio.Event()
+    async with Server2(serve) as server, before(server) as (proxy, found), client2(port_of(proxy, "in")) as client:
+        number = client.ask("/watch")
+        await client.until(lambda: client.streams[number].heads)
+        (connection,) = next(iter(found.pools2.values())).connections
+        now = proxy.env.loop.time()
+        for second in range(1, 300):
+            found.tick(now + second)
+        sock = connection.transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == h2.SILENCE
+        go_on.set()
+        assert (await client.answer(number)).status == 200
+        assert not server.peers[0].pings
 
 
 @pytest.mark.parametrize("gone", [False, True])

@@ -6,9 +6,10 @@ import asyncio
 from typing import Any
 
 from carrier.proxy.proxy import Proxy
+from tests.clusters.http.test_h2 import before
 from tests.e2e.test_h2 import to
-from tests.h2peer import Server2, client2, echo
-from tests.support import cluster, config, port_of, wait_until, without
+from tests.h2peer import Peer2, Server2, client2, echo
+from tests.support import PATIENCE, cluster, config, port_of, wait_until, without
 
 
 async def test_an_endpoint_that_goes_while_it_is_connected_to_serves_whom_it_was_chosen_for_and_keeps_nothing() -> None:
@@ -34,3 +35,31 @@ async def moved(proxy: Proxy, port: int, name: str) -> None:
     rule = {"name": "all", "action": {"route": {"destination": name}}}
     await proxy.apply(config(clusters=[new], rules=[rule], base=conf))
     await proxy.apply(without(proxy.config, "cluster", old))
+
+
+async def test_who_waits_for_a_place_goes_elsewhere_when_its_connection_is_told_to_end() -> None:
+    """Its streams go on, for as long as they like."""
+
+    async def serve(peer: Peer2) -> None:
+        if len(server.peers) > 1:
+            await echo(peer)
+        await peer.request()
+        asked.set()
+        await told.wait()
+        peer.h2.close_connection(last_stream_id=1)
+        peer.flush()
+
+    asked, told = asyncio.Event(), asyncio.Event()
+    async with (
+        Server2(serve, {3: 1}) as server,
+        before(server, max_per_endpoint=1) as (proxy, found),
+        client2(port_of(proxy, "in")) as client,
+    ):
+        first = client.ask("/long")
+        await asyncio.wait_for(asked.wait(), PATIENCE)
+        second = client.ask("/waits")
+        (pool,) = found.pools2.values()
+        await wait_until(lambda: pool.waiting, "for a place")
+        told.set()
+        assert (await client.answer(second)).body == b"GET /waits "
+        assert not client.streams[first].ended

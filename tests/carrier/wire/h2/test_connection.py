@@ -159,17 +159,6 @@ def test_of_many_resets_the_old_ones_are_treated_kindly():
     assert len(engine._resets) <= 128
 
 
-def test_a_ping_of_ours_is_seen_to_come_back():
-    engine, _ = server()
-    engine.now = 7.0
-    engine.ping()
-    engine.ping()
-    sent = frames(engine.take())
-    assert len(sent) == 1 and engine.pinged_since == 7.0
-    engine.feed(frame(PING, ACK, 0, sent[0][3]), 8.0)
-    assert engine.pinged_since == 0.0
-
-
 def test_changed_settings_hold_once_they_are_acknowledged():
     engine, heard = server()
     engine.feed(head(1, POST, last=False), 0.0)
