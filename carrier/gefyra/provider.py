@@ -111,8 +111,13 @@ class CarrierProvider:
     async def add_proxy_route(
         self, container_port: int, destination_host: str, destination_port: int, parameters: dict[Any, Any] | None = None
     ) -> None:
-        """Bridge a port, in all pods at once. Raises `refused` with a pod's reason, or `not_yet` when none answers."""
+        """Bridge a port, in all pods at once. Raises `refused` with a pod's reason, or `not_yet` when none answers.
+
+        An operator that begins anew mends bridges first, also one that was deleted meanwhile: that is not given to pods once more.
+        """
         bridge = await self._object(self.name) or {}
+        if (bridge.get("metadata") or {}).get("deletionTimestamp"):
+            return
         parameters = parameters if parameters is not None else bridge.get("providerParameter")
         user = str(bridge.get("client") or self.name)
         try:

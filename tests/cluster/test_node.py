@@ -126,6 +126,11 @@ async def test_nobody_notices_a_mount_its_bridges_a_rollout_a_restart_and_the_en
     again = await cluster.operator(connection=operator.connection)
     began = time.monotonic()
     await cluster.delete("gefyrabridge", "bridge-bob")
+    told["bridge deleted, by an operator that has just begun"] = await requests.until("bob", "app", began)
+    await cluster.bridge("bob")
+    await requests.until("bob", "bob", time.monotonic())
+    began = time.monotonic()
+    await cluster.delete("gefyrabridge", "bridge-bob")
     told["bridge deleted"] = await requests.until("bob", "app", began)
 
     began = time.monotonic()

@@ -170,6 +170,18 @@ async def test_a_bridge_waits_for_its_laptop_until_another_one_s_turn_is_next(wo
 
 
 @unshare
+async def test_a_bridge_that_was_deleted_is_not_put_in_once_more_by_an_operator_that_mends_it_first(world):
+    await mounted(world)
+    bridge = request(world, "bridge-a", "john", RULES)
+    bridge["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    bridge["stateTransitions"] = {"ACTIVE": "2026-01-01T00:00:00Z"}
+    provider = bridge_of(world, "bridge-a")
+    assert not await provider.proxy_route_exists("8080", "10.0.0.9", "8000", "bridge-a")
+    await provider.add_proxy_route("8080", "10.0.0.9", "8000")
+    assert [answer.status for answer in await provider._look("bridge-a.8080")] == [404, 404, 404]
+
+
+@unshare
 async def test_a_laptop_that_is_not_there_in_time_is_told_with_the_reason(world, monkeypatch):
     monkeypatch.setattr(provider_module, "PATIENCE", 1.0)
     await mounted(world)
