@@ -199,7 +199,7 @@ def show_log(api: Serving, call: Call) -> Any:
 def show_process(api: Serving, call: Call) -> Any:
     """GET /process: the process itself, for `carrier doctor`."""
     watch = api.metrics.watch if api.metrics is not None else None
-    return process.facts(api.proxy, watch)
+    return process.facts(api.proxy, watch, api.metrics)
 
 
 def show_event(api: Serving, call: Call) -> Any:

@@ -99,6 +99,7 @@ def examined(client: Client, file: str | None) -> Iterator[Check]:
         yield from _limits(process)
         yield _clock(process, asked, told)
         yield _capabilities(status, process)
+        yield from _told(process)
         if process["unsaved"]:
             yield Check("state", False, f"changes are not on the disk: {process['unsaved']}", "make room, or repair the folder of --state")
 
@@ -224,11 +225,9 @@ def _certificates(status: Dict) -> Iterator[Check]:
 
 def _limits(process: Dict) -> Iterator[Check]:
     descriptors, connections, memory = process["descriptors"], process["connections"], process["memory"]
-    most, said = descriptors["limit"], []
+    most, said, wrong = descriptors["limit"], [], []
     if most is not None and most < DESCRIPTORS:
-        yield Check(
-            "limits", False, f"only {most} file descriptors, of which a session needs two", "ulimit -n 65536; LimitNOFILE= in a unit"
-        )
+        wrong.append((f"only {most} file descriptors, of which a session needs two", "ulimit -n 65536; LimitNOFILE= in a unit"))
     for name, used, limit, hint in (
         ("file descriptors", descriptors["open"], most, "ulimit -n, LimitNOFILE="),
         ("connections", connections["now"], connections["limit"], "--limit connections=N"),
@@ -236,10 +235,12 @@ def _limits(process: Dict) -> Iterator[Check]:
     ):
         said.append(f"{used} of {limit} {name}" if limit else f"{used} {name}")
         if limit and used and used > FULL * limit:
-            yield Check("limits", False, f"{used} of {limit} {name} are used", hint)
+            wrong.append((f"{used} of {limit} {name} are used", hint))
     if process["lag"] is not None and process["lag"] > LATE:
-        yield Check("limits", False, f"the event loop is {process['lag']:.2f} s late", "it wants more processor")
-    yield Check("limits", True, ", ".join(said))
+        wrong.append((f"the event loop is {process['lag']:.2f} s late", "it wants more processor"))
+    yield from (Check("limits", False, *each) for each in wrong)
+    if not wrong:
+        yield Check("limits", True, ", ".join(said))
 
 
 def _clock(process: Dict, asked: float, told: float) -> Check:
@@ -259,6 +260,17 @@ def _capabilities(status: Dict, process: Dict) -> Check:
     if raw and "net_raw" not in held:
         return Check("capabilities", False, f"AF_PACKET ({', '.join(raw)}) needs CAP_NET_RAW", "docker run --cap-add NET_RAW; setcap")
     return Check("capabilities", True, f"{', '.join(held) or 'none'}; user {process['user']}")
+
+
+def _told(process: Dict) -> Iterator[Check]:
+    """Does what happens reach those who are told?"""
+    for name, what, where, hint in (
+        ("access_log", "access log", "it is written", "make room on its disk; is its reader there?"),
+        ("traces", "traces", "the collector takes them", "does the collector run, and is admin.traces.endpoint its address?"),
+    ):
+        trouble = process.get("told", {}).get(name)
+        if trouble is not None:
+            yield Check(what, not trouble, f"lost: {trouble}" if trouble else where, hint)
 
 
 def _seconds(moment: str) -> float:

@@ -17,6 +17,7 @@ from carrier.observe.overview import address_of
 
 if TYPE_CHECKING:
     from carrier.core.listener import Listener
+    from carrier.observe.metrics import Metrics
     from carrier.proxy.overload import Watch
     from carrier.proxy.proxy import Proxy
 
@@ -34,7 +35,7 @@ CAPABILITIES = {
 BEGAN = time.time()
 
 
-def facts(proxy: Proxy, watch: Watch | None) -> dict[str, Any]:
+def facts(proxy: Proxy, watch: Watch | None, metrics: Metrics | None = None) -> dict[str, Any]:
     """All of it."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return {
@@ -57,7 +58,18 @@ def facts(proxy: Proxy, watch: Watch | None) -> dict[str, Any]:
         "lag": watch.lag if watch is not None else None,
         "capabilities": _capabilities(),
         "unsaved": proxy.unsaved,
+        "told": _told(metrics),
     }
+
+
+def _told(metrics: Metrics | None) -> dict[str, str]:
+    """Where what happened is told, as far as it is: why the last of it was lost there, "" where it was not."""
+    found = {}
+    if metrics is not None and metrics.access is not None:
+        found["access_log"] = metrics.access.writer.trouble
+    if metrics is not None and metrics.spans is not None:
+        found["traces"] = metrics.spans.trouble
+    return found
 
 
 def _doors(proxy: Proxy) -> list[dict[str, Any]]:
