@@ -255,7 +255,7 @@ class Bridges:
             problems.append(Problem(f"the address says {name!r}", "$.name", seen=shown(raw["name"])))
         user = body.get("user")
         if not isinstance(user, str) or not user.strip() or not user.isprintable() or len(user) > 200:
-            problems.append(Problem("a bridge needs 'user': whose it is, as text", "$.user", seen=shown(user)))
+            problems.append(Problem("a bridge needs 'user': whose it is", "$.user", seen=shown(user), allowed="1 to 200 signs that print"))
         fallback = body.get("fallback")
         if fallback not in (None, "shadow", "error"):
             problems.append(Problem("unknown fallback", "$.fallback", seen=shown(fallback), allowed="shadow, error"))

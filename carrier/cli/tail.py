@@ -17,6 +17,8 @@ from carrier.core.labels import is_implicit
 
 NAMED = ("rule", "cluster")
 """Fields of an event that may have a name which nobody gave."""
+GRPC_FAILURES = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
+"""As in carrier/wire/grpc.py, which is not loaded for them."""
 AGAIN = 1.0
 """Seconds between two attempts to find a carrier that has gone."""
 FILTERS = ("user", "rule", "listener", "status", "path", "protocol")
@@ -108,17 +110,24 @@ def shown(event: Dict, page: Page) -> str:
 
 
 def _session(event: Dict, page: Page) -> str:
-    status = event.get("status")
+    status, call = event.get("status") or 0, event.get("grpc") or {}
     word = str(status or event.get("error") or "ended")
-    code = "31" if event.get("error") or (status or 0) >= 500 else "33" if (status or 0) >= 400 else "32"
+    failed = event.get("error") or status >= 500 or call.get("status") in GRPC_FAILURES
+    code = "31" if failed else "33" if status >= 400 or call.get("status", "OK") != "OK" else "32"
     who = str(event.get("session") or f"{event.get('protocol', '')} {event.get('client', '')}".strip())
     what = f"{event['method']} {event.get('path', '')}" if event.get("method") else f"{who} {event.get('request', '')}".rstrip()
     to = event.get("endpoint") or event.get("cluster") or ""
     marks = f"  fallback: {event['fallback']}" if event.get("fallback") else ""
     marks += f"  {event['why']}" if event["event"] == "refused" and event.get("why") else ""
-    took = f"  {event['duration_us'] / 1000:.1f} ms" if "duration_us" in event else ""
+    took = f"  {_duration(event['duration_us'] / 1e6)}" if "duration_us" in event else ""
     what += stream(event, " ")
-    if event.get("grpc"):
-        what += f" {event['grpc'].get('status') or 'no status'}"
+    if call:
+        what += f" {call.get('status') or 'no status'}"
     via = "  " + " ".join(filter(None, (event.get("listener"), event.get("user"), event.get("rule"))))
     return f"{page.paint(code, word)} {what}{via}{f' -> {to}' if to else ''}{took}{marks}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return f"{seconds * 1000:.1f} ms"
+    return f"{seconds:.2f} s" if seconds < 60 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.0f} h"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from carrier.errors import ConfigError, Problem, did_you_mean, shown
+from carrier.wire.grpc import FAILURES
 
 FILTERS: Mapping[str, str] = {
     "user": "only sessions of this user's bridges",
@@ -14,7 +15,7 @@ FILTERS: Mapping[str, str] = {
     "status": "only answers of this status, or class of them: 404, 5xx",
     "path": "only requests whose path begins so",
     "protocol": "only of listeners of this protocol",
-    "errors": "true: only what failed, and answers from 500 on",
+    "errors": "true: only what failed, answers from 500 on, and calls of gRPC whose status is the like",
     "since": "the id of the last event that was seen",
 }
 
@@ -72,5 +73,5 @@ class Wanted:
         if event["event"] not in OF_SESSIONS:
             return not self.of_requests and (not self.errors or event.get("level") != "notice")
         said = (str(event.get(name) or "") for name in ("listener", "protocol", "rule", "user"))
-        failed = bool(event.get("error") or event.get("reason"))
+        failed = bool(event.get("error") or event.get("reason") or (event.get("grpc") or {}).get("status") in FAILURES)
         return self.concerns(*said) and self.passes(int(event.get("status") or 0), failed, str(event.get("path") or ""))

@@ -27,6 +27,7 @@ from carrier.core.reuse import recorded
 from carrier.log import rfc3339
 from carrier.observe.filters import Wanted
 from carrier.observe.lines import SHORT, Lines, first_line
+from carrier.wire.grpc import FAILURES
 
 if TYPE_CHECKING:
     from carrier.core.ledger import Refusal
@@ -430,16 +431,22 @@ def _about(entry: Any, paths: bool) -> tuple[int, bool, bytes]:
     if entry.__class__ is tuple:
         return entry[7].status, False, entry[4].target if paths else b""
     request, answer = entry.request, entry.answer
-    return answer.status if answer is not None else 0, entry.error is not None, request.target if paths and request is not None else b""
+    return answer.status if answer is not None else 0, _failed(entry), request.target if paths and request is not None else b""
 
 
 def _said(entry: Any) -> tuple[int, bool, str]:
     """Status, whether it failed, and the path, of a session that has ended."""
     if entry.__class__ is tuple:
-        request, answer, error = entry[4], entry[7], None
+        request, answer, failed = entry[4], entry[7], False
     else:
-        request, answer, error = entry.request, entry.answer, entry.error
-    return answer.status if answer is not None else 0, error is not None, _path(request.target) if request is not None else ""
+        request, answer, failed = entry.request, entry.answer, _failed(entry)
+    return answer.status if answer is not None else 0, failed, _path(request.target) if request is not None else ""
+
+
+def _failed(session: Session) -> bool:
+    """Had it an error, or is it a call of gRPC that was answered with one? The status of HTTP does not tell."""
+    request = session.request
+    return session.error is not None or (request is not None and request.grpc and session.outcome in FAILURES)
 
 
 def _path(target: bytes) -> str:

@@ -38,6 +38,8 @@ NAMES = [
     "UNAUTHENTICATED",
 ]
 """By number."""
+FAILURES = frozenset(("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"))
+"""Those that are a server's failure, as 500 and above are of HTTP (OpenTelemetry's semantic conventions for gRPC)."""
 STATUS = {
     "timeout": DEADLINE_EXCEEDED,
     "request-timeout": DEADLINE_EXCEEDED,

@@ -27,7 +27,10 @@ export function query(filter) {
   return found;
 }
 
-export const failed = (event) => Boolean(event.error || event.reason) || Number(event.status) >= 500;
+// As in carrier/wire/grpc.py: what 500 and above are of HTTP.
+const GRPC_FAILURES = new Set(["UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"]);
+
+export const failed = (event) => Boolean(event.error || event.reason) || Number(event.status) >= 500 || GRPC_FAILURES.has(event.grpc?.status);
 
 /** Does an event pass? */
 export function takes(filter, event) {

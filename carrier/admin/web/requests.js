@@ -91,13 +91,16 @@ function what(cell, e) {
 
 function status(cell, e) {
   const code = Number(e.status) || 0;
-  cell.className = `cell status ${e.error && code < 400 ? "s5" : statusClass(code)}`;
+  const call = e.grpc?.status ?? "OK"; // a call of gRPC fails with status 200
+  cell.className = `cell status ${filters.failed(e) ? "s5" : call === "OK" ? statusClass(code) : "s4"}`;
   text(cell, code || (e.error ?? "ended"));
 }
 
 function to(cell, e) {
-  const said = e.fallback ? `${e.endpoint || e.cluster}, as ${e.fallback}` : e.endpoint || e.cluster || (e.error ?? "");
-  cell.className = e.fallback || e.error ? "cell to warn" : "cell to";
+  const call = e.grpc && e.grpc.status !== "OK" ? e.grpc.status : "";
+  const where = e.endpoint || e.cluster || (e.error ?? "");
+  const said = e.fallback ? `${where}, as ${e.fallback}` : call ? `${where}, ${call}` : where;
+  cell.className = e.fallback || e.error || call ? "cell to warn" : "cell to";
   text(cell, said);
   if (cell.title !== said) cell.title = said;
 }

@@ -151,6 +151,11 @@ def test_each_kind_of_event_is_a_line(event: dict[str, object], words: str) -> N
     assert words in shown(event, Page())
 
 
+@pytest.mark.parametrize(("us", "said"), [(900, "0.9 ms"), (1_500_000, "1.50 s"), (600_000_000, "10 min"), (36_000_000_000, "10 h")])
+def test_a_duration_is_in_its_own_unit(us: int, said: str) -> None:
+    assert shown({"event": "session", "protocol": "TCP", "duration_us": us}, Page()).endswith(f"  {said}")
+
+
 def test_a_line_has_the_moment_of_its_event_and_no_second_one() -> None:
     line = shown({"event": "log", "time": "2026-01-01T00:12:34.567Z", "what": "sessions failed", "kind": "refused"}, Page())
     assert line[2:6] == ":12:" and line.endswith("sessions failed kind=refused")
@@ -160,5 +165,9 @@ def test_a_call_of_grpc_shows_its_version_and_how_it_went() -> None:
     event = {"event": "request", "time": "2026-01-01T00:00:00Z", "status": 200, "method": "POST", "path": "/a.B/C", "version": "2"}
     assert "POST /a.B/C h2 UNAVAILABLE" in shown({**event, "grpc": {"service": "a.B", "method": "C", "status": "UNAVAILABLE"}}, Page())
     assert "POST /a.B/C h2 no status" in shown({**event, "grpc": {"service": "a.B", "method": "C", "status": ""}}, Page())
+    page = Page()
+    page.colours = True
+    told = [shown({**event, "grpc": {"status": status}}, page)[9:13] for status in ("OK", "NOT_FOUND", "UNAVAILABLE")]
+    assert told == ["\x1b[32", "\x1b[33", "\x1b[31"]  # though the status of HTTP is 200
     opened = {"event": "opened", "session": "S", "version": "2", "stream": 3, "rule": "all", "cluster": "up"}
     assert "S h2 #3 all" in shown(opened, Page())

@@ -19,6 +19,12 @@ def test_a_filter_that_is_empty_is_none() -> None:
     assert Wanted({"user": ""}).takes({"event": "request", "user": "john"}) and Wanted({"user": ""}).key == ()
 
 
+def test_a_call_of_grpc_that_failed_is_an_error_though_its_status_is_200() -> None:
+    wanted, event = Wanted({"errors": "true"}), {"event": "request", "status": 200}
+    found = {status: wanted.takes({**event, "grpc": {"status": status}}) for status in ("OK", "NOT_FOUND", "UNAVAILABLE")}
+    assert found == {"OK": False, "NOT_FOUND": False, "UNAVAILABLE": True}
+
+
 def test_a_protocol_may_be_written_small() -> None:
     assert Wanted({"protocol": "udp"}).concerns("udp", "UDP", "", "") and not Wanted({"protocol": "udp"}).concerns("tcp", "TCP", "", "")
 

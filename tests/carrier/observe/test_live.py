@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import grpc
 import pytest
 
 from carrier.observe import live
 from carrier.observe.filters import Wanted
 from carrier.observe.live import Live
 from carrier.proxy.proxy import Proxy
+from tests.e2e.test_grpc import Echo, channel, grpc_server
+from tests.e2e.test_h2 import to
 from tests.support import config, echo, listener, port_of, running, tcp, wait_until
 
 EVERYBODY = {"name": "everybody", "action": {"route": {"destination": "echo"}}}
@@ -406,3 +410,33 @@ async def test_short_requests_are_told_at_their_end_alone_and_long_ones_when_the
         await wait_until(lambda: any(event["event"] == "opened" for event in reader.events()), "for it to be told")
     assert [event["event"] for event in reader.events()].count("opened") == 1
     assert not any(session._metadata for session in proxy.listeners["web"].live)
+
+
+class Broken(Echo):
+    async def fail(self, request: bytes, context: Any) -> bytes:
+        await context.abort(grpc.StatusCode.INTERNAL, "broken")
+        return b""
+
+
+async def test_a_call_of_grpc_that_failed_is_for_who_watches_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "PERIOD", 0.01)
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(grpc_server(Broken()))
+        proxy = await stack.enter_async_context(to(server, http=2))
+        found = Live(asyncio.get_running_loop(), lambda: proxy.listeners)
+        stack.callback(found.close)
+        proxy.env.read(found.read)
+        everything, errors = Reader(), Reader()
+        found.join(everything, {})
+        found.join(errors, {"errors": "true"})
+        ours = await stack.enter_async_context(channel(port_of(proxy, "in")))
+        assert await ours.unary_unary("/a.Service/Unary")(b"x") == b"echo x"
+        with pytest.raises(grpc.aio.AioRpcError):
+            await ours.unary_unary("/a.Service/Fail")(b"x")
+        await wait_until(lambda: len(calls(everything)) == 2, "for both")
+        await wait_until(lambda: calls(errors), "for the one that failed")
+        assert calls(errors) == [("/a.Service/Fail", 200, "INTERNAL")]
+
+
+def calls(reader: Reader) -> list[tuple[str, int, str]]:
+    return [(event["path"], event["status"], event["grpc"]["status"]) for event in reader.events() if event["event"] == "request"]
