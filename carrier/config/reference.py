@@ -288,7 +288,7 @@ OPTIONS: Mapping[str, Field] = {field.name: field for field in (
     Field("mode", "text", TEXT, "of a UNIX socket's file, in octal", "", "0660"),
     Field("user", "text", TEXT, "whose a UNIX socket's file is: a name or a number", "", "app"),
     Field("group", "text", TEXT, "the group of a UNIX socket's file: a name or a number", "", "app"),
-    Field("body_min_rate", "number", AMOUNTS["bytes per second"], "that a request body must come with", "", 1000, "bytes per second"),
+    Field("body_min_rate", "number", AMOUNTS["bytes per second"], "that a request body must come with, but for calls of gRPC", "", 1000, "bytes per second"),
     Field("body_grace", "duration", AMOUNTS["seconds"], "before `body_min_rate` counts", "", 30, "seconds"),
     Field("max_head", "size", AMOUNTS["bytes"], "of a request head; then 431. Of an HTTP cluster: of an answer's head; then 502", "", "64Ki", "bytes"),
     Field("max_fields", "number", AMOUNTS["number"], "fields of a request head; then 431. Of an HTTP cluster: of an answer's; then 502", "", 200),

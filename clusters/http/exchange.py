@@ -163,8 +163,12 @@ class Exchange(Socket):
             self.close()
         elif self.tunnel:
             return
-        elif (self.waiting or self.request is not None) and self.request_done and 0 < timeout < now - self._waits_since():
+        elif self.owed() and self.request_done and 0 < timeout < now - self._waits_since():
             self.broken(Error("timeout", f"{self.endpoint.address}: no answer within {timeout:g} s (options.answer_timeout)", "upstream"))
+
+    def owed(self) -> bool:
+        """Is the head of an answer to come?"""
+        return self.waiting or self.request is not None
 
     def _waits_since(self) -> float:
         """When the request was sent: monotonic seconds. `since` is only set at the end of a body, and when a connection becomes idle."""

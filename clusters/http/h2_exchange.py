@@ -388,6 +388,9 @@ class Exchange2(Exchange):
             self.moving = None
         self._release()
 
+    def owed(self) -> bool:
+        return self.waiting
+
     def pause(self) -> None:
         self.paused = True
         if self.stream is not None:

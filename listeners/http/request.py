@@ -405,7 +405,7 @@ class Request(Socket):
             return
         if self.awaits:  # it did not wait, or not any longer: now its content's time begins
             self.awaits, self.since = False, now
-        if self.sent or not listener.body_min_rate:  # of an answer that has begun, and where no rate is asked for: it has to move
+        if self.sent or not listener.body_min_rate or (asked is not None and asked.grpc):  # messages come when there is something to say
             self._late_answer(now)
             return
         if self.held:  # it may not send: that is not its fault

@@ -102,6 +102,19 @@ async def test_streams_go_both_ways_at_once() -> None:
         assert await call.code() is grpc.StatusCode.OK
 
 
+async def test_a_stream_whose_caller_has_nothing_to_say_for_minutes_goes_on() -> None:
+    """It was taken for an upload that drips, and its caller told DEADLINE_EXCEEDED after ten seconds."""
+    async with grpc_server() as server, to(server, http=2) as proxy, channel(port_of(proxy, "in")) as ours:
+        call = ours.stream_stream("/a.Service/Stream")()
+        listener = proxy.listeners["in"]
+        await wait_until(lambda: listener.live, "for the call")
+        for second in range(0, 240, 10):
+            listener.tick(proxy.env.loop.time() + second)
+        await call.write(b"still here")
+        assert await call.read() == b"echo still here"
+        call.cancel()
+
+
 async def test_an_auto_port_carries_it_to_the_server() -> None:
     async with grpc_server() as server, to(server, protocol="auto") as proxy, channel(port_of(proxy, "in")) as ours:
         assert await ours.unary_unary("/a.Service/Unary")(b"hi") == b"echo hi"

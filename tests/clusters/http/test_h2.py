@@ -57,7 +57,7 @@ async def test_a_server_that_has_nothing_to_say_is_not_pinged_and_its_host_is_as
     async def serve(peer: Peer2) -> None:
         peer.head(await peer.request(), [(":status", "200")])
         await go_on.wait()
-        peer.send(1, b"", True)
+        peer.send(1, b"at last", True)
 
     go_on = asyncio.Event()
     async with Server2(serve) as server, before(server) as (proxy, found), client2(port_of(proxy, "in")) as client:
@@ -70,7 +70,8 @@ async def test_a_server_that_has_nothing_to_say_is_not_pinged_and_its_host_is_as
         sock = connection.transport.get_extra_info("socket")
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == h2.SILENCE
         go_on.set()
-        assert (await client.answer(number)).status == 200
+        answer = await client.answer(number)
+        assert (answer.body, answer.reset) == (b"at last", None), "the time for an answer is that for its head"
         assert not server.peers[0].pings
 
 
