@@ -26,7 +26,9 @@ from carrier.core.stream import Stream, link
 from carrier.errors import Error, Side, from_os
 from carrier.hops.bytesocket import READ, ByteSocket
 from carrier.hops.peek import peek
+from carrier.wire.first import classify
 from carrier.wire.hello import MOST, Hello, parse_hello, wanted
+from carrier.wire.making import canned
 
 if TYPE_CHECKING:
     from carrier.hops.certificates import ClientTls, Made, ServerTls
@@ -248,14 +250,27 @@ class Welcome(Greeting):
     def _begin(self) -> None: ...
 
     def _greet(self, data: bytes) -> None:
-        if self.channel is None:
-            self.begun += data
-            made = self._asked()
-            if made is None:
-                return
-            self.channel = Channel(made, True)
-            data = bytes(self.begun)
-        super()._greet(data)
+        try:
+            if self.channel is None:
+                self.begun += data
+                made = self._asked()
+                if made is None:
+                    return
+                self.channel = Channel(made, True)
+                data = bytes(self.begun)
+            super()._greet(data)
+        except (ssl.SSLError, Error):
+            if classify(self.begun) in ("http", "likely"):
+                self._say_https()
+            raise
+
+    def _say_https(self) -> None:
+        """Who asks without TLS is told so, in the words that are understood: a connection that only ends says nothing to anybody."""
+        head, body = canned(400, "this port speaks TLS: ask for https://")
+        try:
+            self.sock.send(head.text[:-2] + b"connection: close\r\n\r\n" + body)
+        except OSError:
+            pass  # it has left
 
     def _asked(self) -> Made | None:
         """The entry; None: the hello does not say it yet. Raises Error: it is none."""

@@ -45,7 +45,7 @@ class FirstLine:
         """Where the first line begins; how far it was searched for its end."""
         self.strange = False
 
-    def feed(self, data: bytes) -> Seen:
+    def feed(self, data: bytes | bytearray) -> Seen:
         """What it is, with this behind what came before."""
         held, start = self.held, self.start
         held += data
@@ -74,6 +74,6 @@ class FirstLine:
         return "strange" if self.strange else "unknown"
 
 
-def classify(data: bytes) -> Seen:
+def classify(data: bytes | bytearray) -> Seen:
     """What a connection that begins with `data` is."""
     return FirstLine().feed(data)

@@ -375,8 +375,13 @@ class Upstream1(Exchange, asyncio.Protocol):
         super().close()
         self.out.clear()
         self.reader.stop()
-        if not self.transport.is_closing():
-            self.transport.abort()
+        transport = self.transport
+        if transport.is_closing():
+            return
+        if transport.get_extra_info("ssl_object") is not None and not transport.get_write_buffer_size():
+            transport.close()  # says close_notify, without which servers log an error (RFC 8446 section 6.1)
+        else:
+            transport.abort()
 
     # ------------------------------------------------------------------ flow
 

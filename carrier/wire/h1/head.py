@@ -354,6 +354,10 @@ def _target(method: bytes, target: bytes, limits: Limits) -> tuple[bytes, bytes 
         sent = rest if rest[:1] == b"/" else b"/" + rest
         if location.fullmatch(sent):
             return (b"*" if method == b"OPTIONS" and not rest else sent), match[2]
+    odd = next((byte for byte in target if byte in _LOOSE), None)
+    if limits.strict_target and odd is not None and LOCATION[False].fullmatch(target):
+        why = f"has {shown(bytes((odd,)))}, which RFC 3986 forbids and browsers send (options.strict_target 0 takes it)"
+        raise refuse("downstream", f"target {shown(target)} {why}")
     raise refuse("downstream", f"target {shown(target)} of {shown(method[:40])} is not one that RFC 9112 3.2 knows")
 
 

@@ -473,6 +473,21 @@ async def test_what_is_no_handshake_ends_with_the_reason_and_nobody_reads(files,
         assert not loop.remove_reader(peer.ours)
 
 
+@pytest.mark.parametrize("entries", [1, 2])
+@pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", b"POST /x HTTP/1.1\r\n", b"HELO x\r\n"])
+async def test_who_asks_without_tls_is_told_to_ask_with_it(files, said, entries):
+    tls = ServerTls([files("a", "a.test"), {**files("b", "b.test"), "sni": ["b.test"]}][:entries])
+    with contextlib.closing(Peer(files, "a.test")) as peer:
+        peer.sock.send(said)
+        with pytest.raises(Error):
+            await asyncio.wait_for(welcome(asyncio.get_running_loop(), peer.ours, tls), 5)
+        peer.ours.close()
+        heard = b""
+        while data := await asyncio.get_running_loop().sock_recv(peer.sock, 4096):
+            heard += data
+    assert (heard.startswith(b"HTTP/1.1 400 ") and b"https://" in heard) is not said.startswith(b"HELO"), heard
+
+
 async def test_a_handshake_that_does_not_end_is_given_up(files, monkeypatch):
     monkeypatch.setattr("carrier.hops.tls.HANDSHAKE", 0.05)
     with contextlib.closing(Peer(files, "a.test")) as peer, pytest.raises(Error, match="no TLS handshake within"):

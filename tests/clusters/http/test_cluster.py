@@ -13,7 +13,12 @@ from clusters.http import h1
 from clusters.http.cluster import HttpCluster
 from clusters.http.h2_pool import SharedEndpoint
 from tests.conversation import Stage
+from tests.e2e.test_h2 import to
 from tests.e2e.test_http_bodies import GET, OK, answered
+from tests.pki import Pki, pki
+from tests.support import http, port_of
+
+__all__ = ["pki"]
 
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy"
 NO_BODY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
@@ -302,3 +307,26 @@ def test_streams_of_one_connection_count_as_one_connection() -> None:
     endpoint.pool = SimpleNamespace(connections=[connection])  # type: ignore[assignment]
     endpoint.idle.append(None)
     assert endpoint.connections == 3, "one of HTTP/2, one of HTTP/1.1 that is in use, and one that is idle"
+
+
+async def test_a_server_of_tls_is_told_the_end_of_each_connection(pki: Pki) -> None:
+    """OpenSSL takes an end without close_notify for an attack, and servers log it as an error."""
+    told: list[object] = []
+
+    def serve(listening: socket.socket) -> None:
+        sock = pki.server().wrap_socket(listening.accept()[0], server_side=True, suppress_ragged_eofs=False)
+        with sock:
+            while b"\r\n\r\n" not in sock.recv(65536):
+                pass
+            sock.sendall(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok")
+            try:
+                told.append(sock.recv(1))
+            except OSError as exc:
+                told.append(exc)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        serving = asyncio.ensure_future(asyncio.to_thread(serve, listening))
+        async with to(listening.getsockname()[1], tls={"ca": pki.ca, "sni": "localhost"}) as proxy:
+            assert (await http(port_of(proxy, "in")))[2] == b"ok"
+            await asyncio.wait_for(serving, 5)
+    assert told == [b""]

@@ -132,6 +132,8 @@ def test_raw_bytes_that_browsers_send_pass_when_targets_are_not_strict() -> None
     loose = Limits(strict_target=False)
     assert parse(b'GET /a?f={x|y}^`<"> HTTP/1.1', b"Host: a", limits=loose).query == b'f={x|y}^`<">'
     assert parse(b"GET /a?x[]=1 HTTP/1.1", b"Host: a").query == b"x[]=1"
+    with pytest.raises(Error, match=r'has "\|", which RFC 3986 forbids and browsers send \(options.strict_target 0 takes it\)'):
+        parse(b"GET /css?family=A|B HTTP/1.1", b"Host: a")
 
 
 @pytest.mark.parametrize(
