@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from carrier.errors import Error, shown
@@ -84,13 +85,13 @@ class Introduction:
         if version is None or len(words) != 6:
             raise _bad(f"PROXY header {shown(held)} is none")
         try:
-            hosts = [str(ipaddress.ip_address(word.decode("ascii"))) for word in words[2:4]]
+            found = [ipaddress.ip_address(word.decode("ascii")) for word in words[2:4]]
             ports = [int(word) for word in words[4:6] if word.isdigit()]
-            if len(ports) != 2 or max(ports) > 65535 or any((":" in host) != (version == 6) for host in hosts):
+            if len(ports) != 2 or max(ports) > 65535 or any(address.version != version for address in found):
                 raise ValueError
         except ValueError:
             raise _bad(f"PROXY header {shown(held)} has no addresses of {words[1].decode()}") from None
-        self.said = Introduced((hosts[0], ports[0]), (hosts[1], ports[1]))
+        self.said = _introduced(found, ports)
 
     def _second(self, held: bytes) -> None:
         if len(held) < 16:
@@ -105,16 +106,23 @@ class Introduction:
         known = _FAMILIES.get(family)
         if known is None:  # not TCP over IP: the proxy knows whom it means
             return
-        number, size = known
+        _, size = known
         if length < 2 * size + 4:
             raise _bad(f"PROXY header of {length} bytes has no addresses")
-        hosts = [socket.inet_ntop(number, held[at : at + size]) for at in (16, 16 + size)]
+        found = [ipaddress.ip_address(held[at : at + size]) for at in (16, 16 + size)]
         ports = struct.unpack_from(">HH", held, 16 + 2 * size)
         values = dict(_values(held[20 + 2 * size :]))
         if TLS in values:
             values |= dict(_values(values[TLS][5:]))
         texts = [values.get(name, b"").decode("utf-8", "replace") for name in (AUTHORITY, ALPN, VERSION, COMMON_NAME)]
-        self.said = Introduced((hosts[0], ports[0]), (hosts[1], ports[1]), *texts)
+        self.said = _introduced(found, ports, *texts)
+
+
+def _introduced(hosts: Sequence[ipaddress.IPv4Address | ipaddress.IPv6Address], ports: Sequence[int], *texts: str) -> Introduced:
+    """A proxy that listens on `::` tells of IPv4 clients by mapped addresses; they are who they are without."""
+    mapped = [getattr(host, "ipv4_mapped", None) for host in hosts]
+    (peer, local) = map(str, mapped if all(mapped) else hosts)
+    return Introduced((peer, ports[0]), (local, ports[1]), *texts)
 
 
 def _values(data: bytes) -> list[tuple[int, bytes]]:

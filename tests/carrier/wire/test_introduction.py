@@ -28,6 +28,21 @@ def test_what_is_written_is_read_and_nothing_behind_it(places: tuple[tuple[str, 
     assert read(write(*places) + b"GET / HTTP/1.1\r\n") == (Introduced(*places), b"GET / HTTP/1.1\r\n")  # type: ignore[operator]
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"PROXY TCP6 ::ffff:192.0.2.7 ::FFFF:198.51.100.1 4000 443\r\n",
+        b"PROXY TCP6 ::ffff:c000:207 ::ffff:c633:6401 4000 443\r\n",
+        version_2(("::ffff:192.0.2.7", 4000), ("::ffff:198.51.100.1", 443)),
+    ],
+)
+def test_an_ipv4_client_of_a_proxy_that_listens_on_ipv6_is_one_of_ipv4(header: bytes) -> None:
+    """HAProxy with `bind :::80` and `send-proxy`: rules, `trusted` and the log took it for somebody else."""
+    assert read(header) == (Introduced(*FOUR), b"")
+    said, _ = read(version_2(("::ffff:192.0.2.7", 1), ("2001:db8::1", 2)))
+    assert said is not None and said.local == ("2001:db8::1", 2) and ":" in said.peer[0], "one of the two alone is as it was said"
+
+
 def test_name_and_protocol_of_a_tls_are_told() -> None:
     said, rest = read(version_2(*FOUR, "a.example", "h2") + b"x")
     assert said == Introduced(*FOUR, "a.example", "h2") and rest == b"x"
