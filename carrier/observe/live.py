@@ -169,7 +169,8 @@ class Live:
             self._next()
         group = self.groups.setdefault(wanted.key, Group(wanted))
         self._aim_anew()
-        missed = [kept for kept in self.ring if kept.number > int(since)] if since.isdecimal() else []
+        due = set(group.frame)  # he gets it with the others
+        missed = [kept for kept in self.ring if kept.number > int(since) and kept.frame not in due] if since.isdecimal() else []
         if wanted.key:
             missed = [kept for kept in missed if wanted.takes(kept.event)]
         viewer.write(b": carrier events\nretry: 2000\n\n" + b"".join(kept.frame for kept in missed))

@@ -377,6 +377,8 @@ def a_pause_holds_the_list_and_tells_what_came(site: Site) -> None:
     assert site.rows() == before
     site.click(".newer")
     site.until(lambda: "/while-paused" in site.rows()[0], "for what came")
+    site.click("#v-requests button", "Clear")
+    site.one("#v-requests .empty", "Nothing has come yet")
 
 
 def a_request_tells_why_it_went_there_and_what_came_near(site: Site) -> None:
@@ -472,6 +474,7 @@ def a_bridge_is_made_and_the_conflict_is_shown(site: Site) -> None:
     site.click("dialog button", "Add the bridge")
     site.until(lambda: site.says("Bridge ann is in force"), "for the bridge")
     site.one("#v-rules .card .label", "ann")
+    site.one("#v-rules .endpoint[title='not tried yet']", f"127.0.0.1:{port}")
 
 
 def a_bridge_is_checked_renewed_and_removed(site: Site) -> None:

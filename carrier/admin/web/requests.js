@@ -48,6 +48,7 @@ export function build(section) {
     errors: h("button", { type: "button", "aria-pressed": "false" }, "Errors"),
     pause: h("button", { type: "button", "aria-pressed": "false" }, "Pause"),
     count: h("p", { class: "dim count" }),
+    clear: h("button", { type: "button", on: { click: () => (parts.input.value ? setFilter("") : forget()) } }, "Clear"),
     newer: h("button", { type: "button", class: "newer", hidden: true }, "Newer"),
   };
   input.addEventListener("input", () => typed());
@@ -61,7 +62,7 @@ export function build(section) {
   fill(
     section,
     h("header", { class: "bar" }, h("h2", { id: "h-requests" }, "Live requests"), h("div", { class: "row" }, parts.mine, parts.errors, parts.pause)),
-    h("div", { class: "row filter" }, input, h("button", { type: "button", on: { click: () => setFilter("") } }, "Clear")),
+    h("div", { class: "row filter" }, input, parts.clear),
     h("p", { id: "filter-help", class: "dim small" }, "Keys: user, rule, listener, status, path, protocol, method, client, is:error; other words stand anywhere. Arrow keys and Enter open the reason of a request."),
     h("div", { class: "held" }, parts.newer, grid.box),
     parts.count,
@@ -119,6 +120,12 @@ export function setFilter(value) {
   typed(0);
 }
 
+/** Begin with an empty list: what comes next is what is looked for. */
+function forget() {
+  all.length = 0;
+  typed(0);
+}
+
 let waiting;
 
 function typed(delay = 250) {
@@ -142,6 +149,7 @@ function buttons() {
   mine.disabled = !who;
   mine.title = who ? `Only requests of ${who}'s bridges` : users().length ? "Choose above who you are" : "Nobody has a bridge";
   mine.setAttribute("aria-pressed", String(Boolean(who) && filter.keys.user === who));
+  parts.clear.title = parts.input.value ? "Show all requests again" : "Forget the requests that are listed";
   parts.errors.setAttribute("aria-pressed", String(/^error/.test(filter.keys.is ?? "")));
   grid.none.textContent = parts.input.value.trim() ? "Nothing that passes the filter has come yet." : "Nothing has come yet. Requests stand here as they end.";
 }
@@ -224,7 +232,8 @@ async function open() {
   if (document.hidden) return;
   const mine = (stop = new AbortController());
   try {
-    await watch(filters.query(filter), lastId || "0", mine.signal, take, () => {
+    const ours = (...told) => mine.signal.aborted || take(...told); // what the last stream still had comes again by this one
+    await watch(filters.query(filter), lastId || "0", mine.signal, ours, () => {
       tries = 0;
       tell("stream", "");
     });

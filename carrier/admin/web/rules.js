@@ -176,9 +176,9 @@ function where(rule, cluster) {
   const found = [h("span", { "aria-label": "leads to" }, "→")];
   const endpoints = cluster?.endpoints ?? [];
   for (const endpoint of endpoints.slice(0, 3)) {
-    const bad = !endpoint.up || endpoint.reason;
+    const seen = !endpoint.up ? "down" : endpoint.reason || endpoint.drained ? "shaky" : endpoint.tried ? "up" : "";
     const why = endpoint.drained ? "drained" : endpoint.up ? (endpoint.reason ? "failed" : "") : "down";
-    found.push(h("span", { class: "endpoint", title: endpoint.reason || "up" }, h("span", { class: `dot ${!endpoint.up ? "down" : bad || endpoint.drained ? "shaky" : "up"}` }), endpoint.address, why && h("span", { class: endpoint.up ? "warn" : "bad" }, ` ${why}`)));
+    found.push(h("span", { class: "endpoint", title: endpoint.reason || (endpoint.tried ? "up" : "not tried yet") }, h("span", { class: `dot ${seen}` }), endpoint.address, why && h("span", { class: endpoint.up ? "warn" : "bad" }, ` ${why}`)));
   }
   if (endpoints.length > 3) found.push(h("span", { class: "dim" }, `and ${endpoints.length - 3} more`));
   if (!endpoints.length && rule.to) found.push(h("span", {}, given(rule.to, cluster?.protocol ?? "")));

@@ -80,6 +80,7 @@ async def test_who_comes_back_to_another_process_gets_all_that_its_ring_has(prox
     second = Live(asyncio.get_running_loop(), lambda: proxy.listeners)
     second.join(Reader(), {})
     second.logged("notice", "change", {"revision": 7})
+    second._beat()
     reader = Reader()
     second.join(reader, {}, str(last))
     second.close()
@@ -203,6 +204,18 @@ async def test_who_comes_back_gets_what_he_missed(told: Live) -> None:
     told.join(fresh, {})
     assert [event["revision"] for event in again.events()] == [2, 3, 4]
     assert fresh.events() == [], "who asks for nothing old gets nothing old"
+
+
+async def test_who_comes_back_to_a_group_is_told_nothing_twice(told: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "PERIOD", 60)
+    told.join(Reader(), {})
+    told._beat()
+    told.logged("notice", "change", {"revision": 1})  # the group is about to be told it
+    reader = Reader()
+    told.join(reader, {}, "0")
+    told._beat()
+    await wait_until(lambda: not told.due, "for all of them")
+    assert [event["revision"] for event in reader.events()] == [1]
 
 
 async def test_the_ring_is_bounded_in_bytes(told: Live) -> None:
