@@ -26,7 +26,8 @@ from carrier.hops.peek import peek
 from carrier.hops.tls import HANDSHAKE
 from carrier.options import check_numbers, numbers
 from carrier.wire.hello import MOST, Hello, parse_hello, wanted
-from listeners.auto_ends import AutoPort, AutoSource, LateConnection, SecuredSource
+from listeners.auto_ends import AutoPort, AutoSource, SecuredSource
+from listeners.http.h1 import Connection1
 
 if TYPE_CHECKING:
     from carrier import model as config
@@ -152,3 +153,57 @@ class AutoListener(AutoPort):
         if isinstance(source, (AutoSource, SecuredSource)):
             return described(source.peer, source.local, source.tls)
         return super().metadata(session)
+
+
+class LateConnection(Connection1):
+    """A connection of HTTP of which something was read already. first: that. Its head is as old as the connection."""
+
+    __slots__ = ("first",)
+
+    def __init__(self, listener: AutoPort, first: bytes, began: float) -> None:
+        super().__init__(listener)
+        self.first, self.since = first, began
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        began = self.since
+        super().connection_made(transport)
+        first, self.first = self.first, b""
+        if not self.closing or self.listener.leaving:
+            self.data_received(first)
+        if self.paused and self.transport.get_protocol() is self:
+            self.transport.set_protocol(Pausing(self))
+        if self.session is None and self.reader.pending:
+            self.since = began
+            self.wait_for_head()
+
+
+class Pausing(asyncio.Protocol):
+    """Stands in for a connection that has paused in `connection_made`: uvloop begins to read behind that, whatever was said in it. `pause`
+    would not say it again, and more and more requests behind the first one would be held."""
+
+    __slots__ = ("connection",)
+
+    def __init__(self, connection: LateConnection) -> None:
+        self.connection = connection
+
+    def _step_aside(self) -> LateConnection:
+        connection = self.connection
+        connection.transport.set_protocol(connection)
+        if connection.paused:
+            connection.transport.pause_reading()
+        return connection
+
+    def data_received(self, data: bytes) -> None:
+        self._step_aside().data_received(data)
+
+    def eof_received(self) -> bool:
+        return self._step_aside().eof_received()
+
+    def pause_writing(self) -> None:
+        self._step_aside().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._step_aside().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.connection.connection_lost(exc)

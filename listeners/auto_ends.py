@@ -295,26 +295,6 @@ class AutoSource(TcpSource):
             self.undecided.since = self.loop.time()
 
 
-class LateConnection(Connection1):
-    """A connection of HTTP of which something was read already. first: that. Its head is as old as the connection."""
-
-    __slots__ = ("first",)
-
-    def __init__(self, listener: AutoPort, first: bytes, began: float) -> None:
-        super().__init__(listener)
-        self.first, self.since = first, began
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        began = self.since
-        super().connection_made(transport)
-        first, self.first = self.first, b""
-        if not self.closing or self.listener.leaving:
-            self.data_received(first)
-        if self.session is None and self.reader.pending:
-            self.since = began
-            self.wait_for_head()
-
-
 class SecuredSource(Socket, asyncio.Protocol):
     """The accepted end of a connection whose TLS is terminated here, over a transport (carrier/hops/tlstransport.py), so that it can
     become a connection of HTTP. Each direction ends on its own.

@@ -429,3 +429,24 @@ async def test_a_client_that_ends_its_half_inside_tls_is_answered(secured, proto
             heard = await half_closed(port_of(proxy, "in"), said, tls)
             assert heard.endswith(b"ok" if said[:3] == b"GET" else b"heard raw\n")
             await wait_until(lambda: not proxy.connections())
+
+
+@pytest.mark.parametrize("protocol", ["auto", "HTTP"])
+async def test_what_a_client_pipelines_behind_its_first_request_waits_where_it_is(protocol):
+    """uvloop reads behind `connection_made` although it was told not to: 512 KiB of it were read, and refused."""
+
+    async def slow(peer):
+        for length in (0, 3_000_000, 0):
+            await peer.reader.readuntil(b"\r\n\r\n")
+            await peer.reader.readexactly(length)
+            await asyncio.sleep(0.05)
+            peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+    async with tcp_server(slow) as up:
+        conf = config(clusters=[cluster("up", up.port, protocol="HTTP")], listeners=[auto("up", protocol=protocol)])
+        async with running(conf) as proxy, tcp(port_of(proxy, "in")) as client:
+            get = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+            client.send(get + b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3000000\r\n\r\n" + b"x" * 3_000_000 + get)
+            for _ in range(3):
+                assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+                assert await client.reader.readexactly(2) == b"ok"
