@@ -8,6 +8,7 @@ be told as one of these.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from carrier.core.rare import Rare
@@ -19,6 +20,7 @@ from carrier.wire import grpc
 if TYPE_CHECKING:
     from carrier.core.endpoint import Endpoint
     from carrier.core.parts import Cluster
+    from carrier.core.tape import Tape
     from carrier.core.trace import Trace
 
 UNANSWERED = frozenset(("reset", "closed", "timeout"))
@@ -100,7 +102,7 @@ class Kept(Stream):
 class Again(Shown):
     """A session, as far as it may have another destination, or ask the same one again."""
 
-    __slots__ = ("retries",)
+    __slots__ = ("retries", "sent")
     # of core/session.py
     status: str
     cluster: Cluster | None
@@ -113,6 +115,8 @@ class Again(Shown):
     source: Socket
     task: Rare[asyncio.Task[None] | None]
     backlog: Rare[Backlog | None]
+    hops: Rare[tuple[Stream, ...]]
+    tape: Rare[Tape | None]
     kept = Rare[Kept | None](None)
     """What was sent of a call that may be sent again."""
     tried = Rare(NOBODY)
@@ -203,6 +207,22 @@ class Again(Shown):
             self._try_again(cluster)
             return
         self.give_up(error)
+
+    def unsent(self, error: Error, content: Iterable[bytes], ended: bool, trailer: Any) -> bool:
+        """The destination found nobody to send anything to, and gives back what it was given of the request: it waits for who is next.
+        False: this way is not for it, and nothing was done."""
+        tied = self.hops or self.kept is not None or self.tape is not None or self.decision.retry.on_disconnect
+        if tied or self.answered or self.request is None or self.status != CONNECTED:
+            return False
+        self.sent = False
+        self._hold()
+        assert self.backlog is not None
+        for data in content:
+            self.backlog.data(data)
+        if ended and not self.request_last:
+            self.backlog.end(trailer)
+        self._replace(error)
+        return True
 
     def _reconnect(self, error: Error | None) -> bool:
         """The destination went away and the route wants it back (also after an orderly end): the source waits in a backlog."""

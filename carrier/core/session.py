@@ -35,8 +35,8 @@ class Session(Again):
     # fmt: off
     __slots__ = (
         "answer", "answered", "answered_at", "bytes_in", "bytes_out", "cluster", "decision", "destination", "ended_at", "endpoint",
-        "error", "fields", "listener", "number", "rare", "request", "request_last", "sent", "source", "source_done",
-        "started", "status",
+        "error", "fields", "listener", "number", "rare", "request", "request_last", "source", "source_done", "started",
+        "status",
     )
     # fmt: on
     status: str

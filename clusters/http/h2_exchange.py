@@ -131,6 +131,12 @@ class Exchange2(Exchange):
         if not connection.due:
             connection.soon()
 
+    def unsent(self, error: Error) -> None:
+        """It waited for a place, and no connection can be made."""
+        session = self.session
+        if session is None or self.plain or not session.unsent(error, self.body or (), self.request_done, self.trailer):
+            self.broken(error)
+
     def _no_tunnel(self, head: Head, session: Session) -> None:
         """The peer offers no extended CONNECT: a connection of HTTP/1.1 takes the place of this exchange, if that may be spoken with it."""
         upgrade = (head.upgrade or b"").decode("latin-1")

@@ -113,7 +113,7 @@ class Pool2:
         detail = f"{self.endpoint.address}: it speaks no HTTP/2 any more"
         error = failure if isinstance(failure, Error) else Error("closed", detail, "upstream", "yes")
         while self.waiting:
-            self.waiting.popleft().broken(error.bare())
+            self.waiting.popleft().unsent(error.bare())
 
     def place(self) -> None:
         """There may be places: those that wait take them."""
