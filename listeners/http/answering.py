@@ -114,14 +114,16 @@ class Answering1(Request):
         if not (head.whole and session.on_lane and (asked.simple or asked.parting or self._is_read(asked))):
             super().message(head, body)
             return
-        if asked.parting:  # the codec may have read it, which leaves it to the answer to say so
-            self.closing = True
-            data = (head.text or text_of(head))[:-2] + b"connection: close\r\n\r\n" + body
-        elif not self.closing:
-            data = (head.text or text_of(head)) + body
-        else:
+        if self.closing and not asked.parting:
             super().message(head, body)
             return
+        text = head.text or text_of(head)
+        if self.listener.tells:
+            text = text[:-2] + self.listener.told(session, head) + b"\r\n"
+        if asked.parting:  # the codec may have read it, which leaves it to the answer to say so
+            self.closing = True
+            text = text[:-2] + b"connection: close\r\n\r\n"
+        data = text + body
         self.session = None
         self.to = self.back = NOWHERE
         self.bytes_out += len(data)

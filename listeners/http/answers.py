@@ -64,10 +64,19 @@ def _lines(values: Mapping[str, str]) -> bytes:
     return b"".join(b"x-carrier-%b: %b\r\n" % (name.encode(), _safe(value)) for name, value in values.items() if value)
 
 
+OUR_ID = slice(-50, -2)
+"""Where the line of an id that we made is, in the fields that are added to a request."""
+
+
 def told_id(session: Session, head: Head) -> bytes:
     """The request's id, for its caller, unless the upstream has said one."""
-    made = id_of(session.request, session.fields) if session.request is not None else b""
-    return b"x-request-id: %b\r\n" % made if made and head.get(b"x-request-id") is None else b""
+    if head.get(b"x-request-id") is not None:
+        return b""
+    line = session.fields[OUR_ID]
+    if line[:14] == b"x-request-id: ":
+        return line
+    found = id_of(session.request, session.fields) if session.request is not None else b""
+    return b"x-request-id: %b\r\n" % found if found else b""
 
 
 def told_timing(session: Session) -> bytes:

@@ -155,6 +155,8 @@ class Request2(Request):
         self.to = self.back = NOWHERE
         connection = self.connection
         block = answer_block(head, connection.shared.encoder)
+        if self.listener.tells:
+            block += lines_block(self.listener.told(session, head) + b"\r\n")
         self.bytes_out += len(block) + len(body)
         went = self.stream.send_message(block, body)
         session.served(head)

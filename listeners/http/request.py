@@ -165,10 +165,12 @@ class Request(Socket):
                 self.renewed()
             origin.number = number + 1
             fields = origin.fields_and_id + TAILS[number]
-        apart, watched = listener.tells, listener.env.watched
-        if watched:  # most that are traced or not say nothing of a trace
-            apart = apart or watched is True or head.trace is not False or watched.is_next()
-        if apart and self._begin_apart(head, decision, onward, last, fields):
+        watched = listener.env.watched
+        if (  # most that are traced or not say nothing of a trace
+            watched
+            and (watched is True or head.trace is not False or watched.is_next())
+            and self._begin_apart(head, decision, onward, last, fields)
+        ):
             return
         spare = self.spare
         if spare is None or not spare.on_lane:
@@ -179,11 +181,11 @@ class Request(Socket):
             session.begin(decision, onward, last)
 
     def _begin_apart(self, head: Head, decision: Decision, onward: Head, last: bool, fields: bytes) -> bool:
-        """Begin a request that is traced or recorded, or whose answer tells more than the upstream's; not on the lane. False: neither."""
+        """Begin a request that is traced or recorded; not on the lane. False: neither."""
         listener, env = self.listener, self.listener.env
         trace = env.tracer.sample(head) if env.tracer is not None and listener.listed else None
         recorded = env.recorder is not None and listener.listed and env.recorder.wants(decision)
-        if trace is None and not recorded and not listener.tells:
+        if trace is None and not recorded:
             return False
         session = ReusedSession(listener, self)
         session.fields = fields

@@ -81,6 +81,7 @@ LANE: dict[str, tuple[bool, dict[str, Any]]] = {
     "two endpoints, by chance": (True, {"addresses": BOTH, "policy": "random"}),
     "two endpoints, the fewest sessions": (True, {"addresses": BOTH, "policy": "least_sessions"}),
     "two endpoints, a ring without a key": (True, {"addresses": BOTH, "policy": "HashRing"}),
+    "ids and times in answers": (True, {"options": {"answer_id": True, "server_timing": True}}),
     "remembered sessions": (True, {"options": {"track": 60}}),
     "two endpoints, by a key of the session": (False, {"addresses": BOTH, "policy": "sticky", "key": "/HTTP/headers/x-user"}),
     "statuses that are asked again": (False, {"route": to_up(options={"retry_statuses": [503]})}),
