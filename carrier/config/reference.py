@@ -283,7 +283,7 @@ OPTIONS: Mapping[str, Field] = {field.name: field for field in (
     Field("max_connections", "number", AMOUNTS["number"], "of a listener: connections at a time; a newcomer takes the place of one without use, or is refused. Of a cluster: connections in use at a time; beyond that a session fails at once", "", 1000),
     Field("header_timeout", "duration", AMOUNTS["seconds"], "for a head (a handshake, a header) to come; then 408, or the connection is closed", "", 30, "seconds"),
     Field("keepalive_timeout", "duration", AMOUNTS["seconds"], "that a connection is kept between requests", "", "2m", "seconds"),
-    Field("idle_timeout", "duration", AMOUNTS["seconds"], "without a byte in either direction after which a session ends; of an HTTP cluster: that an idle connection is kept", "", "10m", "seconds"),
+    Field("idle_timeout", "duration", AMOUNTS["seconds"], "without a byte in either direction after which a session ends; of an HTTP cluster: that an idle connection is kept, or less, where its server says that (`Keep-Alive: timeout=5`)", "", "10m", "seconds"),
     Field("half_close_timeout", "duration", AMOUNTS["seconds"], "that the other direction may go on without a byte after one has ended", "", "1m", "seconds"),
     Field("mode", "text", TEXT, "of a UNIX socket's file, in octal", "", "0660"),
     Field("user", "text", TEXT, "whose a UNIX socket's file is: a name or a number", "", "app"),

@@ -386,13 +386,14 @@ class HttpCluster(Cluster):
         for tls in (self.tls, *self.single.values()):
             if tls is not None:
                 renew(tls, self.env, f"cluster/{self.name}")
-        if self.idle_timeout:
+        idle = self.shared.idle_for(self.idle_timeout)
+        if idle:
             for pool in list(self.pools.values()):
-                pool.expire(now - self.idle_timeout)
+                pool.expire(now - idle)
         for pool2 in list(self.pools2.values()):
             pool2.tick(now, self.idle_timeout)
         for key, client in list(self.clients.items()):
-            client.tick(now, self.idle_timeout)
+            client.tick(now, idle)
             if client.gone:
                 client.close()
                 if not client.connections:

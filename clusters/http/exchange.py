@@ -7,6 +7,7 @@ later a visible cut. Sources that know no HTTP (TCP, UDP) become the body of a r
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Protocol
 
 from carrier.core.stream import DESTROYED, NOWHERE, Socket
@@ -25,6 +26,17 @@ PATIENCE = 2.0
 """Seconds that an upstream has to say something before its host is looked at."""
 
 
+SOONER = 2
+"""Seconds by which an idle connection is given up before its server would."""
+_KEEPS = re.compile(rb"(?:^|[,; ])timeout\s*=\s*\"?([0-9]{1,6})(?![0-9])", re.I)
+
+
+def keeps(field: bytes | None) -> int:
+    """The seconds that a Keep-Alive field tells; 0: none."""
+    found = _KEEPS.search(field) if field else None
+    return int(found[1]) if found else 0
+
+
 class Busy(Protocol):
     """An exchange, or a connection of many."""
 
@@ -35,10 +47,11 @@ class Busy(Protocol):
 class Shared:
     """What the exchanges of one cluster share. now: monotonic seconds of its last tick. busy: those that are looked at then.
 
-    known: the last whole short answer, and what it is: the next one is often the same. answer_timeout: seconds, 0 for none.
+    known: the last whole short answer, and what it is: the next one is often the same. answer_timeout: seconds, 0 for none. keep: seconds
+    for which the servers keep an idle connection, as the last new one has said; 0: it has not.
     """
 
-    __slots__ = ("answer_timeout", "busy", "known", "limits", "memo", "now")
+    __slots__ = ("answer_timeout", "busy", "keep", "known", "limits", "memo", "now")
 
     def __init__(self, now: float, answer_timeout: float, limits: Limits | None = None) -> None:
         self.now, self.answer_timeout = now, answer_timeout
@@ -46,6 +59,12 @@ class Shared:
         self.memo = AnswerMemo(self.limits)
         self.known: tuple[bytes, Head | None, bytes] = (b"", None, b"")
         self.busy: set[Busy] = set()
+        self.keep = 0
+
+    def idle_for(self, most: float) -> float:
+        """For how many seconds a connection may be idle, `most` at most (0: no limit): given up before its server does, because a request
+        that meets the server's end halfway is lost. (Ages are known to a second, and looked at once a second.)"""
+        return min(most or self.keep, max(self.keep - SOONER, 0.001)) if self.keep else most
 
 
 class Exchange(Socket):

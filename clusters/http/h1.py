@@ -18,7 +18,7 @@ from carrier.wire.h1.chunked import chunk, last_chunk
 from carrier.wire.h1.reader import AnswerReader
 from carrier.wire.h1.text import text_of
 from carrier.wire.http import CHUNKED, LENGTH, NONE, Fields, Head, authenticates_connections
-from clusters.http.exchange import PATIENCE, Exchange, Shared, named
+from clusters.http.exchange import PATIENCE, Exchange, Shared, keeps, named
 
 if TYPE_CHECKING:
     from carrier.core.endpoint import Endpoint
@@ -255,6 +255,8 @@ class Upstream1(Exchange, asyncio.Protocol):
         return self.holder.bound_to is self if self.holder is not None else self.pool.put(self)
 
     def on_head(self, head: Head) -> None:
+        if not self.used and head.status >= 200:
+            self.shared.keep = keeps(head.get(b"keep-alive"))
         if head.status == 401 and self.session is not None and authenticates_connections([head.get(b"www-authenticate") or b""]):
             self._hold(self.session)
         if head.status >= 200 and not head.tunnel and not self.plain and (head.body > LENGTH or head.length > LARGE) and not self.bulk:

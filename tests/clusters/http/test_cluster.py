@@ -11,6 +11,7 @@ import pytest
 from carrier import model as c
 from clusters.http import h1
 from clusters.http.cluster import HttpCluster
+from clusters.http.exchange import keeps
 from clusters.http.h2_pool import SharedEndpoint
 from tests.conversation import Stage
 from tests.e2e.test_h2 import to
@@ -104,6 +105,38 @@ async def test_a_client_that_leaves_the_queue_is_forgotten() -> None:
         assert (await answered(first))[1] == b"ok"
         pool = stage.cluster.pools[stage.cluster.endpoints[0]]
         assert not pool.waiting and pool.opening == 0 and len(stage.cluster.endpoints[0].idle) == 1
+
+
+@pytest.mark.parametrize("idle_timeout", [55, 0])
+@pytest.mark.parametrize(("said", "kept"), [(b"keep-alive: timeout=5, max=100\r\n", 2.5), (b"keep-alive: max=3\r\n", 50), (b"", 50)])
+async def test_an_idle_connection_is_given_up_before_its_server_would(said: bytes, kept: float, idle_timeout: float) -> None:
+    """A request that meets the server's end halfway is lost, unless it may be sent again."""
+    async with Stage(cluster={"idle_timeout": idle_timeout}) as stage:
+        client, server, _ = await stage.both(GET)
+        await server.says(OK.replace(b"\r\n", b"\r\n" + said, 1))
+        await answered(client)
+        began = stage.cluster.shared.now
+        stage.cluster.tick(began + kept)
+        assert await server.silent(0.02)
+        if kept < 5 or idle_timeout:
+            stage.cluster.tick(began + kept + 6)
+            assert await server.closed()
+
+
+@pytest.mark.parametrize(
+    ("field", "seconds"),
+    [
+        (b"timeout=5", 5),
+        (b"max=2, Timeout = 72", 72),
+        (b'timeout="9"', 9),
+        (b"timeout=5s", 5),
+        (b"notimeout=5", 0),
+        (b"timeout=12345678", 0),
+        (None, 0),
+    ],
+)
+def test_a_keep_alive_field_tells_its_seconds(field: bytes | None, seconds: int) -> None:
+    assert keeps(field) == seconds
 
 
 async def test_connections_beyond_max_idle_close() -> None:
