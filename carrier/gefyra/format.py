@@ -46,10 +46,13 @@ LISTENS: dict[str, dict[str, Any]] = {"auto": {**OF_REQUESTS, **OF_BYTES}, "HTTP
 UPSTREAM = ("answer_timeout", "max_idle", "max_per_endpoint", "max_waiting", "max_pending", "max_retries", "health")
 PROBE_AGENT = {"matchHeader": {"name": "user-agent", "value": "kube-probe/", "type": "prefix"}}
 """What kubelet says who it is: not a user, and never a reason to call a laptop."""
+HOOK_AGENT = {"matchHeader": {"name": "user-agent", "value": "kube-lifecycle/", "type": "prefix"}}
+"""And in a hook of the container (postStart, preStop): it means this one, which has nothing to do for it. The shadow, who did not start and
+does not end, might shut down when it is told to."""
 
-_TAKEN = ("shadow", "probes")
+_TAKEN = ("shadow", "probes", "hooks")
 """Names that each port's own rules and cluster have, after the port's."""
-_OWN_RULE = re.compile(r"\d+(/udp)?/(shadow|probes)")
+_OWN_RULE = re.compile(r"\d+(/udp)?/(shadow|probes|hooks)")
 
 Object = dict[str, Any]
 
@@ -198,6 +201,9 @@ class _Reader:
                 cluster = self.clusters[added]
                 cluster["options"] = {**upstream, **cluster.get("options", {})}
             given = {key: value for key, value in given.items() if key not in UPSTREAM}
+            if len(rules) > 1:
+                hooks = {"name": f"{name}/hooks", "match": HOOK_AGENT, "action": {"route": {"destination": self.answers("httpGet")}}}
+                rules.insert(0, hooks)
         self.listen(f"port/{name}", spec, rules, {**LISTENS.get(protocol, {}), **given})
 
     def tls(self, raw: object, path: str) -> Object | None:
@@ -324,19 +330,18 @@ class _Reader:
                     self.probe(kind, port)
 
     def probe(self, kind: str, port: int) -> None:
-        protocol, answer = {
-            "httpGet": ("HTTP", {"protocol": "Answer"}),
-            "httpsGet": ("HTTP", {"protocol": "Answer"}),
-            "tcpSocket": ("TCP", {"protocol": "Discard"}),
-            "grpc": ("TCP", {"protocol": "GrpcHealth"}),
-        }[kind]
-        spec: Object = {"protocol": protocol, "port": port}
+        spec: Object = {"protocol": "HTTP" if kind in ("httpGet", "httpsGet") else "TCP", "port": port}
         if kind == "httpsGet":
             spec["tls"] = {"self_signed": True}
-        cluster = f"probe/{kind}"
-        self.clusters.setdefault(cluster, {"name": cluster, "spec": answer})
-        rules = [{"name": f"probe-{port}", "action": {"route": {"destination": cluster}}}]
+        rules = [{"name": f"probe-{port}", "action": {"route": {"destination": self.answers(kind)}}}]
         self.listen(f"probe-{port}", spec, rules)
+
+    def answers(self, kind: str) -> str:
+        """The cluster that answers such probes."""
+        answer = {"httpGet": "Answer", "httpsGet": "Answer", "tcpSocket": "Discard", "grpc": "GrpcHealth"}[kind]
+        cluster = f"probe/{kind}"
+        self.clusters.setdefault(cluster, {"name": cluster, "spec": {"protocol": answer}})
+        return cluster
 
 
 def is_everybodys(rule: str) -> bool:

@@ -297,7 +297,7 @@ async def test_status_and_probe_know_the_bridges_of_the_file_and_their_users(pod
             (f"{port}/user-1", "user-1", 1),
         ]
         users = [rule["user"] for rule in status["listeners"][0]["rules"]]
-        assert users == ["", "user-0", "user-1", ""] and status["file"] == str(pod.config)
+        assert users == ["", "", "user-0", "user-1", ""] and status["file"] == str(pod.config)
         probed = await asyncio.to_thread(carrier.call, "POST", f"bridges/{port}%2Fuser-0/probe")
         assert not probed["endpoints"][0]["reachable"]
         for action in ("rm", "renew"):

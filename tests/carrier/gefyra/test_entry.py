@@ -101,6 +101,40 @@ async def test_a_proxy_that_is_killed_is_back_within_a_second_with_its_bridges(c
         assert (await http(port))[2] == b"shadow"
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "answer"),
+    [
+        ("sh", ("-c", "echo drained; exit 3"), (3, "drained\n", "")),
+        ("bash", ("-euo", "pipefail", "-c", "sleep 0.01"), (0, "", "")),
+        (
+            "python3",
+            ("drain.py",),
+            (127, "", "python3: not here: while this container is bridged it runs Carrier2, and has a shell besides\n"),
+        ),
+    ],
+)
+async def test_hooks_of_the_app_and_whoever_looks_in_get_a_shell_and_no_second_proxy(container, tmp_path, name, arguments, answer):
+    """preStop: `sh -c "sleep 10"`. A second proxy would not end, nor would the pod before its time is over."""
+    await container.start()
+    (tmp_path / name).symlink_to(ENTRY)
+    process = await asyncio.create_subprocess_exec(
+        str(tmp_path / name),
+        *arguments,
+        env=container.pod.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        async with asyncio.timeout(10):
+            out, err = await process.communicate()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert (process.returncode, out.decode(), err.decode()) == answer
+    assert container.call("GET", "listeners") is not None
+
+
 async def test_a_container_that_begins_anew_has_what_its_pod_kept(container):
     port = free_port()
     async with tcp_server(answering) as shadow:
@@ -218,6 +252,21 @@ async def test_kubelets_probes_are_nobodys_although_a_bridge_takes_a_whole_path(
         await container.start()
         container.call("PUT", "mount", mounted(port, shadow.port, john_1={**wide, "rules": wide["rules"]}))
         assert "x-carrier-fallback" not in (await http(port, headers={"user-agent": "kube-probe/1.34"}))[1]
+
+
+async def test_a_hook_of_the_container_that_asks_by_http_is_answered_by_the_proxy_itself(container):
+    asked = []
+
+    async def shadow_of(reader, writer):
+        asked.append(await reader.read(100))
+        writer.close()
+
+    port = free_port()
+    async with tcp_server(shadow_of) as shadow:
+        await container.start()
+        container.call("PUT", "mount", mounted(port, shadow.port))
+        assert (await http(port, "/shutdown", headers={"user-agent": "kube-lifecycle/1.34"}))[0] == 200
+    assert asked == []
 
 
 async def test_a_laptop_that_speaks_plain_http_where_tls_is_meant_is_told_as_tls(container):

@@ -127,6 +127,12 @@ def test_probes_reach_the_shadow_unless_a_rule_names_them():
     assert decided(translated(named), "/", {}) == "8080/shadow"
 
 
+def test_hooks_of_the_container_reach_nobody():
+    """preStop: httpGet /shutdown: the shadow, or a laptop, would do it."""
+    for rules in ([{"match": []}], [{"match": [{"matchHeader": {"name": "user-agent", "value": "kube-", "type": "prefix"}}]}]):
+        assert decided(translated(rules), "/shutdown", {"user-agent": "kube-lifecycle/1.34"}) == "probe/httpGet"
+
+
 @pytest.mark.parametrize(
     "name", ["default_upstream", "one_peer", "operator-generated-multiport-tls", "three_peers_tls", "default_upstream_tls"]
 )
@@ -148,6 +154,7 @@ def test_tls_goes_to_the_shadow_and_to_laptops_unless_a_bridge_says_no():
     bridges = {"a": bridge([{"match": []}]), "b": {**bridge([]), "tls": False}, "c": {**bridge([]), "sni": "other.test"}}
     document = read({"proxy": [{"port": 443, "clusterUpstream": ["a:1"], "tls": tls, "bridges": bridges}]})
     specs = {cluster["name"]: cluster["spec"].get("tls") for cluster in document["clusters"]}
+    assert specs.pop("probe/httpGet") is None
     assert specs == {
         "443/shadow": {"verify": False, "sni": "app.test"},
         "443/a": {"verify": False, "sni": "app.test"},
