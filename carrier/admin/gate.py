@@ -280,18 +280,21 @@ class Gate:
             return caller.text
         try:
             if self.page and page.wants(method, path, headers):
-                return self._admit_reader(caller, headers)
+                return self._admit_reader(caller, path, headers)
             return self._admit(caller, method, headers)
         except Error as error:
             self.refused[error.kind] = self.refused.get(error.kind, 0) + 1
             raise
 
-    def _admit_reader(self, caller: Caller, headers: Mapping[str, str]) -> str:
+    def _admit_reader(self, caller: Caller, path: str, headers: Mapping[str, str]) -> str:
         """Who wants the page's files, which hold nothing of ours: everybody who could log in, and who follows a link to it."""
         if caller.kind == "unix":
             return self._admit(caller, "GET", headers)
         if (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == ("navigate", "document"):
             headers = {**headers, "sec-fetch-site": "none"}
+        if path == page.SCRIPTS and "origin" in headers:
+            # Scripts that are modules bring it, also to a proxy that does not pass Host on: without its script the page could not say so.
+            headers = {name: value for name, value in headers.items() if name != "origin"}
         self._check_page(caller, headers, self.locked)
         if caller.kind == "remote" and not self.may_open():
             self._check_anonymous(caller, headers)
@@ -370,12 +373,12 @@ class Gate:
         host = headers.get("host", "")
         if host and not self._is_ours(_name_of(host), caller, known):
             raise Error("forbidden", f"Host {host[:80]!r} is no name of this API", "downstream")
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
-            raise Error("forbidden", f"pages of {origin[:80]!r} may not call this API", "downstream")
-        site = headers.get("sec-fetch-site", "none")
+        origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
         if site not in ("none", "same-origin"):
             raise Error("forbidden", f"a page of another site calls (Sec-Fetch-Site: {site[:20]})", "downstream")
+        if origin is not None and urlsplit(origin).netloc.lower() != host.lower() and not (known and site == "same-origin"):
+            hint = f"; a proxy in front has to pass its Host on ({host[:80]} came)" if known else ""
+            raise Error("forbidden", f"pages of {origin[:80]!r} may not call this API{hint}", "downstream")
 
     def _is_ours(self, name: str, caller: Caller, known: bool) -> bool:
         """A name that only we have: loopback, the address that was called, a configured name. DNS rebinding brings foreign names here,

@@ -85,6 +85,16 @@ def test_our_own_page_may_call() -> None:
     assert kind(Gate(), host="127.0.0.1:1234", origin="http://127.0.0.1:1234", sec_fetch_site="same-origin") == ""
 
 
+def test_a_proxy_that_does_not_pass_host_on_is_no_other_site_where_the_browser_says_so(file: Path) -> None:
+    """Where it does not, over HTTP from afar, the reason is said; who has no token is refused as before."""
+    locked = Gate(tokens=Tokens(str(file)))
+    page = {"host": "127.0.0.1:1234", "origin": "https://ops.example", "via": "1.1 nginx"}
+    assert kind(locked, sec_fetch_site="same-origin", **page, **BEARER) == ""
+    assert kind(locked, sec_fetch_site="cross-site", **page, **BEARER) == "forbidden"
+    assert kind(locked, **page, **BEARER) == "forbidden"
+    assert kind(Gate(), sec_fetch_site="same-origin", **page) == "forbidden"
+
+
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "odd"])
 def test_a_page_of_another_site_is_refused(site: str) -> None:
     assert kind(Gate(), host="127.0.0.1", sec_fetch_site=site) == "forbidden"

@@ -180,5 +180,11 @@ def test_a_foreign_name_or_page_gets_no_page(locked):
     assert kind(locked, sec_fetch_site="cross-site", sec_fetch_mode="navigate", sec_fetch_dest="iframe") == "forbidden"
 
 
+def test_behind_a_proxy_that_does_not_pass_host_on_the_page_has_its_script_and_can_say_so(locked):
+    foreign = {"host": "127.0.0.1:1", "origin": "http://ops.example"}
+    assert kind(locked, path="/web/page.js", **foreign) == "" and kind(locked, path="/api/v1/status", **foreign) == "forbidden"
+    assert kind(locked, path="/web/page.js", sec_fetch_site="cross-site", **foreign) == "forbidden"
+
+
 def test_a_link_that_is_followed_leads_to_the_page(locked):
     assert kind(locked, sec_fetch_site="cross-site", sec_fetch_mode="navigate", sec_fetch_dest="document") == ""
