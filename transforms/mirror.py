@@ -1,8 +1,9 @@
 """Mirror: passes everything on, and a copy to another cluster, whose answers are ignored and whose failures harm nobody.
 
-The copy never slows the session. While the mirror connects, or takes no more, up to `ROOM` bytes of a copy wait, and `ROOMS` of all copies
-of a cluster. Of what finds no room datagrams are left out, and a copy of a stream of bytes is given up, because one with holes is none; the
-session's events say so. A mirror may take `GRACE` seconds longer than its session.
+The copy never slows the session. While the mirror connects, or takes no more, up to `copy_bytes` of a copy wait, and `copies_bytes` of all
+copies of a cluster: an upload is read faster than anybody connects; nginx keeps all of it, Envoy one MiB. Of what finds no room datagrams
+are left out, and a copy of a stream of bytes is given up, because one with holes is none; the session's events say so. A mirror may take
+`GRACE` seconds longer than its session.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from carrier.core.breaker import BREAKER
 from carrier.core.cluster import Cluster
 from carrier.core.endpoint import Endpoint
 from carrier.core.stream import HIGH, MANY, NOWHERE, Socket, Stream, link
 from carrier.errors import Error, Problem
+from carrier.options import check_numbers, numbers
 
 if TYPE_CHECKING:
     from carrier import model as config
@@ -23,9 +26,8 @@ if TYPE_CHECKING:
     from carrier.core.session import Session
 
 GRACE = 30.0
-ROOM = 4 << 20
-"""Bytes: an upload is read faster than anybody connects. nginx keeps all of it, Envoy one MiB."""
-ROOMS = 32 << 20
+OPTIONS = {"copy_bytes": 4 << 20, "copies_bytes": 32 << 20}
+"""Bytes that wait of one copy, and of all copies; 0: without a bound."""
 
 
 class MirrorCluster(Cluster):
@@ -42,8 +44,23 @@ class MirrorCluster(Cluster):
     def __init__(self, conf: config.Cluster, env: Env) -> None:
         super().__init__(conf, env)
         self.to = str(conf.spec.get("cluster") or "")
-        self.copies = self.lost = self.held = 0
-        """Copies of whole streams begun, copied messages left out, and bytes that wait of all copies."""
+        limits = numbers(conf.options, OPTIONS)
+        self.most, self.most_together = (limits[name] or float("inf") for name in OPTIONS)
+        self.copies = self.held = 0
+        """Copies begun, and bytes that wait of all copies."""
+        self.dropped: dict[str, int] = {"mirror": 0}
+        """Datagrams left out of copies."""
+        self.hits = dict.fromkeys(OPTIONS, 0)
+        """Copies of streams that were given up, by the limit."""
+
+    @property
+    def limited(self) -> Mapping[str, int]:
+        return self.hits
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], path: str = "") -> list[Problem]:
+        """Everything wrong with the options, by the strict standard."""
+        return check_numbers(options, {**OPTIONS, **BREAKER}, path, ("health",))
 
     @classmethod
     def check(cls, spec: Mapping[str, Any], path: str = "") -> list[Problem]:
@@ -110,11 +127,13 @@ class MirrorStream(Stream):
             self.cluster.env.guard("a mirror", getattr(self.far, call), *args)
             return
         size = len(args[0]) if call == "data" else 0
-        if call == "data" and (self._lacks(size) or len(self.waiting) >= MANY):
-            if self.datagram:
-                self.cluster.lost += 1
-            else:
-                self.give_up(Error("overload", "the mirror is too slow for a whole copy"), say=True)
+        if call == "data" and self.datagram and (self.full or self.size + size > HIGH or len(self.waiting) >= MANY):
+            self.cluster.dropped["mirror"] += 1  # those that have waited for long are of no use to anybody
+            return
+        if call == "data" and not self.datagram and (limit := self._lacks(size)):
+            self.cluster.hits[limit] += 1
+            wait = self.size if limit == "copy_bytes" else self.cluster.held
+            self.give_up(Error("overload", f"the mirror is too slow for a whole copy: {wait} bytes wait (options.{limit})"), say=True)
             return
         self.size += size
         self.cluster.held += size
@@ -122,11 +141,11 @@ class MirrorStream(Stream):
         if self.task is None:
             self.task = self.cluster.env.loop.create_task(self._reach())
 
-    def _lacks(self, size: int) -> bool:
-        """Is there no room for so many bytes more? Datagrams that have waited for long are of no use to anybody."""
-        if self.datagram:
-            return self.full or self.size + size > HIGH
-        return self.size + size > ROOM or self.cluster.held + size > ROOMS
+    def _lacks(self, size: int) -> str:
+        """The limit by which there is no room for so many bytes more; "": there is."""
+        if self.size + size > self.cluster.most or len(self.waiting) >= MANY:
+            return "copy_bytes"
+        return "copies_bytes" if self.cluster.held + size > self.cluster.most_together else ""
 
     async def _reach(self) -> None:
         """Connect, and play what has waited."""

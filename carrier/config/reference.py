@@ -298,6 +298,8 @@ OPTIONS: Mapping[str, Field] = {field.name: field for field in (
     Field("max_hops", "number", AMOUNTS["number"], "listeners of Carrier2 that a request may have passed, counted in its field `x-carrier-hops`; then 508. 0: no bound, and nothing is counted", "", 20),
     Field("strict_target", "number", AMOUNTS["0 or 1"], "0: targets may hold what RFC 3986 forbids and browsers send all the same, as in `/find?q={a|b}`", "", 0),
     Field("drop", "true or false", YES_NO, "of Sync: a member that takes no more goes without what comes meanwhile, instead of holding the others up", "false", True),
+    Field("copy_bytes", "size", AMOUNTS["bytes"], "of Mirror: that wait of one copy of a stream while the mirror connects or reads; then that copy is given up", "", "16Mi", "bytes"),
+    Field("copies_bytes", "size", AMOUNTS["bytes"], "the same of all copies together", "", "64Mi", "bytes"),
     Field("strict_path", "number", AMOUNTS["0 or 1"], "0: where rules look at the normal form of paths, a target about whose path servers disagree (`/x/..;/admin`, `/admin%00`) goes to whom no rule on paths takes; 1: it is refused", "", 0),
     Field("exit", "true or false", YES_NO, "when the session of standard input is over the process ends", "false", True),
     Field("half_close", "text", choice("end", "keep"), "keep: a client that has sent its end gets its answer however late; else one that begins within a second", "", "keep"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from carrier.observe.metrics import Metrics
 from tests.support import (
     Peer,
     cluster,
@@ -126,25 +127,36 @@ async def test_an_upload_that_comes_faster_than_its_mirror_connects_or_reads_is_
             assert found.held == 0
 
 
-async def test_what_waits_of_all_copies_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transforms.mirror.ROOMS", 100_000)
+@pytest.mark.parametrize(("options", "held", "given_up"), [({"copies_bytes": 100_000}, 60_000, 1), ({"copy_bytes": "50k"}, 0, 2)])
+async def test_what_waits_of_copies_has_bounds_and_each_that_is_given_up_is_counted(
+    options: dict[str, Any], held: int, given_up: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
 
     async def never(self: MirrorStream) -> Any:
         await asyncio.Event().wait()
 
     monkeypatch.setattr(MirrorStream, "_open", never)
-    clusters = [echo(), cluster("copy", 80), mirror()]
+    clusters = [echo(), cluster("copy", 80), {**mirror(), "options": options}]
     async with running(config(clusters=clusters, listeners=[listener("in", ingress=["mirror"])])) as proxy:
         found: Any = proxy.clusters["mirror"]
         async with tcp(port_of(proxy, "in")) as one, tcp(port_of(proxy, "in")) as two:
             for client in (one, two):
                 client.send(b"x" * 60_000)
                 assert await client.read(60_000) == b"x" * 60_000
-            assert found.held == 60_000
-            assert sorted(any("too slow" in str(event) for event in session.events) for session in proxy.sessions()) == [False, True]
+            assert found.held == held
+            (limit,) = options
+            said = [any(f"bytes wait (options.{limit})" in str(event) for event in session.events) for session in proxy.sessions()]
+            assert sum(said) == given_up == found.limited[limit]
+            text = (await Metrics(proxy).text())[1].decode()
+            assert f'carrier_limits_hit_total{{limit="{limit}",object="cluster/mirror"}} {given_up}.0' in text
         for stream in list(proxy.sessions()):
             stream.kill()
         await wait_until(lambda: not found.held, "for the room to be free again")
+
+
+def test_bounds_that_are_none_are_refused_by_name() -> None:
+    problems = MirrorCluster.check_options({"copy_bytes": "much", "copy_byte": 1}, "$.options")
+    assert [problem.path for problem in problems] == ["$.options.copy_byte", "$.options.copy_bytes"]
 
 
 async def test_a_mirror_that_breaks_is_left_alone() -> None:
