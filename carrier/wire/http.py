@@ -185,9 +185,7 @@ class Head:
         self.block: Any = None
         self.never: frozenset[bytes] = NOBODY
         self.grpc = 0
-        simple = (
-            not status and body == NONE and upgrade is None and version != "1.0" and method not in (b"HEAD", b"CONNECT") and not explain
-        )
+        simple = body == NONE and upgrade is None and version != "1.0" and method not in (b"HEAD", b"CONNECT") and not explain
         self.simple = simple and keep_alive
         self.parting = simple and not keep_alive
         self.whole = status >= 200 and status != 401 and keep_alive and body <= LENGTH
@@ -307,17 +305,20 @@ class Head:
         }
 
     def again(self, text: bytes, raw: bytes, target: bytes, length: int) -> Head:
-        """The same request with another target, other values in fields that decide nothing, and another length, if its body has one.
+        """The same head with another target, other values in fields that decide nothing, and another length, if its body has one.
 
         Half the price of a new one: nothing is decided again. No length becomes 0 or ceases to be it: that changes what the rest means.
         """
-        head = _new(_Request)
+        head = _new(Head)
         head.text = text
         head.stem = text[:-2]
         head.raw = raw
         head.method = self.method
         head.target = target
         head.authority = self.authority
+        head.status = self.status
+        head.family = self.family
+        head.reason = self.reason
         head.version = self.version
         head.body = self.body
         head.length = length
@@ -329,34 +330,16 @@ class Head:
         head.binds = self.binds
         head.explain = self.explain
         head.key = self.key
+        head._fields = head.onward = head.block = None
+        head.tunnel = False
         head.grpc = 0
         head.never = NOBODY
         head.simple = self.simple
         head.parting = self.parting
-        head.kin = self.kin
-        head._fields = head.onward = head.block = head.decision = head.log_line = head.claims = None
-        head.trace = False if self.trace is False else None  # the names of its fields are the same
-        return head
-
-    def answered_again(self, text: bytes, raw: bytes, length: int) -> Head:
-        """The same answer with other values in fields that decide nothing, and another length, as in `again`."""
-        head = _new(_Answer)
-        head.text = text
-        head.stem = text[:-2]
-        head.raw = raw
-        head.status = self.status
-        head.family = self.family
-        head.reason = self.reason
-        head.version = self.version
-        head.body = self.body
-        head.length = length
-        head.keep_alive = self.keep_alive
-        head.upgrade = self.upgrade
-        head.grpc = 0
-        head.never = NOBODY
         head.whole = self.whole
+        head.decision = head.log_line = head.claims = None
         head.kin = self.kin
-        head._fields = head.onward = head.block = None
+        head.trace = False if self.trace is False else None  # the names of its fields are the same
         return head
 
     def _like(self, **changed: Any) -> Head:
@@ -376,7 +359,7 @@ class Head:
             "trace",
             "whole",
         )
-        values = {name: getattr(self, name) for name in Head.__slots__ if name not in made}
+        values = {name: getattr(self, name) for name in self.__slots__ if name not in made}
         head = Head(**{**values, "fields": self._fields, **changed})
         head.never, head.grpc = self.never, self.grpc
         return head
@@ -384,25 +367,6 @@ class Head:
     def __repr__(self) -> str:
         what = f"{self.status} {self.reason!r}" if self.status else f"{self.method!r} {self.target!r}"
         return f"Head({what}, body={self.body}, length={self.length})"
-
-
-class _Request(Head):
-    """What a request does not have need not be set in each."""
-
-    __slots__ = ()
-    status = family = 0
-    reason = b""
-    whole = tunnel = False
-
-
-class _Answer(Head):
-    """The same of an answer."""
-
-    __slots__ = ()
-    method = target = authority = b""
-    expect = has_id = explain = binds = tunnel = simple = parting = False
-    hops = 0
-    key = decision = log_line = claims = trace = None
 
 
 def authenticates_connections(values: Iterable[bytes]) -> bool:

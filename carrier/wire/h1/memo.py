@@ -330,7 +330,7 @@ class AnswerMemo(_Memo):
             return None
         text = shape.text(shape.start, values)
         if (length > 0) == (known.length > 0):
-            head = known.answered_again(text, raw, length)
+            head = known.again(text, raw, b"", length)
         else:
             head = _answer(text, raw, (known.status, known.reason), shape.plan, length)
         return self._keep(raw, head) if keep else head
