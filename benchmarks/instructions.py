@@ -1,6 +1,6 @@
 """How many instructions a request takes in our process, without the kernel: `python -m benchmarks.instructions [CASE ...] [--with NAME]`.
 
-A count is the same on a busy machine and on a quiet one, to a tenth of a percent; so it shows a change of a hundredth where a clock shows
+A count is the same on a busy machine and on a quiet one, to half a hundredth; so it shows a change of a hundredth where a clock shows
 none. It is no time: what waits for memory counts as what does not. Counted by valgrind's callgrind, over one round of benchmarks/inside.py.
 With `--other TREE` (a worktree of an older commit, after `make venv` there) the same of that tree, and the ratio.
 """
