@@ -148,23 +148,26 @@ class Stage:
         """One round; microseconds a request. Raises RuntimeError when something was not answered."""
         return await (self._one() if self.case.version == 1 else self._two())
 
+    async def _answer(self, answered: Iterator[bytes]) -> None:
+        """Upstreams of HTTP/1.1 answer, and the turn of the loop ends."""
+        turn = self.waiting.copy()
+        self.waiting.clear()
+        for wire in turn:
+            wire.protocol.data_received(next(answered))
+        await asyncio.sleep(0)
+
     async def _one(self) -> float:
         from listeners.http.h1 import Connection1
 
         wrote: list[Wire] = []
         wires = [Wire(wrote.append, Connection1(self.port)) for _ in range(AT_ONCE)]
         await asyncio.sleep(0)
-        lines = list(itertools.islice(answers(self.case), REQUESTS))
-        asked, answered, waiting = iter(self.asked), iter(lines), self.waiting
+        asked, answered = iter(self.asked), iter(list(itertools.islice(answers(self.case), REQUESTS)))
         begun = time.thread_time()
         for _ in range(REQUESTS // AT_ONCE):
             for wire in wires:
                 wire.protocol.data_received(next(asked))
-            turn = waiting.copy()
-            waiting.clear()
-            for wire in turn:
-                wire.protocol.data_received(next(answered))
-            await asyncio.sleep(0)
+            await self._answer(answered)
         used = time.thread_time() - begun
         for wire in wires:
             wire.protocol.connection_lost(None)
@@ -181,8 +184,7 @@ class Stage:
         for other in behind:
             other.protocol.data_received(self.hello)
         await asyncio.sleep(0)
-        lines = list(itertools.islice(answers(self.case), REQUESTS))
-        answered, waiting, halves = iter(lines), self.waiting, self.halves
+        answered, halves = iter(list(itertools.islice(answers(self.case), REQUESTS))), self.halves
         begun = time.thread_time()
         for n, data in enumerate(self.asked):
             wire.protocol.data_received(data)
@@ -190,11 +192,7 @@ class Stage:
                 await asyncio.sleep(0)
             for other in behind:
                 other.protocol.data_received(halves[n])
-            turn = waiting.copy()
-            waiting.clear()
-            for other in turn:
-                other.protocol.data_received(next(answered))
-            await asyncio.sleep(0)
+            await self._answer(answered)
         used = time.thread_time() - begun
         left = len(wire.protocol.engine.streams) + sum(len(other.protocol.engine.streams) for other in behind)
         for other in (wire, *behind):
