@@ -9,6 +9,7 @@ import ipaddress
 import socket
 import struct
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from carrier.errors import Error, shown
@@ -18,7 +19,7 @@ LONGEST_1 = 107
 """Bytes of a header of version 1 with its line end, at most."""
 LONGEST_2 = 16 + 4096
 """Bytes of one of version 2 that we take: its length has 16 bits, and nobody needs them all."""
-ALPN, AUTHORITY, TLS = 0x01, 0x02, 0x20
+ALPN, AUTHORITY, CHECKSUM, TLS = 0x01, 0x02, 0x03, 0x20
 VERSION, COMMON_NAME = 0x21, 0x22
 """What stands in the value TLS, behind five bytes: what the client has (bits), and 0 for a certificate that is good."""
 SECURED, CERTIFIED = 0x01, 0x02 | 0x04
@@ -112,6 +113,8 @@ class Introduction:
         found = [ipaddress.ip_address(held[at : at + size]) for at in (16, 16 + size)]
         ports = struct.unpack_from(">HH", held, 16 + 2 * size)
         values = dict(_values(held[20 + 2 * size :]))
+        if CHECKSUM in values:
+            _check(held, values[CHECKSUM])
         if TLS in values:
             values |= dict(_values(values[TLS][5:]))
         texts = [values.get(name, b"").decode("utf-8", "replace") for name in (AUTHORITY, ALPN, VERSION, COMMON_NAME)]
@@ -126,13 +129,39 @@ def _introduced(hosts: Sequence[ipaddress.IPv4Address | ipaddress.IPv6Address], 
 
 
 def _values(data: bytes) -> list[tuple[int, bytes]]:
-    """Type and value of what stands behind the addresses."""
+    """Type and value of what stands behind the addresses. Raises Error where it ends in the middle of one."""
     found, i = [], 0
-    while len(data) - i >= 3:
-        kind, size = struct.unpack_from(">BH", data, i)
+    while i < len(data):
+        kind, size = struct.unpack_from(">BH", data, i) if len(data) - i >= 3 else (0, len(data))
+        if i + 3 + size > len(data):
+            raise _bad("PROXY header of version 2 ends in the middle of a value")
         found.append((kind, data[i + 3 : i + 3 + size]))
         i += 3 + size
     return found
+
+
+def _check(held: bytes, checksum: bytes) -> None:
+    """Hold a header of version 2 against its CRC-32C, which is taken with zeros in its own place (section 2.2.4). Raises Error."""
+    mark = struct.pack(">BH", CHECKSUM, 4) + checksum
+    at = held.rfind(mark) + 3
+    if len(checksum) != 4 or crc32c(held[:at] + bytes(4) + held[at + 4 :]) != int.from_bytes(checksum, "big"):
+        raise _bad(f"PROXY header of version 2 does not have the checksum that it tells, {checksum.hex()}")
+
+
+@cache
+def _table() -> tuple[int, ...]:
+    table = list(range(256))
+    for _ in range(8):
+        table = [value >> 1 ^ (0x82F63B78 if value & 1 else 0) for value in table]
+    return tuple(table)
+
+
+def crc32c(data: bytes) -> int:
+    """CRC-32C (Castagnoli, RFC 3720 appendix B.4): zlib has another one, and headers are short."""
+    table, found = _table(), 0xFFFFFFFF
+    for byte in data:
+        found = table[(found ^ byte) & 255] ^ found >> 8
+    return found ^ 0xFFFFFFFF
 
 
 def _bad(detail: str) -> Error:

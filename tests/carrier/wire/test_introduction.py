@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from carrier.errors import Error
-from carrier.wire.introduction import SIGNATURE, Introduced, Introduction, version_1, version_2
+from carrier.wire.introduction import SIGNATURE, Introduced, Introduction, crc32c, version_1, version_2
 
 FOUR = (("192.0.2.7", 4000), ("198.51.100.1", 443))
 SIX = (("2001:db8::7", 4000), ("2001:db8::1", 443))
@@ -55,6 +55,29 @@ def test_version_and_certificate_of_a_tls_are_told(tls: str, name: str, bits: in
     assert said == Introduced(*FOUR, "a.example", "h2", tls, name)
     at = header.index(b"\x20\0", 28)  # PP2_TYPE_SSL: the client's bits, and 0 for a certificate that was found good
     assert header[at + 3] == bits and header[at + 4 : at + 8] == b"\0\0\0\0"
+
+
+OF_HAPROXY = bytes.fromhex("0d0a0d0a000d0a515549540a211100167f0000017f0000019e6ec32f03000453b5cd58050000")
+"""What haproxy 2.6 sends with `send-proxy-v2 proxy-v2-options crc32c,unique-id`."""
+
+
+def test_a_checksum_is_held_against_the_header() -> None:
+    assert crc32c(b"123456789") == 0xE3069283
+    assert read(OF_HAPROXY + b"hi") == (Introduced(("127.0.0.1", 0x9E6E), ("127.0.0.1", 0xC32F)), b"hi")
+    for at in range(16, len(OF_HAPROXY)):
+        wrong = bytearray(OF_HAPROXY)
+        wrong[at] ^= 1
+        if at not in (28, 35):  # of which type a value is: another one is no checksum, or one of no bytes
+            with pytest.raises(Error, match=r"checksum|middle of a value"):
+                read(bytes(wrong))
+
+
+@pytest.mark.parametrize("cut", [1, 2, 5])
+def test_a_header_that_ends_in_the_middle_of_a_value_is_none(cut: int) -> None:
+    header = version_2(*FOUR, "a.example", "h2")
+    header = header[:14] + (len(header) - 16 - cut).to_bytes(2, "big") + header[16:-cut]
+    with pytest.raises(Error, match="middle of a value"):
+        read(header)
 
 
 @pytest.mark.parametrize(
