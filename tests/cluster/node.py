@@ -164,7 +164,8 @@ class Node(ControlPlane):
         return self._built("localhost/pause:1", 'FROM scratch\nCOPY pause /pause\nENTRYPOINT ["/pause"]\n', self.programs / "pause")
 
     def _image_of_the_app(self) -> Path:
-        text = f'FROM {self.image}\nCOPY app.py /app.py\nENTRYPOINT ["/opt/carrier/bin/python", "-I", "/app.py"]\n'
+        shell = 'RUN ["/bin/busybox", "ln", "-sf", "busybox", "/usr/bin/sh"]'  # ours is no shell in a container that is not ours
+        text = f'FROM {self.image}\n{shell}\nCOPY app.py /app.py\nENTRYPOINT ["/opt/carrier/bin/python", "-I", "/app.py"]\n'
         return self._built("localhost/app:1", text, APP)
 
     def _containerd(self, images: list[Path]) -> None:

@@ -193,6 +193,50 @@ async def test_a_lone_pod_loses_nothing_either(cluster):
     requests.task.cancel()
 
 
+async def test_a_hardened_pod_with_a_hook_an_init_container_and_a_sidecar_is_bridged_and_ends_when_it_is_told_to(cluster):
+    await cluster.deploy()
+    tight = {"runAsNonRoot": True, "runAsUser": 1000, "readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False}
+    web = {
+        "name": "web",
+        "lifecycle": {"preStop": {"exec": {"command": ["sh", "-c", "sleep 2"]}}},
+        "securityContext": {**tight, "capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+        "ports": [{"name": "web", "containerPort": 8080}],
+    }
+    own = {"image": "localhost/app:1", "imagePullPolicy": "Never"}
+    pod = {
+        "terminationGracePeriodSeconds": 300,
+        "volumes": [{"name": "tmp", "emptyDir": {}}],
+        "initContainers": [{"name": "init", **own, "command": ["/opt/carrier/bin/python", "-c", "pass"]}],
+        "containers": [{"name": "beside", **own, "args": [":7070", "beside"]}, web],
+    }
+    path = f"/apis/apps/v1/namespaces/{cluster.namespace}/deployments/web"
+    await cluster.call("PATCH", path, {"spec": {"template": {"spec": pod}}}, "application/strategic-merge-patch+json")
+    ports = {"spec": {"ports": [{"port": 80, "targetPort": "web"}]}}
+    path = f"/api/v1/namespaces/{cluster.namespace}/services/web"
+    await cluster.call("PATCH", path, ports, "application/strategic-merge-patch+json")
+    await cluster.rolled_out()
+    await cluster.until("its Service leads to its pods", cluster.routed)
+    await cluster.laptop("alice", 9001)
+    operator = await cluster.operator(connection=Gate(cluster.plane))
+    requests = await constant(cluster)
+    began = time.monotonic()
+    await cluster.mount()
+    await cluster.bridge("alice")
+    await requests.until("alice", "alice", time.monotonic())
+    await cluster.delete("gefyrabridgemount", "mount-a")
+
+    async def gone():
+        pods = (await cluster.get(f"/api/v1/namespaces/{cluster.namespace}/pods"))["items"]
+        return not any(pod["metadata"].get("deletionTimestamp") for pod in pods)
+
+    await cluster.until("nobody is left who does not end", gone)
+    await requests.until("alice", "app", began)
+    await nothing_lost(cluster, requests, began, {})
+    assert operator.errors == []
+    requests.task.cancel()
+
+
 async def test_tls_from_a_secret_is_served_by_every_pod(cluster):
     authority = trustme.CA()
     made = authority.issue_cert("web.test")
