@@ -62,7 +62,7 @@ class Shape:
         if self.one:  # the most frequent case, and twice as fast
             return b"".join((start, parts[1], values[0], parts[3]))
         parts = parts.copy()
-        for place, value in zip(self.places, values):  # noqa: B905  (of one length: see _Memo._left; `strict` costs)
+        for place, value in zip(self.places, values):  # noqa: B905  (of one length: see Shapes._left; `strict` costs)
             parts[place] = value
         parts[0] = start
         return b"".join(parts)
