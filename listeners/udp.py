@@ -183,7 +183,7 @@ class UdpListener(Listener, DatagramReader):
         return again
 
     def covers(self, other: Listener) -> bool:
-        return isinstance(other, UdpListener) and other.key() == self.key()
+        return isinstance(other.ground, UdpListener) and other.key() == self.key()
 
     def cover(self, covered: bool) -> None:
         if covered is self.covered or self.sock is None:

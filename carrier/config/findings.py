@@ -289,11 +289,11 @@ def _shared(config: Config, protocols: Protocols) -> Iterator[Finding]:
     last: dict[object, str] = {}
     for name, listener in config.listeners.items():
         kind = protocols.listener(listener.spec.get("protocol", ""))
-        claim = kind.claim(listener.spec) if kind is not None and kind.transport == "udp" else None
-        before = last.get(claim) if claim is not None else None
-        if claim is not None:
-            last[claim] = name
-        if before is not None and claim is not None:
+        claim = kind.claim(listener.spec) if kind is not None else None
+        if claim is None or claim[0] != "udp":
+            continue
+        before, last[claim] = last.get(claim), name
+        if before is not None:
             text = f"listener {name!r} has port {claim[2]} of listener {before!r}: until it is removed, {before!r} gets no datagram"
             yield Finding("shared", "listener", name, ".spec.port", text)
 

@@ -157,6 +157,11 @@ class Listener(Specified):
             return False
         return mine[2] == key[2] > 0 or (key[2] < 0 and mine[1:] == key[1:])
 
+    @property
+    def ground(self) -> Listener:
+        """Whose the sockets are: its own, or those of the listener that it is on top of."""
+        return self
+
     def covers(self, other: Listener) -> bool:
         """May this one share the sockets of `other`, which has the same address, and hear in its place what comes, for as long as it is
         there? Only where l7mp lets two have one address, and the kernel gives what comes to the last one."""

@@ -11,7 +11,7 @@ listed. The session that people see has the joint's far side as source.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -286,11 +286,11 @@ class Over(Listener):
         if hasattr(self, "inner"):
             self.inner.bound = sockets
 
-    @property
-    def listening(self) -> bool:
-        return self.inner.listening
-
+    ground = property(lambda self: self.inner.ground)
+    listening = property(lambda self: self.inner.listening)
+    port = property(lambda self: self.inner.port)
     certificates = property(lambda self: self.inner.certificates)
+    connections = property(lambda self: self.inner.connections)
     dropped = property(lambda self: self.inner.dropped)
 
     @property
@@ -304,10 +304,6 @@ class Over(Listener):
 
     def datagrams(self) -> Mapping[str, int] | None:
         return self.inner.datagrams()
-
-    @property
-    def port(self) -> int | None:
-        return self.inner.port
 
     def key(self) -> Key | None:
         self.inner.loopback = self.loopback
@@ -328,6 +324,12 @@ class Over(Listener):
 
     def vacate(self) -> Callable[[], None] | None:
         return self.inner.vacate()
+
+    def covers(self, other: Listener) -> bool:
+        return self.inner.covers(other)
+
+    def cover(self, covered: bool) -> None:
+        self.inner.cover(covered)
 
     def take_over(self, old: Listener) -> bool:
         self.inner.loopback = self.loopback
@@ -366,11 +368,6 @@ class Over(Listener):
     def tick(self, now: float) -> None:
         super().tick(now)
         self.inner.tick(now)
-
-    @property
-    def connections(self) -> Collection[Any]:
-        """The transport's."""
-        return self.inner.connections
 
     def make_room(self) -> bool:
         return self.inner.make_room()

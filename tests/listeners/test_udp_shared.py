@@ -94,6 +94,36 @@ async def test_a_singleton_begins_when_it_is_its_turn() -> None:
             assert proxy.listeners["a"].live
 
 
+async def test_one_of_them_may_be_a_json_socket() -> None:
+    """Seen with l7mp 0.5.7: what comes is a header for as long as the JSON socket is there, and a datagram before and behind that."""
+    port = free_port()
+    over = {"spec": {"transport": {"protocol": "UDP", "port": port, "address": "127.0.0.1"}}, "protocol": "JSONSocket"}
+    hello, ok = b'{"JSONSocketVersion":1}', b'{"JSONSocketVersion":1,"JSONSocketStatus":200,"JSONSocketMessage":"OK"}'
+    async with said(b"a") as one, said(b"b") as two:
+        clusters = [cluster("a", one.port, protocol="UDP"), cluster("b", two.port, protocol="UDP")]
+        async with running(config(clusters=clusters, listeners=[front("a", port)])) as proxy, udp(port) as client:
+            client.send(hello)
+            assert await client.read() == b"a" + hello
+            await proxy.apply(config(listeners=[listener("b", "b", **over)], base=proxy.config))
+            for sent, wanted in ((hello, ok), (b"1", b"b1")):
+                client.send(sent)
+                assert await client.read() == wanted
+            await proxy.apply(config(listeners=[listener("c", "a", **over)], base=proxy.config))
+            for sent, wanted in ((hello, ok), (b"2", b"a2")):
+                client.send(sent)
+                assert await client.read() == wanted
+            for name in ("c", "b"):
+                await proxy.apply(without(proxy.config, "listener", name))
+                sent, wanted = (hello, ok) if name == "c" else (b"3", b"a3")
+                client.send(sent)
+                assert await client.read() == wanted
+            assert [s.listener.name for s in proxy.sessions()] == ["a"]
+            await proxy.apply(config(listeners=[listener("b", "b", **over)], base=proxy.config))
+            await proxy.apply(config(listeners=[front("d", port, to="b")], base=proxy.config))
+            client.send(hello)
+            assert await client.read() == b"b" + hello
+
+
 async def test_l7mps_calls_take_it_with_a_warning_and_ours_refuse_it() -> None:
     """The calls of its own test 21-listeners: five at one port, in strict mode, then all of them away again."""
     port = free_port()
