@@ -92,7 +92,7 @@ class Head:
     `family`: of its status, 2 for 2xx, 5 also for those above (RFC 9110 15). `whole`: a final answer of known length, after which the
     connection stays, and which asks for no credentials. `text`: the encoding of HTTP/1.1, b"" until it is made;
     `stem`: that without its last CRLF.
-    `block`: what HTTP/2 keeps of its own. `never`: names of fields that came as never to be indexed (RFC 7541 7.1.3).
+    `block`, `framed`: what HTTP/2 keeps of its own. `never`: names of fields that came as never to be indexed (RFC 7541 7.1.3).
     `claims`: does it say of its way to us (wire/forwarding.py), `trace`: where it stands in one (wire/trace.py), False for nowhere; both
     None until somebody asks. `grpc`: 1 of a call of gRPC, 2 of one with a grpc-timeout. `kin`: what it shares with heads of its shape.
     `raw`: the bytes that HTTP/1.1 read. `onward`: the fields to be sent on without those that frame or route, None until they are split.
@@ -109,6 +109,7 @@ class Head:
         "expect",
         "explain",
         "family",
+        "framed",
         "grpc",
         "has_id",
         "hops",
@@ -183,6 +184,7 @@ class Head:
         self.hops = hops
         self.binds = binds
         self.block: Any = None
+        self.framed: Any = None
         self.never: frozenset[bytes] = NOBODY
         self.grpc = 0
         simple = body == NONE and upgrade is None and version != "1.0" and method not in (b"HEAD", b"CONNECT") and not explain
@@ -330,7 +332,7 @@ class Head:
         head.binds = self.binds
         head.explain = self.explain
         head.key = self.key
-        head._fields = head.onward = head.block = None
+        head._fields = head.onward = head.block = head.framed = None
         head.tunnel = False
         head.grpc = 0
         head.never = NOBODY
@@ -349,6 +351,7 @@ class Head:
             "claims",
             "decision",
             "family",
+            "framed",
             "grpc",
             "kin",
             "never",

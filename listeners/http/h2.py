@@ -59,7 +59,7 @@ class Both:
 class Connection2(Connection):
     """One downstream connection, the target of its engine.
 
-    arrival: what it is counted as before it speaks HTTP. spare: requests to be used again. since: monotonic seconds (coarse) at which it
+    arrival: what it is counted as before it speaks HTTP. since: monotonic seconds (coarse) at which it
     became idle, or began. served: streams ever. weight: bytes of a head that is not whole, counted at the listener. asleep: nothing of it
     is looked at before its keep-alive is over.
     """
@@ -69,7 +69,6 @@ class Connection2(Connection):
         self.listener, self.shared, self.origin = listener, shared, origin
         self.closing = self.asleep = False
         self.arrival: Arrival | None = None
-        self.spare: list[Request2] = []
         self.since = self.loop.time()
         self.served = self.weight = 0
 
@@ -100,7 +99,7 @@ class Connection2(Connection):
 
     def learn(self) -> None:
         """The listener's routing has changed: sessions that are kept know the old routes. Heads are asked for by revision."""
-        self.spare.clear()
+        self.engine.spare.clear()
         for stream in self.engine.streams.values():
             if stream.owner is not None:
                 stream.owner.spare = None
@@ -136,11 +135,15 @@ class Connection2(Connection):
 
     def on_head(self, stream: Stream, section: Section, last: bool) -> None:
         self.served += 1
-        request = self.spare.pop() if self.spare else Request2(self)
-        request.on(stream, self.engine.now)
+        request: Request2 | None = stream.owner
+        if request is None:
+            request = stream.owner = Request2(self)
+            request.stream = stream
+        request.used, request.body_done, request.since = True, last, stream.since
+        request.body_bytes = request.seen = 0
         request.bytes_in = size = section.size
+        listener = self.listener
         if size > LONG:
-            listener = self.listener
             if listener.heads + size > listener.max_heads:
                 error = listener.too_many_heads()
                 listener.hit(error.kind)
@@ -148,12 +151,16 @@ class Connection2(Connection):
                 return
             request.weight = size
             listener.heads += size
-        routing = self.listener.routing
-        try:
-            head = request_of(section, last, routing.trusting if self.origin.trusted else routing.profile)
-        except Error as error:
-            self._turn_away(stream, section, error)
-            return
+        profile = listener.routing.trusting if self.origin.trusted else listener.routing.profile
+        kept = section.owner
+        if kept is not None and kept[0] is profile and kept[1] is last:
+            head: Head = kept[2]
+        else:
+            try:
+                head = request_of(section, last, profile)
+            except Error as error:
+                self._turn_away(stream, section, error)
+                return
         if head.simple and not head.grpc:
             request.begin(head, True)
         else:
@@ -248,11 +255,10 @@ class Connection2(Connection):
         self._note(section, error)
 
     def _note(self, section: Section, error: Error) -> None:
-        request = self.spare.pop() if self.spare else Request2(self)
+        request = Request2(self)
         request.bytes_in = section.size
         begun = section.method + b" " + (section.path or section.authority) + b" HTTP/2"
         refused(self.listener, request, begun, error, self.engine.now)
-        self.spare.append(request)
 
     def say(self, stream: Stream, error: Error, asked: Head | Section | None) -> Head:
         """Answer with an error, and read no more of the request."""
@@ -321,9 +327,10 @@ class Connection2(Connection):
     def free_at_once(self, request: Request2) -> None:
         """The same of one whose stream has ended, and which is as it was."""
         request.used = False
-        if len(self.spare) < SPARE:
-            self.spare.append(request)
-        if not self.engine.streams:
+        engine = self.engine
+        if len(engine.spare) < SPARE:
+            engine.spare.append(request.stream)
+        if not engine.streams:
             self.since = self.listener.now
         if not self.due:
             self.soon()
@@ -341,8 +348,9 @@ class Connection2(Connection):
             request.used = False
             if stream.owner is request:
                 stream.owner = None
-            if len(self.spare) < SPARE:
-                self.spare.append(request)
+            if len(self.engine.spare) < SPARE:
+                stream = request.stream = self.engine.unused()
+                stream.owner = request
         if not self.engine.streams:
             self.since = self.listener.now
 
@@ -360,7 +368,6 @@ class Connection2(Connection):
         self.listener.gone(self)
         self.fed = True  # nothing is written any more
         self.engine.lost("the downstream closed the connection")
-        self.spare.clear()
 
     def standing(self, now: float) -> tuple[int, float] | None:
         """See `Occupant` of carrier/core/room.py."""
@@ -430,7 +437,7 @@ class Connection2(Connection):
     def _tick_idle(self, now: float) -> float | None:
         waited, keep = now - self.since, self.listener.keepalive_timeout
         if waited >= IDLE_SPARE:
-            self.spare.clear()
+            self.engine.spare.clear()
         if self.closing or self.engine.draining:
             if waited >= PATIENCE:
                 self._end(NO_ERROR, "drained")

@@ -14,7 +14,7 @@ from carrier.errors import Error
 from carrier.wire.frames import accept_key
 from carrier.wire.h2 import Stream, code_name
 from carrier.wire.h2.frames import CANCEL, ENHANCE_YOUR_CALM, INADEQUATE_SECURITY, INTERNAL_ERROR
-from carrier.wire.h2.heads import CONTINUE_BLOCK, answer_block, lines_block, trailers_block
+from carrier.wire.h2.heads import CONTINUE_BLOCK, answer_block, framed_answer, lines_block, trailers_block
 from carrier.wire.h2.hpack import encode
 from carrier.wire.http import Head
 from listeners.http.request import Request
@@ -77,15 +77,6 @@ class Request2(Request):
         self.frames = None
         self.early: tuple[bytes, ...] = ()
         self.timer: asyncio.TimerHandle | None = None
-
-    def on(self, stream: Stream, now: float) -> None:
-        """It is used for a stream from now on."""
-        self.stream = stream
-        stream.owner = self
-        self.used = True
-        self.body_done = stream.over
-        self.body_bytes = self.seen = 0
-        self.since = now
 
     def waits_for(self, seconds: float) -> None:
         """A caller of gRPC waits so long."""
@@ -154,16 +145,22 @@ class Request2(Request):
         self.session = None
         self.to = self.back = NOWHERE
         connection = self.connection
-        block = answer_block(head, connection.shared.encoder)
-        if self.listener.tells:
-            block += lines_block(self.listener.told(session, head) + b"\r\n")
-        self.bytes_out += len(block) + len(body)
-        went = self.stream.send_message(block, body)
-        session.served(head)
-        if went and not self.weight:
-            connection.free_at_once(self)
+        framed = head.framed or framed_answer(head, connection.shared.encoder)
+        tells = self.listener.tells
+        if framed is not None and not tells and self.stream.send_framed(framed, body):
+            self.bytes_out += framed[2]
+            session.served(head)
+            if not self.weight:
+                connection.free_at_once(self)
+                return
         else:
-            connection.free(self)
+            block = answer_block(head, connection.shared.encoder)
+            if tells:
+                block += lines_block(self.listener.told(session, head) + b"\r\n")
+            self.bytes_out += len(block) + len(body)
+            self.stream.send_message(block, body)
+            session.served(head)
+        connection.free(self)
 
     def _is_read(self, asked: Head) -> bool:
         """Has a request with a body been read, and may any whole answer follow it as it is?"""

@@ -413,13 +413,13 @@ async def test_streams_are_served_by_requests_that_were_kept_and_an_idle_connect
             assert (await client.answer(number)).body == b"ok"
         listener = proxy.listeners["in"]
         (connection,) = listener._connections
-        kept = {*connection.spare}
+        kept = {*connection.engine.spare}
         assert len(kept) == 3
         for number in [client.ask("/b") for _ in range(3)]:
             assert (await client.answer(number)).body == b"ok"
-        assert {*connection.spare} == kept
+        assert {*connection.engine.spare} == kept
         connection.tick(connection.since + 5)
-        assert not connection.spare
+        assert not connection.engine.spare
         assert (await client.get("/c")).body == b"ok"
 
 

@@ -37,6 +37,7 @@ from carrier.wire.h2.limits import (
     BAD_STREAM,
     DEFAULT,
     NEVER,
+    SMALL,
     STREAM_EARNS,
     UNREAD,
     Limits,
@@ -100,7 +101,8 @@ class Connection:
     streams: those that are open, by number. waiting: those of them that hold something. out: what is to be sent; `take` joins it. failure:
     why the connection is over, if it is. holding: the transport takes no more for now (`hold`). window, room: as in Stream, of the whole
     connection. frame_max, peer_window, peer_streams, peer_connect, peer_head: the peer's settings; peer_head is None if it said nothing
-    of it. most: streams that a client may have open at once. goaway: what the peer's GOAWAY said. draining: ours was sent. last: the
+    of it. most: streams that a client may have open at once. welcome: a server that has fewer takes one more without further ado. spare:
+    streams that have ended, each with its owner, for those to come. goaway: what the peer's GOAWAY said. draining: ours was sent. last: the
     highest stream that the side which may open some has opened.
     """
 
@@ -148,10 +150,12 @@ class Connection:
         "peer_window",
         "room",
         "settings_since",
+        "spare",
         "streams",
         "table_update",
         "target",
         "waiting",
+        "welcome",
         "window",
     )
 
@@ -162,6 +166,7 @@ class Connection:
         self.memo, self.limits, self.client, self.now = memo, limits, client, now
         self.streams: dict[int, Stream] = {}
         self.waiting: dict[int, Stream] = {}
+        self.spare: list[Stream] = []
         self.out: list[bytes] = []
         self.failure: Fault | None = None
         self.holding = False
@@ -180,6 +185,7 @@ class Connection:
         self._topped = now  # when time last gave credit
         self._unread = 0  # bytes of replies since the transport takes no more
         self._final = STREAM_MAX  # the last stream that is taken
+        self.welcome = 0
         self._next = 1
         self._state = memo.start
         self._table: Table | None = None  # in its place, once blocks are always new
@@ -230,6 +236,11 @@ class Connection:
         over = self.goaway is not None or self.failure is not None or self.draining or self._next > STREAM_MAX
         self.most = 0 if over else self.peer_streams
 
+    def receive(self) -> None:
+        """What `welcome` depends on has changed. The first stream is none, as its number follows no other."""
+        ends = self.client or not self.last or self._final != STREAM_MAX
+        self.welcome = 0 if ends or self.peer_window < SMALL else self.limits.streams
+
     @property
     def begun(self) -> int:
         """Bytes of a head that has begun to come and is not whole."""
@@ -251,6 +262,13 @@ class Connection:
             self.bound()
         stream.owner, stream.head_only = owner, head_only
         stream.send_head(block, last)
+        return stream
+
+    def unused(self) -> Stream:
+        """A stream that is among `spare` from now on."""
+        stream = Stream(self, 0)
+        stream.heard = stream.ended = stream.over = True
+        self.spare.append(stream)
         return stream
 
     def hold(self) -> None:
@@ -279,6 +297,7 @@ class Connection:
             self.draining = True
             self.most = 0
             self._final = 0 if self.client else self.last
+            self.receive()
             self.out.append(goaway_frame(self._final, NO_ERROR))
         elif not self.draining:
             self.draining = True
@@ -296,6 +315,7 @@ class Connection:
             self.most = 0
             self._reset_all(CANCEL, detail)
         self.out.clear()
+        self.spare.clear()
         self.target = _NOBODY
 
     # -- for streams --------------------------------------------------------------------------------------------------------------------

@@ -172,7 +172,22 @@ class Engine(Control):
         else:
             section = self._unknown(block)
         last = flags & END_STREAM != 0
-        stream = self.streams.get(number)
+        streams = self.streams
+        if section.begins and number == self.last + 2 and len(streams) < self.welcome and not (wrong or (last and section.length > 0)):
+            self.last = number  # as `_open`, which has nothing to look at here
+            if self.spare:
+                begun = self.spare.pop()
+                begun.id, begun.since, begun.window, begun.room = number, self.now, self.peer_window, self.our_window
+                begun.ended = begun.paused = begun.stalled = False
+                begun.owed = 0
+            else:
+                begun = Stream(self, number)
+                begun.heard = True
+            begun.over, begun.left = last, section.length
+            streams[number] = begun
+            self.target.on_head(begun, section, last)
+            return
+        stream = streams.get(number)
         if wrong:
             if stream is None and number > self.last:
                 self.last = number
@@ -215,6 +230,8 @@ class Engine(Control):
         if number != self.last + 2 and number != 1:
             self._skip(self.last + 2 if self.last else 1, number - 2)
         self.last = number
+        if not self.welcome:
+            self.receive()
         if number > self._final:  # RFC 9113 6.8: not looked at, and the peer knows
             self._note(number, OURS)
             return

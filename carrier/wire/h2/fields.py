@@ -46,12 +46,14 @@ class Section:
     `status`; trailers have neither. `fields`: the regular fields in their order, without Host, the crumbs of Cookie joined at the place of
     the first. `length`: Content-Length, -1 if there is none. `never`: names that came as never indexed, and are to be sent on so.
     `size`: bytes as SETTINGS_MAX_HEADER_LIST_SIZE counts. `problem`: why the message is malformed; `excess`: which bound it exceeds.
-    `owner` belongs to whoever reads from the engine: what it wants to find again when the same section comes again; `kept`: it may.
-    `shape`: what it shares with sections that differ from it in values that mean nothing here (memo.py); None if nobody knows of such.
+    `begins`: it is a request, and neither of both. `owner` belongs to whoever reads from the engine: what it wants to find again when the
+    same section comes again; `kept`: it may. `shape`: what it shares with sections that differ from it in values that mean nothing here
+    (memo.py); None if nobody knows of such.
     """
 
     __slots__ = (
         "authority",
+        "begins",
         "excess",
         "fields",
         "kept",
@@ -77,7 +79,7 @@ class Section:
         self.problem = self.excess = ""
         self.owner: Any = None
         self.shape: Any = None
-        self.kept = False
+        self.begins = self.kept = False
 
     version = "2"
 
@@ -89,7 +91,7 @@ class Section:
         made.fields, made.size = fields, size
         made.problem = made.excess = ""
         made.owner = made.shape = None
-        made.kept = False
+        made.begins, made.kept = self.begins, False
         return made
 
     @property
@@ -132,6 +134,7 @@ def read(pairs: Sequence[Pair], size: int, never: Sequence[bytes], limits: Limit
         section.excess = f"a field section of {len(pairs)} fields, at most {limits.fields}"
     elif size > limits.line and (longest := max(len(name) + len(value) for name, value in pairs)) > limits.line:
         section.excess = f"a field of {longest} bytes, at most {limits.line}"
+    section.begins = bool(section.method) and not section.problem and not section.excess
     return section
 
 

@@ -62,6 +62,9 @@ WINDOW = 65535  # a window before anybody says otherwise (RFC 9113 6.9.2)
 
 HEAD = Struct(">HBBBI")
 """Nine bytes before each payload: length in two parts, type, flags, stream."""
+START = Struct(">HBBB")
+"""The same without the stream, which is NUMBER."""
+NUMBER = Struct(">I").pack
 _SETTING = Struct(">HI")
 _TWO = Struct(">II")
 

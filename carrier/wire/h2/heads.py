@@ -17,6 +17,7 @@ from carrier.wire.grpc import is_type
 from carrier.wire.h1.chunked import passable
 from carrier.wire.h1.text import text_of
 from carrier.wire.h2.encoder import Encoder
+from carrier.wire.h2.frames import DATA, END_HEADERS, END_STREAM, FRAME_MAX, HEADERS, START
 from carrier.wire.h2.hpack import Pair, encode, line
 from carrier.wire.http import CHUNKED, EXPLAIN, LENGTH, NONE, OURS, Fields, Head, authenticates_connections
 
@@ -269,6 +270,18 @@ def answer_block(head: Head, encoder: Encoder) -> bytes:
         block = encode(((b":status", b"%d" % head.status), *fields), head.never)
     head.block = block
     return block
+
+
+def framed_answer(head: Head, encoder: Encoder) -> tuple[bytes, bytes, int] | None:
+    """The frames of a whole answer without the number of their stream and the content: what stands before the one number and the other, and
+    the bytes of block and content. Kept with the head. None: it has no content, or it takes more frames."""
+    block, n = answer_block(head, encoder), head.length
+    m = len(block)
+    if not 0 < n <= FRAME_MAX or m > FRAME_MAX or not head.whole:
+        return None
+    first = START.pack(m >> 8, m & 255, HEADERS, END_HEADERS)
+    made = head.framed = first, block + START.pack(n >> 8, n & 255, DATA, END_STREAM), m + n
+    return made
 
 
 def lines_block(lines: bytes) -> bytes:

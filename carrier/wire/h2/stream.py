@@ -10,8 +10,20 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Protocol
 
-from carrier.wire.h2.frames import CANCEL, DATA, END_HEADERS, END_STREAM, FRAME_MAX, HEAD, HEADERS, NO_ERROR, header_frames, window_frame
-from carrier.wire.h2.limits import FRAME_EARNS, NEVER, SMALL
+from carrier.wire.h2.frames import (
+    CANCEL,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    FRAME_MAX,
+    HEAD,
+    HEADERS,
+    NO_ERROR,
+    NUMBER,
+    header_frames,
+    window_frame,
+)
+from carrier.wire.h2.limits import FRAME_EARNS, NEVER, SMALL, STREAM_EARNS
 
 
 class Engine(Protocol):
@@ -24,6 +36,7 @@ class Engine(Protocol):
     our_window: int
     out: list[bytes]
     peer_window: int
+    streams: dict[int, Stream]
     table_update: bytes
     waiting: dict[int, Stream]
     window: int
@@ -124,6 +137,20 @@ class Stream:
                 engine.ended(self)
             elif self.refused:
                 self.end_now()
+        return True
+
+    def send_framed(self, framed: tuple[bytes, bytes, int], body: bytes) -> bool:
+        """A whole answer to a request that was read to its end, after which the stream is over and may be used again. framed: see
+        `framed_answer` (heads.py). False: nothing was done, this takes `send_message`."""
+        engine, n = self.engine, len(body)
+        if n > self.window or n > engine.window or self.ended or not self.over or engine.holding or engine.table_update:
+            return False
+        number = NUMBER(self.id)
+        engine.out += (framed[0], number, framed[1], number, body)
+        engine.window -= n
+        engine.credit += FRAME_EARNS + STREAM_EARNS
+        self.ended = True
+        del engine.streams[self.id]
         return True
 
     def send_data(self, data: bytes, last: bool = False) -> bool:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from carrier.wire.h2 import Limits, encode
-from carrier.wire.h2.frames import SETTINGS, frame, settings_frame, window_frame
+import pytest
+
+from carrier.wire.h2 import Limits, Stream, encode
+from carrier.wire.h2.encoder import Encoder
+from carrier.wire.h2.frames import PADDED, SETTINGS, frame, settings_frame, window_frame
+from carrier.wire.h2.heads import framed_answer
+from carrier.wire.http import LENGTH, Head
 from tests.h2talk import GET, OK, POST, client, content, data, frames, head, resets, server, windows
 
 BLOCK = encode(OK)
@@ -37,6 +42,85 @@ def test_content_as_large_as_the_window_goes_at_once():
     engine, heard = asked(window=5)
     assert heard.streams[1].send_message(BLOCK, b"hello")
     assert content(engine.take(), 1) == b"hello"
+
+
+def framed(content: bytes):
+    made = framed_answer(Head(b"HTTP/1.1 200 OK\r\nx-a: b\r\n\r\n", status=200, body=LENGTH, length=len(content)), Encoder())
+    assert made is not None
+    return made
+
+
+def test_a_whole_answer_that_was_framed_before_leaves_as_any_other_and_ends_its_stream():
+    (engine, heard), (other, others) = asked(streams=2), asked(streams=2)
+    for n in (1, 3):
+        assert heard.streams[n].send_framed(framed(b"hello"), b"hello")
+        others.streams[n].send_message(encode([(b":status", b"200"), (b"x-a", b"b")]), b"hello")
+    assert engine.take() == other.take()
+    assert (engine.streams, engine.window, engine.credit) == ({}, other.window, other.credit)
+    assert heard.streams[1].ended and not heard.streams[1].send_framed(framed(b"x"), b"x") and not engine.out
+
+
+@pytest.mark.parametrize(
+    "why", ["the stream's window", "the connection's", "the transport", "a table that shrinks", "a request that goes on", "an end"]
+)
+def test_a_framed_answer_is_not_sent_where_it_would_have_to_wait(why):
+    engine, heard = asked(window=4 if why == "the stream's window" else 65535)
+    if why == "a request that goes on":
+        engine.feed(head(3, POST, last=False), 0.0)
+    stream = heard.streams[3 if why == "a request that goes on" else 1]
+    if why == "the connection's":
+        engine.window = 4
+    elif why == "the transport":
+        engine.hold()
+    elif why == "a table that shrinks":
+        engine.feed(settings_frame({1: 0}), 0.0)
+    elif why == "an end":
+        stream.reset()
+    engine.take()
+    assert not stream.send_framed(framed(b"hello"), b"hello") and not engine.out
+
+
+@pytest.mark.parametrize("length", [0, 16385])
+def test_an_answer_that_is_not_two_frames_is_not_framed(length):
+    assert framed_answer(Head(b"HTTP/1.1 200 OK\r\n\r\n", status=200, body=LENGTH, length=length), Encoder()) is None
+
+
+def test_a_stream_that_is_used_again_is_as_a_new_one():
+    engine, heard = asked()
+    engine.feed(head(3, POST, last=False) + frame(0, PADDED, 3, b"\x03hello\0\0\0"), 1.0)
+    used = heard.streams[3]
+    used.pause()
+    used.stalled = True
+    engine.feed(data(3, b"more", last=True), 2.0)
+    assert used.send_framed(framed(b"hello"), b"hello")
+    used.owner = "who had it before"
+    engine.spare.append(used)
+    engine.change({4: 1000})
+    engine.feed(settings_frame({4: 500}) + frame(SETTINGS, 1, 0), 3.0)
+    engine.feed(head(5, POST, last=False), 4.0)
+    assert heard.streams[5] is used and not engine.spare and used.owner == "who had it before"
+    new = Stream(engine, 5)
+    new.heard = True
+    assert [(name, getattr(used, name)) for name in Stream.__slots__ if name != "owner"] == [
+        (name, getattr(new, name)) for name in Stream.__slots__ if name != "owner"
+    ]
+
+
+def test_streams_that_were_used_before_are_not_taken_where_a_new_one_has_to_be_looked_at():
+    engine, heard = asked(limits=Limits(streams=2))
+    engine.unused(), engine.unused(), engine.unused()
+    engine.feed(head(3, GET), 0.0)
+    engine.feed(head(5, GET), 0.0)
+    assert ("refused", 5, "overload", "2 streams are open, at most 2") in heard.says and len(engine.spare) == 2
+    heard.streams[3].send_framed(framed(b"hello"), b"hello")
+    engine.feed(settings_frame({4: 0}), 0.0)
+    engine.feed(head(7, GET), 0.0)
+    assert heard.streams[7].stalled and len(engine.spare) == 2
+    heard.streams[7].send_head(BLOCK, True)
+    engine.feed(settings_frame({4: 65535}), 0.0)
+    engine.drain(at_once=True)
+    engine.feed(head(9, GET), 0.0)
+    assert 9 not in heard.streams and len(engine.spare) == 2
 
 
 def test_an_end_without_content_needs_no_window():
