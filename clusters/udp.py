@@ -5,7 +5,8 @@ the second is refused). A refused datagram (ICMP) is a failure of the endpoint: 
 (`Session.once_more`). One that is too long for the path is dropped, and that is all. With `broadcast: true` the socket is not connected,
 so that an endpoint may be a broadcast address, and whoever answers is heard.
 
-Where nobody should send any more, because the endpoint is gone, down or has moved, sessions end; what their peers send next is routed anew.
+Where nobody should send any more, because the endpoint is gone, down or has moved, sessions end, and what their peers send next is routed
+anew; sessions whose peers would notice go on at another endpoint (`Session.moves_on`).
 While wake-ups find more than one datagram they are received in batches, and sent on as bursts when the session's source writes
 datagrams too and nothing stands between (carrier/hops/datagram.py).
 """
@@ -293,9 +294,12 @@ class UdpUpstream(DatagramSocket, DatagramReader):
         self.failed(exc)
 
     def leave(self, why: str) -> None:
-        """It leads to where nothing is sent any more: the session ends, and the next datagram of its peer is routed anew."""
+        """It leads to where nothing is sent any more: the session ends, and the next datagram of its peer is routed anew; or it goes on
+        elsewhere, if its source is a stream, or has said what is said only once (a header of JSONSocket)."""
         session = self.session
-        if session is not None and not self.closed:
+        if session is None or self.closed:
+            return
+        if session.source.anew or session.destination is not self or not session.moves_on(why):
             session.kill(why, "drain")
 
     def end(self, trailer: Any = None) -> None:

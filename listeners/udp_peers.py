@@ -115,6 +115,7 @@ class UdpPeer(DatagramSocket):
     """
 
     __slots__ = ("active_at", "born", "held", "key", "listener", "place", "seen")
+    anew = True
     session: Session | None
 
     def __init__(self, listener: UdpPort, sock: socket.socket, address: Any, local: Local | None = None) -> None:

@@ -260,6 +260,7 @@ class UnixPeer(Accepted, PacketSocket):
     """One peer of a dgram listener, which owns the socket."""
 
     __slots__ = ("address", "held", "listener")
+    anew = True
 
     def __init__(self, listener: UnixListener, address: str | None) -> None:
         self.held = False

@@ -467,7 +467,8 @@ class Api:
         return known[1]
 
     def _end_sessions(self, old: Config, new: Config) -> None:
-        """A recursive delete ends the sessions of the listeners, clusters and endpoints that went; after the answer is written."""
+        """A recursive delete ends the sessions of the listeners and clusters that went, and disconnects those of endpoints; after the
+        answer is written."""
         listeners = set(old.listeners) - set(new.listeners)
         clusters = set(old.clusters) - set(new.clusters)
         endpoints = endpoint_names(old) - endpoint_names(new)
@@ -476,6 +477,7 @@ class Api:
             to = shown["destination"]
             through = {to.get("origin"), *(stage["origin"] for stage in (*shown["ingress"], *shown["egress"]))}
             endpoint = to.get("endpoint")
-            ends = shown["source"]["origin"] in listeners or through & clusters
-            if ends or (isinstance(endpoint, Mapping) and endpoint.get("name") in endpoints):
+            if shown["source"]["origin"] in listeners or through & clusters:
                 session.kill()
+            elif isinstance(endpoint, Mapping) and endpoint.get("name") in endpoints:
+                session.disconnect(f"Traversed EndPoint {endpoint['name']} of destination cluster {to['origin']} is deleted from API")

@@ -85,7 +85,12 @@ def _operations() -> dict[tuple[str, str], Operation]:
         ("PUT", "endpoints/*"): Operation(
             edit=put("endpoint"), body="endpoint", strict=True, takes_body=True, kind="endpoint", text="replace an endpoint"
         ),
-        ("DELETE", "endpoints/*"): Operation(edit=delete("endpoint"), query=("recursive",), kind="endpoint", text="remove an endpoint"),
+        ("DELETE", "endpoints/*"): Operation(
+            edit=delete("endpoint"),
+            query=("recursive",),
+            kind="endpoint",
+            text="remove an endpoint; `recursive=true`: its sessions end, or go to another one if their route retries on `disconnect`",
+        ),
         ("GET", "events"): Operation(
             stream=events, query=tuple(FILTERS), strict=True, text="what happens, as it happens (server-sent events); filters as parameters"
         ),

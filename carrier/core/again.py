@@ -18,6 +18,7 @@ from carrier.errors import Error
 from carrier.wire import grpc
 
 if TYPE_CHECKING:
+    from carrier.core.decision import Decision
     from carrier.core.endpoint import Endpoint
     from carrier.core.parts import Cluster
     from carrier.core.tape import Tape
@@ -113,6 +114,8 @@ class Again(Shown):
     answered: bool
     retries: int
     source: Socket
+    source_done: bool
+    fallback: Rare[str | None]
     task: Rare[asyncio.Task[None] | None]
     backlog: Rare[Backlog | None]
     hops: Rare[tuple[Stream, ...]]
@@ -224,6 +227,32 @@ class Again(Shown):
         self._replace(error)
         return True
 
+    def _comes_back(self, error: Error) -> bool:
+        """The destination broke, or is taken away: does the route want it back, and is there anything left to say to it?"""
+        return self.decision.retry.on_disconnect and not self.source_done and self._whole() and self._reconnect(error)
+
+    def disconnect(self, why: str) -> None:
+        """Its endpoint has been removed: the session goes to another one if its route wants to be connected again, else it ends."""
+        if self.task is None and not self._comes_back(Error("killed", why)):
+            self.kill(why)
+
+    def moves_on(self, why: str) -> bool:
+        """Nothing more is to go to its endpoint: what its source says from now on goes where its route leads by now. That is for
+        datagrams, which nobody misses who is new to them. False: there is nowhere to go, and nothing was done."""
+        if self.status != CONNECTED or self.task is not None or self.source_done or not self._whole():
+            return False
+        again = self.decision.again(self.listener.env.clusters)
+        if again.error is not None or again.cluster is None:
+            return False
+        self.note_connect()
+        self.event("DISCONNECT", "destination", why)
+        self._unlink(Error("closed", why))
+        self.fallback = None
+        self._start_over(again)
+        self._hold()
+        self._go(again.cluster, None)
+        return True
+
     def _reconnect(self, error: Error | None) -> bool:
         """The destination went away and the route wants it back (also after an orderly end): the source waits in a backlog."""
         cluster = self.cluster
@@ -237,9 +266,18 @@ class Again(Shown):
         self._go_again(cluster)
         return True
 
+    def named(self, error: Error) -> Error:
+        """The error as it is kept, with this session's name where the text leaves room for it."""
+        if "{session}" not in error.detail:
+            return error.bare()
+        return Error(error.kind, error.detail.replace("{session}", self.name), error.side, error.retry)
+
     # ------------------------------------------------------------------ given by the session
 
     def _unlink(self, error: Error) -> None:
+        raise NotImplementedError
+
+    def _start_over(self, decision: Decision) -> None:
         raise NotImplementedError
 
     def _try_again(self, cluster: Cluster) -> None:
@@ -248,7 +286,10 @@ class Again(Shown):
     def _hold(self) -> None:
         raise NotImplementedError
 
-    def _go(self, cluster: Cluster, endpoint: Endpoint) -> None:
+    def _go(self, cluster: Cluster, endpoint: Endpoint | None) -> None:
+        raise NotImplementedError
+
+    def kill(self, detail: str, kind: str = "") -> None:
         raise NotImplementedError
 
     def give_up(self, error: Error) -> None:

@@ -328,7 +328,7 @@ class Session(Again):
     def reset(self, error: Error) -> None:
         if self.status == DESTROYED:
             return
-        if self.decision.retry.on_disconnect and not self.source_done and self._whole() and self._reconnect(error):
+        if self._comes_back(error):
             return
         if self.answered:
             self.to.reset(error)
@@ -375,7 +375,7 @@ class Session(Again):
         self.tried = tried
         self.note_connect()
         self._unlink(error)
-        self.sent = self.answered = False
+        self._start_over(self.decision)
         self._hold()
         assert self.backlog is not None
         for data in datagrams:
@@ -388,6 +388,10 @@ class Session(Again):
             self.tried = NOBODY
             self.give_up(error)
         return True
+
+    def _start_over(self, decision: Decision) -> None:
+        """Nobody knows of it what it has said so far."""
+        self.decision, self.sent, self.answered = decision, False, False
 
     def _try_again(self, cluster: Cluster) -> None:
         """Send the whole request again."""
@@ -407,12 +411,6 @@ class Session(Again):
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         self.task = self.listener.env.loop.create_task(work)
-
-    def named(self, error: Error) -> Error:
-        """The error as it is kept, with this session's name where the text leaves room for it."""
-        if "{session}" not in error.detail:
-            return error.bare()
-        return Error(error.kind, error.detail.replace("{session}", self.name), error.side, error.retry)
 
     def crashed(self, exc: Exception) -> Error:
         """A mistake in a protocol's code: this session fails, the loop's exception handler hears of it."""

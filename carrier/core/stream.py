@@ -51,6 +51,7 @@ class Owner(Protocol):
     def event(self, event: str, message: str = "", content: Any = "") -> None: ...
     def fail(self, error: Error) -> None: ...
     def kill(self, detail: str = "", kind: str = "") -> None: ...
+    def moves_on(self, why: str) -> bool: ...
     def close(self, error: Error | None = None) -> None: ...
 
 
@@ -172,6 +173,8 @@ class Socket(Stream):
     """The event loop's transport; None: it has its descriptor itself."""
     size = 0
     """Bytes that wait to be written."""
+    anew = False
+    """What comes from its peer when its session has ended makes another one: nobody has to be kept for it."""
     __slots__ = ("bytes_in", "bytes_out", "messages_in", "messages_out", "session", "waits")
     session: Owner | None
     bound_to: Any = None

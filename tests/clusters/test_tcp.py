@@ -7,10 +7,11 @@ import socket
 
 import pytest
 
+from carrier.admin.api import Api
 from carrier.core.address import local_address
 from clusters.tcp import TcpCluster
 from tests.ports import free_port
-from tests.support import ask, cluster, config, echoing, listener, port_of, running, saying, tcp, tcp_server, wait_until
+from tests.support import ask, cluster, config, echoing, listener, port_of, running, saying, tcp, tcp_server, udp_server, wait_until
 
 
 def front(**fields):
@@ -85,6 +86,30 @@ async def test_a_disconnect_is_healed_and_what_came_meanwhile_is_kept(orderly):
             assert await second.read(3) == b"two"
             second.send(b"again")
             assert await client.read(5) == b"again"
+
+
+@pytest.mark.parametrize("protocol", ["TCP", "UDP"])
+@pytest.mark.parametrize("on", ["disconnect", "always", "never"])
+async def test_who_wants_it_is_connected_again_when_its_endpoint_is_deleted_with_its_sessions(on, protocol):
+    """l7mp's test/23: DELETE /endpoints/e1?recursive=true, and the session goes on at e2."""
+    async with tcp_server(echoing) as tcp_one, tcp_server(echoing) as tcp_two, udp_server() as udp_one, udp_server() as udp_two:
+        ports = (tcp_one.port, tcp_two.port) if protocol == "TCP" else (udp_one.port, udp_two.port)
+        endpoints = [{"name": f"e{i}", "spec": {"address": "127.0.0.1", "port": port}} for i, port in enumerate(ports, 1)]
+        up = {"name": "up", "spec": {"protocol": protocol, "port": 1}, "endpoints": endpoints}
+        conf = config(clusters=[up], listeners=[front(retry={"retry_on": on, "num_retries": 1, "timeout": 100})])
+        async with running(conf) as proxy, tcp(port_of(proxy, "in")) as client:
+            client.send(b"one")
+            assert await client.read(3) == b"one"
+            (session,) = proxy.listeners["in"].live
+            assert session.endpoint.name == "e1"
+            assert (await Api(proxy).call("DELETE", "/api/v1/endpoints/e1", "recursive=true", {}, b"")).status == 200
+            if on == "never" and protocol == "TCP":
+                assert await client.read_all() == b""
+                assert ended(proxy).events[-1][3] == "Traversed EndPoint e1 of destination cluster up is deleted from API"
+                return
+            await wait_until(lambda: session.endpoint is not None and session.endpoint.name == "e2")
+            client.send(b"two")
+            assert await client.read(3) == b"two"
 
 
 async def test_while_reconnecting_only_so_much_is_held_and_nothing_is_lost():

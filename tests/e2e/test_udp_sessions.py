@@ -358,6 +358,51 @@ async def test_a_session_ends_when_its_endpoint_is_taken_away() -> None:
             assert await client.read() == b"two"
 
 
+HELLO, OK = b'{"JSONSocketVersion":1}', b'{"JSONSocketVersion":1,"JSONSocketStatus":200,"JSONSocketMessage":"OK"}'
+OVER = {"protocol": "JSONSocket", "spec": {"transport": {"protocol": "UDP", "port": 0, "address": "127.0.0.1"}}}
+
+
+@pytest.mark.parametrize("change", ["endpoint", "options"])
+async def test_who_says_only_once_who_he_is_goes_on_at_another_endpoint(change: str) -> None:
+    """A header of JSONSocket comes once: ended, its session could not be routed anew by what comes next."""
+    async with udp_server(lambda data: b"one") as one, udp_server(lambda data: b"two", port=0) as two:
+        base = config(clusters=[at(one.port, two.port)], listeners=[listener("in", "up", **OVER)])
+        async with running(base) as proxy, udp(port_of(proxy, "in")) as client:
+            for sent, wanted in ((HELLO, OK), (b"?", b"one")):
+                client.send(sent)
+                assert await client.read() == wanted
+            (session,) = proxy.sessions()
+            if change == "endpoint":
+                await proxy.apply(config(clusters=[at(two.port)], base=base))
+            else:
+                await proxy.apply(config(clusters=[{**at(two.port), "options": {"half_close_timeout": 3}}], base=base))
+            for _ in range(2):
+                client.send(b"?")
+                assert await client.read() == b"two"
+            assert list(proxy.sessions()) == [session]
+            assert [e[0] for e in session.events][-3:] == ["CONNECT", "DISCONNECT", "CONNECT"]
+            await proxy.apply(config(clusters=[at()], base=base))
+            await wait_until(lambda: not list(proxy.sessions()), "the end of whom nobody serves")
+
+
+async def test_a_stream_that_a_fallback_serves_goes_back_without_an_end() -> None:
+    async with udp_server(lambda data: b"laptop") as laptop, udp_server(lambda data: b"shadow") as shadow:
+        laptop.transport.close()
+        health = {"health": {"failures": 1, "down": 0.2}}
+        clusters = [cluster("laptop", laptop.port, protocol="UDP", options=health), up(shadow.port)]
+        conf = config(clusters=clusters, listeners=[listener("in", "laptop", fallback="up", **OVER)])
+        async with running(conf) as proxy, udp(port_of(proxy, "in")) as client:
+            for sent, wanted in ((HELLO, OK), (b"?", b"shadow")):
+                client.send(sent)
+                assert await client.read() == wanted
+            (session,) = proxy.sessions()
+            async with udp_server(lambda data: b"laptop", port=laptop.port):
+                await wait_until(lambda: session.fallback is None, "its return to the laptop")
+                client.send(b"?")
+                assert await client.read() == b"laptop"
+            assert list(proxy.sessions()) == [session]
+
+
 def laptop_first(port: int, shadow: int, **fields: Any) -> Any:
     """Everything goes to the laptop, and to the shadow when that is not there."""
     return config(clusters=[cluster("laptop", port, protocol="UDP", **fields), up(shadow)], listeners=[front("laptop", fallback="up")])

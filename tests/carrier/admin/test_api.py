@@ -38,12 +38,16 @@ class FakeSession:
             "egress": [],
         }
         self.killed = False
+        self.why = ""
 
     def dump(self) -> dict[str, Any]:
         return self.shown
 
     def kill(self) -> None:
         self.killed = True
+
+    def disconnect(self, why: str) -> None:
+        self.why = why
 
 
 class FakeProxy:
@@ -543,17 +547,20 @@ async def test_sessions_are_listed_read_and_ended(client: Client) -> None:
     assert await client.content("DELETE", "/sessions/nope") == "No such session"
 
 
-async def test_a_recursive_delete_ends_the_sessions_of_what_went_after_it_was_answered(client: Client) -> None:
+async def test_a_recursive_delete_ends_or_disconnects_the_sessions_of_what_went_after_it_was_answered(client: Client) -> None:
     tcp = {"name": "t", "spec": {"protocol": "TCP", "port": 1}, "endpoints": [{"name": "e1", "spec": {"address": "a"}}]}
     await client("POST", "/clusters", {"cluster": tcp})
     ends, stays = FakeSession("1", "l", "t", "e1"), FakeSession("2", "l", "other", "e2")
     client.proxy.live = [ends, stays]
     await client("DELETE", "/endpoints/e1")
     await asyncio.sleep(0)
-    assert not ends.killed
+    assert not ends.why
     await client("POST", "/clusters/t/endpoints", {"endpoint": {"name": "e1", "spec": {"address": "a"}}})
     await client("DELETE", "/endpoints/e1?recursive=true")
-    assert not ends.killed
+    assert not ends.why
+    await asyncio.sleep(0)
+    assert (ends.why, stays.why) == ("Traversed EndPoint e1 of destination cluster t is deleted from API", "")
+    await client("DELETE", "/clusters/t?recursive=true")
     await asyncio.sleep(0)
     assert (ends.killed, stays.killed) == (True, False)
 
