@@ -79,6 +79,9 @@ class AutoCluster(HttpCluster):
             self.asking = self.env.loop.create_task(self._ask(self.endpoints[0]))
         return self.learnt is True
 
+    def first_asked(self) -> asyncio.Task[None] | None:
+        return self.asking if self.learnt is None else None
+
     async def _ask(self, endpoint: Endpoint) -> None:
         """Shake hands once, and hang up."""
         try:

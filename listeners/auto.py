@@ -22,6 +22,7 @@ from carrier.core.address import described, named
 from carrier.core.idle import Idle
 from carrier.core.listener import Listener
 from carrier.errors import Error, Problem
+from carrier.hops.certificates import renewed
 from carrier.hops.peek import peek
 from carrier.hops.tls import HANDSHAKE
 from carrier.options import check_numbers, numbers
@@ -49,6 +50,8 @@ class AutoListener(AutoPort):
     spoken = ()
     takes_h2 = False
     """Does whom most clients are served by take HTTP/2 inside TLS?"""
+    telling: asyncio.Task[None] | None = None
+    """What is offered instead is put in force."""
 
     def __init__(self, conf: config.Listener, env: Env) -> None:
         super().__init__(conf, env)
@@ -82,7 +85,17 @@ class AutoListener(AutoPort):
         if self.certificates is not None and takes is not self.takes_h2:
             self.takes_h2 = takes
             self.certificates.offer(self.offered())
+            self.telling = self.env.loop.create_task(renewed(self.env, [(self.certificates, f"listener/{self.name}")]))
             self.env.note("offers HTTP/2 to clients" if takes else "offers no HTTP/2 to clients", listener=self.name)
+
+    async def _know(self) -> None:
+        """Who comes before the destination has said anything waits for it, for as long as for what nobody can tell: it has just started."""
+        cluster = self.table.otherwise
+        if cluster is not None and (asking := cluster.first_asked()) is not None:
+            await asyncio.wait((asking,), timeout=self.detect_timeout)
+            self.learn()
+        if self.telling is not None and not self.telling.done():
+            await asyncio.wait((self.telling,), timeout=self.detect_timeout)
 
     def tick(self, now: float) -> None:
         self.learn()
@@ -122,6 +135,8 @@ class AutoListener(AutoPort):
 
     async def _hello(self, arrival: Arrival) -> None:
         hello = await self._read_hello(arrival.sock)
+        if self.certificates is not None and hello is not None:
+            await self._know()
         if self.certificates is not None and hello is not None and self.certificates.speaks(hello):
             await self.hand_over(arrival, SecuredSource(arrival.listener, arrival), secure=True)
             return

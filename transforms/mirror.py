@@ -1,9 +1,9 @@
 """Mirror: passes everything on, and a copy to another cluster, whose answers are ignored and whose failures harm nobody.
 
 The copy never slows the session. While the mirror connects, or takes no more, up to `copy_bytes` of a copy wait, and `copies_bytes` of all
-copies of a cluster: an upload is read faster than anybody connects; nginx keeps all of it, Envoy one MiB. Of what finds no room datagrams
-are left out, and a copy of a stream of bytes is given up, because one with holes is none; the session's events say so. A mirror may take
-`GRACE` seconds longer than its session.
+copies of a cluster, each piece `PIECE` more: an upload is read faster than anybody connects; nginx keeps all of it, Envoy one MiB. Of what
+finds no room datagrams are left out, and a copy of a stream of bytes is given up, because one with holes is none; the session's events say
+so. A mirror may take `GRACE` seconds longer than its session.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 GRACE = 30.0
 OPTIONS = {"copy_bytes": 4 << 20, "copies_bytes": 32 << 20}
 """Bytes that wait of one copy, and of all copies; 0: without a bound."""
+PIECE = 256
+"""Bytes that each piece of a stream counts beside its own: what it costs to keep it, so that very many small ones are bounded, too."""
 
 
 class MirrorCluster(Cluster):
@@ -126,7 +128,7 @@ class MirrorStream(Stream):
         if self.far is not None and not self.full and not self.waiting:
             self.cluster.env.guard("a mirror", getattr(self.far, call), *args)
             return
-        size = len(args[0]) if call == "data" else 0
+        size = len(args[0]) + PIECE * (not self.datagram) if call == "data" else 0
         if call == "data" and self.datagram and (self.full or self.size + size > HIGH or len(self.waiting) >= MANY):
             self.cluster.dropped["mirror"] += 1  # those that have waited for long are of no use to anybody
             return
@@ -143,7 +145,7 @@ class MirrorStream(Stream):
 
     def _lacks(self, size: int) -> str:
         """The limit by which there is no room for so many bytes more; "": there is."""
-        if self.size + size > self.cluster.most or len(self.waiting) >= MANY:
+        if self.size + size > self.cluster.most:
             return "copy_bytes"
         return "copies_bytes" if self.cluster.held + size > self.cluster.most_together else ""
 

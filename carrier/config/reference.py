@@ -291,7 +291,7 @@ OPTIONS: Mapping[str, Field] = {field.name: field for field in (
     Field("body_min_rate", "number", AMOUNTS["bytes per second"], "that a request body must come with, but for calls of gRPC", "", 1000, "bytes per second"),
     Field("body_grace", "duration", AMOUNTS["seconds"], "before `body_min_rate` counts", "", 30, "seconds"),
     Field("max_head", "size", AMOUNTS["bytes"], "of a request head; then 431. Of an HTTP cluster: of an answer's head; then 502", "", "64Ki", "bytes"),
-    Field("max_fields", "number", AMOUNTS["number"], "fields of a request head; then 431. Of an HTTP cluster: of an answer's; then 502", "", 200),
+    Field("max_fields", "number", AMOUNTS["number"], "fields of a request head, and twice as many cookies over HTTP/2; then 431. Of an HTTP cluster: of an answer's; then 502", "", 200),
     Field("max_line", "size", AMOUNTS["bytes"], "of the request line (then 414) and of each field (then 431). Of an HTTP cluster: of an answer's head; then 502", "", "32Ki", "bytes"),
     Field("max_heads", "size", AMOUNTS["bytes"], "of heads that are not whole, wait, or are longer than 4 KiB, on all connections together; then 431", "", "32Mi", "bytes"),
     Field("max_body", "size", AMOUNTS["bytes"], "of a request body; then 413", "", "10Mi", "bytes"),

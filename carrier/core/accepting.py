@@ -225,12 +225,18 @@ class Acceptor(Listener):
         """Read who is meant, and go on with the connection as if it came from there. Raises Error, OSError."""
         sock, loop = arrival.sock, self.env.loop
         introduction = Introduction()
-        async with asyncio.timeout(INTRODUCTION):
-            while introduction.more:
-                data = await loop.sock_recv(sock, introduction.more)
-                if not data:
-                    return
-                introduction.feed(data)
+        arrival.awaits = "proxy_protocol"
+        try:
+            async with asyncio.timeout(INTRODUCTION):
+                while introduction.more:
+                    data = await loop.sock_recv(sock, introduction.more)
+                    if not data:
+                        return
+                    introduction.feed(data)
+        except Error as error:
+            self.env.trouble(self, error)
+            raise
+        arrival.awaits = "handshake"
         arrival.sock = known = anew(sock)
         known.told = introduction.said
         listener = arrival.listener
@@ -351,14 +357,15 @@ class AtPort(Acceptor):
 class Arrival:
     """A connection of which nobody knows yet what it will be: `work`, a task, waits for its hello, its handshake, its first bytes.
 
-    `work` ends with `became`, or without: then the connection is closed, and counted as "handshake".
+    `work` ends with `became`, or without: then the connection is closed, and counted as what it `awaits`.
     """
 
-    __slots__ = ("inner", "listener", "since", "sock", "task")
+    __slots__ = ("awaits", "inner", "listener", "since", "sock", "task")
     session = None
 
     def __init__(self, listener: Acceptor, sock: socket.socket, work: Callable[[Arrival], Coroutine[Any, Any, None]]) -> None:
         self.listener: Any = listener
+        self.awaits = "handshake"
         self.inner: Any = None
         """What it will be, if that is made beforehand; it has a `listener`, too."""
         self.sock = sock
@@ -382,7 +389,7 @@ class Arrival:
         exc = task.exception() if not task.cancelled() else None
         quiet = False
         if self in listener.connections:
-            listener.hit("handshake")
+            listener.hit(self.awaits)
             self.sock.close()
             listener.gone(self)
             quiet = isinstance(exc, (OSError, Error))  # nobody is there to tell

@@ -227,6 +227,10 @@ class Cluster(Specified):
         """Would its endpoints take HTTP/2 from who offers it to clients inside TLS, as far as that is known? Asked once a second."""
         return False
 
+    def first_asked(self) -> asyncio.Task[None] | None:
+        """Who is asking that now, if it was never known."""
+        return None
+
     def tunnels(self, session: Session) -> bool:
         """Will the destination itself answer a session's request for another protocol, so that its bytes are relayed as they are?"""
         return False

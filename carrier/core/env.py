@@ -16,6 +16,7 @@ from carrier.redact import ALWAYS
 if TYPE_CHECKING:
     from carrier.core.parts import Cluster, Listener
     from carrier.core.trace import Tracer
+    from carrier.errors import Error
     from carrier.model import Bridge, Config
 
 
@@ -45,6 +46,8 @@ class Env:
         self.warn: Callable[..., None] = _nobody
         self.note: Callable[..., None] = _nobody
         """Lines of the process's log: what somebody has to see to, what happened. They take an event and named values (carrier/log.py)."""
+        self.trouble: Callable[[Listener, Error], object] = lambda listener, error: None
+        """A connection failed before it was a session: told in that log now and then."""
         self.finish: Callable[[str], object] = _nobody
         """End the process in order, at once; it takes the reason."""
         self.ledger: Ledger | None = None

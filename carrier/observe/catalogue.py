@@ -18,7 +18,10 @@ class Metric(NamedTuple):
 
 METRICS = (
     Metric(
-        "carrier_sessions", "counter", ("listener", "rule", "cluster", "code"), "Sessions that have ended (requests, connections, peers)"
+        "carrier_sessions",
+        "counter",
+        ("listener", "rule", "cluster", "code"),
+        "Sessions that have ended (requests, connections, peers); a call of gRPC that failed is `failed`",
     ),
     Metric("carrier_session_seconds", "histogram", ("listener", "cluster"), "From the first byte of a session to its end"),
     Metric("carrier_connect_seconds", "histogram", ("listener", "cluster"), "Until the destination was connected, where none was ready"),

@@ -12,6 +12,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from carrier.wire.grpc import FAILURES
+
 if TYPE_CHECKING:
     from carrier.core.decision import Decision
     from carrier.core.parts import Cluster, Listener
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 """Upper bounds of the histograms' buckets, in seconds."""
 CODES = ("0xx", "1xx", "2xx", "3xx", "4xx", "5xx", "ok", "failed")
-"""Status classes of HTTP answers; then what is said of sessions without an answer's head: they ended well, or did not."""
+"""Status classes of HTTP answers; then what is said of sessions without an answer's head: they ended well, or did not. A call of gRPC that
+its server has failed is failed, whatever its head said."""
 OK, FAILED = 6, 7
 MAX_SETS = 1000
 """Label sets of sessions (listener, rule, cluster) that are kept apart."""
@@ -131,7 +134,9 @@ class Meter:
             return
         series = self._series(session.listener, session.decision, session.cluster)
         answer = session.answer
-        if answer is not None:
+        if session.rare is not None and session.outcome in FAILURES:  # gRPC, whose answers are all 200
+            series.codes[FAILED] += 1
+        elif answer is not None:
             series.codes[answer.family] += 1
         else:
             series.codes[FAILED if session.error is not None else OK] += 1

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from carrier.redact import refused
 
 if TYPE_CHECKING:
+    from carrier.core import parts
     from carrier.core.listener import Listener
+    from carrier.errors import Error
     from carrier.log import Log
 
 PERIOD = 10.0
@@ -56,11 +58,11 @@ class Troubles:
         """A reader of the ledger. A record is of a session that went well."""
         for entry in ended:
             if entry.__class__ is not tuple and entry.error is not None and entry.error.kind not in EXPECTED:
-                self._note(entry)
+                self.note(entry.listener, entry.error, entry.cluster.label if entry.cluster is not None else "")
 
-    def _note(self, session: Any) -> None:
-        error = session.error
-        key = (session.listener.name, error.side, error.kind)
+    def note(self, listener: parts.Listener, error: Error, cluster: str = "") -> None:
+        """A session failed, or what would have become one."""
+        key: tuple[str, str, str] = (listener.name, error.side, error.kind)
         kind = self.kinds.get(key)
         if kind is None:
             if len(self.kinds) >= KINDS:
@@ -68,7 +70,7 @@ class Troubles:
             kind = self.kinds.setdefault(key, Kind())
         kind.count += 1
         kind.detail = refused(error.kind, error.detail)
-        kind.cluster = session.cluster.label if session.cluster is not None else ""
+        kind.cluster = cluster
         now = self.loop.time()
         if now - kind.told >= PERIOD:
             self._tell(key, kind, now)

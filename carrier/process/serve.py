@@ -147,6 +147,7 @@ class Server:
         )
         self.troubles = Troubles(loop, log, lambda: self.proxy.listeners)
         self.env.read(self.troubles.read)
+        self.env.trouble = self.troubles.note
         self.endings: list[Endings] = []
         if log.shows("verbose"):
             self.tell(Endings(log, "verbose", _ended))

@@ -13,7 +13,7 @@ import pytest
 from carrier.proxy.proxy import Proxy
 from tests.h2peer import Peer2, client2, echo
 from tests.pki import Pki, pki
-from tests.support import PATIENCE, config, listener, looked, port_of, running, wait_until
+from tests.support import PATIENCE, config, listener, looked, port_of, running, tcp_server, wait_until
 
 __all__ = ["pki"]
 
@@ -98,6 +98,24 @@ async def test_clients_are_offered_what_the_shadow_takes(takes: tuple[str, ...],
     async with Shadow(pki, *takes) as shadow, port(pki, shadow.port) as proxy:
         await learnt(proxy)
         assert await agreed(proxy, pki.client(None, "h2", "http/1.1")) == offered
+
+
+async def test_who_comes_before_the_shadow_was_asked_is_offered_what_it_takes(pki: Pki) -> None:
+    """For a second after the start it was HTTP/1.1 alone, and a client of gRPC, which speaks nothing else, was relayed past all rules."""
+    for protocols in (["h2"], ["h2", "http/1.1"]):
+        async with (
+            Shadow(pki, "h2") as shadow,
+            Shadow(pki, name="laptop") as laptop,
+            port(pki, shadow.port, laptop.port) as proxy,
+            client2(port_of(proxy, "in"), pki.client(None, *protocols)) as client,
+        ):
+            assert (await client.get("/a", fields=[("x-user", "john")])).body == b"laptop"
+            assert (await client.get("/a")).body == b"GET /a "
+
+
+async def test_nobody_waits_for_a_shadow_that_is_silent(pki: Pki) -> None:
+    async with tcp_server() as silent, port(pki, silent.port) as proxy:
+        assert await agreed(proxy, pki.client(None, "h2", "http/1.1")) == "http/1.1"
 
 
 async def test_each_request_goes_on_in_its_version(pki: Pki) -> None:

@@ -31,7 +31,7 @@ class Echo(grpc.GenericRpcHandler):
         method = details.method.rpartition("/")[2]
         if method == "Stream":
             return grpc.stream_stream_rpc_method_handler(self.stream)
-        return grpc.unary_unary_rpc_method_handler(getattr(self, method.lower(), self.unary))
+        return grpc.unary_unary_rpc_method_handler(getattr(self, {"Break": "break_"}.get(method, method.lower()), self.unary))
 
     async def unary(self, request: bytes, context: Any) -> bytes:
         self.timeouts.append(context.time_remaining())
@@ -46,6 +46,9 @@ class Echo(grpc.GenericRpcHandler):
     async def slow(self, request: bytes, context: Any) -> bytes:
         await asyncio.sleep(2)
         return b"late"
+
+    async def break_(self, request: bytes, context: Any) -> bytes:
+        raise ValueError("broken")
 
     async def stream(self, requests: Any, context: Any) -> AsyncIterator[bytes]:
         async for request in requests:
@@ -168,6 +171,21 @@ async def test_calls_that_nobody_said_the_end_of_are_counted_and_shown_by_method
         text = (await Metrics(proxy).text())[1].decode()
         assert 'carrier_grpc_calls_total{listener="in",method="Slow",service="a.Service",status="CANCELLED"} 1.0' in text
         assert 'carrier_grpc_call_seconds_bucket{le="1.0",listener="in",method="Slow",service="a.Service"} 1.0' in text
+
+
+async def test_a_call_that_its_server_fails_is_no_session_that_went_well() -> None:
+    """Its answer is 200 all the same, and was counted so: `carrier top` showed no errors, and no alert rang."""
+    async with grpc_server() as server, to(server, http=2) as proxy, channel(port_of(proxy, "in")) as ours:
+        metrics = Metrics(proxy)
+        proxy.env.read(metrics.meter.read)
+        assert await ours.unary_unary("/a.Service/Unary")(b"") == b"echo "
+        assert (await failure(ours.unary_unary("/a.Service/Fail")(b"")))[0] == "FAILED_PRECONDITION"  # the caller's own fault
+        assert (await failure(ours.unary_unary("/a.Service/Break")(b"")))[0] == "UNKNOWN"
+        assert (await failure(ours.unary_unary("/a.Service/Slow")(b"", timeout=0.3)))[0] == "DEADLINE_EXCEEDED"
+        await wait_until(lambda: sum(counted(proxy).values()) == 4, "for all calls to end")
+        text = (await metrics.text())[1].decode()
+        assert 'carrier_sessions_total{cluster="up",code="2xx",listener="in",rule="all"} 2.0' in text
+        assert 'carrier_sessions_total{cluster="up",code="failed",listener="in",rule="all"}' in text
 
 
 async def test_calls_are_counted_on_when_a_listener_is_replaced() -> None:

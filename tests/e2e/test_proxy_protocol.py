@@ -12,6 +12,8 @@ import pytest
 
 from carrier.config.source import loads
 from carrier.errors import ConfigError, Error
+from carrier.log import Log
+from carrier.observe.troubles import Troubles
 from carrier.wire.introduction import version_1, version_2
 from listeners.unix import UnixListener
 from tests.h2peer import Peer2
@@ -111,7 +113,24 @@ async def test_a_trusted_proxy_that_says_something_else_is_closed_and_counted() 
             assert await client.read_all() == b""
         except ConnectionResetError:
             pass
-        assert proxy.listeners["in"].limited == {"handshake": 1}
+        assert proxy.listeners["in"].limited == {"proxy_protocol": 1}
+
+
+async def test_a_header_that_is_refused_is_told_in_the_log_at_its_usual_level() -> None:
+    """A proxy that is set up wrongly shows in nobody's answers: a TCP client is closed, and there was no line about it."""
+    lines: list[str] = []
+    conf = config(clusters=[{"name": "echo", "spec": {"protocol": "Echo"}}], listeners=[listener("in", "echo", options=TRUSTED)])
+    async with running(conf) as proxy:
+        told = Troubles(proxy.env.loop, Log("notice", lines.append), lambda: proxy.listeners)
+        proxy.env.trouble = told.note
+        for said in (b"GET / HTTP/1.1\r\n\r\n", b"PROXY TCP5 1.2.3.4 5.6.7.8 1 2\r\n", b""):
+            async with tcp(port_of(proxy, "in")) as client:
+                client.send(said)
+                client.end()
+                with contextlib.suppress(ConnectionResetError):
+                    assert await client.read_all() == b""
+        told.close()
+    assert ["sessions failed listener=in kind=protocol-error" in line and "PROXY header" in line for line in lines] == [True, True]
 
 
 @pytest.mark.parametrize("protocol", ["TCP", "HTTP", "auto", "WebSocket"])
@@ -159,7 +178,7 @@ async def test_a_unix_socket_takes_whom_a_proxy_names(write: Any, tmp_path: Path
         writer.write(b"hello, without a header")
         with contextlib.suppress(ConnectionResetError):
             assert await reader.read() == b""
-        assert proxy.listeners["in"].limited == {"handshake": 1}
+        assert proxy.listeners["in"].limited == {"proxy_protocol": 1}
         writer.close()
 
 

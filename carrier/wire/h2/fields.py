@@ -14,7 +14,7 @@ from typing import Any
 from carrier.errors import Error, shown
 from carrier.wire.h1.head import LOCATION, check_host
 from carrier.wire.h2.hpack import Pair
-from carrier.wire.h2.limits import Limits
+from carrier.wire.h2.limits import CRUMBS, Limits
 from carrier.wire.http import FIELD_BYTES, TOKEN
 
 Pairs = tuple[Pair, ...]
@@ -131,11 +131,21 @@ def read(pairs: Sequence[Pair], size: int, never: Sequence[bytes], limits: Limit
     if size > limits.head:
         section.excess = f"a field section of {size} bytes, at most {limits.head}"
     elif len(pairs) > limits.fields:
-        section.excess = f"a field section of {len(pairs)} fields, at most {limits.fields}"
+        section.excess = _too_many(pairs, limits)
     elif size > limits.line and (longest := max(len(name) + len(value) for name, value in pairs)) > limits.line:
         section.excess = f"a field of {longest} bytes, at most {limits.line}"
     section.begins = bool(section.method) and not section.problem and not section.excess
     return section
+
+
+def _too_many(pairs: Sequence[Pair], limits: Limits) -> str:
+    """Which bound is exceeded: the crumbs of a cookie, which a browser sends for each one that a site has set, have one of their own."""
+    crumbs = sum(name == b"cookie" for name, _ in pairs)
+    fields = len(pairs) - crumbs + (crumbs > 0)
+    if fields > limits.fields:
+        return f"a field section of {fields} fields, at most {limits.fields}"
+    most = CRUMBS * limits.fields
+    return f"{crumbs} cookies, at most {most}" if crumbs > most else ""
 
 
 def _read(section: Section, pairs: Sequence[Pair], limits: Limits, client: bool) -> None:

@@ -16,9 +16,10 @@ class Limits(msgspec.Struct, frozen=True):
 
     streams: that the peer may have open at once. window: bytes of content of one stream on their way to us, and in our hands while it is
     paused; connection_window: of all streams. table: bytes of the HPACK table that the peer fills. head: bytes of a field section, counted
-    as SETTINGS_MAX_HEADER_LIST_SIZE counts (32 more a field); fields: its fields, every cookie crumb one; line: bytes of one of them.
-    block: bytes of a field block as it comes. frames: handled in one wake-up. replies: bytes of our replies that the peer has not read.
-    budget, refill: points at most, and those that a second gives. young: seconds within which a reset is dear.
+    as SETTINGS_MAX_HEADER_LIST_SIZE counts (32 more a field); fields: its fields, of which all crumbs of its cookie are one, and CRUMBS
+    times as many crumbs; line: bytes of one of them. block: bytes of a field block as it comes. frames: handled in one wake-up. replies:
+    bytes of our replies that the peer has not read. budget, refill: points at most, and those that a second gives. young: seconds within
+    which a reset is dear.
     connect: extended CONNECT (RFC 8441) is offered. strict_target: see Limits of HTTP/1.1.
     """
 
@@ -40,6 +41,9 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 DEFAULT = Limits()
+
+CRUMBS = 2
+"""Crumbs of a cookie for each field that is allowed: Chrome keeps 180 cookies of a site, Firefox 150, and both send each as one."""
 
 NEVER = 1e-9
 """A time that is not 0.0, for owners whose clock begins there."""

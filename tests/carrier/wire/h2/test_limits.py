@@ -82,7 +82,7 @@ def large_continuations() -> Iterator[bytes]:
 
 def large_heads() -> Iterator[bytes]:
     for n in range(1, 100_000, 2):
-        yield head(n, [*GET, *[(b"cookie", b"a=b")] * 120])
+        yield head(n, [*GET, *[(b"cookie", b"a=b")] * 220])
 
 
 def bombs() -> Iterator[bytes]:
