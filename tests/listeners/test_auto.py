@@ -200,7 +200,8 @@ async def test_a_tls_port_with_certificates_routes_the_http_inside_and_relays_th
     server.set_alpn_protocols(["h2", "http/1.1"])
     async with tls_server(server, say_first_line) as shadow, tcp_server(named(b"laptop")) as laptop:
         clusters = [to("shadow", shadow, tls={"verify": False, "sni": "app.test"}), to("john", laptop.port)]
-        async with running(config(clusters=clusters, listeners=[auto("shadow", john(), tls=tls)])) as proxy:
+        ours = {**auto("shadow", john(), tls=tls), "options": {"protocols": ["h1"]}}
+        async with running(config(clusters=clusters, listeners=[ours])) as proxy:
             port = port_of(proxy, "in")
             request = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-user: %b\r\n\r\n"
             assert (await exchange(port, client, request % b"john"))[1].endswith(b"laptop")

@@ -14,6 +14,7 @@ class Told:
     """As much of an ended session as the meter looks at."""
 
     error = fallback = answer = rare = trace = None
+    outcome = ""
     retries = 0
     started = connected_at = 1.0
     ended_at = 1.003
