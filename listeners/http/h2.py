@@ -165,6 +165,8 @@ class Connection2(Connection):
             request.begin(head, True)
         else:
             self._begin(request, stream, section, head)
+            if not last:
+                self.touched.append(request)  # its head does not wait for content, which may come late
 
     def _begin(self, request: Request2, stream: Stream, section: Section, head: Head) -> None:
         """Begin what is not just one head to which any answer may be given."""

@@ -235,6 +235,24 @@ async def test_head_has_no_content_and_its_length() -> None:
         assert (answer.status, answer.body, answer.head["content-length"]) == (200, b"", "1234")
 
 
+async def test_the_head_of_an_upload_does_not_wait_for_its_content() -> None:
+    """On a connection that has served a request before it did, so that who waits for 100 (Continue), or for the answer's head, had none."""
+    async with Stage() as stage, client2(stage.port) as client:
+        first = client.ask("/")
+        server = await stage.server()
+        await server.head()
+        await server.says(OK)
+        assert (await client.answer(first)).body == b"ok"
+        for fields in ([("expect", "100-continue")], []):
+            number = client.ask("/", "POST", [*fields, ("content-length", "2")], end=False)
+            assert (await server.head()).startswith(b"POST / HTTP/1.1")
+            await server.says(b"HTTP/1.1 100 Continue\r\n\r\n")
+            client.send(number, b"hi", True)
+            assert await server.hears(2) == b"hi"
+            await server.says(OK)
+            assert (await client.answer(number)).body == b"ok"
+
+
 async def test_interim_answers_and_100_continue_pass() -> None:
     async with Stage() as stage, client2(stage.port) as client:
         number = client.ask("/", "POST", [("expect", "100-continue"), ("content-length", "5")], end=False)
