@@ -238,7 +238,7 @@ class Connection2(Connection):
     def on_refused(self, stream: Stream, section: Section, kind: str, detail: str) -> None:
         error = Error(kind, detail, "downstream")
         self.listener.hit(kind)
-        if kind == "headers-too-large":
+        if stream.refused:
             self._turn_away(stream, section, error)
         else:
             self._note(section, error)

@@ -253,6 +253,19 @@ async def test_the_head_of_an_upload_does_not_wait_for_its_content() -> None:
             assert (await client.answer(number)).body == b"ok"
 
 
+async def test_a_target_as_browsers_send_it_is_refused_with_the_reason_where_targets_are_strict() -> None:
+    """As in HTTP/1.1. The stream was reset: a browser shows ERR_HTTP2_PROTOCOL_ERROR, and nobody knows why."""
+    async with Stage() as stage, client2(stage.port) as client:
+        for method in ("GET", "HEAD"):
+            answer = await client.answer(client.ask("/css?family=A|B", method))
+            assert answer.status == 400 and (method == "HEAD" or b"strict_target 0 takes it" in answer.body)
+        number = client.ask("/a?b={c}", "POST", end=False)
+        client.send(number, b"content", True)
+        assert (await client.answer(number)).status == 400
+        number = client.ask("/a#b")
+        await client.until(lambda: client.streams[number].reset is not None, "what no browser sends is reset")
+
+
 async def test_interim_answers_and_100_continue_pass() -> None:
     async with Stage() as stage, client2(stage.port) as client:
         number = client.ask("/", "POST", [("expect", "100-continue"), ("content-length", "5")], end=False)

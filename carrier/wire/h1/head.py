@@ -354,11 +354,17 @@ def _target(method: bytes, target: bytes, limits: Limits) -> tuple[bytes, bytes 
         sent = rest if rest[:1] == b"/" else b"/" + rest
         if location.fullmatch(sent):
             return (b"*" if method == b"OPTIONS" and not rest else sent), match[2]
-    odd = next((byte for byte in target if byte in _LOOSE), None)
-    if limits.strict_target and odd is not None and LOCATION[False].fullmatch(target):
-        why = f"has {shown(bytes((odd,)))}, which RFC 3986 forbids and browsers send (options.strict_target 0 takes it)"
-        raise refuse("downstream", f"target {shown(target)} {why}")
+    if limits.strict_target and (why := only_strict(target)):
+        raise refuse("downstream", why)
     raise refuse("downstream", f"target {shown(target)} of {shown(method[:40])} is not one that RFC 9112 3.2 knows")
+
+
+def only_strict(target: bytes) -> str:
+    """Why a path is refused, if that is only because targets are to be strict; else ""."""
+    odd = next((byte for byte in target if byte in _LOOSE), None)
+    if odd is None or not LOCATION[False].fullmatch(target):
+        return ""
+    return f"target {shown(target)} has {shown(bytes((odd,)))}, which RFC 3986 forbids and browsers send (options.strict_target 0 takes it)"
 
 
 def parse_request(raw: bytes, limits: Limits | None = None, profile: Forwarding | None = None) -> Head:

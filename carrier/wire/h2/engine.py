@@ -251,7 +251,7 @@ class Engine(Control):
         stream.heard, stream.over, stream.left = True, last, section.length
         if section.excess:
             stream.refused = True
-            self.target.on_refused(stream, section, "headers-too-large", section.excess)
+            self.target.on_refused(stream, section, section.kind, section.excess)
             self._charge(TOO_LARGE)
         elif section.problem or not section.method or (last and section.length > 0):
             problem = section.problem

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from carrier.errors import Error, shown
-from carrier.wire.h1.head import LOCATION, check_host
+from carrier.wire.h1.head import LOCATION, check_host, only_strict
 from carrier.wire.h2.hpack import Pair
 from carrier.wire.h2.limits import CRUMBS, Limits
 from carrier.wire.http import FIELD_BYTES, TOKEN
@@ -45,7 +45,8 @@ class Section:
     A request has `method`, `scheme`, `authority` (from :authority or Host), `path` and perhaps `protocol` (extended CONNECT); an answer has
     `status`; trailers have neither. `fields`: the regular fields in their order, without Host, the crumbs of Cookie joined at the place of
     the first. `length`: Content-Length, -1 if there is none. `never`: names that came as never indexed, and are to be sent on so.
-    `size`: bytes as SETTINGS_MAX_HEADER_LIST_SIZE counts. `problem`: why the message is malformed; `excess`: which bound it exceeds.
+    `size`: bytes as SETTINGS_MAX_HEADER_LIST_SIZE counts. `problem`: why the message is malformed; `excess`: which bound it exceeds,
+    or what else is answered, as an error of this `kind`.
     `begins`: it is a request, and neither of both. `owner` belongs to whoever reads from the engine: what it wants to find again when the
     same section comes again; `kept`: it may. `shape`: what it shares with sections that differ from it in values that mean nothing here
     (memo.py); None if nobody knows of such.
@@ -57,6 +58,7 @@ class Section:
         "excess",
         "fields",
         "kept",
+        "kind",
         "length",
         "method",
         "never",
@@ -77,6 +79,7 @@ class Section:
         self.length = -1
         self.size, self.never = size, never
         self.problem = self.excess = ""
+        self.kind = "headers-too-large"
         self.owner: Any = None
         self.shape: Any = None
         self.begins = self.kept = False
@@ -111,6 +114,10 @@ class _Malformed(Exception):
     pass
 
 
+class _Odd(_Malformed):
+    """A browser may send it: it is worth an answer."""
+
+
 def meaningless(name: bytes) -> bool:
     """Is this the name of a field whose value is of no meaning here, if it `fits`?"""
     return _NAME.fullmatch(name) is not None and name not in _CONNECTION and name not in _KINDS and name not in _MEANT
@@ -128,24 +135,29 @@ def read(pairs: Sequence[Pair], size: int, never: Sequence[bytes], limits: Limit
         _read(section, pairs, limits, client)
     except _Malformed as exc:
         section.problem = str(exc)
-    if size > limits.head:
-        section.excess = f"a field section of {size} bytes, at most {limits.head}"
-    elif len(pairs) > limits.fields:
-        section.excess = _too_many(pairs, limits)
-    elif size > limits.line and (longest := max(len(name) + len(value) for name, value in pairs)) > limits.line:
-        section.excess = f"a field of {longest} bytes, at most {limits.line}"
+        if isinstance(exc, _Odd):
+            said = dict(pairs)
+            section.method, section.path = said.get(b":method", b""), said[b":path"]
+            section.kind, section.excess, section.problem = "protocol-error", section.problem, ""
+    section.excess = section.excess or _exceeded(pairs, size, limits)
     section.begins = bool(section.method) and not section.problem and not section.excess
     return section
 
 
-def _too_many(pairs: Sequence[Pair], limits: Limits) -> str:
-    """Which bound is exceeded: the crumbs of a cookie, which a browser sends for each one that a site has set, have one of their own."""
-    crumbs = sum(name == b"cookie" for name, _ in pairs)
-    fields = len(pairs) - crumbs + (crumbs > 0)
-    if fields > limits.fields:
-        return f"a field section of {fields} fields, at most {limits.fields}"
-    most = CRUMBS * limits.fields
-    return f"{crumbs} cookies, at most {most}" if crumbs > most else ""
+def _exceeded(pairs: Sequence[Pair], size: int, limits: Limits) -> str:
+    """Which bound is exceeded. The crumbs of a cookie, which a browser sends for each one that a site has set, have one of their own."""
+    if size > limits.head:
+        return f"a field section of {size} bytes, at most {limits.head}"
+    if len(pairs) > limits.fields:
+        crumbs = sum(name == b"cookie" for name, _ in pairs)
+        fields = len(pairs) - crumbs + (crumbs > 0)
+        if fields > limits.fields:
+            return f"a field section of {fields} fields, at most {limits.fields}"
+        if crumbs > CRUMBS * limits.fields:
+            return f"{crumbs} cookies, at most {CRUMBS * limits.fields}"
+    if size > limits.line and (longest := max(len(name) + len(value) for name, value in pairs)) > limits.line:
+        return f"a field of {longest} bytes, at most {limits.line}"
+    return ""
 
 
 def _read(section: Section, pairs: Sequence[Pair], limits: Limits, client: bool) -> None:
@@ -232,6 +244,8 @@ def _check_pseudo(name: bytes, value: bytes, strict_target: bool) -> bool:
     if name == b":path":
         if LOCATION[True].fullmatch(value) or value == b"*":
             return True
+        if strict_target and (why := only_strict(value)):
+            raise _Odd(why)
         if strict_target or not LOCATION[False].fullmatch(value):
             raise _Malformed(f":path {shown(value)} is not a path with an optional query")
         return False

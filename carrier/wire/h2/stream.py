@@ -51,7 +51,7 @@ class Stream:
     id: its number. window: bytes that we may send; room: that the peer may send. ended: we have said that we are done (calls that send are
     ignored then); over: the peer has. heard: its head (the final one) has come. left: bytes that its Content-Length still promises, -1
     without one. since: when it was opened; blocked_since: since when what is held has not moved, 0.0 if nothing is held. head_only: no
-    content may come, we asked by HEAD. refused: its head was too large, what follows is dropped. stalled: it was opened without a window
+    content may come, we asked by HEAD. refused: its head is answered, what follows is dropped. stalled: it was opened without a window
     for its answer, and has got none yet.
     """
 

@@ -174,7 +174,9 @@ def test_all_cookies_that_a_browser_keeps_of_a_site_pass_and_not_many_more():
 
 def test_paths_as_browsers_send_them_pass_where_that_was_chosen():
     loose = instead(GET, b":path", b"/a?b={c}|d")
-    assert section(loose).problem and not section(loose, limits=Limits(strict_target=False)).problem
+    assert section(loose).excess and not section(loose, limits=Limits(strict_target=False)).excess
+    assert "options.strict_target 0 takes it" in section(loose).excess and section(loose).kind == "protocol-error"
+    assert section(instead(GET, b":path", b"/a#b")).problem and section(instead(GET, b":path", b"a")).problem
 
 
 def test_fields_are_remembered_and_that_is_bounded():
@@ -189,7 +191,7 @@ def test_fields_are_remembered_and_that_is_bounded():
 def test_what_was_valid_for_one_limit_is_not_for_another():
     loose = instead(GET, b":path", b"/{}")
     for strict in (False, True, False, True):
-        assert bool(section(loose, limits=Limits(strict_target=strict)).problem) == strict
+        assert bool(section(loose, limits=Limits(strict_target=strict)).excess) == strict
 
 
 @pytest.mark.parametrize("client", [False, True], ids=["request", "answer"])
