@@ -70,7 +70,8 @@ class Target(Protocol):
 
     def on_refused(self, stream: Stream, section: Section, kind: str, detail: str, /) -> None:
         """A request that does not become one; `section` has what was read of it. kind "protocol-error": it was reset. "overload": it is
-        over the limit of streams, and was reset as not looked at. Where the stream is `refused` it waits for an answer, the rest is dropped."""
+        over the limit of streams, and was reset as not looked at. Where the stream is `refused` it waits for an answer, and the rest is
+        dropped."""
 
     def on_goaway(self, last: int, code: int, detail: str, /) -> None:
         """The peer takes no more streams; those above `last` were told before, by on_reset."""
