@@ -1,5 +1,6 @@
 # make demo    see it work              make bench    CPU per request beside nginx, haproxy, Envoy
 # make test    demo and tests           make fuzz     the property tests, with many more examples
+# make soak    long and heavy tests: thousands of clients, signals under load, memory
 # make check   format, lint, types      make corpus   the HTTP/1.1 attack corpus, where it is at hand
 # make venv    just the environment     make docs     what is generated in docs/
 # make lock    freeze the versions      make clean    remove what these made
@@ -30,7 +31,7 @@ NODE   ?=
 GEFYRA ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help all demo test check bench fuzz corpus h2spec grpc-interop otelcol sctp docs lock image image-test cluster cluster-build cluster-test venv clean
+.PHONY: help all demo test soak check bench fuzz corpus h2spec grpc-interop otelcol sctp docs lock image image-test cluster cluster-build cluster-test venv clean
 all: check test
 
 help:
@@ -48,7 +49,11 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/carrier demo --once
-	$(BIN)/pytest -n 2 --dist loadgroup tests
+	$(BIN)/pytest -n 2 --dist worksteal --ignore tests/cluster --ignore tests/soak tests
+
+# Long and heavy; with tests/cluster (`make cluster-test`) what `make test` leaves out.
+soak: $(STAMP)
+	CARRIER_UDP_SECONDS=4 $(BIN)/pytest -n 2 --dist worksteal --timeout 180 tests/soak tests/e2e/test_udp_sessions.py
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -35,6 +35,7 @@ def no_garbage() -> Iterator[None]:
     """What happens inside leaves nothing of ours in a ring that only the collector finds."""
     lookout(asyncio.get_running_loop())  # it is kept for the last loop only: here that of the test before would be found
     gc.disable()
+    gc.collect()
     gc.freeze()  # what is there already is not looked at: it may be an earlier test's that becomes garbage only now, and it is much
     gc.set_debug(gc.DEBUG_SAVEALL)
     try:
@@ -44,7 +45,6 @@ def no_garbage() -> Iterator[None]:
     finally:
         gc.garbage.clear()
         gc.set_debug(0)
-        gc.unfreeze()
         gc.enable()
     assert not left, dict(left)
 

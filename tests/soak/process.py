@@ -1,7 +1,7 @@
 """A carrier in a process of its own, its API over the unix socket, and the load that a soak puts on it.
 
-The scripts of this folder are the heavy runs; each has a bounded form in tests/e2e/test_safe.py, which calls the same function with a
-small number. `python -m tests.soak.NAME [NUMBER]` prints what was measured and exits 1 when a claim does not hold.
+The scripts of this folder are the heavy runs; each has a bounded form in tests/soak/test_soaks.py, which calls the same function with
+a small number. `python -m tests.soak.NAME [NUMBER]` prints what was measured and exits 1 when a claim does not hold.
 """
 
 from __future__ import annotations
