@@ -3,7 +3,7 @@
 The command runs in a process group of its own, which ends with the session: TERM, and KILL for what is left after `GRACE` seconds. How it
 ended is in the session's events. Its standard error is ours. There are no endpoints and no shell: `command` is the list of its words.
 The end of its output is passed on when it has exited, too, so that the event is there before the session ends; and when it has exited and
-somebody whom it has left behind keeps its output open, after `GRACE` seconds. None outlives us: what still runs when the process ends gets
+somebody whom it has left behind keeps its output open, `GRACE` seconds after all that was in it was taken. None outlives us: what still runs when the process ends gets
 the same grace, and KILL.
 """
 
@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import fcntl
 import os
 import signal
+import struct
 import subprocess
+import termios
 import time
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -77,7 +80,7 @@ def is_command(command: object) -> TypeGuard[list[str]]:
 class Process(FileStream):
     """A running command. code: its exit status, negative for a signal, None while it runs."""
 
-    __slots__ = ("child", "code", "command", "drained", "pidfd")
+    __slots__ = ("child", "code", "command", "drained", "pidfd", "said")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, child: subprocess.Popen[bytes], command: str, session: Session) -> None:
         assert child.stdin is not None and child.stdout is not None
@@ -93,6 +96,8 @@ class Process(FileStream):
         self.code: int | None = None
         self.drained = False
         """Its output has ended."""
+        self.said = 0
+        """Bytes of output until it exited."""
         self.pidfd = os.pidfd_open(child.pid)
         _RUNNING.add(self)
         loop.add_reader(self.pidfd, self._exited)
@@ -121,11 +126,16 @@ class Process(FileStream):
         elif self.drained:
             super().eof()
         else:
+            assert self.reader is not None
+            self.said = self.bytes_in + struct.unpack("i", fcntl.ioctl(self.reader, termios.FIONREAD, bytes(4)))[0]
             self.loop.call_later(GRACE, self._left_open)
 
     def _left_open(self) -> None:
-        """It has exited, and its output has not ended: it has left somebody behind who has it, too."""
-        if not self.drained and not self.closed:
+        """It has exited, and its output has not ended: it has left somebody behind who has it, too, or its last words wait until there is
+        room for them."""
+        if self.bytes_in < self.said and not self.closed:
+            self.loop.call_later(GRACE, self._left_open)
+        elif not self.drained and not self.closed:
             self.drained = True
             self.pause()
             super().eof()

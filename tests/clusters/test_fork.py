@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import subprocess
@@ -160,3 +161,17 @@ asyncio.run(main())
     while members(pid) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not members(pid)
+
+
+async def test_the_last_words_of_a_command_wait_for_a_client_that_is_slow_to_take_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clusters.fork.GRACE", 0.02)
+    conf = config(clusters=[fork("sh", "-c", "read x; echo last words; sleep 60 &")], listeners=[listener("in", "cmd")])
+    async with running(conf) as proxy, tcp(port_of(proxy, "in")) as client:
+        await wait_until(lambda: list(proxy.sessions()))
+        (session,) = proxy.sessions()
+        session.destination.pause()  # as a client that takes nothing makes it, when megabytes wait for it
+        client.send(b"\n")
+        await wait_until(lambda: events(proxy))
+        await asyncio.sleep(0.2)
+        session.destination.resume()
+        assert await client.read_all() == b"last words\n"
