@@ -3,8 +3,8 @@
 The command runs in a process group of its own, which ends with the session: TERM, and KILL for what is left after `GRACE` seconds. How it
 ended is in the session's events. Its standard error is ours. There are no endpoints and no shell: `command` is the list of its words.
 The end of its output is passed on when it has exited, too, so that the event is there before the session ends; and when it has exited and
-somebody whom it has left behind keeps its output open, `GRACE` seconds after all that was in it was taken. None outlives us: what still runs when the process ends gets
-the same grace, and KILL.
+somebody whom it has left behind keeps its output open, `GRACE` seconds after all that was in it was taken. None outlives us: what still
+runs when the process ends gets the same grace, and KILL.
 """
 
 from __future__ import annotations

@@ -311,7 +311,10 @@ class UdpUpstream(DatagramSocket, DatagramReader):
             self.loop.call_later(self.cluster.linger, self._ended)
 
     def _ended(self) -> None:
-        if not self.closed:
+        """No more answers are waited for, but those that wait until there is room for them."""
+        if not self.closed and not self.watching:
+            self.loop.call_later(self.cluster.linger, self._ended)
+        elif not self.closed:
             to = self.to
             self.close()
             to.end()

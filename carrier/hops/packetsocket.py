@@ -169,12 +169,19 @@ class PacketSocket(Descriptor):
         elif session.source is self and not self.half:
             self.finish()
         elif not self.half:
-            self.loop.call_later(LINGER, self.finish)
+            self.loop.call_later(LINGER, self._lingered)
         else:
             try:
                 self.sock.shutdown(socket.SHUT_WR)
             except OSError as exc:
                 self.broken(from_os(exc, self.side))
+
+    def _lingered(self) -> None:
+        """No more answers are waited for, but those that wait until there is room for them."""
+        if self.paused and not self.closed:
+            self.loop.call_later(LINGER, self._lingered)
+        else:
+            self.finish()
 
     # ------------------------------------------------------------------ ends
 

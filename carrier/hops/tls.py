@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from carrier.core.stream import Stream, link
 from carrier.errors import Error, Side, from_os
-from carrier.hops.bytesocket import READ, ByteSocket
+from carrier.hops.bytesocket import GRACE, READ, ByteSocket
 from carrier.hops.peek import peek
 from carrier.wire.first import classify
 from carrier.wire.hello import MOST, Hello, parse_hello, wanted
@@ -431,8 +431,28 @@ class Inside(ByteSocket):
     def _eof(self) -> None:
         to = self.to
         super()._eof()
-        if isinstance(to, Tls):
-            self.loop.call_later(LINGER, to.close)  # a peer that does not close after our close_notify is not waited for
+        if isinstance(to, Tls) and not to.closed:
+            self.loop.call_later(LINGER, _part, to, to.taken(), 0.0)
+
+
+def _part(outer: Tls, taken: int, still: float) -> None:
+    """Nothing more is said to it: a peer that does not close after our close_notify is not waited for, but who still has to be told some of
+    what was said before, and takes it. still: seconds for which it has taken nothing."""
+    if outer.closed:
+        return
+    now = outer.taken()
+    still = 0.0 if now > taken else still + LINGER
+    if not still or (outer.untaken() and still < GRACE):
+        outer.loop.call_later(LINGER, _part, outer, now, still)
+    else:
+        outer.close()
+
+
+class Plain(socket.socket):
+    """A socket that leads to another one through TLS: what it has taken may still wait at `outer`."""
+
+    __slots__ = ("outer",)
+    outer: Tls
 
 
 def decrypted(outer: Tls) -> socket.socket:
@@ -449,7 +469,9 @@ def decrypted(outer: Tls) -> socket.socket:
     link([outer, inner])
     outer.resume()
     inner.resume()
-    return theirs
+    plain = Plain(fileno=theirs.detach())
+    plain.outer = outer
+    return plain
 
 
 async def welcome(loop: asyncio.AbstractEventLoop, sock: socket.socket, tls: ServerTls) -> Channel:

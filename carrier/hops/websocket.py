@@ -403,6 +403,10 @@ class WebSocketEnd(ByteSocket):
 
     # ------------------------------------------------------------------ time
 
+    def taken(self) -> int:
+        outer: ByteSocket | None = getattr(self.sock, "outer", None)  # TLS stands between (`hops.tls.decrypted`), and may hold megabytes
+        return super().taken() if outer is None or outer.closed else outer.taken()
+
     def tick(self, now: float) -> None:
         """Once a second (monotonic seconds): what waits for the peer for too long."""
         limits = self.limits

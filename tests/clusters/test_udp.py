@@ -162,6 +162,31 @@ async def test_after_a_byte_stream_ended_the_session_lingers_and_then_ends(monke
         await wait_until(lambda: not proxy.listeners["in"].live)
 
 
+@pytest.mark.parametrize("kind", ["UDP", "UnixDomainSocket"])
+async def test_answers_that_a_full_source_keeps_waiting_outlast_its_end(monkeypatch, tmp_path, kind):
+    monkeypatch.setattr("carrier.hops.packetsocket.LINGER", 0.02)
+    file = str(tmp_path / "s")
+    server = socket.socket(socket.AF_INET if kind == "UDP" else socket.AF_UNIX, socket.SOCK_DGRAM)
+    server.settimeout(5)
+    server.bind(("127.0.0.1", 0) if kind == "UDP" else file)
+    if kind == "UDP":
+        where = {**up(server.getsockname()[1]), "options": {"half_close_timeout": 0.02}}
+    else:
+        where = {"name": "up", "spec": {"protocol": kind, "mode": "dgram"}, "endpoints": [{"spec": {"address": file}}]}
+    async with running(config(clusters=[where], listeners=[front("TCP")])) as proxy, tcp(port_of(proxy, "in")) as client:
+        client.send(b"x")
+        _, asker = await asyncio.to_thread(server.recvfrom, 99)
+        (session,) = proxy.listeners["in"].live
+        session.destination.pause()  # as a client makes it that takes nothing
+        client.end()
+        await wait_until(lambda: session.source_done)
+        server.sendto(b"answer", asker)
+        await asyncio.sleep(0.2)
+        session.destination.resume()
+        assert await client.read_all() == b"answer"
+    server.close()
+
+
 async def test_a_chunk_too_long_for_a_datagram_is_cut():
     async with (
         udp_server() as server,

@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed
 from carrier.errors import Error
 from carrier.proxy.proxy import Proxy
 from listeners.websocket import WebSocketListener
-from tests.support import cluster, config, echo, listener, port_of, running, tcp, wait_until
+from tests.support import cluster, config, echo, listener, port_of, running, saying, tcp, tcp_server, wait_until
 
 NAME = "ws.test"
 
@@ -235,3 +235,23 @@ async def test_what_is_passed_through_cannot_be_a_websocket(trust: Trust) -> Non
         with pytest.raises(Error, match="pass TLS through a TCP listener"):
             await proxy.apply(config(clusters=[echo()], listeners=[conf]))
     assert not WebSocketListener.check({"protocol": "WebSocket", "port": 1, "tls": trust.certificate})
+
+
+async def test_a_client_that_is_slow_to_read_what_was_said_before_the_end_has_not_gone(
+    trust: Trust, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Megabytes wait for it behind TLS, where the closing handshake has long been sent."""
+    monkeypatch.setattr("carrier.proxy.proxy.TICK", 0.05)
+    said = b"x" * 6_000_000
+    async with tcp_server(saying(said)) as server:
+        options = {"close_timeout": 0.3, "track": 60}
+        conf = config(clusters=[cluster("up", server.port)], listeners=[wss(trust, "up", options=options)])
+        async with running(conf) as proxy, client(trust, port_of(proxy, "in"), max_queue=1) as ws:
+            found = 0
+            with contextlib.suppress(ConnectionClosed):
+                while True:
+                    found += len(await ws.recv())
+                    await asyncio.sleep(0.01)
+            assert (found, ws.close_code) == (len(said), 1000)
+            await wait_until(lambda: proxy.listeners["in"].tracked)
+            assert proxy.listeners["in"].tracked[0].error is None

@@ -11,7 +11,7 @@ import trustme
 
 from carrier.errors import ConfigError, Error
 from carrier.hops.certificates import ClientTls, ServerTls, check_client, check_server
-from carrier.hops.tls import Channel, welcome
+from carrier.hops.tls import Channel, TlsUpstream, decrypted, welcome
 from carrier.wire.hello import parse_hello
 from tests.support import cluster, config, echo, listener, looked, port_of, running, saying, tcp_server, wait_until
 
@@ -553,3 +553,38 @@ async def test_a_client_that_never_says_goodbye_keeps_no_descriptor_when_its_pla
             assert is_open()
             proxy.make_room(1)
             await wait_until(lambda: not is_open(), "for the descriptor")
+
+
+class Clear:
+    """A channel that says everything as it is."""
+
+    owed, waits = b"", False
+
+    def seal(self, data: bytes) -> bytes:
+        return bytes(data)
+
+    def goodbye(self) -> None: ...
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_what_was_said_into_tls_before_the_end_waits_for_a_peer_that_takes_it_slowly(
+    reads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carrier.hops.tls.LINGER", 0.02)
+    monkeypatch.setattr("carrier.hops.tls.GRACE", 0.1)
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    for sock in (ours, theirs):
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    outer = TlsUpstream(loop, ours, "upstream", Clear())  # type: ignore[arg-type]
+    plain = decrypted(outer)
+    await loop.sock_sendall(plain, b"x" * 60_000)
+    plain.close()
+    found = 0
+    while reads and (data := await loop.sock_recv(theirs, 3000)):
+        found += len(data)
+        await asyncio.sleep(0.03)
+    await wait_until(lambda: outer.closed)
+    assert found == (60_000 if reads else 0)
+    theirs.close()
