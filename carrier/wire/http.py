@@ -87,8 +87,8 @@ class Head:
     sides speak another protocol. `has_id`: the request came with a request id, `explain`: with x-carrier-explain; `hops`: through
     so many listeners of ours (x-carrier-hops); `binds`: with credentials that authenticate a connection, not a request. `key`: equal keys
     have equal values in every field that rules look at (Forwarding.interesting), whatever the target; None if that is not known.
-    `simple`: a request without body, Upgrade, HEAD, CONNECT and x-carrier-explain, behind which an HTTP/1.1 connection stays: its reader
-    need not know of it, and any whole answer may follow as it is; `parting`: the same, and the connection of HTTP/1.1 ends behind it.
+    `simple`: a request without body, Upgrade, HEAD, CONNECT, gRPC and x-carrier-explain, behind which an HTTP/1.1 connection stays: its
+    reader need not know of it, and any whole answer may follow as it is; `parting`: the same, and the connection of HTTP/1.1 ends behind it.
     `family`: of its status, 2 for 2xx, 5 also for those above (RFC 9110 15). `whole`: a final answer of known length, after which the
     connection stays, and which asks for no credentials. `text`: the encoding of HTTP/1.1, b"" until it is made;
     `stem`: that without its last CRLF.
@@ -365,6 +365,7 @@ class Head:
         values = {name: getattr(self, name) for name in self.__slots__ if name not in made}
         head = Head(**{**values, "fields": self._fields, **changed})
         head.never, head.grpc = self.never, self.grpc
+        head.simple = head.simple and not head.grpc
         return head
 
     def __repr__(self) -> str:

@@ -60,7 +60,7 @@ class Connection2(Connection):
     """One downstream connection, the target of its engine.
 
     arrival: what it is counted as before it speaks HTTP. since: monotonic seconds (coarse) at which it
-    became idle, or began. served: streams ever. weight: bytes of a head that is not whole, counted at the listener. asleep: nothing of it
+    became idle, or began. weight: bytes of a head that is not whole, counted at the listener. asleep: nothing of it
     is looked at before its keep-alive is over.
     """
 
@@ -70,7 +70,7 @@ class Connection2(Connection):
         self.closing = self.asleep = False
         self.arrival: Arrival | None = None
         self.since = self.loop.time()
-        self.served = self.weight = 0
+        self.weight = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -134,7 +134,6 @@ class Connection2(Connection):
             self._end(ENHANCE_YOUR_CALM, error.detail)
 
     def on_head(self, stream: Stream, section: Section, last: bool) -> None:
-        self.served += 1
         request: Request2 | None = stream.owner
         if request is None:
             request = stream.owner = Request2(self)
@@ -161,7 +160,7 @@ class Connection2(Connection):
             except Error as error:
                 self._turn_away(stream, section, error)
                 return
-        if head.simple and not head.grpc:
+        if head.simple:
             request.begin(head, True)
         else:
             self._begin(request, stream, section, head)
@@ -378,6 +377,11 @@ class Connection2(Connection):
         if self.served:
             return IDLE, self.since
         return (UNFINISHED if now - self.since >= PATIENCE else YOUNG), self.since
+
+    @property
+    def served(self) -> bool:
+        """Has it ever had a stream?"""
+        return self.engine.last > 0
 
     def wake(self) -> None:
         """Look at its deadlines again, once a second. Idempotent."""

@@ -139,7 +139,7 @@ class Request2(Request):
         session, asked = self.session, self.asked
         if session is None or asked is None:
             return
-        if not (head.whole and session.on_lane and (asked.simple or self._is_read(asked)) and not asked.grpc) or self.paused:
+        if not (head.whole and session.on_lane and (asked.simple or self._is_read(asked))) or self.paused:
             super().message(head, body)
             return
         self.session = None
@@ -164,7 +164,7 @@ class Request2(Request):
 
     def _is_read(self, asked: Head) -> bool:
         """Has a request with a body been read, and may any whole answer follow it as it is?"""
-        return self.body_done and not (asked.explain or asked.method == b"HEAD" or asked.expect or asked.upgrade)
+        return self.body_done and not (asked.explain or asked.method == b"HEAD" or asked.expect or asked.upgrade or asked.grpc)
 
     def send(self, data: bytes, last: bool) -> None:
         self.bytes_out += len(data)

@@ -172,7 +172,7 @@ def _request(section: Section, last: bool, profile: Forwarding) -> Head:
     )
     head.never = section.never
     if section.method == b"POST" and is_type(seen.get(b"content-type", b"")):
-        head.grpc = 2 if b"grpc-timeout" in seen else 1
+        head.grpc, head.simple = 2 if b"grpc-timeout" in seen else 1, False
     return head
 
 
