@@ -48,6 +48,7 @@ CASES = {
     "unique": Case(unique=True),
     "unique, answers too": Case(unique=True, unique_answers=True),
     "h2 to h1": Case(version=2),
+    "h2 unique": Case(version=2, unique=True),
     "h2 to h2": Case(version=2, upstream=2),
 }
 
@@ -93,12 +94,16 @@ def asked(case: Case, requests: list[bytes], trace: bytes) -> list[bytes]:
         return [
             r.replace(trace, b"%016x" % (next(number) if case.unique else 1)) for r, _ in zip(itertools.cycle(requests), range(REQUESTS))
         ]
+    from benchmarks.h2 import LIKE_A_BROWSER
     from carrier.wire.h2.frames import HEADERS, frame
 
     encoder, frames = Encoder(), []
     for n in range(REQUESTS):
-        pairs = {":method": "GET", ":scheme": "http", ":path": ("/svc/items", "/")[n % 2], ":authority": "app.example", "accept": "*/*"}
-        frames.append(frame(HEADERS, 5, 2 * n + 1, encoder.encode(list(pairs.items()))))
+        pairs = [(":method", "GET"), (":scheme", "http"), (":path", ("/svc/items", "/")[n % 2]), (":authority", "app.example")]
+        pairs += (
+            [*LIKE_A_BROWSER, ("traceparent", f"00-4bf92f3577b34da6{n:016x}-00f067aa0ba902b7-01")] if case.unique else [("accept", "*/*")]
+        )
+        frames.append(frame(HEADERS, 5, 2 * n + 1, encoder.encode(pairs)))
     return [b"".join(frames[n : n + AT_ONCE]) for n in range(0, REQUESTS, AT_ONCE)]
 
 

@@ -88,7 +88,7 @@ class Head:
     so many listeners of ours (x-carrier-hops); `binds`: with credentials that authenticate a connection, not a request. `key`: equal keys
     have equal values in every field that rules look at (Forwarding.interesting), whatever the target; None if that is not known.
     `simple`: a request without body, Upgrade, HEAD, CONNECT, gRPC and x-carrier-explain, behind which an HTTP/1.1 connection stays: its
-    reader need not know of it, and any whole answer may follow as it is; `parting`: the same, and the connection of HTTP/1.1 ends behind it.
+    reader need not know of it, and any whole answer may follow as it is; `parting`: the same, and its connection ends behind it.
     `family`: of its status, 2 for 2xx, 5 also for those above (RFC 9110 15). `whole`: a final answer of known length, after which the
     connection stays, and which asks for no credentials. `text`: the encoding of HTTP/1.1, b"" until it is made;
     `stem`: that without its last CRLF.
