@@ -35,12 +35,13 @@ DATE = b"Sat, 28 Nov 2026 05:00:00 GMT"
 
 @dataclass(frozen=True)
 class Case:
-    """version: of those who ask; upstream: of those who answer. unique, unique_answers: heads never repeat."""
+    """version: of those who ask; upstream: of those who answer. unique, unique_answers: heads never repeat. calls: of gRPC."""
 
     version: int = 1
     upstream: int = 1
     unique: bool = False
     unique_answers: bool = False
+    calls: bool = False
 
 
 CASES = {
@@ -50,6 +51,7 @@ CASES = {
     "h2 to h1": Case(version=2),
     "h2 unique": Case(version=2, unique=True),
     "h2 to h2": Case(version=2, upstream=2),
+    "grpc": Case(version=2, upstream=2, calls=True),
 }
 
 
@@ -94,16 +96,24 @@ def asked(case: Case, requests: list[bytes], trace: bytes) -> list[bytes]:
         return [
             r.replace(trace, b"%016x" % (next(number) if case.unique else 1)) for r, _ in zip(itertools.cycle(requests), range(REQUESTS))
         ]
-    from benchmarks.h2 import LIKE_A_BROWSER
-    from carrier.wire.h2.frames import HEADERS, frame
+    from benchmarks.h2 import CALL, LIKE_A_BROWSER, MESSAGE
+    from carrier.wire.h2.frames import DATA, HEADERS, frame
 
     encoder, frames = Encoder(), []
     for n in range(REQUESTS):
-        pairs = [(":method", "GET"), (":scheme", "http"), (":path", ("/svc/items", "/")[n % 2]), (":authority", "app.example")]
-        pairs += (
+        pairs = [
+            (":method", "POST" if case.calls else "GET"),
+            (":scheme", "http"),
+            (":path", ("/svc/items", "/")[n % 2]),
+            (":authority", "app.example"),
+        ]
+        if case.calls:
+            frames.append(frame(HEADERS, 4, 2 * n + 1, encoder.encode(pairs + CALL)) + frame(DATA, 1, 2 * n + 1, MESSAGE))
+            continue
+        more = (
             [*LIKE_A_BROWSER, ("traceparent", f"00-4bf92f3577b34da6{n:016x}-00f067aa0ba902b7-01")] if case.unique else [("accept", "*/*")]
         )
-        frames.append(frame(HEADERS, 5, 2 * n + 1, encoder.encode(pairs)))
+        frames.append(frame(HEADERS, 5, 2 * n + 1, encoder.encode(pairs + more)))
     return [b"".join(frames[n : n + AT_ONCE]) for n in range(0, REQUESTS, AT_ONCE)]
 
 
@@ -113,14 +123,19 @@ def answers(case: Case) -> Iterator[bytes]:
     return (lines % (b"x-trace: %016x\r\n" % n if case.unique_answers else b"") for n in itertools.count())
 
 
-def answers2() -> list[bytes]:
+def answers2(case: Case) -> list[bytes]:
     """What one of two upstreams of HTTP/2 sends at once."""
+    from benchmarks.h2 import MESSAGE
     from carrier.wire.h2.frames import DATA, HEADERS, frame
 
     encoder, frames = Encoder(), []
     pairs = {":status": "200", "content-type": "text/plain", "content-length": str(len(BODY)), "date": DATE.decode()}
     for n in range(1, REQUESTS, 2):
-        frames += [frame(HEADERS, 4, n, encoder.encode(list(pairs.items()))) + frame(DATA, 1, n, BODY)]
+        if case.calls:
+            begin = frame(HEADERS, 4, n, encoder.encode([(":status", "200"), ("content-type", "application/grpc")]))
+            frames.append(begin + frame(DATA, 0, n, MESSAGE) + frame(HEADERS, 5, n, encoder.encode([("grpc-status", "0")])))
+        else:
+            frames.append(frame(HEADERS, 4, n, encoder.encode(list(pairs.items()))) + frame(DATA, 1, n, BODY))
     return [b"".join(frames[n : n + AT_ONCE // 2]) for n in range(0, REQUESTS // 2, AT_ONCE // 2)]
 
 
@@ -138,7 +153,7 @@ class Stage:
         self.preface = PREFACE
         self.waiting: list[Wire] = []
         self.asked = asked(case, requests, trace)
-        self.halves = answers2()
+        self.halves = answers2(case)
         for name in "ABD" if case.upstream == 1 else "":
             for _ in range(AT_ONCE):
                 wire = self.upstream(name, self.waiting.append)
