@@ -57,15 +57,16 @@ class Pooled(Protocol):
 class Exchange2(Exchange):
     """One stream, or one that will be. held: the answer's head, until it is known whether it is all that comes in this wake-up. body: what
     was sent of the request, as long as it may have to be sent again (None: it is too much); trailer: what ended it. moves: how often it
-    was; moving: HTTP/1.1 is about to take its place."""
+    was; moving: HTTP/1.1 is about to take its place. spare: its last stream, which is over, for the next one."""
 
-    __slots__ = ("body", "connection", "held_head", "moves", "moving", "paused", "pool", "size", "stream", "trailer")
+    __slots__ = ("body", "connection", "held_head", "moves", "moving", "paused", "pool", "size", "spare", "stream", "trailer")
 
     def __init__(self, pool: Pooled, endpoint: Endpoint, connection: Upstream2 | None) -> None:
         super().__init__(pool.way.shared, endpoint)
         self.pool, self.connection = pool, connection
         self.used = connection is not None and connection.served > 0
         self.stream: Wire | None = None
+        self.spare: Wire | None = None
         self.held_head: Head | None = None
         self.body: list[bytes] | None = NOTHING
         self.size = self.moves = 0
@@ -114,7 +115,10 @@ class Exchange2(Exchange):
         timeout = self._time_left(head) if head.grpc == 2 else b""
         block = request_block(head, way.scheme, way.encoder, timeout) + lines_block(session.fields)
         connection.served += 1
-        stream = self.stream = engine.request(block, whole, self, head_only=head.method == b"HEAD")
+        spare, self.spare = self.spare, None
+        if spare is not None and spare.engine is not engine:
+            spare = None
+        stream = self.stream = engine.request(block, whole, self, head_only=head.method == b"HEAD", used=spare)
         if self.paused:
             stream.pause()
         if not whole:
@@ -330,7 +334,12 @@ class Exchange2(Exchange):
         self.waiting = False
         self.used = True
         self.body, self.size = NOTHING, 0
-        self.stream = self.request = self.trailer = stream.owner = None
+        self.stream = self.request = self.trailer = None
+        if stream.ended and stream.over and stream.held is None:
+            connection.engine.ended(stream)  # as the engine would, but before it is used again
+            self.spare = stream
+        else:
+            stream.owner = None
         if len(connection.spare) < SPARE:
             connection.spare.append(self)
         connection.freed()

@@ -321,8 +321,11 @@ class Connection2(Connection):
 
     def free(self, request: Request2) -> None:
         """The answer is complete."""
-        self._linger(request.stream)
-        self.forget(request)
+        stream = request.stream
+        whole = stream.over and stream.ended and stream.held is None
+        if not whole:
+            self._linger(stream)
+        self.forget(request, whole)
         self.soon()
 
     def free_at_once(self, request: Request2) -> None:
@@ -336,9 +339,9 @@ class Connection2(Connection):
         if not self.due:
             self.soon()
 
-    def forget(self, request: Request2) -> None:
-        """A request that is used no more: kept for the next stream."""
-        stream = request.stream
+    def forget(self, request: Request2, whole: bool = False) -> None:
+        """A request that is used no more: kept for the next stream. whole: its own has ended as it should, and is used again as well."""
+        stream, spare = request.stream, self.engine.spare
         if request.weight:
             self.listener.heads -= request.weight
             request.weight = 0
@@ -347,11 +350,12 @@ class Connection2(Connection):
         request.as_new()
         if request.used:  # the stream may have closed, and let go of it, by now
             request.used = False
-            if stream.owner is request:
-                stream.owner = None
-            if len(self.engine.spare) < SPARE:
-                stream = request.stream = self.engine.unused()
+            if len(spare) < SPARE:
+                if not whole:
+                    stream = request.stream = Stream(self.engine, 0)
+                    stream.heard = True
                 stream.owner = request
+                spare.append(stream)
         if not self.engine.streams:
             self.since = self.listener.now
 

@@ -14,9 +14,12 @@ from carrier.wire.h2.frames import (
     CANCEL,
     ENABLE_CONNECT_PROTOCOL,
     ENABLE_PUSH,
+    END_HEADERS,
     ENHANCE_YOUR_CALM,
     FRAME_MAX,
+    HEAD,
     HEADER_TABLE_SIZE,
+    HEADERS,
     INITIAL_WINDOW_SIZE,
     MAX_CONCURRENT_STREAMS,
     MAX_HEADER_LIST_SIZE,
@@ -249,27 +252,35 @@ class Connection:
             return 0
         return len(self._buffer) + (self._block_size if self._block is not None else 0)
 
-    def request(self, block: bytes, last: bool = False, owner: object = None, *, head_only: bool = False) -> Stream:
-        """Open a stream with the head of a request, if there are `places`: a client's call. head_only: the method is HEAD."""
+    def request(
+        self, block: bytes, last: bool = False, owner: object = None, *, head_only: bool = False, used: Stream | None = None
+    ) -> Stream:
+        """Open a stream with the head of a request, if there are `places`: a client's call. head_only: its method is HEAD. used: one of this
+        connection that both sides have ended, to be used again."""
         streams, number = self.streams, self._next
         if len(streams) >= self.most:
             raise Error(
                 "overload", f"no place for a stream: {len(streams)} are open, the peer allows {self.peer_streams}", "upstream", "yes"
             )
-        stream = streams[number] = Stream(self, number)
+        if used is None:
+            stream = Stream(self, number)
+        else:
+            stream = used
+            stream.id, stream.since, stream.window, stream.room = number, self.now, self.peer_window, self.our_window
+            stream.ended = stream.over = stream.heard = stream.paused = False
+            stream.owed, stream.left = 0, -1
+        streams[number] = stream
         self.last = number
         self._next = number + 2
         if number + 2 > STREAM_MAX:
             self.bound()
         stream.owner, stream.head_only = owner, head_only
-        stream.send_head(block, last)
-        return stream
-
-    def unused(self) -> Stream:
-        """A stream that is among `spare` from now on."""
-        stream = Stream(self, 0)
-        stream.heard = stream.ended = stream.over = True
-        self.spare.append(stream)
+        n = len(block)
+        if self.table_update or n > self.frame_max:
+            stream.send_head(block, last)
+        else:
+            self.out += (HEAD.pack(n >> 8, n & 255, HEADERS, END_HEADERS | last, number), block)
+            stream.ended = last
         return stream
 
     def hold(self) -> None:
@@ -403,6 +414,7 @@ class Connection:
             if not stream.refused:
                 self.target.on_drained(stream)
             if stream.tail is not None:
+                stream.tail = None
                 stream.end_now()
 
     @property

@@ -301,8 +301,8 @@ class Engine(Control):
         self._over(stream)
 
     def _over(self, stream: Stream) -> None:
-        """The peer's side has ended, and who listens knows."""
-        if stream.ended and stream.held is None:
+        """The peer's side has ended, and who listens knows; who may have used the stream again."""
+        if stream.ended and stream.over and stream.held is None:
             self.ended(stream)
 
     def _skip(self, first: int, last: int) -> None:
@@ -337,8 +337,7 @@ class Engine(Control):
         if not stream.refused:
             self.target.on_data(stream, data, last)
         if last:
-            if stream.ended and stream.held is None:
-                self.ended(stream)
+            self._over(stream)
         else:
             stream.owed += size
             if not stream.paused and not stream.over:

@@ -184,6 +184,7 @@ class Stream:
             pass
         if self.held is None:
             if last:
+                self.tail = None
                 self.end_now()
             return True
         self.blocked_since = engine.now or NEVER

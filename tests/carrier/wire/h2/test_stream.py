@@ -108,7 +108,7 @@ def test_a_stream_that_is_used_again_is_as_a_new_one():
 
 def test_streams_that_were_used_before_are_not_taken_where_a_new_one_has_to_be_looked_at():
     engine, heard = asked(limits=Limits(streams=2))
-    engine.unused(), engine.unused(), engine.unused()
+    engine.spare += [Stream(engine, 0) for _ in range(3)]
     engine.feed(head(3, GET), 0.0)
     engine.feed(head(5, GET), 0.0)
     assert ("refused", 5, "overload", "2 streams are open, at most 2") in heard.says and len(engine.spare) == 2
@@ -293,3 +293,19 @@ def test_a_request_goes_out_with_its_content_and_its_trailers():
     stream.send_trailers(encode([(b"x-sum", b"1")]))
     assert [(kind, flags) for kind, flags, *_ in frames(engine.take())] == [(1, 4), (0, 0), (1, 5)]
     assert stream.owner == "mine" and stream.ended and engine.streams == {1: stream}
+
+
+def test_a_client_uses_a_stream_again_as_a_new_one():
+    engine, told = client()
+    stream = engine.request(encode([(b":method", b"HEAD"), *POST[1:]]), owner="first", head_only=True)
+    engine.feed(settings_frame({4: 3}), 1.0)
+    stream.pause()
+    stream.send_data(b"hello", last=True)
+    engine.feed(window_frame(1, 9) + head(1, [*OK, (b"content-length", b"5")], last=False) + data(1, b"", last=True), 2.0)
+    assert not engine.streams and stream.owner is None
+    again = engine.request(encode(POST), owner="second", used=stream)
+    new = Stream(engine, 3)
+    new.owner = "second"
+    assert again is stream and [getattr(again, name) for name in Stream.__slots__] == [getattr(new, name) for name in Stream.__slots__]
+    engine.feed(head(3, OK), 3.0)
+    assert told.says[-1] == ("head", 3, 200, True)
