@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from carrier.core.ledger import LARGE
 from carrier.core.session import Session
 from carrier.core.stream import CONNECTED, DESTROYED
+from carrier.wire.grpc import NAMES, OK
 
 if TYPE_CHECKING:
     from carrier.core.decision import Decision
@@ -139,5 +140,7 @@ def recorded(record: Record) -> Session:
     session.answer = answer
     session.bytes_in, session.bytes_out = got, sent
     session.fields, session.number = fields, number
+    if request.grpc:
+        session.outcome = NAMES[OK]  # the others are not on the lane
     session.on_lane = False
     return session

@@ -94,6 +94,12 @@ class Stream:
         if body:
             self.data(body, None, True)
 
+    def complete(self, head: Any, body: bytes, trailer: Any) -> None:
+        """The same of a message that ends with a trailer."""
+        self.head(head)
+        self.data(body)
+        self.end(trailer)
+
     def flush(self) -> None:
         """The end of one wake-up: whoever batches sends now."""
         self.to.flush()

@@ -206,7 +206,8 @@ class Lines:
         """What is to be said of a request whose head is not known with this decision and endpoint; it may be from now on."""
         _, _, _, _, request, decision, endpoint, answer, got, sent, _, _ = record
         known = request.target in self.asked
-        rest = self._asked(request) + (self.fixed.get((decision, decision.cluster, endpoint)) or self._end(recorded(record)))
+        end = None if request.grpc else self.fixed.get((decision, decision.cluster, endpoint))
+        rest = self._asked(request) + (end or self._end(recorded(record)))
         line = rest, got, sent, answer.status, SIZES % (got, sent, answer.status)
         first = request.log_line is None
         if not first or (known and self._is_alike(request, len(rest))):

@@ -55,11 +55,12 @@ class Pooled(Protocol):
 
 
 class Exchange2(Exchange):
-    """One stream, or one that will be. held: the answer's head, until it is known whether it is all that comes in this wake-up. body: what
+    """One stream, or one that will be. held_head: the answer's, until it is known whether it is all that comes in this wake-up; held_data:
+    the message behind it of a call, as trailers may follow. body: what
     was sent of the request, as long as it may have to be sent again (None: it is too much); trailer: what ended it. moves: how often it
     was; moving: HTTP/1.1 is about to take its place. spare: its last stream, which is over, for the next one."""
 
-    __slots__ = ("body", "connection", "held_head", "moves", "moving", "paused", "pool", "size", "spare", "stream", "trailer")
+    __slots__ = ("body", "connection", "held_data", "held_head", "moves", "moving", "paused", "pool", "size", "spare", "stream", "trailer")
 
     def __init__(self, pool: Pooled, endpoint: Endpoint, connection: Upstream2 | None) -> None:
         super().__init__(pool.way.shared, endpoint)
@@ -68,6 +69,7 @@ class Exchange2(Exchange):
         self.stream: Wire | None = None
         self.spare: Wire | None = None
         self.held_head: Head | None = None
+        self.held_data = b""
         self.body: list[bytes] | None = NOTHING
         self.size = self.moves = 0
         self.trailer: Any = None
@@ -267,14 +269,19 @@ class Exchange2(Exchange):
 
     def content(self, data: bytes, last: bool) -> None:
         head = self.held_head
-        if head is not None and last and head.whole and not self.plain:
-            self.held_head = None
+        if head is not None and not self.plain:
             session = self.session
-            to = self._done()
-            if session is not None and session.on_lane:
-                to = session.source  # nothing stands between
-            to.message(head, data)
-            return
+            lane = session is not None and session.on_lane
+            if last and head.whole:
+                self.held_head = None
+                to = self._done()
+                if session is not None and lane:
+                    to = session.source  # nothing stands between
+                to.message(head, data)
+                return
+            if lane and not last and not self.held_data and self.request is not None and self.request.grpc:
+                self.held_data = data
+                return
         self.show()
         if self.session is None and not self.tunnel:
             return
@@ -295,6 +302,12 @@ class Exchange2(Exchange):
 
     def ended(self, trailers: Any) -> None:
         """The answer is complete, with these trailers."""
+        head, data, session = self.held_head, self.held_data, self.session
+        if head is not None and data and session is not None and session.on_lane:
+            self.held_head, self.held_data = None, b""
+            self._done()
+            session.source.complete(head, data, trailers)
+            return
         self.show()
         if self.tunnel:
             to = self.to
@@ -310,6 +323,9 @@ class Exchange2(Exchange):
         head, self.held_head = self.held_head, None
         if head is not None:
             self.answered(head)
+            data, self.held_data = self.held_data, b""
+            if data:
+                self.to.data(data)
 
     def _ends(self, head: Head) -> None:
         plain = self.plain

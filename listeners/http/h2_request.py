@@ -6,11 +6,13 @@ A stream whose downstream does not read pauses its upstream and nobody else's: `
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from carrier.core.ledger import refused
 from carrier.core.stream import NOWHERE
 from carrier.errors import Error
+from carrier.wire import grpc
 from carrier.wire.frames import accept_key
 from carrier.wire.h2 import Stream, code_name
 from carrier.wire.h2.frames import CANCEL, ENHANCE_YOUR_CALM, INADEQUATE_SECURITY, INTERNAL_ERROR
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from listeners.http.request import Origin
     from listeners.http.routing import Port
 
+FINE = grpc.NAMES[grpc.OK]
 FOREVER = 86_400.0
 """Seconds that a caller is waited for at most."""
 CODES = {"timeout": CANCEL, "request-timeout": CANCEL, "killed": CANCEL, "drain": CANCEL, "overload": ENHANCE_YOUR_CALM}
@@ -161,6 +164,24 @@ class Request2(Request):
             self.stream.send_message(block, body)
             session.served(head)
         connection.free(self)
+
+    def complete(self, head: Head, body: bytes, trailer: Any) -> None:
+        session, asked = self.session, self.asked
+        if session is None or asked is None:
+            return
+        fine = self.body_done and asked.grpc and session.on_lane and not (asked.explain or self.paused or self.listener.tells)
+        if fine and not self.sent and grpc.said(trailer) == FINE:
+            connection = self.connection
+            block = answer_block(head, connection.shared.encoder)
+            if self.stream.send_call(block, body, trailers_block(trailer)):
+                self.session = None
+                self.to = self.back = NOWHERE
+                self.bytes_out += len(block) + len(body)
+                self.listener.calls.count(asked.target, FINE, monotonic() - session.started)
+                session.served(head)
+                connection.free(self)
+                return
+        super().complete(head, body, trailer)
 
     def _is_read(self, asked: Head) -> bool:
         """Has a request with a body been read, and may any whole answer follow it as it is?"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,9 +14,12 @@ import msgspec
 import pytest
 
 from carrier.bridges.edits import Bridges
+from carrier.config.accesslog import Settings
+from carrier.core.reuse import ReusedSession
+from carrier.observe.lines import Lines
 from carrier.observe.metrics import Metrics
 from tests.e2e.test_h2 import to
-from tests.h2peer import Peer2, Server2
+from tests.h2peer import Peer2, Server2, client2
 from tests.support import config, port_of, running, tcp_server, wait_until
 
 RAW = {"request_serializer": None, "response_deserializer": None}
@@ -186,6 +190,62 @@ async def test_a_call_that_its_server_fails_is_no_session_that_went_well() -> No
         text = (await metrics.text())[1].decode()
         assert 'carrier_sessions_total{cluster="up",code="2xx",listener="in",rule="all"} 2.0' in text
         assert 'carrier_sessions_total{cluster="up",code="failed",listener="in",rule="all"}' in text
+
+
+@pytest.mark.parametrize("again", [1, 3])
+async def test_a_call_whose_answer_comes_at_once_is_told_and_counted_as_one_that_comes_in_pieces(again: int) -> None:
+    begin, said, end = [(":status", "200"), ("content-type", "application/grpc")], b"\0\0\0\0\2hi", [("grpc-status", "0"), ("x-last", "2")]
+
+    async def answer(peer: Peer2, number: int) -> None:
+        await peer.until(lambda: peer.streams[number].ended, "the call")
+        pieces = "x-pieces" in peer.streams[number].heads[0]
+        peer.h2.send_headers(number, begin)
+        for send in (lambda: peer.h2.send_data(number, said), lambda: peer.h2.send_headers(number, end, end_stream=True)):
+            if pieces:
+                peer.flush()
+                await asyncio.sleep(0.02)
+            send()
+        peer.flush()
+
+    async def serve(peer: Peer2) -> None:
+        while True:
+            await answer(peer, await peer.request())
+
+    lines = Lines(Settings("-", headers=("te",)), lambda rule: "")
+    async with Server2(serve) as server, to(server.port, http=2) as proxy, client2(port_of(proxy, "in")) as ours:
+        ended: list[Any] = []
+        proxy.env.read(ended.extend)
+        for fields in [[], *[[]] * again, *[[("x-pieces", "1")]] * again]:
+            call = [("content-type", "application/grpc"), ("te", "trailers"), ("grpc-timeout", "5S"), *fields]
+            number = ours.ask("/a.Service/Unary", "POST", call, end=False)
+            ours.send(number, said, True)
+            found = await ours.answer(number)
+            assert (found.status, found.body, found.trailers) == (200, said, dict(end)) and not found.reset
+        await wait_until(lambda: proxy.env.ledger.settle() or len(ended) == 1 + 2 * again, "for the calls to end")
+        ended.pop(0)  # it waited for a connection
+        assert [type(entry) for entry in ended] == [tuple] * again + [ReusedSession] * again
+        told = [json.loads(line) for line in lines.json(ended).splitlines()]
+        for line in told:
+            del line["time"], line["id"], line["duration_us"]
+            line["bytes_in"] -= len("x-pieces1") + 32 if line["bytes_in"] > told[0]["bytes_in"] else 0
+        assert told == told[:1] * 2 * again
+        assert told[0]["grpc"] == {"service": "a.Service", "method": "Unary", "status": "OK"}
+        assert counted(proxy) == {("Unary", "OK"): 1 + 2 * again}
+        text = (await Metrics(proxy).text())[1].decode()
+        assert f'carrier_grpc_calls_total{{listener="in",method="Unary",service="a.Service",status="OK"}} {1 + 2 * again}.0' in text
+        assert not next(iter(proxy.listeners["in"]._connections)).engine.streams
+
+
+async def test_a_call_whose_answer_does_not_fit_the_callers_window_waits_for_it() -> None:
+    async with grpc_server() as server, to(server, http=2) as proxy, client2(port_of(proxy, "in"), settings={4: 5}) as ours:
+        number = ours.ask("/a.Service/Unary", "POST", [("content-type", "application/grpc"), ("te", "trailers")], end=False)
+        ours.reads = False
+        ours.send(number, b"\0\0\0\0\2hi", True)
+        await ours.until(lambda: len(ours.streams[number].body) == 5, "what the window lets through")
+        ours.h2.increment_flow_control_window(100, number)
+        ours.flush()
+        found = await ours.answer(number)
+        assert found.body == b"\0\0\0\0\7echo hi" and found.trailers is not None and found.trailers["grpc-status"] == "0"
 
 
 async def test_calls_are_counted_on_when_a_listener_is_replaced() -> None:

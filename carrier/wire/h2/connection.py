@@ -255,8 +255,8 @@ class Connection:
     def request(
         self, block: bytes, last: bool = False, owner: object = None, *, head_only: bool = False, used: Stream | None = None
     ) -> Stream:
-        """Open a stream with the head of a request, if there are `places`: a client's call. head_only: its method is HEAD. used: one of this
-        connection that both sides have ended, to be used again."""
+        """Open a stream with the head of a request, if there are `places`: a client's call. head_only: its method is HEAD. used: a stream
+        that both sides have ended, of this connection, to be used again."""
         streams, number = self.streams, self._next
         if len(streams) >= self.most:
             raise Error(

@@ -139,6 +139,34 @@ class Stream:
                 self.end_now()
         return True
 
+    def send_call(self, block: bytes, body: bytes, trailers: bytes) -> bool:
+        """The whole answer to a call that was read to its end, after which the stream is over. False: nothing was done."""
+        engine, m, n, t = self.engine, len(block), len(body), len(trailers)
+        if (
+            n > self.window
+            or n > engine.window
+            or m + n + t > FRAME_MAX
+            or self.ended
+            or not self.over
+            or engine.holding
+            or engine.table_update
+        ):
+            return False
+        number = self.id
+        engine.out += (
+            HEAD.pack(m >> 8, m & 255, HEADERS, END_HEADERS, number),
+            block,
+            HEAD.pack(n >> 8, n & 255, DATA, 0, number),
+            body,
+            HEAD.pack(t >> 8, t & 255, HEADERS, END_HEADERS | END_STREAM, number),
+            trailers,
+        )
+        engine.window -= n
+        engine.credit += FRAME_EARNS + STREAM_EARNS
+        self.ended = True
+        del engine.streams[number]
+        return True
+
     def send_framed(self, framed: tuple[bytes, bytes, int], body: bytes) -> bool:
         """A whole answer to a request that was read to its end, after which the stream is over and may be used again. framed: see
         `framed_answer` (heads.py). False: nothing was done, this takes `send_message`."""

@@ -72,16 +72,17 @@ def test_what_is_the_same_of_one_head_decision_and_endpoint_is_made_once_and_bou
     class Part:
         cluster = None
         env = listed = None
+        grpc = 0
 
     def record(request: object, at: float = 0.0) -> tuple[Any, ...]:
         return (Part(), Part(), at, at, request, decision, "e", None, 1, 2, b"\r\n", 0)
 
     decision = Part()
-    one, other = object(), object()
+    one, other = Part(), Part()
     endings.read([record(one), record(one, 1.5), record(other)])
     assert endings.made == 2
     for _ in range(3 * KEPT):
-        endings.read([record(object())])
+        endings.read([record(Part())])
     assert len(endings.known) <= KEPT
     endings.close()
     first, second, *_ = "".join(written).splitlines()

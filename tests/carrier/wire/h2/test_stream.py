@@ -80,6 +80,17 @@ def test_a_framed_answer_is_not_sent_where_it_would_have_to_wait(why):
     assert not stream.send_framed(framed(b"hello"), b"hello") and not engine.out
 
 
+def test_a_whole_call_leaves_as_its_three_parts_would():
+    (engine, heard), (other, others) = asked(), asked()
+    trailers = encode([(b"grpc-status", b"0")])
+    assert heard.streams[1].send_call(BLOCK, b"hello", trailers) and heard.streams[1].ended
+    others.streams[1].send_message(BLOCK, b"hello", last=False)
+    others.streams[1].send_trailers(trailers)
+    assert engine.take() == other.take()
+    assert (engine.streams, engine.window, engine.credit) == ({}, other.window, other.credit)
+    assert not heard.streams[1].send_call(BLOCK, b"again", trailers) and not engine.out
+
+
 @pytest.mark.parametrize("length", [0, 16385])
 def test_an_answer_that_is_not_two_frames_is_not_framed(length):
     assert framed_answer(Head(b"HTTP/1.1 200 OK\r\n\r\n", status=200, body=LENGTH, length=length), Encoder()) is None
