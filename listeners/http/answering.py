@@ -12,8 +12,8 @@ from carrier.core.stream import DESTROYED, NOWHERE, Stream
 from carrier.errors import Error
 from carrier.wire.h1.chunked import LAST_CHUNK, chunk, last_chunk
 from carrier.wire.h1.reader import RequestReader
-from carrier.wire.h1.text import as_chunked, text_of, without_chunked
-from carrier.wire.http import CHUNKED, CLOSE, Head
+from carrier.wire.h1.text import as_chunked, text_of, without_chunked, without_length
+from carrier.wire.http import CHUNKED, CLOSE, NONE, Head
 from listeners.http.request import Request
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ class Answering1(Request):
             else:
                 text = without_chunked(text)
                 self.closing = True
+        elif head.body == NONE and asked.method == b"HEAD":
+            text = without_length(head)
         self.chunked = chunked
         if more:
             text = text[:-2] + more + b"\r\n"

@@ -13,7 +13,7 @@ from carrier.wire.frames import accept_key
 from tests.conversation import Stage
 from tests.h2peer import Peer2, Server2, client2, echo
 from tests.pki import Pki, pki
-from tests.support import config, port_of, running, tcp_server
+from tests.support import PATIENCE, config, port_of, running, tcp, tcp_server
 
 __all__ = ["pki"]
 
@@ -111,6 +111,34 @@ async def test_http_1_becomes_a_stream_and_many_requests_share_a_connection() ->
         answers = await asyncio.gather(*(one(n) for n in range(50)))
         assert all(data.endswith(b"\r\n\r\nPOST /%d hello" % n) for n, data in enumerate(answers))
         assert len(up.peers) == 1
+
+
+async def test_an_answer_that_ends_with_its_head_and_tells_no_length_has_an_end_in_http_1() -> None:
+    """As Node's servers of HTTP/2 send it. In HTTP/1.1 nothing said where it ends: its client waited until the connection was closed."""
+
+    async def serve(peer: Peer2) -> None:
+        while True:
+            number = await peer.request()
+            status = peer.streams[number].head[":path"][1:]
+            peer.head(number, [(":status", status), ("x-a", "b")], True)
+
+    async with Server2(serve) as up, to(up.port, http=2) as proxy:
+        async with tcp(port_of(proxy, "in")) as client:
+            for method, status, told in (
+                ("GET", 200, True),
+                ("HEAD", 200, False),
+                ("POST", 404, True),
+                ("GET", 204, False),
+                ("GET", 304, False),
+                ("GET", 200, True),
+            ):
+                client.send(b"%b /%d HTTP/1.1\r\nhost: a\r\n\r\n" % (method.encode(), status))
+                head = await asyncio.wait_for(client.reader.readuntil(b"\r\n\r\n"), PATIENCE)
+                assert head.startswith(b"HTTP/1.1 %d " % status) and (b"\r\ncontent-length: 0\r\n" in head) is told, head
+        async with client2(port_of(proxy, "in")) as streams:
+            for method in ("GET", "HEAD", "GET"):
+                answer = await streams.answer(streams.ask("/200", method))
+                assert answer.head == {":status": "200", "x-a": "b"}
 
 
 async def test_more_requests_than_a_peer_takes_at_once_wait_or_get_another_connection() -> None:

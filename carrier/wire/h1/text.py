@@ -5,7 +5,9 @@ A text is a start line, the fields to be sent on, the one line that frames the b
 
 from __future__ import annotations
 
-from carrier.wire.http import CHUNKED, REASONS, Fields, Head, framing_field, hop_lines, join_fields
+from carrier.wire.http import CHUNKED, LENGTH, NONE, REASONS, Fields, Head, framing_field, hop_lines, join_fields
+
+_NO_CONTENT = b"\r\ncontent-length: 0\r\n\r\n"
 
 
 def request_text(
@@ -31,7 +33,8 @@ def text_of(head: Head) -> bytes:
     if not head.text:
         if head.status:
             reason = head.reason or REASONS.get(head.status, b"")
-            head.text = answer_text(head.status, reason, head.sent_on(), head.body, head.length, head.upgrade)
+            body = LENGTH if _needs_length(head) else head.body
+            head.text = answer_text(head.status, reason, head.sent_on(), body, head.length, head.upgrade)
         else:
             head.text = request_text(
                 head.method,
@@ -45,6 +48,19 @@ def text_of(head: Head) -> bytes:
             )
         head.stem = head.text[:-2]
     return head.text
+
+
+def _needs_length(head: Head) -> bool:
+    """An answer of HTTP/2 may end with its head and tell no length; in HTTP/1.1 its client would wait for content."""
+    if head.version != "2" or head.body != NONE or head.status < 200 or head.status in (204, 304) or head.tunnel:
+        return False
+    return all(name != b"content-length" for name, _ in head.sent_on())
+
+
+def without_length(head: Head) -> bytes:
+    """The text of an answer to HEAD, where that length would be one that nobody has told."""
+    text = text_of(head)
+    return text.replace(_NO_CONTENT, b"\r\n\r\n", 1) if _needs_length(head) else text
 
 
 def without_chunked(text: bytes) -> bytes:

@@ -261,7 +261,7 @@ def answer_block(head: Head, encoder: Encoder) -> bytes:
     block: bytes | None = head.block
     if block is not None:
         return block
-    if head.text:
+    if head.text and head.version != "2":
         block = encoder.answer(head.status, head.text, head.never)
     else:
         fields = head.sent_on()
