@@ -299,7 +299,9 @@ class UdpUpstream(DatagramSocket, DatagramReader):
         session = self.session
         if session is None or self.closed:
             return
-        if session.source.anew or session.destination is not self or not session.moves_on(why):
+        if session.source.anew:
+            session.source.part(why)
+        elif session.destination is not self or not session.moves_on(why):
             session.kill(why, "drain")
 
     def end(self, trailer: Any = None) -> None:

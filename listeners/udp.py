@@ -100,6 +100,8 @@ class UdpListener(Listener, DatagramReader):
         """How many peers there can be."""
         self.peers: dict[Any, UdpPeer] = {}
         """By address; the listener that this one replaced has left its peers here, and they live on."""
+        self.parting: set[UdpPeer] = set()
+        """Peers, as they were, whose sessions wait for nothing but an answer."""
         self.room: Room[UdpPeer] = Room()
         self.told = False
         """The kernel says which of our addresses a datagram came to."""
@@ -177,7 +179,7 @@ class UdpListener(Listener, DatagramReader):
         def again() -> None:
             self.bound = [place.bind() for place in places]
             self._open()
-            for peer in self.peers.values():
+            for peer in (*self.peers.values(), *self.parting):
                 peer.sock = self.bound[0]
 
         return again
@@ -227,6 +229,9 @@ class UdpListener(Listener, DatagramReader):
         assert isinstance(old, UdpListener) and self.sock is not None
         old.unwatch()
         self.peers, self.keys = old.peers, old.keys
+        self.parting, old.parting = old.parting, set()
+        for peer in self.parting:
+            peer.listener, peer.sock = self, self.sock
         old.peers, old.keys = {}, {}
         self.received, self.sent, self.dropped = old.received, old.sent, old.dropped
         for peer in list(self.peers.values()):
@@ -337,7 +342,7 @@ class UdpListener(Listener, DatagramReader):
     def datagrams(self) -> dict[str, int]:
         """Counters: datagrams received and sent by sessions, and dropped, by reason (`dropped: <reason>`)."""
         found = {"received": self.received, "sent": self.sent}
-        for peer in self.peers.values():
+        for peer in (*self.peers.values(), *self.parting):
             if peer.listener is self:
                 found["received"] += peer.messages_in
                 found["sent"] += peer.messages_out

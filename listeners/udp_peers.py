@@ -36,6 +36,8 @@ RESTED = 10.0
 """Seconds of silence after which who talks for longer has to go before somebody who waits for his first answer."""
 SLICE = 64
 """Peers whose routes are looked at in one turn of the loop."""
+PARTING = 1.0
+"""Seconds that an answer may take of a destination that nothing is sent to any more."""
 PROBED = 1.0
 """Seconds after which a datagram that nobody has refused is taken for delivered, at most."""
 
@@ -94,6 +96,7 @@ class UdpPort(Protocol):
     exchange_timeout: float
     peers: dict[Any, UdpPeer]
     keys: dict[Any, UdpPeer]
+    parting: set[UdpPeer]
     received: int
     sent: int
 
@@ -189,14 +192,30 @@ class UdpPeer(DatagramSocket):
     def status(self) -> str:
         return "END" if self.closed else "READY"
 
+    def part(self, why: str) -> None:
+        """What comes from now on makes another session; an answer that is on its way to this one is waited for."""
+        listener, session = self.listener, self.session
+        if session is None or self.closed or self in listener.parting:
+            return
+        if self.messages_in <= self.messages_out:
+            session.kill(why, "drain")
+            return
+        del listener.peers[self.place]
+        listener.keys.pop(self.key, None)
+        listener.parting.add(self)
+        listener.env.loop.call_later(PARTING, session.kill, why, "drain")
+
     def finish(self, error: Error | None = None) -> None:
         """Forget the peer. Idempotent."""
         if self.closed:
             return
         self.closed = True
         listener = self.listener
-        listener.peers.pop(self.place, None)
-        listener.keys.pop(self.key, None)
+        if self in listener.parting:
+            listener.parting.remove(self)
+        else:
+            listener.peers.pop(self.place, None)
+            listener.keys.pop(self.key, None)
         listener.received += self.messages_in
         listener.sent += self.messages_out
         session, to = self.session, self.to
@@ -226,6 +245,11 @@ class Remote(UdpPeer):
         self.size = self.tried = 0
         self.timer: asyncio.TimerHandle | None = None
         self.out = self.told = False
+
+    def part(self, why: str) -> None:
+        """There is one of it at a time."""
+        if self.session is not None:
+            self.session.kill(why, "drain")
 
     def refused(self, count: int) -> None:
         """So many datagrams came back."""
@@ -318,8 +342,7 @@ class Remote(UdpPeer):
 def dismiss(peers: Iterable[UdpPeer], why: str) -> None:
     """End the sessions of all these."""
     for peer in list(peers):
-        if peer.session is not None:
-            peer.session.kill(why, "drain")
+        peer.part(why)
 
 
 def reroute(listener: Any, peers: list[UdpPeer], table: Any) -> None:
@@ -332,7 +355,7 @@ def reroute(listener: Any, peers: list[UdpPeer], table: Any) -> None:
         now = table.decide({"name": session.name, **session.listener.metadata(session)})
         if not stands(session.decision, now if now.error is None else None):
             address, local, remote = peer.address, peer.local, isinstance(peer, Remote)
-            session.kill("its route is another by now: the next datagram is routed anew", "drain")
+            peer.part("its route is another by now: the next datagram is routed anew")
             if remote:  # that session is there from the start
                 listener.meet(address, local)
     if len(peers) > SLICE:

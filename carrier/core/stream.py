@@ -232,6 +232,11 @@ class Socket(Stream):
         transport = self.transport
         return self.size if transport is None else int(transport.get_write_buffer_size())
 
+    def part(self, why: str) -> None:
+        """Its session leads to where nothing is to go any more, and what its peer says next makes another one (`anew`)."""
+        if self.session is not None:
+            self.session.kill(why, "drain")
+
     def depart(self) -> None:
         """The process is about to end, and takes nothing new: say so, if the protocol has a word for that in mid-stream."""
 

@@ -296,6 +296,35 @@ async def test_a_session_whose_route_changed_ends_and_the_next_datagram_is_route
             assert await client.read() == b"new"
 
 
+@pytest.mark.parametrize("change", ["rule", "endpoint", "options"])
+async def test_an_answer_that_is_on_its_way_when_the_route_changes_arrives(change: str) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as old:
+        old.bind(("127.0.0.1", 0))
+        old.settimeout(5)
+        async with udp_server(lambda data: b"new") as new:
+            port = old.getsockname()[1]
+            base = config(clusters=[at(port)], listeners=[front()])
+            async with running(base) as proxy, udp(port_of(proxy, "in")) as client:
+                client.send(b"?")
+                _, asker = await asyncio.to_thread(old.recvfrom, 99)
+                if change == "rule":
+                    clusters = [at(port), {**at(new.port), "name": "other"}]
+                    await proxy.apply(config(clusters=clusters, listeners=[front("other")], base=base))
+                else:
+                    more = {"options": {"half_close_timeout": 3}} if change == "options" else {}
+                    await proxy.apply(config(clusters=[{**at(new.port), **more}], base=base))
+                client.send(b"?")
+                assert await client.read() == b"new"
+                old.sendto(b"old", asker)
+                assert await client.read() == b"old"
+                client.send(b"?")
+                assert await client.read() == b"new"
+                counted = proxy.listeners["in"].datagrams()
+                assert counted == {"received": 3, "sent": 3}
+                await wait_until(lambda: len(proxy.listeners["in"].live) == 1, "the end of the session that was left")
+                assert proxy.listeners["in"].datagrams() == counted
+
+
 async def test_a_session_whose_route_is_as_it_was_lives_on_through_other_changes() -> None:
     async with udp_server() as server:
         base = config(clusters=[up(server.port)], listeners=[front()])
