@@ -1,9 +1,9 @@
 """UDP cluster: a connected socket per session, so that only the endpoint's own datagrams come back.
 
-`bind: {address, port}` fixes the local address (two sessions of one bind port to one endpoint cannot be told apart by the kernel:
-the second is refused). A refused datagram (ICMP) is a failure of the endpoint: another one gets it, or the route's fallback
-(`Session.once_more`). One that is too long for the path is dropped, and that is all. With `broadcast: true` the socket is not connected,
-so that an endpoint may be a broadcast address, and whoever answers is heard.
+`bind: {address, port}` fixes the local address (two sessions of one bind port to one endpoint cannot be told apart: the kernel gives what
+comes back to the later one, as with l7mp). A refused datagram (ICMP) is a failure of the endpoint: another one gets it, or the route's
+fallback (`Session.once_more`). One that is too long for the path is dropped, and that is all. With `broadcast: true` the socket is not
+connected, so that an endpoint may be a broadcast address, and whoever answers is heard.
 
 Where nobody should send any more, because the endpoint is gone, down or has moved, sessions end, and what their peers send next is routed
 anew; sessions whose peers would notice go on at another endpoint (`Session.moves_on`).

@@ -197,8 +197,8 @@ class UdpPeer(DatagramSocket):
         listener, session = self.listener, self.session
         if session is None or self.closed or self in listener.parting:
             return
-        if self.messages_in <= self.messages_out:
-            session.kill(why, "drain")
+        if self.messages_in <= self.messages_out or len(listener.peers) + len(listener.parting) > share() // 2:
+            session.kill(why, "drain")  # there is none, or those to come need the descriptors
             return
         del listener.peers[self.place]
         listener.keys.pop(self.key, None)

@@ -325,6 +325,20 @@ async def test_an_answer_that_is_on_its_way_when_the_route_changes_arrives(chang
                 assert proxy.listeners["in"].datagrams() == counted
 
 
+async def test_nobody_waits_for_answers_where_descriptors_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with udp_server(None) as old, udp_server(lambda data: b"new") as new:
+        clusters = [cluster("old", old.port, protocol="UDP"), cluster("new", new.port, protocol="UDP")]
+        base = config(clusters=clusters, listeners=[front("old")])
+        async with running(base) as proxy, udp(port_of(proxy, "in")) as client:
+            client.send(b"?")
+            assert await old.read() == b"?"
+            monkeypatch.setattr("listeners.udp_peers.share", lambda: 1)
+            await proxy.apply(config(clusters=clusters, listeners=[front("new")], base=base))
+            assert not proxy.listeners["in"].live
+            client.send(b"?")
+            assert await client.read() == b"new"
+
+
 async def test_a_session_whose_route_is_as_it_was_lives_on_through_other_changes() -> None:
     async with udp_server() as server:
         base = config(clusters=[up(server.port)], listeners=[front()])
