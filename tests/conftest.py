@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import uvloop
 
+from tests import forked
+
 signal.signal(signal.SIGINT, signal.default_int_handler)  # of a script's background jobs it is ignored, and so by all that they start
 
 
@@ -29,3 +31,7 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    forked.end()

@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from tests import forked
 from tests.ports import free_port
-from tests.soak.process import PATIENCE, Carrier, carrier, exchange, request
+from tests.soak.process import PATIENCE, Carrier, exchange, request
+from tests.soak.process import forked as carrier
 
 SECRET_CALL = request(
     "POST", "/api/v1/clusters", json.dumps({"cluster": {"name": "sh", "spec": {"protocol": "STDIO-fork", "command": ["cat"]}}}).encode()
@@ -388,7 +390,7 @@ def test_a_token_file_that_others_may_read_is_refused(mode: int, tmp_path: Path)
     file.chmod(mode)
     conf.write_text('{"listeners": []}')
     command = [sys.executable, "-m", "carrier", "run", "-c", str(conf), "--admin-socket", "off", "--admin-tokens", str(file)]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    found = forked.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert found.returncode == 2 and "others may read it" in found.stderr and TOKEN not in found.stderr
 
 
@@ -461,6 +463,6 @@ def test_asking_makes_no_file(tmp_path: Path) -> None:
                 )
     file = tmp_path / "c.json"
     file.write_text(json.dumps(conf))
-    found = subprocess.run([sys.executable, "-m", "carrier", "check", str(file)], capture_output=True, text=True, timeout=PATIENCE)
+    found = forked.run([sys.executable, "-m", "carrier", "check", str(file)], capture_output=True, text=True, timeout=PATIENCE)
     assert found.returncode == 0, found
     assert list(made.iterdir()) == []

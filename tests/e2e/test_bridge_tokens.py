@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from carrier.cli.demo_stage import free_ports
+from tests import forked
 
 FILE = """
 admin: {{log_level: debug}}
@@ -73,7 +74,7 @@ class Running:
         self.log = (folder / "log").open("wb")
         command = ["run", "-c", str(folder / "c.yaml"), "--admin-socket", "off", "--state", str(folder / "state"), "--drain-delay", "0"]
         command += ["--admin", f"127.0.0.1:{self.admin}", "--access-log", str(folder / "access.log"), "--trust-loopback", "none"]
-        self.process = subprocess.Popen([sys.executable, "-m", "carrier", *command], stderr=subprocess.PIPE)
+        self.process = forked.Popen([sys.executable, "-m", "carrier", *command], stderr=subprocess.PIPE)
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.log.write(line)
@@ -90,7 +91,7 @@ class Running:
 
     def carrier(self, *words: str) -> str:
         command = [sys.executable, "-m", "carrier", *words, "--admin", f"127.0.0.1:{self.admin}"]
-        return subprocess.run(command, capture_output=True, check=True, timeout=20, text=True).stdout
+        return forked.run(command, capture_output=True, check=True, timeout=20, text=True).stdout
 
     def curl(self, *words: str) -> str:
         command = ["curl", "-s", "-i", "--max-time", "10", "--interface", ELSEWHERE, *words]

@@ -18,8 +18,10 @@ from typing import Any
 import pytest
 import trustme
 
+from tests import forked
 from tests.ports import free_port
-from tests.soak.process import PATIENCE, Carrier, carrier, exchange, request
+from tests.soak.process import PATIENCE, Carrier, exchange, request
+from tests.soak.process import forked as carrier
 
 TOKEN = "correct-horse-battery"
 QUICK = 2.0
@@ -197,7 +199,7 @@ def test_nobody_starts_with_one_and_the_reason_is_said(option: str, what: str, p
     (tmp_path / "c.json").write_text('{"listeners": []}')
     options = {"-c": str(tmp_path / "c.json"), "--admin-cert": str(tmp_path / "cert.pem")} | {option: str(tmp_path / "odd")}
     command = [sys.executable, "-m", "carrier", "run", "--admin-socket", "off", "--admin", f"127.0.0.1:{free_port()}"]
-    found = subprocess.run(
+    found = forked.run(
         [*command, *(word for pair in options.items() for word in pair)],
         capture_output=True,
         text=True,

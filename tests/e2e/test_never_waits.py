@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests import forked
 from tests.ports import free_port
 from tests.soak.process import PATIENCE, call
 
@@ -38,7 +39,7 @@ def process(tmp_path: Path, conf: dict[str, Any], *arguments: str, stdout: Any, 
     file.write_text(json.dumps(conf))
     where = str(tmp_path / "api.sock")
     command = [sys.executable, "-m", "carrier", "run", "-c", str(file), "--admin", "off", "--admin-socket", where, "--drain-delay", "0"]
-    one = subprocess.Popen([*command, *arguments], stdout=stdout, stderr=stderr, cwd=Path(__file__).parents[2])
+    one = forked.Popen([*command, *arguments], stdout=stdout, stderr=stderr, cwd=Path(__file__).parents[2])
     try:
         wait(lambda: ready(where), "for it to be ready")
         yield one

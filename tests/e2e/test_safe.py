@@ -20,6 +20,7 @@ from carrier.admin.gate import Limits
 from carrier.admin.operations import OPERATIONS
 from carrier.cli.parser import LIMITS, parser
 from carrier.core.breaker import BREAKER
+from tests import forked
 from tests.ports import free_port
 from tests.soak import size
 from tests.soak.process import PATIENCE, carrier
@@ -31,7 +32,7 @@ def test_a_file_may_have_as_many_objects_as_the_command_line_says(tmp_path: Path
     file = tmp_path / "c.json"
     file.write_text(json.dumps(size.document(100)))
     command = [sys.executable, "-m", "carrier", "run", "-c", str(file), "--limit", "config.objects=300"]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    found = forked.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert found.returncode == 2 and "300 objects" in found.stderr
 
 
@@ -121,7 +122,7 @@ def test_bad_options_are_refused_before_anything_listens(tmp_path: Path, argumen
     file = tmp_path / "c.json"
     file.write_text(json.dumps(EMPTY))
     command = [sys.executable, "-m", "carrier", "run", "-c", str(file), "--admin-socket", "off", *arguments]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    found = forked.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert found.returncode == 2
     assert said in found.stderr
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from carrier.cli.demo_stage import free_ports
+from tests import forked
 
 FILE = """
 admin: {{access_log: {{path: {log}, headers: [x-user]}}}}
@@ -40,7 +41,7 @@ class Running:
         file.write_text(FILE.format(log=self.log, web=self.web, nobody=self.nobody))
         command = [sys.executable, "-m", "carrier", "run", "-c", str(file), "--admin", f"127.0.0.1:{self.admin}", "--admin-socket", "off"]
         command += ["--health", f"127.0.0.1:{self.health}", "--drain-delay", "0"]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.process = forked.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         assert any("ready" in line for line in self.process.stderr)
 
@@ -76,7 +77,7 @@ def test_the_reason_is_the_same_in_header_log_session_and_explain(running: Runni
     line = json.loads(running.log.read_text())
     assert line["why"] == why and line["rule"] == answer.headers["x-carrier-rule"] and line["headers"] == {"x-user": "john"}
     command = [sys.executable, "-m", "carrier", "explain", "/cart", "-H", "x-user: john", "--admin", f"127.0.0.1:{running.admin}", "--json"]
-    said = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=10).stdout)
+    said = json.loads(forked.run(command, capture_output=True, check=True, timeout=10).stdout)
     assert why.startswith(said["why"]) and said["fallback"]["cluster"] == "shadow"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.compliance.otelcol import PROGRAM, shown_by, understood
 from tests.e2e.test_seen import Running
 from tests.otlp import receiver, said
@@ -30,7 +31,7 @@ class Traced(Running):
         self.file = folder / "c.yaml"
         self.says(traces)
         command = [sys.executable, "-m", "carrier", "run", "-c", str(self.file), "--admin", "127.0.0.1:0"]
-        self.process = subprocess.Popen([*command, "--admin-socket", "off", "--drain-delay", "0"], stderr=subprocess.PIPE, text=True)
+        self.process = forked.Popen([*command, "--admin-socket", "off", "--drain-delay", "0"], stderr=subprocess.PIPE, text=True)
         self.web = int(self.reads("listening listener=web").rpartition(":")[2])
         self.admin = int(self.reads("the REST API listens address=").rpartition(":")[2])
         self.reads("ready revision=")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import signal
 import socket
@@ -18,6 +19,8 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
+
+import tests.forked
 
 PATIENCE = 20.0
 """Seconds for a process to start or to end."""
@@ -36,6 +39,7 @@ class Carrier:
         self.process: subprocess.Popen[bytes] | None = None
         self.cgroup: Path | None = None
         """What it is to run in."""
+        self.popen: type[subprocess.Popen[Any]] = subprocess.Popen
 
     def start(self) -> None:
         """Start and wait until it is ready. Raises AssertionError with its log when it does not."""
@@ -43,7 +47,7 @@ class Carrier:
         if self.cgroup is not None:
             command = ["sh", "-c", f'echo $$ >"{self.cgroup}/cgroup.procs" && exec "$@"', "sh", *command]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=Path(__file__).parents[2])
+            self.process = self.popen(command, stdout=log, stderr=log, cwd=Path(__file__).parents[2])
         until = time.monotonic() + PATIENCE
         while time.monotonic() < until and self.process.poll() is None:
             with contextlib.suppress(OSError):
@@ -109,16 +113,22 @@ def exchange(sock: socket.socket, data: bytes) -> tuple[int, Any]:
 
 
 @contextlib.contextmanager
-def carrier(config: dict[str, Any], *arguments: str, cgroup: Path | None = None) -> Iterator[Carrier]:
+def carrier(
+    config: dict[str, Any], *arguments: str, cgroup: Path | None = None, popen: type[subprocess.Popen[Any]] = subprocess.Popen
+) -> Iterator[Carrier]:
     """A carrier that runs, in a folder that goes with it."""
     with tempfile.TemporaryDirectory(prefix="carrier-soak-") as folder:
         found = Carrier(Path(folder), config, *arguments)
-        found.cgroup = cgroup
+        found.cgroup, found.popen = cgroup, popen
         try:
             found.start()
             yield found
         finally:
             found.kill()
+
+
+forked = functools.partial(carrier, popen=tests.forked.Popen)
+"""The same without the start of an interpreter, for tests of what it does and not of what it takes."""
 
 
 # -- an upstream and its clients --------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import pytest
 from carrier.cli import carrierctl, client
 from carrier.cli.client import Client, Refused
 from carrier.cli.commands import _token
+from tests import forked
 
 TOKEN = "correct-horse-battery"
 
@@ -106,7 +107,7 @@ def test_a_unix_socket_of_another_user_that_was_found_by_chance_gets_nothing(tmp
 def test_an_answer_that_is_none_is_one_sentence(command: str, body: object, port: tuple[int, socket.socket]) -> None:
     with answering(port[1], said(body)):
         line = [sys.executable, "-m", "carrier", command, "--admin", f"127.0.0.1:{port[0]}"]
-        found = subprocess.run(line, capture_output=True, text=True, timeout=30)
+        found = forked.run(line, capture_output=True, text=True, timeout=30)
     assert "Traceback" not in found.stderr and found.stderr.count("\n") <= 1, found
 
 

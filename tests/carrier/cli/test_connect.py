@@ -16,11 +16,12 @@ import pytest
 from carrier.cli.connect import document
 from carrier.cli.main import main
 from carrier.config.document import from_document
+from tests import forked
 from tests.ports import free_port
 
 
 def carrier(*arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([sys.executable, "-m", "carrier", "connect", *arguments], input=given, capture_output=True, timeout=30)
+    return forked.run([sys.executable, "-m", "carrier", "connect", *arguments], input=given, capture_output=True, timeout=30)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def test_a_port_leads_to_a_socket_file_until_a_signal_comes(tmp_path: Path) -> N
         server.bind(file)
         server.listen()
         server.settimeout(20)
-        process = subprocess.Popen([sys.executable, "-m", "carrier", "connect", f"tcp-l:{port}", f"unix:{file}"])
+        process = forked.Popen([sys.executable, "-m", "carrier", "connect", f"tcp-l:{port}", f"unix:{file}"])
         try:
             client = reached(port)
             client.sendall(b"hello")

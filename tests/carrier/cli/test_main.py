@@ -23,6 +23,7 @@ from carrier.cli.demo_stage import free_ports
 from carrier.cli.parser import DEFAULT_ADMIN
 from carrier.errors import ConfigError, Error
 from carrier.writer import to_descriptor
+from tests import forked
 
 COMMAND = [sys.executable, "-m", "carrier"]
 
@@ -103,7 +104,7 @@ def connect(port, process, patience=10.0):
 def running(*arguments, port):
     """`carrier ARGUMENTS` in a process that accepts on `port`."""
     quick = ["--admin-socket", "off", "--drain-delay", "0"]
-    process = subprocess.Popen([*COMMAND, *arguments, *quick], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = forked.Popen([*COMMAND, *arguments, *quick], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         connect(port, process).close()
         yield process
@@ -113,7 +114,7 @@ def running(*arguments, port):
 
 
 def run(*arguments, **more):
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=20, **more)
+    return forked.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=20, **more)
 
 
 # -- check
@@ -415,7 +416,7 @@ def test_a_request_in_flight_is_answered_and_an_idle_connection_does_not_hold_th
 def test_what_another_carrier_has_is_refused_and_it_does_not_notice(good, ports, tmp_path):
     socket_file, state = tmp_path / "c.sock", tmp_path / "state"
     arguments = ["run", "-c", str(good), "--admin", "off", "--drain-delay", "0"]
-    first = subprocess.Popen([*COMMAND, *arguments, "--admin-socket", str(socket_file), "--state", str(state)], stderr=subprocess.DEVNULL)
+    first = forked.Popen([*COMMAND, *arguments, "--admin-socket", str(socket_file), "--state", str(state)], stderr=subprocess.DEVNULL)
     try:
         with connect(ports[0], first) as client:
             wait_for(socket_file.exists)

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import contextlib
 import json
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any
 
 from carrier.cli.replay import _Place, differences
 from carrier.cli.resend import Answer
+from tests import forked
 from tests.e2e.test_grpc import grpc_server
 
 SHOP = {"items": [{"id": 1, "price": 3}, {"id": 2, "price": 5}], "at": "now"}
@@ -113,7 +113,7 @@ def replay(tmp_path: Path, entries: list[Any], *arguments: str) -> tuple[int, st
     file = tmp_path / "x.har"
     file.write_text(json.dumps({"log": {"version": "1.2", "creator": {}, "entries": entries}}))
     command = [sys.executable, "-m", "carrier", "replay", str(file), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    done = forked.run(command, capture_output=True, text=True, timeout=50)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from carrier.cli.page import Page
 from carrier.cli.tail import events, shown
+from tests import forked
 from tests.ports import free_port
 
 
@@ -31,7 +32,7 @@ class Carrier:
     def begin(self) -> None:
         where = ["--admin", f"127.0.0.1:{self.admin}", "--admin-socket", "off"]
         command = [sys.executable, "-m", "carrier", "run", "-c", str(self.file), *where]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.process = forked.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None and any("ready" in line for line in self.process.stderr)
 
     def end(self) -> None:
@@ -54,7 +55,7 @@ def ports(carrier: Carrier) -> tuple[int, int]:
 def asking(verb: str, admin: int, *arguments: str) -> subprocess.Popen[str]:
     """A command that goes on until it is ended."""
     command = [sys.executable, "-m", "carrier", verb, "--admin", f"127.0.0.1:{admin}", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return forked.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def watched(admin: int, line: bytes = b"carrier_event_viewers 1") -> None:

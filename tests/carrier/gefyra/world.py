@@ -7,11 +7,11 @@ in a pod is done to its socket.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +21,7 @@ import carrier.cli.carrierctl
 from carrier.gefyra.access import Answer, name_of
 from carrier.gefyra.known import Known
 from carrier.gefyra.kubernetes import answer_of
+from tests import forked
 
 IMAGE = "proxy:1"
 
@@ -53,7 +54,7 @@ class World:
         self.patched: list[str] = []
         self.taken_out: list[str] = []
         self.known = Known()
-        self.processes: dict[str, asyncio.subprocess.Process] = {}
+        self.processes: dict[str, forked.Popen] = {}
         self.least_ready: list[int] = []
         """How many pods were ready at each patch of one."""
 
@@ -145,18 +146,15 @@ class World:
         await self.stop(pod)
         shutil.rmtree(self.folder / pod, ignore_errors=True)
         (self.folder / pod).mkdir()
-        self.processes[pod] = await asyncio.create_subprocess_exec(
-            *("unshare", "-n", "sh", "-c", 'ip link set lo up; exec "$@"', "sh", sys.executable, "-m", "carrier.gefyra"),
-            env={**os.environ, "CARRIER_RUN_DIR": str(self.folder / pod)},
-            stderr=asyncio.subprocess.DEVNULL,
-        )
+        environment = {**os.environ, "CARRIER_RUN_DIR": str(self.folder / pod)}
+        command = [sys.executable, "-m", "carrier.gefyra"]
+        self.processes[pod] = forked.Popen(command, alone=True, env=environment, stderr=subprocess.DEVNULL)
 
     async def stop(self, pod: str) -> None:
         process = self.processes.pop(pod, None)
         if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+            process.kill()
+            process.wait()
             Path(self.socket(pod)).unlink(missing_ok=True)
 
     async def close(self) -> None:
