@@ -41,8 +41,6 @@ OFF, USUAL = "off", "usual"
 LOG = {"path": "DIR/access.log", "fields": ["trace", "upstream", "first_byte", "retries", "agent"]}
 TRACES = {"endpoint": "http://127.0.0.1:COLLECTOR", "ratio": 0.01}
 BARE = ("--no-metrics",)
-MANY = ("--limit", "api.connections=100")
-"""Viewers that come from one address."""
 
 ALL = [
     "&".join(filter(None, parts))
@@ -111,7 +109,7 @@ def start(children: Children, name: str, ports: dict[str, int], measured: bool =
     port, admin = free_ports(2)
     file, longest = written(variant, folder, port, admin, ports), folder / "longest"
     first = [sys.executable, "-m", "benchmarks.turns", str(longest)] if measured else [sys.executable, "-c", START]
-    command = [*first, "run", "-c", str(file), "-l", "error", "--admin-socket", "off", *MANY, *variant.options]
+    command = [*first, "run", "-c", str(file), "-l", "error", "--admin-socket", "off", *variant.options]
     child = children.start(folder.name, command, PROXY_CORE)
     wait_for_port(port, child, 60)
     if variant.kept:

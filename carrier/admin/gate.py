@@ -63,7 +63,7 @@ class Limits(msgspec.Struct, frozen=True):
     depth: int = 32
     objects: int = 1_000_000
     request_timeout: float = 5.0
-    connections: int = 32
+    connections: int = 128
     writes: float = 20.0
     burst: int = 100
 

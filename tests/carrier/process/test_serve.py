@@ -25,6 +25,7 @@ from carrier.core.lookup import Found, Place
 from carrier.errors import ConfigError, Error
 from carrier.log import Log
 from carrier.model import Admin, Config
+from carrier.observe.live import VIEWERS
 from carrier.process.serve import Server, Settings, run, start
 from carrier.proxy.overload import Bounds
 from tests.ports import free_port
@@ -315,6 +316,17 @@ async def test_connections_beyond_the_limit_are_503_while_the_others_are_used_an
         await wait_until(lambda: first.reader.at_eof() or second.reader.at_eof())
 
 
+async def test_as_many_as_may_watch_leave_room_for_who_asks_and_the_next_one_is_told_so() -> None:
+    async with serving() as up, contextlib.AsyncExitStack() as watching:
+        for _ in range(VIEWERS):
+            viewer = await watching.enter_async_context(tcp(up.admin))
+            viewer.send(b"GET /api/v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            assert (await viewer.reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
+        assert (await up.call("GET", "/api/v1/rules"))[0] == 200
+        status, _, body = await up.call("GET", "/api/v1/events")
+        assert status == 503 and f"{VIEWERS} viewers watch already" in str(body)
+
+
 @pytest.mark.parametrize("body", ["[" * 40 + "]" * 40, json.dumps({"rules": [{} for _ in range(60)]})])
 async def test_depth_and_objects_have_configurable_limits(body: str) -> None:
     async with serving(limits=Limits(depth=30, objects=50)) as up:
@@ -525,7 +537,7 @@ async def test_a_configured_listener_of_the_api_has_the_limits_of_the_api_unless
     api = {"name": "api", "spec": {"protocol": "L7mpController"}}
     made = [listener("a", "api", protocol="HTTP"), listener("b", "api", protocol="HTTP", options={"max_connections": 7})]
     async with serving(config(clusters=[api], listeners=made), admin=None) as up:
-        assert [up.proxy.listeners[name].max_connections for name in "ab"] == [32, 7]  # type: ignore[attr-defined]
+        assert [up.proxy.listeners[name].max_connections for name in "ab"] == [Limits().connections, 7]  # type: ignore[attr-defined]
         assert up.proxy.config.listeners["a"].options == {}
 
 
