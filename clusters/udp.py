@@ -86,6 +86,8 @@ class UdpCluster(Cluster):
 
     async def open(self, session: Session, endpoint: Endpoint) -> Socket:
         addresses = await self.addresses(endpoint, socket.SOCK_DGRAM)
+        if session.tried:  # connect() asks nobody: what refuses is found when something was sent (`UdpUpstream.elsewhere`)
+            addresses = [address for address in addresses if at(endpoint, address[1][0]) not in session.tried] or addresses
 
         async def one(address: Address) -> Socket:
             return self._connect(session, endpoint, address)
@@ -154,7 +156,13 @@ class UdpCluster(Cluster):
                 await asyncio.sleep(PROBE)
                 sock.send(b"")
             except OSError as exc:
+                self.env.resolver.failed((family, address))  # the next probe asks another one, if the name has several
                 raise from_os(exc, "upstream", endpoint.address) from None
+
+
+def at(endpoint: Endpoint, address: object) -> str:
+    """One address of an endpoint's name, as `Session.tried` has it."""
+    return f"{endpoint.name} at {address}"
 
 
 class UdpUpstream(DatagramSocket, DatagramReader):
@@ -278,7 +286,8 @@ class UdpUpstream(DatagramSocket, DatagramReader):
         lost = (
             self.messages_out + unsent if not self.messages_in else kept + unsent if unsent > 1 else max(unsent, kept)
         )  # no burst is kept
-        again = session is not None and session.destination is self and session.once_more(error, self.kept)
+        here = self.elsewhere(session) if session is not None else ""
+        again = session is not None and session.destination is self and session.once_more(error, self.kept, here)
         if session is not None and lost > kept * again:
             session.dropped += lost - kept * again
             self.cluster.drop(error.kind, lost - kept * again)
@@ -292,6 +301,16 @@ class UdpUpstream(DatagramSocket, DatagramReader):
 
     def troubled(self, exc: OSError) -> None:
         self.failed(exc)
+
+    def elsewhere(self, session: Session) -> str:
+        """Nobody is at its address: what `tried` has of it if the endpoint's name leads to another one, which was not tried, as where a
+        server has IPv4 and its name IPv6 too. Nothing: it does not."""
+        endpoint, resolver = self.endpoint, self.cluster.env.resolver
+        if not endpoint.named:
+            return ""
+        resolver.failed((self.sock.family, (self.place, endpoint.port)))
+        left = (resolver.places(endpoint.host) or frozenset()) - {self.place}
+        return at(endpoint, self.place) if any(at(endpoint, place) not in session.tried for place in left) else ""
 
     def leave(self, why: str) -> None:
         """It leads to where nothing is sent any more: the session ends, and the next datagram of its peer is routed anew; or it goes on

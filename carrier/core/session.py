@@ -359,19 +359,20 @@ class Session(Again):
             back.to = to
             to.back = back
 
-    def once_more(self, error: Error, datagrams: Sequence[bytes]) -> bool:
+    def once_more(self, error: Error, datagrams: Sequence[bytes], here: str = "") -> bool:
         """The destination refuses datagrams, perhaps after it has taken others: another endpoint gets these, or the fallback. False: there
-        is nobody else, and nothing was done."""
+        is nobody else, and nothing was done. here: what `tried` has of it, if its endpoint has another address, which gets them."""
         cluster, endpoint = self.cluster, self.endpoint
         if cluster is None or endpoint is None or self.status != CONNECTED or self.hops or self.listener.kind != "datagram":
             return False
-        tried = self.tried | {endpoint.name}
+        tried = self.tried | {here or endpoint.name}
         others = [other for other in cluster.endpoints if other.name not in tried and other.name not in cluster.drained]
         fallback = self.decision.fallback
-        if not others and (fallback is None or self.fallback is not None):
+        if not (here or others) and (fallback is None or self.fallback is not None):
             return False
-        endpoint.failed += 1
-        cluster.health.failed(endpoint, error)
+        if not here:
+            endpoint.failed += 1
+            cluster.health.failed(endpoint, error)
         self.tried = tried
         self.note_connect()
         self._unlink(error)
@@ -380,10 +381,10 @@ class Session(Again):
         assert self.backlog is not None
         for data in datagrams:
             self.backlog.data(data)
-        if others:
+        if here or others:
             self.event("RETRY", f"{endpoint.address} refuses datagrams", error.detail)
             self.retries += 1
-            self._run(reach(self, cluster, cluster.choose(self, tried)))
+            self._run(reach(self, cluster, endpoint if here else cluster.choose(self, tried)))
         else:
             self.tried = NOBODY
             self.give_up(error)

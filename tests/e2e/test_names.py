@@ -16,7 +16,7 @@ from carrier.core import lookup as module
 from carrier.proxy.proxy import Proxy
 from tests.nameserver import NameServer, name_server
 from tests.ports import free_port
-from tests.support import Datagrams, Peer, cluster, config, http, listener, port_of, running, tcp, udp, wait_until
+from tests.support import Datagrams, Peer, cluster, config, http, listener, port_of, running, tcp, udp, udp_server, wait_until
 
 
 @contextlib.asynccontextmanager
@@ -203,3 +203,29 @@ async def test_a_service_is_reached_at_its_own_port(tmp_path: Path) -> None:
 def test_the_files_of_the_system_are_the_default() -> None:
     asks = module.Lookup()
     assert (asks.servers_file.path, asks.hosts_file.path) == ("/etc/resolv.conf", "/etc/hosts")
+
+
+async def test_datagrams_that_one_address_of_a_name_refuses_go_to_the_next_which_is_remembered(tmp_path: Path) -> None:
+    """A server of IPv4 whose name has IPv6 too, which comes first."""
+    records = {("up.test", "A"): ["127.0.0.1"], ("up.test", "AAAA"): ["::1"]}
+    async with name_server(records) as names, udp_server() as server:
+        conf = config(clusters=[cluster("up", server.port, "up.test", protocol="UDP")], listeners=[listener("in", "up", protocol="UDP")])
+        async with proxied(tmp_path, names, conf) as proxy:
+            for retries in (1, 0):
+                async with udp(port_of(proxy, "in")) as client:
+                    client.send(b"hello")
+                    assert await client.read() == b"hello"
+                    assert [s.retries for s in proxy.sessions() if s.source.address[1] == client.port] == [retries]
+            assert proxy.clusters["up"].endpoints[0].up
+
+
+async def test_a_name_all_of_whose_addresses_refuse_is_refused(tmp_path: Path) -> None:
+    records = {("up.test", "A"): ["127.0.0.1", "127.0.0.2"], ("up.test", "AAAA"): ["::1"]}
+    async with name_server(records) as names:
+        front = listener("in", "up", protocol="UDP", options={"track": 60})
+        conf = config(clusters=[cluster("up", free_port(socket.SOCK_DGRAM), "up.test", protocol="UDP")], listeners=[front])
+        async with proxied(tmp_path, names, conf) as proxy, udp(port_of(proxy, "in")) as client:
+            client.send(b"hello")
+            await wait_until(lambda: proxy.listeners["in"].tracked)
+            (session,) = proxy.sessions()
+            assert (session.retries, session.error.kind, session.dropped) == (2, "refused", 1)
