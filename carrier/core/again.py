@@ -242,6 +242,8 @@ class Again(Shown):
         if self.status != CONNECTED or self.task is not None or self.source_done or not self._whole():
             return False
         again = self.decision.again(self.listener.env.clusters)
+        if again.error is not None and self.request is None:  # what it led to is no more
+            again = self.listener.table.decide({"name": self.name, **self.listener.metadata(self)})
         if again.error is not None or again.cluster is None:
             return False
         self.note_connect()

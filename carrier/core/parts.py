@@ -62,6 +62,7 @@ class Listener(Protocol):
     counter: int
     listed: bool
     track: float
+    table: Any  # carrier/core/decision.py, which knows of these
 
     @property
     def env(self) -> Env: ...

@@ -19,7 +19,7 @@ from carrier.config.draft import Draft
 from carrier.observe.metrics import Metrics
 from carrier.observe.overview import overview
 from tests.ports import free_port
-from tests.support import Datagrams, cluster, config, echo, listener, port_of, running, tcp, udp, udp_server, wait_until
+from tests.support import Datagrams, cluster, config, echo, listener, port_of, running, tcp, udp, udp_server, wait_until, without
 
 ANY = {"address": "0.0.0.0"}
 
@@ -426,6 +426,27 @@ async def test_who_says_only_once_who_he_is_goes_on_at_another_endpoint(change: 
             assert [e[0] for e in session.events][-3:] == ["CONNECT", "DISCONNECT", "CONNECT"]
             await proxy.apply(config(clusters=[at()], base=base))
             await wait_until(lambda: not list(proxy.sessions()), "the end of whom nobody serves")
+
+
+async def test_who_says_only_once_who_he_is_goes_to_the_shadow_when_his_rule_is_gone_with_its_cluster() -> None:
+    async with udp_server(lambda data: b"laptop") as laptop, udp_server(lambda data: b"shadow") as shadow:
+        match = {"op": "test", "path": "/JSONSocket/user", "value": "ann"}
+        everybody = {"action": {"route": {"destination": "up"}}}
+        anns = {"match": match, "action": {"route": {"destination": "laptop"}}}
+        base = config(clusters=[up(shadow.port)], listeners=[listener("in", rules=[everybody], **OVER)])
+        hers = config(clusters=[cluster("laptop", laptop.port, protocol="UDP")], base=base)
+        both = config(listeners=[listener("in", rules=[anns, everybody], **OVER)], base=hers)
+        async with running(both) as proxy, udp(port_of(proxy, "in")) as client:
+            for sent, wanted in ((b'{"JSONSocketVersion":1,"user":"ann"}', OK), (b"?", b"laptop")):
+                client.send(sent)
+                assert await client.read() == wanted
+            (session,) = proxy.sessions()
+            await proxy.apply(
+                config(listeners=[listener("in", rules=[everybody], **OVER)], base=without(proxy.config, "cluster", "laptop"))
+            )
+            client.send(b"?")
+            assert await client.read() == b"shadow"
+            assert list(proxy.sessions()) == [session]
 
 
 async def test_a_stream_that_a_fallback_serves_goes_back_without_an_end() -> None:
