@@ -15,6 +15,12 @@ def test_no_import_goes_up_and_nothing_stands_in_a_circle():
     assert (found["imports upwards"], found["circles of rooms"], found["circles of files"]) == (0, 0, 0)
 
 
+def test_no_file_of_the_product_is_longer_than_500_lines_nor_is_the_session():
+    found = house.figures(ROOT)
+    assert found["files above 500 lines"] == 0, found["largest file"]
+    assert int(str(found["class Session"]).split()[0]) <= 500
+
+
 def test_circles_and_chains_are_found_where_they_are():
     arrows = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": set()}
     assert house.circles(arrows) == [["a", "b", "c"]]

@@ -400,14 +400,12 @@ class Request(Socket):
             self._late_body(now)
 
     def _late_body(self, now: float) -> None:
-        listener = self.listener
-        asked = self.asked
-        if asked is not None and asked.expect and not self.body_bytes and self.awaits:
-            self._late_answer(now)
-            return
-        if self.awaits:  # it did not wait, or not any longer: now its content's time begins
+        listener, asked = self.listener, self.asked
+        waits = self.awaits and asked is not None and asked.expect and not self.body_bytes
+        if self.awaits and not waits:  # it did not wait, or not any longer: now its content's time begins
             self.awaits, self.since = False, now
-        if self.sent or not listener.body_min_rate or (asked is not None and asked.grpc):  # messages come when there is something to say
+        calls = asked is not None and asked.grpc  # messages come when there is something to say
+        if waits or calls or self.sent or not listener.body_min_rate:
             self._late_answer(now)
             return
         if self.held:  # it may not send: that is not its fault
