@@ -389,6 +389,10 @@ class Exchange2(Exchange):
             self._again()
             return
         self.show()
+        session = self.session
+        if session is not None and session.answer is not None and session.answer.body == NONE and not self.tunnel:
+            self._done().end()  # it was complete with its head, whatever came behind that
+            return
         where = f"{self.endpoint.address}: "
         connection = self.connection
         if connection is not None and connection.gone:

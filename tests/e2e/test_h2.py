@@ -141,6 +141,29 @@ async def test_an_answer_that_ends_with_its_head_and_tells_no_length_has_an_end_
                 assert answer.head == {":status": "200", "x-a": "b"}
 
 
+@pytest.mark.parametrize(("method", "status"), [("GET", 204), ("GET", 304), ("HEAD", 200)])
+async def test_an_answer_of_http_2_that_has_no_content_stands_whatever_comes_behind_it(method: str, status: int) -> None:
+    """Content behind 204, 304 or an answer to HEAD: the stream is broken, and nobody got the answer. As in HTTP/1.1."""
+
+    async def serve(peer: Peer2) -> None:
+        for n in range(9):
+            number = await peer.request()
+            peer.head(number, [(":status", str(status if n % 2 == 0 else 200)), ("content-length", "4")])
+            peer.send(number, b"null", True)
+
+    async with Server2(serve) as up, to(up.port, http=2) as proxy:
+        async with tcp(port_of(proxy, "in")) as client:
+            client.send(b"%b / HTTP/1.1\r\nhost: a\r\n\r\n" % method.encode())
+            head = await asyncio.wait_for(client.reader.readuntil(b"\r\n\r\n"), PATIENCE)
+            assert head.startswith(b"HTTP/1.1 %d " % status)
+            client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            assert (await client.reader.readuntil(b"null")).startswith(b"HTTP/1.1 200 ")
+        async with client2(port_of(proxy, "in")) as streams:
+            answer = await streams.answer(streams.ask("/", method))
+            assert (answer.status, answer.body, answer.reset) == (status, b"", None)
+            assert (await streams.get("/")).body == b"null"
+
+
 async def test_more_requests_than_a_peer_takes_at_once_wait_or_get_another_connection() -> None:
     async with Server2(echo, {3: 5}) as up, to(up.port, http=2) as proxy, client2(port_of(proxy, "in")) as client:
         numbers = [client.ask(f"/{n}") for n in range(40)]
