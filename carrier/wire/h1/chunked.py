@@ -161,7 +161,7 @@ class Chunked:
         empty = (_BARE_EMPTY if bare else _EMPTY).search(data, i + self._scanned)
         if empty is None:
             if len(data) - i > self.limits.head:
-                raise too_large(self.side, f"trailers of more than {self.limits.head} bytes")
+                raise too_large(self.side, f"trailers of more than {self.limits.head} bytes (options.max_head)")
             if not bare and (match := ILL.search(data, i + self._scanned)):
                 raise refuse(self.side, f"byte {shown(match[0])} in the trailers")
             self._rest, self._scanned = data[i:], max(0, len(data) - i - 3)

@@ -299,17 +299,21 @@ def split_lines(raw: bytes, limits: Limits, side: Side) -> list[bytes]:
         raise refuse(side, "not one whole head")
     del lines[-2:]
     check_sizes(len(lines[0]), len(raw), limits, side)
-    if len(lines) - 1 > limits.fields or max(map(len, lines)) > limits.line:
-        raise too_large(side, f"more than {limits.fields} fields, or a line of more than {limits.line} bytes")
+    if len(lines) - 1 > limits.fields:
+        raise too_large(side, f"more than {limits.fields} fields (options.max_fields)")
+    if max(map(len, lines)) > limits.line:
+        raise too_large(side, f"a line of more than {limits.line} bytes (options.max_line)")
     return lines
 
 
 def check_sizes(first: int, whole: int, limits: Limits, side: Side) -> None:
     """Raise Error when the start line (bytes so far) or the head (bytes so far) is over its limit."""
     if first > limits.line:
-        raise refuse(side, f"start line of more than {limits.line} bytes", "uri-too-long" if side == "downstream" else "")
+        raise refuse(
+            side, f"start line of more than {limits.line} bytes (options.max_line)", "uri-too-long" if side == "downstream" else ""
+        )
     if whole > limits.head:
-        raise too_large(side, f"head of more than {limits.head} bytes")
+        raise too_large(side, f"head of more than {limits.head} bytes (options.max_head)")
 
 
 def too_large(side: Side, detail: str) -> Error:
