@@ -114,7 +114,7 @@ class HttpCluster(Cluster):
         self.max_idle, self.max_per_endpoint, self.max_waiting = (int(limits[n]) for n in ("max_idle", "max_per_endpoint", "max_waiting"))
         self.idle_timeout = limits["idle_timeout"]
         head, fields, line = (int(limits[name]) for name in ("max_head", "max_fields", "max_line"))
-        self.shared = Shared(env.loop.time(), limits["answer_timeout"], Limits(head=head, fields=fields, line=line))
+        self.shared = Shared(env.loop.time(), limits["answer_timeout"], Limits(head=head, fields=fields, line=line, options=True))
         self.way = Way2(self.shared, b"https" if self.tls is not None else b"http", int(limits["max_streams"]))
         super().__init__(conf, env)
 

@@ -45,6 +45,7 @@ class Way2:
             block=max(DEFAULT.block, of.head),
             fields=of.fields,
             line=of.line,
+            options=True,
         )
         self.memo = Memo(self.limits, client=True)
         self.encoder = Encoder()

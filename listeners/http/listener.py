@@ -102,7 +102,7 @@ class HttpListener(Port):
         super().__init__(conf, env)
         given, limits = conf.options, numbers(conf.options, OPTIONS)
         head, fields, line, body = (int(limits[name]) for name in ("max_head", "max_fields", "max_line", "max_body"))
-        self.limits = Limits(head=head, fields=fields, line=line, body=body, strict_target=limits["strict_target"] != 0)
+        self.limits = Limits(head=head, fields=fields, line=line, body=body, strict_target=limits["strict_target"] != 0, options=True)
         self.header_timeout, self.keepalive_timeout = limits["header_timeout"], limits["keepalive_timeout"]
         self.idle_timeout = limits["idle_timeout"]
         self.body_min_rate, self.body_grace = limits["body_min_rate"], limits["body_grace"]
@@ -172,7 +172,13 @@ class HttpListener(Port):
         streams = int(given["max_streams"]) or 1 << 30
         block = max(DEFAULT2.block, limits.head)
         return Limits2(
-            streams=streams, head=limits.head, fields=limits.fields, line=limits.line, block=block, strict_target=limits.strict_target
+            streams=streams,
+            head=limits.head,
+            fields=limits.fields,
+            line=limits.line,
+            block=block,
+            strict_target=limits.strict_target,
+            options=True,
         )
 
     # ------------------------------------------------------------------ life

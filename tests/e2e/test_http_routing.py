@@ -429,10 +429,13 @@ async def test_a_request_on_which_nothing_moves_is_504_or_cut() -> None:
         ({"max_body": 10}, b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nb\r\n0123456789a\r\n0\r\n\r\n", b"413"),
     ],
 )
-async def test_what_is_too_large_is_refused_with_its_status(option: dict[str, int], request_: bytes, status: bytes) -> None:
+async def test_what_is_too_large_is_refused_with_its_status_and_the_option_that_would_take_it(
+    option: dict[str, int], request_: bytes, status: bytes
+) -> None:
     async with Stage(listener=option) as stage:
-        client, head, _ = await asks(stage, request_)
+        client, head, body = await asks(stage, request_)
         assert head[9:12] == status and b"connection: close" in head
+        assert f"(options.{next(iter(option))})".encode() in body
         assert await client.closed()
 
 

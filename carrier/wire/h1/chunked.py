@@ -84,7 +84,7 @@ class Chunked:
         payload = b"".join(parts)
         self.size += len(payload)
         if self.limits.body and self.size > self.limits.body:
-            raise Error("body-too-large", f"a body of more than {self.limits.body} bytes", self.side)
+            raise Error("body-too-large", f"a body of more than {self.limits.body} bytes{self.limits.named('max_body')}", self.side)
         return payload, (at - kept if at >= 0 else -1), trailers
 
     def _decode(self, data: bytes, i: int, parts: list[bytes | memoryview]) -> tuple[int, Fields]:
@@ -161,7 +161,7 @@ class Chunked:
         empty = (_BARE_EMPTY if bare else _EMPTY).search(data, i + self._scanned)
         if empty is None:
             if len(data) - i > self.limits.head:
-                raise too_large(self.side, f"trailers of more than {self.limits.head} bytes (options.max_head)")
+                raise too_large(self.side, f"trailers of more than {self.limits.head} bytes{self.limits.named('max_head')}")
             if not bare and (match := ILL.search(data, i + self._scanned)):
                 raise refuse(self.side, f"byte {shown(match[0])} in the trailers")
             self._rest, self._scanned = data[i:], max(0, len(data) - i - 3)

@@ -37,7 +37,8 @@ class Limits(msgspec.Struct, frozen=True):
 
     head: a whole head, also a trailer section. line: one line of it. body: content of a message, 0 for no limit. pipelined: what is held of
     the requests after the one being served. extensions: chunk extensions of one message in all, which are dropped (RFC 9112 7.1.1).
-    strict_target: refuse bytes that RFC 3986 forbids but browsers send in queries ({}|\\^`"<>).
+    strict_target: refuse bytes that RFC 3986 forbids but browsers send in queries ({}|\\^`"<>). options: these are options of who reads,
+    max_head and others.
     """
 
     head: int = 32 * 1024
@@ -48,6 +49,11 @@ class Limits(msgspec.Struct, frozen=True):
     extensions: int = 16 * 1024
     interim: int = 32
     strict_target: bool = True
+    options: bool = False
+
+    def named(self, option: str) -> str:
+        """How to raise a bound, for the words of an error; nothing where that cannot be done."""
+        return f" (options.{option})" if self.options else ""
 
 
 TCHARS = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -300,9 +306,9 @@ def split_lines(raw: bytes, limits: Limits, side: Side) -> list[bytes]:
     del lines[-2:]
     check_sizes(len(lines[0]), len(raw), limits, side)
     if len(lines) - 1 > limits.fields:
-        raise too_large(side, f"more than {limits.fields} fields (options.max_fields)")
+        raise too_large(side, f"more than {limits.fields} fields{limits.named('max_fields')}")
     if max(map(len, lines)) > limits.line:
-        raise too_large(side, f"a line of more than {limits.line} bytes (options.max_line)")
+        raise too_large(side, f"a line of more than {limits.line} bytes{limits.named('max_line')}")
     return lines
 
 
@@ -310,10 +316,10 @@ def check_sizes(first: int, whole: int, limits: Limits, side: Side) -> None:
     """Raise Error when the start line (bytes so far) or the head (bytes so far) is over its limit."""
     if first > limits.line:
         raise refuse(
-            side, f"start line of more than {limits.line} bytes (options.max_line)", "uri-too-long" if side == "downstream" else ""
+            side, f"start line of more than {limits.line} bytes{limits.named('max_line')}", "uri-too-long" if side == "downstream" else ""
         )
     if whole > limits.head:
-        raise too_large(side, f"head of more than {limits.head} bytes (options.max_head)")
+        raise too_large(side, f"head of more than {limits.head} bytes{limits.named('max_head')}")
 
 
 def too_large(side: Side, detail: str) -> Error:

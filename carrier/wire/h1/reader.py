@@ -115,7 +115,9 @@ class _Reader:
     def _start_body(self, head: Head) -> None:
         if head.body == LENGTH:
             if self.limits.body and head.length > self.limits.body:
-                raise Error("body-too-large", f"Content-Length {head.length}, at most {self.limits.body}", self.side)
+                raise Error(
+                    "body-too-large", f"Content-Length {head.length}, at most {self.limits.body}{self.limits.named('max_body')}", self.side
+                )
             self._left, self._state = head.length, _LENGTH_BODY
         elif head.body == CHUNKED:
             self._chunked, self._state = Chunked(self.limits, self.side), _CHUNKED_BODY

@@ -147,16 +147,16 @@ def read(pairs: Sequence[Pair], size: int, never: Sequence[bytes], limits: Limit
 def _exceeded(pairs: Sequence[Pair], size: int, limits: Limits) -> str:
     """Which bound is exceeded. The crumbs of a cookie, which a browser sends for each one that a site has set, have one of their own."""
     if size > limits.head:
-        return f"a field section of {size} bytes, at most {limits.head} (options.max_head)"
+        return f"a field section of {size} bytes, at most {limits.head}{limits.named('max_head')}"
     if len(pairs) > limits.fields:
         crumbs = sum(name == b"cookie" for name, _ in pairs)
         fields = len(pairs) - crumbs + (crumbs > 0)
         if fields > limits.fields:
-            return f"a field section of {fields} fields, at most {limits.fields} (options.max_fields)"
+            return f"a field section of {fields} fields, at most {limits.fields}{limits.named('max_fields')}"
         if crumbs > CRUMBS * limits.fields:
-            return f"{crumbs} cookies, at most {CRUMBS * limits.fields} ({CRUMBS} for each of options.max_fields)"
+            return f"{crumbs} cookies, at most {CRUMBS * limits.fields}{limits.named('max_fields')}"
     if size > limits.line and (longest := max(len(name) + len(value) for name, value in pairs)) > limits.line:
-        return f"a field of {longest} bytes, at most {limits.line} (options.max_line)"
+        return f"a field of {longest} bytes, at most {limits.line}{limits.named('max_line')}"
     return ""
 
 

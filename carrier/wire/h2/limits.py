@@ -20,7 +20,8 @@ class Limits(msgspec.Struct, frozen=True):
     times as many crumbs; line: bytes of one of them. block: bytes of a field block as it comes. frames: handled in one wake-up. replies:
     bytes of our replies that the peer has not read. budget, refill: points at most, and those that a second gives. young: seconds within
     which a reset is dear.
-    connect: extended CONNECT (RFC 8441) is offered. strict_target: see Limits of HTTP/1.1.
+    connect: extended CONNECT (RFC 8441) is offered. strict_target, options: see Limits of
+    HTTP/1.1.
     """
 
     streams: int = 100
@@ -38,6 +39,11 @@ class Limits(msgspec.Struct, frozen=True):
     young: float = 0.5
     connect: bool = True
     strict_target: bool = True
+    options: bool = False
+
+    def named(self, option: str) -> str:
+        """How to raise a bound, for the words of an error; nothing where that cannot be done."""
+        return f" (options.{option})" if self.options else ""
 
 
 DEFAULT = Limits()

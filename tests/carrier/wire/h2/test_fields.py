@@ -159,8 +159,8 @@ def test_bytes_beyond_ascii_pass_in_values_as_in_http1():
 def test_bounds_count_bytes_fields_and_every_crumb():
     crumbs = [*GET, *[(b"cookie", b"a")] * 20]
     assert section(crumbs, limits=Limits(fields=10)).excess == ""
-    assert section(crumbs, limits=Limits(fields=9)).excess.startswith("20 cookies, at most 18 ")
-    assert section(crumbs, limits=Limits(fields=4)).excess == "a field section of 5 fields, at most 4 (options.max_fields)"
+    assert section(crumbs, limits=Limits(fields=9)).excess == "20 cookies, at most 18"
+    assert section(crumbs, limits=Limits(fields=4)).excess == "a field section of 5 fields, at most 4"
     assert "24 fields, at most 23" in section([*GET, *[(b"x", b"a")] * 20], limits=Limits(fields=23)).excess
     assert "at most 500" in section(crumbs, limits=Limits(head=500)).excess
     assert "a field of 206 bytes, at most 100" in section([*GET, (b"x-user", b"v" * 200)], limits=Limits(line=100)).excess
