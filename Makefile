@@ -22,6 +22,7 @@ BENCH  ?= --short
 # What pytest is to run of them; nothing: all that is about SCTP, the matrix included, in a minute or two.
 SCTP   ?=
 IMAGE  ?= localhost/carrier2
+SOAK   := tests/soak tests/e2e/test_udp_sessions.py tests/compliance/test_http1_bytes.py
 
 # What Python has compiled is kept: the suite starts hundreds of processes, and each would compile the whole product anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -47,13 +48,14 @@ $(STAMP): pyproject.toml requirements-dev.lock
 demo: $(STAMP)
 	@$(BIN)/carrier demo
 
+# Three for two cores: many a test waits for a time that is over.
 test: $(STAMP)
 	$(BIN)/carrier demo --once
-	$(BIN)/pytest -n 2 --dist worksteal --ignore tests/cluster --ignore tests/soak tests
+	$(BIN)/pytest -n 3 --dist worksteal --ignore tests/cluster --ignore tests/soak tests
 
-# Long and heavy; with tests/cluster (`make cluster-test`) what `make test` leaves out.
+# Long and heavy: with tests/cluster (`make cluster-test`) what `make test` leaves out, or has in a short form.
 soak: $(STAMP)
-	CARRIER_UDP_SECONDS=4 $(BIN)/pytest -n 2 --dist worksteal --timeout 180 tests/soak tests/e2e/test_udp_sessions.py
+	CARRIER_UDP_SECONDS=4 CARRIER_EVERY_BYTE=1 $(BIN)/pytest -n 2 --dist worksteal --timeout 180 $(SOAK)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -229,7 +229,7 @@ async def test_heads_pass_by_transforms_of_every_protocol(kind: str, way: str, m
         far = free_port(socket.SOCK_DGRAM if "UDP" in kind else socket.SOCK_STREAM)
         ends = [{"name": "e", "spec": {"address": "127.0.0.1"}}] if kind != "Echo" else []
         stage = {"name": "stage", "spec": {k: v for k, v in spec(far).items() if k != "address"}, "endpoints": ends}
-        if kind == "UDP":
+        if "UDP" in kind:
             stage["options"] = {"half_close_timeout": 0.2}
         clusters = [stage, cluster("up", server.port, protocol="HTTP"), echo()]
         listeners = [listener("in", "up", protocol="HTTP", **{way: ["stage"]})]

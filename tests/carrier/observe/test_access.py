@@ -235,14 +235,14 @@ def test_the_thread_is_there_only_while_there_is_something_to_write(tmp_path: Pa
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDWR)
     writer = Writer(partial(opened, str(pipe)))
-    before = len(os.listdir("/proc/self/task"))
+    before = {*os.listdir("/proc/self/task")}  # threads of tests before this one may end meanwhile
     writer.put(b"x" * 100_000, 1)  # more than a pipe holds
-    assert len(os.listdir("/proc/self/task")) > before
+    assert {*os.listdir("/proc/self/task")} - before
     read = 0
     while read < 100_000:
         read += len(os.read(reader, 65536))
     deadline = time.monotonic() + 10
-    while len(os.listdir("/proc/self/task")) > before:
+    while {*os.listdir("/proc/self/task")} - before:
         assert time.monotonic() < deadline
     writer.put(b"more", 1)
     assert os.read(reader, 10) == b"more"
