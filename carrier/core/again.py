@@ -8,7 +8,7 @@ be told as one of these.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from carrier.core.rare import Rare
@@ -114,6 +114,7 @@ class Again(Shown):
     answered: bool
     retries: int
     source: Socket
+    destination: Stream
     source_done: bool
     fallback: Rare[str | None]
     task: Rare[asyncio.Task[None] | None]
@@ -122,6 +123,8 @@ class Again(Shown):
     tape: Rare[Tape | None]
     kept = Rare[Kept | None](None)
     """What was sent of a call that may be sent again."""
+    resend: Rare[tuple[bytes, ...]] = Rare(())
+    """Datagrams that a destination has refused."""
     tried = Rare(NOBODY)
     """Names of endpoints that a status was not accepted of."""
     trace: Rare[Trace | None] = Rare(None)
@@ -254,6 +257,44 @@ class Again(Shown):
         self._hold()
         self._go(again.cluster, None)
         return True
+
+    def once_more(self, error: Error, datagrams: Sequence[bytes], here: str = "") -> bool:
+        """The destination refuses datagrams, perhaps after it has taken others: another endpoint gets these, or the fallback. False: there
+        is nobody else, and nothing was done. here: what `tried` has of it, if its endpoint has another address, which gets them."""
+        cluster, endpoint = self.cluster, self.endpoint
+        if cluster is None or endpoint is None or self.status != CONNECTED or self.listener.kind != "datagram":
+            return False
+        tried = self.tried | {here or endpoint.name}
+        others = [other for other in cluster.endpoints if other.name not in tried and other.name not in cluster.drained]
+        fallback = self.decision.fallback
+        if not (here or others) and (fallback is None or self.fallback is not None):
+            return False
+        if not here:
+            endpoint.failed += 1
+            cluster.health.failed(endpoint, error)
+        self.tried = tried
+        self.note_connect()
+        self._unlink(error)
+        self._start_over(self.decision)
+        self._hold()
+        self.resend = tuple(datagrams)
+        if here or others:
+            self.event("RETRY", f"{endpoint.address} refuses datagrams", error.detail)
+            self.retries += 1
+            self._go(cluster, endpoint if here else cluster.choose(self, tried))
+        else:
+            self.tried = NOBODY
+            self.give_up(error)
+        return True
+
+    def _resend(self, destination: Stream) -> None:
+        """What another destination has refused had passed the transforms before it: it goes to this one as it is."""
+        datagrams, self.resend, self.sent = self.resend, (), True
+        for i, data in enumerate(datagrams, 1):
+            destination.data(data)
+            if self.destination is not destination:  # it refuses them, too: who is next gets all of them
+                self.resend += datagrams[i:]
+                return
 
     def _reconnect(self, error: Error | None) -> bool:
         """The destination went away and the route wants it back (also after an orderly end): the source waits in a backlog."""

@@ -14,7 +14,7 @@ from collections.abc import Coroutine, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from carrier.core.again import NOBODY, Again, Kept
+from carrier.core.again import Again, Kept
 from carrier.core.rare import Rare
 from carrier.core.reach import Stages, reach, reach_again
 from carrier.core.stream import CONNECTED, DESTROYED, HIGH, INIT, NOWHERE, Backlog, Socket, Stream, link
@@ -286,6 +286,8 @@ class Session(Again):
             stage.resume() if isinstance(stage, Socket) else None
         if isinstance(destination, Socket) and not self.full:
             destination.resume()
+        if self.resend:
+            self._resend(destination)
         to = self.source.to
         if self.request is not None:
             self.sent = True
@@ -358,37 +360,6 @@ class Session(Again):
             back, to = self.back, self.to
             back.to = to
             to.back = back
-
-    def once_more(self, error: Error, datagrams: Sequence[bytes], here: str = "") -> bool:
-        """The destination refuses datagrams, perhaps after it has taken others: another endpoint gets these, or the fallback. False: there
-        is nobody else, and nothing was done. here: what `tried` has of it, if its endpoint has another address, which gets them."""
-        cluster, endpoint = self.cluster, self.endpoint
-        if cluster is None or endpoint is None or self.status != CONNECTED or self.hops or self.listener.kind != "datagram":
-            return False
-        tried = self.tried | {here or endpoint.name}
-        others = [other for other in cluster.endpoints if other.name not in tried and other.name not in cluster.drained]
-        fallback = self.decision.fallback
-        if not (here or others) and (fallback is None or self.fallback is not None):
-            return False
-        if not here:
-            endpoint.failed += 1
-            cluster.health.failed(endpoint, error)
-        self.tried = tried
-        self.note_connect()
-        self._unlink(error)
-        self._start_over(self.decision)
-        self._hold()
-        assert self.backlog is not None
-        for data in datagrams:
-            self.backlog.data(data)
-        if here or others:
-            self.event("RETRY", f"{endpoint.address} refuses datagrams", error.detail)
-            self.retries += 1
-            self._run(reach(self, cluster, endpoint if here else cluster.choose(self, tried)))
-        else:
-            self.tried = NOBODY
-            self.give_up(error)
-        return True
 
     def _start_over(self, decision: Decision) -> None:
         """Nobody knows of it what it has said so far."""
@@ -495,5 +466,5 @@ class Session(Again):
             if error is None and self.destination.back is not NOWHERE:
                 guard(f"the destination of {self.name}", self.destination.end)
         if self.backlog is not None:
-            self._no_room(len(self.backlog.calls) if self.listener.kind == "datagram" else 0)
+            self._no_room(len(self.backlog.calls) + len(self.resend) if self.listener.kind == "datagram" else 0)
             self.backlog = None

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import socket
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -503,6 +505,26 @@ async def test_what_one_endpoint_refuses_goes_to_another() -> None:
                 client.send(b"%d" % n)
             assert sorted([await client.read() for _ in range(3)]) == [b"0", b"1", b"2"]
             assert proxy.clusters["up"].endpoints[0].failed == 1
+
+
+@pytest.mark.parametrize("who", ["endpoint", "fallback"])
+@pytest.mark.parametrize("transform", ["Metric", "JSONEncap"])
+async def test_what_has_passed_a_transform_and_is_refused_goes_to_another_as_it_is(transform: str, who: str) -> None:
+    async with udp_server() as server:
+        dead = free_port(socket.SOCK_DGRAM)
+        counts = {"name": "t", "spec": {"protocol": transform}}
+        if who == "endpoint":
+            conf = config(clusters=[at(dead, server.port), counts], listeners=[front(ingress=["t"])])
+        else:
+            laptop = cluster("laptop", dead, protocol="UDP")
+            conf = config(clusters=[laptop, up(server.port), counts], listeners=[front("laptop", fallback="up", ingress=["t"])])
+        async with running(conf) as proxy, udp(port_of(proxy, "in")) as client:
+            for n in range(1, 4):
+                client.send(b"%d" % n)
+                came = await client.read()
+                assert came == b"%d" % n if transform == "Metric" else json.loads(came)["payload"] == b64encode(b"%d" % n).decode()
+            (session,) = proxy.sessions()
+            assert session.dropped == 0
 
 
 async def test_a_destination_that_dies_in_mid_session_is_replaced_and_loses_nothing() -> None:
