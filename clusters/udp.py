@@ -287,7 +287,8 @@ class UdpUpstream(DatagramSocket, DatagramReader):
             self.messages_out + unsent if not self.messages_in else kept + unsent if unsent > 1 else max(unsent, kept)
         )  # no burst is kept
         here = self.elsewhere(session) if session is not None else ""
-        again = session is not None and session.destination is self and session.once_more(error, self.kept, here)
+        whole = not self.messages_in and lost == kept
+        again = session is not None and session.destination is self and session.once_more(error, self.kept, here, whole)
         if session is not None and lost > kept * again:
             session.dropped += lost - kept * again
             self.cluster.drop(error.kind, lost - kept * again)

@@ -258,11 +258,14 @@ class Again(Shown):
         self._go(again.cluster, None)
         return True
 
-    def once_more(self, error: Error, datagrams: Sequence[bytes], here: str = "") -> bool:
+    def once_more(self, error: Error, datagrams: Sequence[bytes], here: str = "", whole: bool = False) -> bool:
         """The destination refuses datagrams, perhaps after it has taken others: another endpoint gets these, or the fallback. False: there
-        is nobody else, and nothing was done. here: what `tried` has of it, if its endpoint has another address, which gets them."""
+        is nobody else, and nothing was done. here: what `tried` has of it, if its endpoint has another address, which gets them. whole:
+        they are all that the session has said, so that a stream, which may not lose some, can begin anew."""
         cluster, endpoint = self.cluster, self.endpoint
-        if cluster is None or endpoint is None or self.status != CONNECTED or self.listener.kind != "datagram":
+        if cluster is None or endpoint is None or self.status != CONNECTED:
+            return False
+        if self.listener.kind != "datagram" and (not whole or self.answered or self.source_done or self.request is not None):
             return False
         tried = self.tried | {here or endpoint.name}
         others = [other for other in cluster.endpoints if other.name not in tried and other.name not in cluster.drained]

@@ -254,3 +254,32 @@ async def test_without_a_descriptor_the_session_fails_as_overload():
         assert proxy.listeners["in"].tracked[0].error.kind == "overload"
         client.send(b"y")
         assert await client.read() == b"y"
+
+
+@pytest.mark.parametrize("fallback", [False, True])
+async def test_a_stream_whose_first_words_are_refused_begins_anew_elsewhere(fallback):
+    async with udp_server() as server:
+        made = up(free_port(socket.SOCK_DGRAM))
+        made["endpoints"] += [] if fallback else [{"name": "good", "spec": {"address": "127.0.0.1", "port": server.port}}]
+        clusters = [made, cluster("shadow", server.port, protocol="UDP")]
+        conf = config(clusters=clusters, listeners=[front("TCP", **({"fallback": "shadow"} if fallback else {}))])
+        async with running(conf) as proxy, tcp(port_of(proxy, "in")) as client:
+            for word in (b"one", b"two"):
+                client.send(word)
+                assert await client.read(3) == word
+            (session,) = proxy.listeners["in"].live
+            assert session.dropped == 0
+
+
+async def test_a_stream_of_which_something_is_lost_ends():
+    async with udp_server() as server, udp_server() as other:
+        made = up(server.port)
+        made["endpoints"].append({"name": "good", "spec": {"address": "127.0.0.1", "port": other.port}})
+        async with running(config(clusters=[made], listeners=[front("TCP")])) as proxy, tcp(port_of(proxy, "in")) as client:
+            client.send(b"one")
+            assert await client.read(3) == b"one"
+            server.transport.close()
+            await asyncio.sleep(0.01)
+            client.send(b"two")
+            await wait_until(lambda: proxy.listeners["in"].tracked)
+            assert proxy.clusters["up"].endpoints[1].total == 0
