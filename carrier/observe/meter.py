@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 
 BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 """Upper bounds of the histograms' buckets, in seconds."""
-CODES = ("0xx", "1xx", "2xx", "3xx", "4xx", "5xx", "ok", "failed")
-"""Status classes of HTTP answers; then what is said of sessions without an answer's head: they ended well, or did not. A call of gRPC that
-its server has failed is failed, whatever its head said."""
-OK, FAILED = 6, 7
+CODES = ("0xx", "1xx", "2xx", "3xx", "4xx", "5xx", "ok", "failed", "left")
+"""Status classes of HTTP answers; then what is said of sessions without an answer's head: they ended well, or did not, or their client has
+left. Failed are also a call of gRPC that its server has failed, whatever its head said, and an answer that an upstream has broken off."""
+OK, FAILED, LEFT = 6, 7, 8
+LEAVES = (("downstream", "reset"), ("downstream", "closed"))
+"""Clients that went away before the end: no trouble of ours."""
 MAX_SETS = 1000
 """Label sets of sessions (listener, rule, cluster) that are kept apart."""
 OTHER = "(other)"
@@ -104,6 +106,18 @@ class Series:
         self.flow = flow
 
 
+def _code(session: Session) -> int:
+    """How a session ended."""
+    error, answer = session.error, session.answer
+    if session.rare is not None and session.outcome in FAILURES:  # gRPC, whose answers are all 200
+        return FAILED
+    if error is None:
+        return OK if answer is None else answer.family
+    if answer is None:
+        return LEFT if (error.side, error.kind) in LEAVES else FAILED
+    return FAILED if error.side == "upstream" and answer.family in (2, 3) else answer.family
+
+
 class Meter:
     """Counts the sessions that have ended. known: by names of listener, rule and cluster."""
 
@@ -133,13 +147,7 @@ class Meter:
         if session.decision is None:  # it ended before it was routed
             return
         series = self._series(session.listener, session.decision, session.cluster)
-        answer = session.answer
-        if session.rare is not None and session.outcome in FAILURES:  # gRPC, whose answers are all 200
-            series.codes[FAILED] += 1
-        elif answer is not None:
-            series.codes[answer.family] += 1
-        else:
-            series.codes[FAILED if session.error is not None else OK] += 1
+        series.codes[_code(session)] += 1
         flow = series.flow
         flow.add(session.ended_at - session.started)
         flow.received += session.bytes_in

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from carrier.observe.meter import LEAVES
 from carrier.redact import refused
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ HANDSHAKES = 60.0
 KINDS = 1024
 """Kinds of failure that are kept apart at a time; further ones are told together."""
 EXPECTED = ("killed", "drain")
-LEFT = (("downstream", "reset"), ("downstream", "closed"))
-"""Clients that went away before the end: worth a line, and no trouble of ours."""
 
 
 class Kind:
@@ -80,7 +79,7 @@ class Troubles:
     def _tell(self, key: tuple[str, str, str], kind: Kind, now: float) -> None:
         listener, side, name = key
         count = kind.count if kind.count > 1 else None
-        say, event = (self.log.info, "clients left") if (side, name) in LEFT else (self.log.warn, "sessions failed")
+        say, event = (self.log.info, "clients left") if (side, name) in LEAVES else (self.log.warn, "sessions failed")
         say(event, listener=listener, kind=name, cluster=kind.cluster or None, sessions=count, last=kind.detail)
         kind.count, kind.told = 0, now
 

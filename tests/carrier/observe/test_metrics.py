@@ -70,6 +70,29 @@ async def test_requests_are_counted_by_listener_rule_cluster_and_status_class() 
         assert seen['carrier_endpoint_up{cluster="up",endpoint="one"}'] == 1
 
 
+async def test_a_client_that_leaves_is_no_failure_and_an_answer_that_is_broken_off_is_one() -> None:
+    """Tabs that are closed on long polls rang the alert for failures, and downloads that were cut counted as 2xx."""
+    async with Stage() as stage:
+        found = counted(stage.proxy)
+        client, server, _ = await stage.both(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        client.breaks()
+        await server.closed()
+        client, server, _ = await stage.both(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        await server.says(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf")
+        await client.until(b"half")
+        server.ends()
+        await client.closed()
+        client, server, _ = await stage.both(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        await server.says(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf")
+        await client.until(b"half")
+        client.breaks()
+        await server.closed()
+        await stage.empty()
+        seen = values(found)
+        for code in ("left", "failed", "2xx"):
+            assert seen[f'carrier_sessions_total{{cluster="up",code="{code}",listener="front",rule="all"}}'] == 1
+
+
 async def test_connections_count_their_bytes_while_they_live() -> None:
     async with running(config(clusters=[echo()], listeners=[listener("in", port=0)])) as proxy:
         found = counted(proxy)
