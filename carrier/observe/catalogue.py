@@ -21,7 +21,7 @@ METRICS = (
         "carrier_sessions",
         "counter",
         ("listener", "rule", "cluster", "code"),
-        "Sessions that have ended (requests, connections, peers); `failed`: also calls of gRPC that failed, and answers that were broken off; `left`: the client was gone first",
+        "Sessions that have ended; `failed`: gRPC that failed and answers that were broken off too; `left`: clients that were gone first",
     ),
     Metric("carrier_session_seconds", "histogram", ("listener", "cluster"), "From the first byte of a session to its end"),
     Metric("carrier_connect_seconds", "histogram", ("listener", "cluster"), "Until the destination was connected, where none was ready"),
