@@ -1,5 +1,6 @@
 """The JSON Schema is one, and takes what the checker takes."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,16 @@ import yaml
 from carrier.config.jsonschema import schema
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "docs" / "examples"
-VALIDATOR = jsonschema.Draft202012Validator(schema())
+
+
+@functools.cache
+def validator() -> jsonschema.Draft202012Validator:
+    """Made when it is wanted: whoever only collects tests has no use for it."""
+    return jsonschema.Draft202012Validator(schema())
 
 
 def faults(document: Any) -> list[str]:
-    return [f"{error.json_path}: {error.message[:120]}" for error in VALIDATOR.iter_errors(document)]
+    return [f"{error.json_path}: {error.message[:120]}" for error in validator().iter_errors(document)]
 
 
 def test_it_is_a_schema_and_json() -> None:

@@ -95,7 +95,7 @@ def test_a_thousand_rules_of_any_kind_cost_what_three_cost(kind: str) -> None:
     few, many = (Matcher([(f"r{i}", KINDS[kind](i)) for i in range(number)]) for number in (3, 1_000))
     assert not few.reasons
     assert many.first(METAS[0]) is None
-    assert min(cost(many) / cost(few) for _ in range(3)) < 2, "1.3 on a quiet machine"
+    assert any(cost(many) / cost(few) < 2 for _ in range(3)), "1.3 on a quiet machine"
 
 
 def test_the_first_in_the_list_wins_whatever_finds_it() -> None:
