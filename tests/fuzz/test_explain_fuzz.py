@@ -1,7 +1,7 @@
 """Explain and routing agree on any configuration and any request, in all three notations of rules.
 
 Routing is the real thing: the bytes of a request through the HTTP codec with its memo, and the listener's remembered decisions.
-Explain knows the request only as a person would say it. `CARRIER_FUZZ` multiplies the number of examples, 1,000; without it 300 are tried.
+Explain knows the request only as a person would say it. `CARRIER_FUZZ` multiplies the number of examples, 1,000; without it 100 are tried.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from listeners.http.request import Origin
 from tests.fuzz.test_match_fuzz import matches
 from tests.support import config
 
-EXAMPLES = int(1000 * float(os.environ.get("CARRIER_FUZZ", "0.3")))
+EXAMPLES = int(1000 * float(os.environ.get("CARRIER_FUZZ", "0.1")))
 fuzz = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 PEER = ("10.0.0.1", 1234)
 

@@ -2,7 +2,7 @@
 
 What is held: valid conversations are told the same; ours takes nothing that h2 refuses, but for EXCEPTIONS, each with its reason;
 what ours refuses beyond h2 is one of STRICTER; and however the bytes are cut, the same is told and the same is said.
-Run with more: `H2_FUZZ=200000 pytest tests/fuzz/test_http2_fuzz.py`.
+`CARRIER_FUZZ` multiplies the number of conversations, 500, or: `H2_FUZZ=200000 pytest tests/fuzz/test_http2_fuzz.py`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from carrier.wire.h2 import PREFACE, Engine, Limits, Memo, Section, Stream, enco
 from carrier.wire.h2.frames import RST_STREAM, WINDOW_UPDATE, frame, settings_frame
 from tests.h2talk import frames
 
-RUNS = int(os.environ.get("H2_FUZZ", "1500"))
+RUNS = int(os.environ.get("H2_FUZZ", 500 * float(os.environ.get("CARRIER_FUZZ", "1"))))
 LIMITS = Limits(connection_window=65535, budget=10**9, head=65536, line=65536, fields=1000, block=1 << 20)
 
 STRICTER = [

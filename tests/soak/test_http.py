@@ -1,4 +1,4 @@
-"""A bounded form of the soak (tests/fuzz/soak_http.py)."""
+"""A bounded form of tests/fuzz/soak_http.py."""
 
 from __future__ import annotations
 
