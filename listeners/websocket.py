@@ -20,15 +20,15 @@ from carrier.core.address import described, places, secured
 from carrier.core.ledger import refused
 from carrier.core.room import IDLE, PATIENCE, UNFINISHED, YOUNG
 from carrier.core.session import Session
-from carrier.core.stream import CONNECTED
+from carrier.core.stream import CONNECTED, Stream
 from carrier.errors import Error, Problem
 from carrier.hops.bytesource import TlsSource
 from carrier.hops.tls import decrypted, welcome
+from carrier.hops.websocket import GOING_AWAY, WebSocketEnd
 from carrier.hops.websocket import OPTIONS as END_OPTIONS
-from carrier.hops.websocket import WebSocketEnd
 from carrier.options import check_numbers, numbers
 from carrier.wire.forwarding import Forwarding, make_id
-from carrier.wire.frames import Closing, accept_key, valid_key
+from carrier.wire.frames import CLOSE, Closing, accept_key, close_payload, valid_key
 from carrier.wire.h1.head import Limits
 from carrier.wire.h1.memo import RequestMemo
 from carrier.wire.h1.reader import RequestReader
@@ -132,6 +132,29 @@ def check_upgrade(head: Head) -> tuple[int, str]:
     return 0, ""
 
 
+class Behind(Stream):
+    """Stands before a client's end to let the rest of a frame pass, of which `left` bytes are to come."""
+
+    __slots__ = ("left",)
+    to: WebSocketSource
+
+    def __init__(self, end: WebSocketSource, left: int) -> None:
+        super().__init__()
+        self.left = left
+        self.back, self.to = end.back, end
+        self.back.to = end.back = self
+
+    def data(self, data: bytes, kind: Any = None, last: bool = False) -> None:
+        left, self.left = self.left, max(0, self.left - len(data))
+        if left:
+            self.to.data(data[:left], kind)
+        if not self.left:
+            self.to.flush()
+            self.to.take_leave()
+        elif last:
+            self.end()
+
+
 class WebSocketSource(WebSocketEnd):
     """The accepted end of a WebSocket session. peer, local: (host, port). reader: of the handshake; asked: what it has just read; request:
     the handshake, once read. upgraded: a 101 was sent. refused: the destination's answer, which is no 101, is passed on. tls: what the
@@ -191,8 +214,21 @@ class WebSocketSource(WebSocketEnd):
             self.refuse(Error("request-timeout", f"no whole head within {timeout:g} s", "downstream"))
 
     def depart(self) -> None:
-        """The process ends: close with code 1001 (RFC 6455 section 7.4.1)."""
-        if self.session is not None and self.upgraded:
+        """The process ends: close with code 1001 (RFC 6455 section 7.4.1), behind the frame that is being relayed, if there is one."""
+        outward = self.outward
+        if self.session is None or not self.upgraded:
+            return
+        if self.raw and outward is not None and outward.at:
+            Behind(self, outward.at)
+        else:
+            self.take_leave()
+
+    def take_leave(self) -> None:
+        """Frames may begin here: say why no other comes."""
+        if not self.close_sent:
+            self.close_sent = True
+            self._frame(CLOSE, close_payload(GOING_AWAY, "the proxy ends"))
+        if self.session is not None:
             self.session.kill("the proxy ends", "drain")
 
     # ------------------------------------------------------------------ the handshake

@@ -355,6 +355,22 @@ async def test_an_upstream_that_vanishes_in_mid_frame_ends_the_client_without_a_
         await client.hears_end()
 
 
+async def test_when_the_process_ends_a_frame_that_is_relayed_is_whole_before_the_close() -> None:
+    message = build(BINARY, b"x" * 1000)
+    async with relayed() as (proxy, client, upstream):
+        upstream.raw(message + message[:500])
+        assert await client.hears() == (BINARY, b"x" * 1000)
+        source = (await the_session(proxy)).source
+        await wait_until(lambda: source.outward.at)  # type: ignore[attr-defined]
+        source.depart()
+        upstream.raw(message[500:900])
+        await asyncio.sleep(0.01)
+        assert source.session is not None
+        upstream.raw(message[900:] + message)
+        assert await client.hears() == (BINARY, b"x" * 1000)
+        assert await client.hears_close() == (1001, "the proxy ends")
+
+
 async def test_a_client_that_reads_nothing_holds_back_the_upstream_of_a_relay() -> None:
     async with relayed() as (proxy, client, upstream):
         source = (await the_session(proxy)).source
