@@ -299,7 +299,8 @@ async def test_a_session_whose_route_changed_ends_and_the_next_datagram_is_route
 
 
 @pytest.mark.parametrize("change", ["rule", "endpoint", "options"])
-async def test_an_answer_that_is_on_its_way_when_the_route_changes_arrives(change: str) -> None:
+async def test_an_answer_that_is_on_its_way_when_the_route_changes_arrives(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("listeners.udp_peers.PARTING", 60)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as old:
         old.bind(("127.0.0.1", 0))
         old.settimeout(5)
@@ -323,8 +324,21 @@ async def test_an_answer_that_is_on_its_way_when_the_route_changes_arrives(chang
                 assert await client.read() == b"new"
                 counted = proxy.listeners["in"].datagrams()
                 assert counted == {"received": 3, "sent": 3}
-                await wait_until(lambda: len(proxy.listeners["in"].live) == 1, "the end of the session that was left")
-                assert proxy.listeners["in"].datagrams() == counted
+                assert len(proxy.listeners["in"].live) == 2
+
+
+async def test_an_answer_that_does_not_come_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("listeners.udp_peers.PARTING", 0.05)
+    async with udp_server(None) as old, udp_server(None) as new:
+        base = config(clusters=[at(old.port)], listeners=[front()])
+        async with running(base) as proxy, udp(port_of(proxy, "in")) as client:
+            client.send(b"?")
+            assert await old.read() == b"?"
+            counted = proxy.listeners["in"].datagrams()
+            await proxy.apply(config(clusters=[at(new.port)], base=base))
+            assert proxy.listeners["in"].live and not proxy.listeners["in"].peers
+            await wait_until(lambda: not proxy.listeners["in"].live, "the end of the session that was left")
+            assert proxy.listeners["in"].datagrams() == counted == {"received": 1, "sent": 0}
 
 
 async def test_nobody_waits_for_answers_where_descriptors_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
