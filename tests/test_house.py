@@ -3,6 +3,8 @@
 import importlib.util
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 spec = importlib.util.spec_from_file_location("house", ROOT / "docs" / "house.py")
 assert spec is not None and spec.loader is not None
@@ -10,13 +12,17 @@ house = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(house)
 
 
-def test_no_import_goes_up_and_nothing_stands_in_a_circle():
-    found = house.figures(ROOT)
+@pytest.fixture(scope="module")
+def found():
+    """The figures of this tree."""
+    return house.figures(ROOT)
+
+
+def test_no_import_goes_up_and_nothing_stands_in_a_circle(found):
     assert (found["imports upwards"], found["circles of rooms"], found["circles of files"]) == (0, 0, 0)
 
 
-def test_no_file_of_the_product_is_longer_than_500_lines_nor_is_the_session():
-    found = house.figures(ROOT)
+def test_no_file_of_the_product_is_longer_than_500_lines_nor_is_the_session(found):
     assert found["files above 500 lines"] == 0, found["largest file"]
     assert int(str(found["class Session"]).split()[0]) <= 500
 
