@@ -232,6 +232,13 @@ class UdpListener(Listener, DatagramReader):
         self.parting, old.parting = old.parting, set()
         for peer in self.parting:
             peer.listener, peer.sock = self, self.sock
+        if not self.told:
+            asked, self.peers = self.peers, {}
+            for peer in list(asked.values()):
+                if self.peers.setdefault(peer.address, peer) is peer:
+                    peer.place, peer.local = peer.address, None
+                elif peer.session is not None:  # it had asked two addresses
+                    peer.session.kill("its listener has one address by now", "drain")
         old.peers, old.keys = {}, {}
         self.received, self.sent, self.dropped = old.received, old.sent, old.dropped
         for peer in list(self.peers.values()):
@@ -366,6 +373,10 @@ class UdpListener(Listener, DatagramReader):
 
     def meet(self, address: Any, local: Local | None = None) -> UdpPeer | None:
         """The session of a new peer, if it may have one."""
+        if local is not None and (known := self.peers.pop(address, None)) is not None:  # there was only one address that it could ask
+            known.local, known.place = local, (address, local)
+            self.peers[known.place] = known
+            return known
         host = plain(address[0])
         refusal = self._refusal(host, address[1])
         if refusal or self.sock is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 from carrier.errors import ConfigError, Error
 from carrier.proxy.proxy import Proxy
 from listeners.jsonsocket import JsonSocketListener
-from tests.support import cluster, config, echo, listener, port_of, running, tcp, tcp_server, udp, udp_server, wait_until
+from tests.ports import free_port
+from tests.support import Datagrams, cluster, config, echo, listener, port_of, running, tcp, tcp_server, udp, udp_server, wait_until
 
 OK = b'{"JSONSocketVersion":1,"JSONSocketStatus":200,"JSONSocketMessage":"OK"}'
 HEADER = b'{"JSONSocketVersion":1,"user":"ann"}'
@@ -179,3 +181,21 @@ async def test_a_transport_that_makes_no_sense_is_refused(spec: dict[str, Any]) 
     with pytest.raises((Error, ConfigError)):
         async with running(config(clusters=[echo()], listeners=[made])):
             pass
+
+
+async def test_a_listener_that_is_given_another_address_at_its_port_keeps_who_has_said_his_header() -> None:
+    async with running() as proxy:
+        port = free_port()
+        for i, address in enumerate(("127.0.0.1", "0.0.0.0", "127.0.0.1", "0.0.0.0")):
+            made = js("in", transport="UDP")
+            made["spec"]["transport"] |= {"port": port, "address": address}
+            await proxy.apply(config(clusters=[echo()], listeners=[made], base=proxy.config))
+            if not i:
+                client = (await asyncio.get_running_loop().create_datagram_endpoint(Datagrams, remote_addr=("127.0.0.1", port)))[1]
+                client.send(HEADER)
+                assert await client.read() == OK
+                (session,) = proxy.sessions()
+            client.send(b"%d" % i)
+            assert await client.read() == b"%d" % i
+            assert list(proxy.sessions()) == [session]
+        client.transport.close()

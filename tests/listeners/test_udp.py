@@ -13,6 +13,7 @@ from carrier.errors import Error
 from carrier.hops import pace
 from carrier.model import Listener
 from listeners.udp import UdpListener
+from tests.ports import free_port
 from tests.support import cluster, config, echo, listener, port_of, running, tcp_server, udp, udp_server, wait_until
 
 
@@ -538,3 +539,20 @@ def test_of_the_peer_and_the_mode_every_wrong_value_is_named(field, value, said)
 def test_peers_are_addresses_or_names_that_may_be_left_out():
     for connect in (None, {}, {"address": "::1"}, {"address": "peer-1.example", "port": 9}, {"port": 9, "address": None}):
         assert UdpListener.check({"protocol": "UDP", "port": 1, "connect": connect, "options": {}}, "$") == []
+
+
+async def test_of_a_peer_that_has_asked_two_addresses_one_session_is_left_when_there_is_one() -> None:
+    port = free_port()
+    async with udp_server() as server:
+        base = config(clusters=[cluster("up", server.port, protocol="UDP")])
+        async with running(base) as proxy:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.settimeout(5)
+                client.bind(("127.0.0.1", 0))
+                for address, hosts in (("0.0.0.0", ("127.0.0.1", "127.0.0.2")), ("127.0.0.1", ("127.0.0.1",))):
+                    front = listener("in", "up", protocol="UDP", port=port, spec={"address": address})
+                    await proxy.apply(config(listeners=[front], base=proxy.config))
+                    for host in hosts:
+                        client.sendto(host.encode(), (host, port))
+                        assert await asyncio.to_thread(client.recvfrom, 99) == (host.encode(), (host, port))
+                    assert len(proxy.listeners["in"].live) == len(proxy.listeners["in"].peers) == len(hosts)
