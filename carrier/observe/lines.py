@@ -173,11 +173,10 @@ class Lines:
         tooks, alike, era = self.tooks, self.alike, self.era
         until, begin = 0.0, b""
         for entry in ended:
-            try:
-                _, source, started, at, request, decision, endpoint, answer, got, sent, fields, _ = entry  # type: ignore[misc]
-            except TypeError:  # what cannot be unpacked is a session
+            if entry.__class__ is not tuple:
                 parts.append(self._json(cast("Session", entry)))
                 continue
+            _, source, started, at, request, decision, endpoint, answer, got, sent, fields, _ = entry
             if at >= until:
                 begin = b'{"time":"%b","client":"' % self.when(at)
                 until = self.until
@@ -189,7 +188,7 @@ class Lines:
                     line = None
             elif request.kin is not None:
                 line = alike.get((request.kin, request.target, decision, endpoint))
-            rest, usual_got, usual_sent, usual_status, sizes = line or self._line(cast("Record", entry))
+            rest, usual_got, usual_sent, usual_status, sizes = line or self._line(entry)
             if got != usual_got or sent != usual_sent or answer.status != usual_status:
                 sizes = SIZES % (got, sent, answer.status)
             parts += (

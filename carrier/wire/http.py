@@ -226,8 +226,11 @@ class Head:
             if lower.find(line, at + 1) < 0:
                 begin = at + len(line)
                 return raw[begin : raw.index(b"\r\n", begin)].strip(b" \t")
-        size = len(name)
-        values = [v for n, v in self.fields if len(n) == size and n.lower() == name]
+        if self.version == "2":
+            values = [v for n, v in self.fields if n == name]
+        else:
+            size = len(name)
+            values = [v for n, v in self.fields if len(n) == size and n.lower() == name]
         return b", ".join(values) if values else None
 
     @property

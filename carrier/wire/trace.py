@@ -15,6 +15,7 @@ from carrier.wire.making import rewrite
 
 SAMPLED = 1
 """The flag of a caller who records this trace (section 3.2.2.5.1)."""
+_PARENT_LINE = b"\r\ntraceparent:"
 _PARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 
 
@@ -58,15 +59,30 @@ def handed_on(head: Head) -> Head:
     raw = head.raw
     if raw and b"trace" not in raw.lower():
         return head
-    gone: dict[bytes, bytes | None] = {b"traceparent": None}
-    if context_of(head) is None:
-        gone[b"tracestate"] = None
+    if context_of(head) is not None:
+        return _without_parent(head)
+    gone: dict[bytes, bytes | None] = {b"traceparent": None, b"tracestate": None}
     if not any(name.lower() in gone for name, _ in head.fields):
         return head
     try:
         return rewrite(head, fields=gone)
     except Error:
         return head
+
+
+def _without_parent(head: Head) -> Head:
+    """The head as it goes on without its traceparent, of which it has one; what it said is still known of it."""
+    text, onward = head.text, head.onward
+    at = text.lower().find(_PARENT_LINE)
+    if at >= 0:
+        text = text[:at] + text[text.index(b"\r\n", at + 2) :]
+    made = head.again(text, head.raw, head.target, head.length)
+    if head.raw == b"":
+        made.set_fields(head.fields)
+    if onward is not None:
+        made.onward = tuple([pair for pair in onward if pair[0] != b"traceparent"])
+    made.never, made.grpc = head.never, head.grpc
+    return made
 
 
 def new_trace() -> bytes:

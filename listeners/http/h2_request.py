@@ -148,18 +148,17 @@ class Request2(Request):
         self.session = None
         self.to = self.back = NOWHERE
         connection = self.connection
-        framed = head.framed or framed_answer(head, connection.shared.encoder)
-        tells = self.listener.tells
-        if framed is not None and not tells and self.stream.send_framed(framed, body):
+        encoder = connection.shared.encoder
+        told = lines_block(self.listener.told(session, head) + b"\r\n") if self.listener.tells else b""
+        framed = framed_answer(head, encoder, told) if told or head.framed is None else head.framed
+        if framed is not None and self.stream.send_framed(framed, body):
             self.bytes_out += framed[2]
             session.served(head)
             if not self.weight:
                 connection.free_at_once(self)
                 return
         else:
-            block = answer_block(head, connection.shared.encoder)
-            if tells:
-                block += lines_block(self.listener.told(session, head) + b"\r\n")
+            block = answer_block(head, encoder) + told
             self.bytes_out += len(block) + len(body)
             self.stream.send_message(block, body)
             session.served(head)
@@ -169,10 +168,12 @@ class Request2(Request):
         session, asked = self.session, self.asked
         if session is None or asked is None:
             return
-        fine = self.body_done and asked.grpc and session.on_lane and not (asked.explain or self.paused or self.listener.tells)
+        fine = self.body_done and asked.grpc and session.on_lane and not (asked.explain or self.paused)
         if fine and not self.sent and grpc.said(trailer) == FINE:
             connection = self.connection
             block = answer_block(head, connection.shared.encoder)
+            if self.listener.tells:
+                block += lines_block(self.listener.told(session, head) + b"\r\n")
             if self.stream.send_call(block, body, trailers_block(trailer)):
                 self.session = None
                 self.to = self.back = NOWHERE

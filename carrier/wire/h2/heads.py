@@ -272,15 +272,18 @@ def answer_block(head: Head, encoder: Encoder) -> bytes:
     return block
 
 
-def framed_answer(head: Head, encoder: Encoder) -> tuple[bytes, bytes, int] | None:
+def framed_answer(head: Head, encoder: Encoder, more: bytes = b"") -> tuple[bytes, bytes, int] | None:
     """The frames of a whole answer without the number of their stream and the content: what stands before the one number and the other, and
-    the bytes of block and content. Kept with the head. None: it has no content, or it takes more frames."""
-    block, n = answer_block(head, encoder), head.length
+    the bytes of block and content. Kept with the head, unless there is `more` to its block. None: it has no content, or it takes more
+    frames."""
+    block, n = answer_block(head, encoder) + more, head.length
     m = len(block)
     if not 0 < n <= FRAME_MAX or m > FRAME_MAX or not head.whole:
         return None
     first = START.pack(m >> 8, m & 255, HEADERS, END_HEADERS)
-    made = head.framed = first, block + START.pack(n >> 8, n & 255, DATA, END_STREAM), m + n
+    made = first, block + START.pack(n >> 8, n & 255, DATA, END_STREAM), m + n
+    if not more:
+        head.framed = made
     return made
 
 
