@@ -120,13 +120,12 @@ def web_refusal(error: Error, content_type: bytes, date: tuple[bytes, bytes]) ->
 
 
 def _refusal(error: Error, content_type: bytes, date: tuple[bytes, bytes]) -> tuple[tuple[bytes, bytes], ...]:
-    return (
-        (b"content-type", content_type),
-        (b"grpc-status", b"%d" % status_of(error)),
-        (b"grpc-message", message_of(error.detail)),
-        (b"x-carrier-error", error.kind.encode()),
-        date,
-    )
+    return ((b"content-type", content_type), *said_of(error), (b"x-carrier-error", error.kind.encode()), date)
+
+
+def said_of(error: Error) -> tuple[tuple[bytes, bytes], ...]:
+    """The fields that tell an error of ours to a caller: of a head, or of trailers."""
+    return (b"grpc-status", b"%d" % status_of(error)), (b"grpc-message", message_of(error.detail))
 
 
 def said(fields: object) -> str:

@@ -60,10 +60,10 @@ class Carries(Protocol):
 
 class Request2(Request):
     """The request on one stream. early: what came before the tunnel that was asked for began, whose bytes the window bounds. timer: when a
-    caller of gRPC waits no longer. used: it has a stream, or had, and is not among the spare ones. weight: bytes of its head that are
-    counted at the listener."""
+    caller of gRPC waits no longer; expired: it does not. used: it has a stream, or had, and is not among the spare ones. weight: bytes of
+    its head that are counted at the listener."""
 
-    __slots__ = ("connection", "early", "paused", "stream", "timer", "used", "weight")
+    __slots__ = ("connection", "early", "expired", "paused", "stream", "timer", "used", "weight")
     stream: Stream
 
     def __init__(self, connection: Carries) -> None:
@@ -80,6 +80,7 @@ class Request2(Request):
         self.frames = None
         self.early: tuple[bytes, ...] = ()
         self.timer: asyncio.TimerHandle | None = None
+        self.expired: Error | None = None
 
     def waits_for(self, seconds: float) -> None:
         """A caller of gRPC waits so long."""
@@ -89,7 +90,7 @@ class Request2(Request):
         self.timer = None
         if self.session is None or self.session is not session:
             return
-        error = Error("timeout", f"the caller's grpc-timeout of {seconds:g} s is over", "downstream")
+        self.expired = error = Error("timeout", f"the caller's grpc-timeout of {seconds:g} s is over", "downstream")
         self.session.error = self.session.error or error.bare()
         to = self.to
         self.reset(error)
@@ -227,6 +228,10 @@ class Request2(Request):
     # ------------------------------------------------------------------ ends
 
     def cut(self, error: Error) -> None:
+        if error is self.expired and self.stream.held is None:  # whose clock is behind ours would take a reset for CANCELLED
+            self.stream.send_trailers(trailers_block(grpc.said_of(error)))
+            self.connection.free(self)
+            return
         code = error.reset_code
         self.stream.reset(code if code is not None and code in PASSED else CODES.get(error.kind, INTERNAL_ERROR))
         self.connection.free(self)

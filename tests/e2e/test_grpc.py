@@ -152,6 +152,28 @@ async def test_a_callers_timeout_ends_the_call_and_is_passed_on_less_what_was_us
         assert code == "DEADLINE_EXCEEDED"
 
 
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_stream_that_outlives_its_callers_timeout_ends_with_that_status(whole: bool) -> None:
+    """The caller's own clock may be behind: what it saw was CANCELLED then."""
+
+    async def serve(peer: Peer2) -> None:
+        number = await peer.request()
+        peer.head(number, [(":status", "200"), ("content-type", "application/grpc")])
+        peer.send(number, b"\0\0\0\0\2hi")
+        await peer.until(lambda: peer.streams[number].ended, "the end of the call")
+        heard.append(peer.streams[number].reset)
+
+    heard: list[int | None] = []
+    async with Server2(serve) as server, to(server.port, http=2) as proxy, client2(port_of(proxy, "in")) as ours:
+        call = [("content-type", "application/grpc"), ("te", "trailers"), ("grpc-timeout", "200m")]
+        number = ours.ask("/a.Service/Stream", "POST", call, end=whole)
+        found = await ours.answer(number)
+        assert found.body == b"\0\0\0\0\2hi" and found.trailers is not None and not found.reset
+        assert found.trailers["grpc-status"] == "4" and "0.2 s is over" in found.trailers["grpc-message"]
+        assert counted(proxy) == {("Stream", "DEADLINE_EXCEEDED"): 1}
+        await wait_until(lambda: whole or heard == [8], "for the server to hear of it")
+
+
 async def test_calls_that_nobody_said_the_end_of_are_counted_and_shown_by_method() -> None:
     async with grpc_server() as server, to(server, http=2) as proxy, channel(port_of(proxy, "in")) as ours:
         assert await ours.unary_unary("/a.Service/Slow")(b"") == b"late"
