@@ -350,6 +350,7 @@ class Connection2(Connection):
         request.as_new()
         if request.used:  # the stream may have closed, and let go of it, by now
             request.used = False
+            stream.owner = None  # what still comes on it is nobody's: the request is for another stream by then
             if len(spare) < SPARE:
                 if not whole:
                     stream = request.stream = Stream(self.engine, 0)

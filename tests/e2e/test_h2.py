@@ -332,6 +332,25 @@ async def test_interim_answers_and_100_continue_pass() -> None:
         assert [head[":status"] for head in answer.heads] == ["103", "100", "200"]
 
 
+async def test_what_comes_of_an_upload_behind_its_answer_is_no_part_of_the_next_request() -> None:
+    """The request was used again while its old stream still led to it: another request of the connection got the rest of the upload."""
+    async with Stage() as stage, client2(stage.port) as client:
+        upload = client.ask("/", "POST", [("content-length", "60000")], end=False)
+        client.send(upload, b"begin")
+        server = await stage.server()
+        await server.head()
+        await server.says(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        await client.until(lambda: client.streams[upload].heads, "the early answer")
+        number = client.ask("/two", "POST", [("content-length", "5")], end=False)
+        server = await stage.server()
+        assert (await server.head()).startswith(b"POST /two ")
+        client.send(upload, b"of an upload")
+        client.send(number, b"hello", True)
+        assert await server.hears(5) == b"hello"
+        await server.says(OK)
+        assert (await client.answer(number)).body == b"ok"
+
+
 async def test_an_early_answer_ends_the_upload() -> None:
     async with Stage() as stage, client2(stage.port) as client:
         number = client.ask("/", "POST", [("content-length", "500000")], end=False)
