@@ -56,9 +56,9 @@ class Pooled(Protocol):
 
 class Exchange2(Exchange):
     """One stream, or one that will be. held_head: the answer's, until it is known whether it is all that comes in this wake-up; held_data:
-    the message behind it of a call, as trailers may follow. body: what
-    was sent of the request, as long as it may have to be sent again (None: it is too much); trailer: what ended it. moves: how often it
-    was; moving: HTTP/1.1 is about to take its place. spare: its last stream, which is over, for the next one."""
+    the message behind it of a call, as trailers may follow. body: what was sent of the request, as long as it may have to be sent again
+    (None: it is too much); trailer: what ended it. moves: how often it was; moving: HTTP/1.1 is about to take its place. spare: its last
+    stream, which is over, for the next one."""
 
     __slots__ = ("body", "connection", "held_data", "held_head", "moves", "moving", "paused", "pool", "size", "spare", "stream", "trailer")
 
