@@ -279,6 +279,7 @@ class CarrierProvider:
     async def _take_back(self, name: str) -> None:
         async with self.known.bridging:
             self.known.routes.discard(name)
+            self.known.bridges.forget()  # its object says a moment ago, perhaps, that it waits for its turn
             answers = await self._call("DELETE", path("bridges", name))
             if any(not answer.status for answer in answers):
                 self.known.look_again()  # who does not answer may have it still, and is looked at when he does

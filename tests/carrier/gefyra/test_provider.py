@@ -274,6 +274,22 @@ async def test_a_bridge_that_is_just_being_made_is_not_told_to_be_restored(world
 
 
 @unshare
+async def test_a_bridge_that_was_just_taken_away_is_none_that_waits_for_its_turn(world, monkeypatch):
+    """Else nobody looks for the laptop of the one that comes then, and its user is told of that much later."""
+    monkeypatch.setattr(provider_module, "PATIENCE", 0.3)
+    monkeypatch.setattr(world.known.bridges, "age", 60.0)
+    await mounted(world)
+    going = request(world, "bridge-b", "ida", rules_of("ida"))
+    assert len(await bridge_of(world, "bridge-b")._objects()) == 1
+    going["metadata"]["deletionTimestamp"], going["state"] = "2026-11-28T14:00:00Z", "TERMINATING"
+    await bridge_of(world, "bridge-b").remove_proxy_route(8080, "10.0.0.9", 8080)
+    request(world, "bridge-a", "john", RULES, host="127.0.0.1")
+    world.events.clear()
+    await bridge_of(world, "bridge-a").add_proxy_route(8080, "127.0.0.1", 9, {**RULES})
+    assert [reason for reason, _, _ in world.events] == ["Endpoint not reached"]
+
+
+@unshare
 async def test_a_pod_that_missed_a_bridge_is_looked_at_although_it_was_just_configured(world, monkeypatch):
     """What a pod has is written down where no bridge can be put into the others meanwhile."""
     monkeypatch.setattr(provider_module, "PATIENCE", 0.0)
