@@ -17,9 +17,9 @@ from socket import create_connection
 
 from carrier.cli.demo_stage import free_ports
 
-DELIVERED = ("own:head-chunk-body ['NOT_REJECTED']", "own:chunk-lf ['NOT_REJECTED']")
-"""Answers that the runner would have refused. One to HEAD ends with its head, also when a server sends a body behind it (RFC 9112 section
-6.3, rule 1). One in chunks whose lines end in LF means one thing, and is sent on with CR LF. Both connections are given up."""
+COMPLETE = "own:head-chunk-body ['NOT_REJECTED']"
+"""An answer to HEAD ends with its head, also when a server sends a body behind it (RFC 9112 section 6.3, rule 1): it is delivered, and the
+connection is given up. The runner would have it refused, of what is in a body after HEAD only where that is chunked."""
 OVER_REJECTIONS = 2
 """Valid messages that may be refused, over requests and answers together."""
 
@@ -77,9 +77,9 @@ def judge(runner: Path, data: Path, front: int, backend: int, every: int) -> int
     for line in found.stdout.splitlines():
         if line.startswith('{"what"'):
             worst.update(json.JSONDecoder().raw_decode(line)[0]["worst"])
-    delivered = sum(line.startswith(DELIVERED) for line in found.stdout.splitlines())
-    worst.subtract(["medium"] * delivered)
-    worst.update(["delivered"] * delivered)
+    if any(line.startswith(COMPLETE) for line in found.stdout.splitlines()):
+        worst.subtract(["medium"])
+        worst.update(["complete"])
     serious = worst["critical"] + worst["high"] + worst["medium"]
     print(f"corpus: {dict(worst)}; {serious} serious, {worst['low']} over-rejected ({OVER_REJECTIONS} allowed)")
     return 1 if found.returncode or not worst or serious or worst["low"] > OVER_REJECTIONS else 0

@@ -26,7 +26,6 @@ _SIZE_PREFIX: dict[Side, re.Pattern[bytes]] = {
     "downstream": re.compile(rb"(?:%b(?:;[\t -~\x80-\xff]*)?\r?)?" % _SIZE),
     "upstream": re.compile(rb"(?:%b(?:;[\t -~\x80-\xff]*|[ \t]*)\r?)?" % _SIZE),
 }
-_EMPTY, _BARE_EMPTY, _BARE_END = re.compile(rb"\r\n\r\n"), re.compile(rb"\n\r?\n"), re.compile(rb"\r?\n")
 _SIZE_MAX = 4096  # bytes of a chunk-size line with its extensions
 
 _UNTRUSTED = CLAIMS | UNMERGEABLE | {b"authorization", b"cookie", b"set-cookie", b"expect", b"cache-control", b"max-forwards", b"range"}
@@ -52,12 +51,12 @@ def last_chunk(trailers: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
 
 class Chunked:
     """Decodes one chunked body (RFC 9112 7.1): exact CRLF, sizes of at most 15 hex digits and a zero before them, extensions checked and
-    dropped. Lines of an answer may end in LF alone, as scripts write them; `bare` tells that some did.
+    dropped.
 
     What is cut by the end of a read (a size line, the trailers) is kept, bounded, and joined with the next one; payload never is.
     """
 
-    __slots__ = ("_extensions", "_inside", "_left", "_rest", "_scanned", "_trailing", "bare", "limits", "side", "size")
+    __slots__ = ("_extensions", "_inside", "_left", "_rest", "_scanned", "_trailing", "limits", "side", "size")
 
     def __init__(self, limits: Limits | None = None, side: Side = "downstream") -> None:
         self.limits, self.side = limits or Limits(), side
@@ -68,7 +67,6 @@ class Chunked:
         self._rest = b""
         self._scanned = 0  # bytes of unfinished trailers in which they do not end
         self._extensions = 0
-        self.bare = False
 
     def feed(self, data: bytes, i: int = 0) -> tuple[bytes, int, Fields]:
         """Decode `data` from offset i: (payload of all chunks in it, offset behind the body or -1 while it goes on, trailers).
@@ -121,59 +119,43 @@ class Chunked:
 
     def _odd_line(self, data: bytes, i: int) -> tuple[int, int]:
         """A size line with extensions, cut by the end of the read (-1, and it is kept), or wrong."""
-        start, answer = i, self.side == "upstream"
+        start = i
         if self._inside:
-            if answer and data.startswith(b"\n", i):
-                i, self.bare = i + 1, True
-            elif b"\r\n".startswith(data[i : i + 2]):
-                i += 2
-            else:
+            if not b"\r\n".startswith(data[i : i + 2]):
                 raise refuse(self.side, f"chunk data is not followed by CRLF but by {shown(data[i : i + 2])}")
-        end = data.find(b"\n" if answer else b"\r\n", i, i + _SIZE_MAX)
+            i += 2
+        end = data.find(b"\r\n", i, i + _SIZE_MAX)
         if end < 0:
             if len(data) - i >= _SIZE_MAX or not _SIZE_PREFIX[self.side].fullmatch(data, min(i, len(data))):
                 raise refuse(self.side, f"chunk size {shown(data[i : i + 40])}")
             self._rest = data[start:]
             return -1, 0
-        after = end + 1 if answer else end + 2
-        if answer and data.startswith(b"\r\n", end - 1):
-            end -= 1
-        elif answer:
-            self.bare = True
         match = _SIZE_LINE[self.side].fullmatch(data, i, end)
         if not match:
             raise refuse(self.side, f"chunk size {shown(data[i : min(end, i + 40)])}")
         self._extensions += len(match[2])
         if self._extensions > self.limits.extensions:
             raise refuse(self.side, f"more than {self.limits.extensions} bytes of chunk extensions")
-        return after, int(match[1], 16)
+        return end + 2, int(match[1], 16)
 
     def _trailers(self, data: bytes, i: int) -> tuple[int, Fields]:
         """The trailer section (RFC 9112 7.1.2). Fields that would change where the message ends or whom it is for are refused, or, of an
         answer, which ends here whatever they say, dropped."""
         if data.startswith(b"\r\n", i):
             return i + 2, ()
-        first = data.find(b"\n", i) if self.side == "upstream" else -1
-        bare = first == i or (first > i and data[first - 1] != 13)
-        self.bare = self.bare or bare
-        if first == i:
-            return i + 1, ()
-        empty = (_BARE_EMPTY if bare else _EMPTY).search(data, i + self._scanned)
-        if empty is None:
+        end = data.find(b"\r\n\r\n", i + self._scanned)
+        if end < 0:
             if len(data) - i > self.limits.head:
                 raise too_large(self.side, f"trailers of more than {self.limits.head} bytes{self.limits.named('max_head')}")
-            if not bare and (match := ILL.search(data, i + self._scanned)):
+            if match := ILL.search(data, i + self._scanned):
                 raise refuse(self.side, f"byte {shown(match[0])} in the trailers")
             self._rest, self._scanned = data[i:], max(0, len(data) - i - 3)
             return -1, ()
-        end = empty.end()
-        section = data[i:end] if self.side == "downstream" else FOLD.sub(b" ", data[i:end])
-        if bare:
-            section = _BARE_END.sub(b"\r\n", section)
+        section = data[i : end + 4] if self.side == "downstream" else FOLD.sub(b" ", data[i : end + 4])
         lines = split_lines(b"0\r\n" + section, self.limits, self.side)  # the last chunk is their start line
         fields = split_pairs(lines[1:], self.side)
         if self.side == "upstream":
             fields = [(name, value) for name, value in fields if name.lower() not in ENDURING]
         elif bad := [name for name, _ in fields if name.lower() in ENDURING]:
             raise refuse(self.side, f"field {shown(bad[0])} in the trailers")
-        return end, tuple(pair for pair in fields if passable(pair[0].lower()))
+        return end + 4, tuple(pair for pair in fields if passable(pair[0].lower()))

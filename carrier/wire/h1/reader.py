@@ -441,8 +441,6 @@ class AnswerReader(_Reader):
         if payload and self._state != _OVER:
             self.target.on_data(payload)
         if end >= 0 and self._state != _OVER:
-            if self._chunked is not None and self._chunked.bare:
-                self._keep = False
             self._end(trailers)
 
     def _body(self, data: bytes, i: int) -> int:

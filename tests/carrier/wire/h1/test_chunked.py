@@ -26,8 +26,10 @@ def test_the_offset_behind_the_body_counts_in_the_last_read() -> None:
 @pytest.mark.parametrize(
     "body",
     [
+        b"5\nhello\r\n",
         b"5\r\nhelloXX",
         b"5\r\nhello\r0",
+        b"5\r\nhello\n",
         b"0x5\r\n",
         b"+5\r\n",
         b" 5\r\n",
@@ -48,7 +50,9 @@ def test_the_offset_behind_the_body_counts_in_the_last_read() -> None:
         b"5\rhello",
         b"0\r\nX : 1\r\n\r\n",
         b"0\r\n X: 1\r\n\r\n",
+        b"0\n\r\n",
         b"0\r\n\rX",
+        b"0\r\nX: 1\n\r\n",
         b"5;" + b"a" * 5000,
     ],
 )
@@ -104,48 +108,6 @@ def test_padded_sizes_are_read_in_answers_and_refused_in_requests(pad: bytes) ->
     for cut in (len(body), 2):
         with pytest.raises(Error):
             Chunked().feed(body[:cut])
-
-
-BARE = [
-    b"5\nhello\n0\n\n",
-    b"5\nhello\r\n0\r\n\r\n",
-    b"5\r\nhello\n0\r\n\r\n",
-    b"5;a=b\nhello\n0\n\r\n",
-    b"5 \nhello\r\n0\r\n\n",
-]
-
-
-@pytest.mark.parametrize("body", BARE)
-def test_lines_of_an_answers_chunks_may_end_as_scripts_write_them_and_those_of_a_request_may_not(body: bytes) -> None:
-    whole, drip = Chunked(side="upstream"), Chunked(side="upstream")
-    assert whole.feed(body + b"HTTP") == (b"hello", len(body), ())
-    got = [drip.feed(body[i : i + 1]) for i in range(len(body))]
-    assert b"".join(payload for payload, _, _ in got) == b"hello"
-    assert [end for _, end, _ in got] == [-1] * (len(body) - 1) + [1]
-    assert whole.bare
-    assert drip.bare
-    with pytest.raises(Error):
-        Chunked().feed(body)
-
-
-@pytest.mark.parametrize("end", [b"Y: c\n\n", b"Y: c\n\r\n", b"Y: c\r\n\n"])
-def test_trailers_of_an_answer_may_end_as_scripts_write_them(end: bytes) -> None:
-    body = b"5\nhello\n0\nX: a\n b\n" + end
-    whole, drip = Chunked(side="upstream"), Chunked(side="upstream")
-    assert whole.feed(body) == (b"hello", len(body), ((b"X", b"a b"), (b"Y", b"c")))
-    got = [drip.feed(body[i : i + 1])[2] for i in range(len(body))]
-    assert got[-1] == ((b"X", b"a b"), (b"Y", b"c"))
-    with pytest.raises(Error):
-        Chunked().feed(b"0\r\nX: a\r\n" + end)
-
-
-def test_an_answer_that_is_written_as_it_should_be_is_not_told_to_have_bare_ends_of_lines() -> None:
-    for body in (b"5\r\nhello\r\n0\r\n\r\n", b"05;a\r\nhello\r\n0 \r\nX: a\r\n\r\n"):
-        for step in (1, 100):
-            chunked = Chunked(side="upstream")
-            for i in range(0, len(body), step):
-                chunked.feed(body[i : i + step])
-            assert not chunked.bare
 
 
 def test_extensions_are_bounded_in_all() -> None:

@@ -425,17 +425,6 @@ def test_a_switch_of_protocols_that_declares_content_is_a_switch() -> None:
     assert heard.says == [101, b"raw"] and reader.tunnel and b"ontent" not in heard.heads[0].text
 
 
-@pytest.mark.parametrize("step", [1, 1000])
-def test_an_answer_in_chunks_as_scripts_write_them_is_delivered_and_its_connection_given_up(step: int) -> None:
-    """The line ends of chunk sizes are LF alone: 502 before; nginx, haproxy, curl and browsers deliver it."""
-    reader, heard = answers()
-    raw = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\nhello\n0\n\n"
-    for i in range(0, len(raw), step):
-        reader.feed(raw[i : i + step])
-    assert b"".join(said for said in heard.says if isinstance(said, bytes)) == b"hello" and heard.says[-1] == END
-    assert reader.complete and not reader.reusable
-
-
 def test_bytes_that_nobody_asked_for_are_dropped_with_their_connection() -> None:
     reader, heard = answers()
     reader.feed(OK)
