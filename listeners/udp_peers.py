@@ -246,10 +246,7 @@ class Remote(UdpPeer):
         self.timer: asyncio.TimerHandle | None = None
         self.out = self.told = False
 
-    def part(self, why: str) -> None:
-        """There is one of it at a time."""
-        if self.session is not None:
-            self.session.kill(why, "drain")
+    part = DatagramSocket.part  # there is one of it at a time
 
     def refused(self, count: int) -> None:
         """So many datagrams came back."""

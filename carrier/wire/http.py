@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
+import msgspec
+
 from carrier.errors import Error, Side, shown
 
 Fields = tuple[tuple[bytes, bytes], ...]
@@ -60,6 +62,16 @@ REASONS = {s.value: s.phrase.encode() for s in HTTPStatus} | {
     422: b"Unprocessable Content",
 }
 """Reason phrases of RFC 9110 section 15, which the library of this Python does not have yet."""
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """Limits of what is read. options: they are options of who reads, `max_head` and others."""
+
+    options: bool = False
+
+    def named(self, option: str) -> str:
+        """How to raise a bound, for the words of an error; nothing where that cannot be done."""
+        return f" (options.{option})" if self.options else ""
 
 
 class Kin:

@@ -59,9 +59,8 @@ class Both:
 class Connection2(Connection):
     """One downstream connection, the target of its engine.
 
-    arrival: what it is counted as before it speaks HTTP. since: monotonic seconds (coarse) at which it
-    became idle, or began. weight: bytes of a head that is not whole, counted at the listener. asleep: nothing of it
-    is looked at before its keep-alive is over.
+    arrival: what it is counted as before it speaks HTTP. since: monotonic seconds (coarse) at which it became idle, or began. weight: bytes
+    of a head that is not whole, counted at the listener. asleep: nothing of it is looked at before its keep-alive is over.
     """
 
     def __init__(self, listener: Port, shared: Both, origin: Origin) -> None:
@@ -150,16 +149,12 @@ class Connection2(Connection):
                 return
             request.weight = size
             listener.heads += size
-        profile = listener.routing.trusting if self.origin.trusted else listener.routing.profile
-        kept = section.owner
-        if kept is not None and kept[0] is profile and kept[1] is last:
-            head: Head = kept[2]
-        else:
-            try:
-                head = request_of(section, last, profile)
-            except Error as error:
-                self._turn_away(stream, section, error)
-                return
+        routing = listener.routing
+        try:
+            head = request_of(section, last, routing.trusting if self.origin.trusted else routing.profile)
+        except Error as error:
+            self._turn_away(stream, section, error)
+            return
         if head.simple:
             request.begin(head, True)
         else:
@@ -322,10 +317,8 @@ class Connection2(Connection):
     def free(self, request: Request2) -> None:
         """The answer is complete."""
         stream = request.stream
-        whole = stream.over and stream.ended and stream.held is None
-        if not whole:
-            self._linger(stream)
-        self.forget(request, whole)
+        self._linger(stream)
+        self.forget(request, stream.over and stream.ended and stream.held is None)
         self.soon()
 
     def free_at_once(self, request: Request2) -> None:
@@ -354,7 +347,6 @@ class Connection2(Connection):
             if len(spare) < SPARE:
                 if not whole:
                     stream = request.stream = Stream(self.engine, 0)
-                    stream.heard = True
                 stream.owner = request
                 spare.append(stream)
         if not self.engine.streams:

@@ -22,6 +22,7 @@ from carrier.wire.http import Head
 from listeners.http.request import Request
 
 if TYPE_CHECKING:
+    from carrier.core.reuse import ReusedSession
     from carrier.wire.h2.encoder import Encoder
     from carrier.wire.h2.fields import Section
     from listeners.http.request import Origin
@@ -150,7 +151,7 @@ class Request2(Request):
         self.to = self.back = NOWHERE
         connection = self.connection
         encoder = connection.shared.encoder
-        told = lines_block(self.listener.told(session, head) + b"\r\n") if self.listener.tells else b""
+        told = self._told_block(session, head)
         framed = framed_answer(head, encoder, told) if told or head.framed is None else head.framed
         if framed is not None and self.stream.send_framed(framed, body):
             self.bytes_out += framed[2]
@@ -172,9 +173,7 @@ class Request2(Request):
         fine = self.body_done and asked.grpc and session.on_lane and not (asked.explain or self.paused)
         if fine and not self.sent and grpc.said(trailer) == FINE:
             connection = self.connection
-            block = answer_block(head, connection.shared.encoder)
-            if self.listener.tells:
-                block += lines_block(self.listener.told(session, head) + b"\r\n")
+            block = answer_block(head, connection.shared.encoder) + self._told_block(session, head)
             if self.stream.send_call(block, body, trailers_block(trailer)):
                 self.session = None
                 self.to = self.back = NOWHERE
@@ -184,6 +183,10 @@ class Request2(Request):
                 connection.free(self)
                 return
         super().complete(head, body, trailer)
+
+    def _told_block(self, session: ReusedSession, head: Head) -> bytes:
+        """What the listener adds to each answer."""
+        return lines_block(self.listener.told(session, head) + b"\r\n") if self.listener.tells else b""
 
     def _is_read(self, asked: Head) -> bool:
         """Has a request with a body been read, and may any whole answer follow it as it is?"""

@@ -11,8 +11,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv6Address
 
-import msgspec
-
 from carrier.errors import Error, Side, shown
 from carrier.wire.forwarding import HOPS, Forwarding, passed
 from carrier.wire.http import (
@@ -25,6 +23,7 @@ from carrier.wire.http import (
     NONE,
     OURS,
     TOKEN,
+    Bounds,
     Head,
     authenticates_connections,
     hop_lines,
@@ -32,13 +31,12 @@ from carrier.wire.http import (
 )
 
 
-class Limits(msgspec.Struct, frozen=True):
+class Limits(Bounds, frozen=True):
     """Sizes in bytes, except `fields` (lines of a head or trailer section) and `interim` (1xx answers before the final one).
 
     head: a whole head, also a trailer section. line: one line of it. body: content of a message, 0 for no limit. pipelined: what is held of
     the requests after the one being served. extensions: chunk extensions of one message in all, which are dropped (RFC 9112 7.1.1).
-    strict_target: refuse bytes that RFC 3986 forbids but browsers send in queries ({}|\\^`"<>). options: these are options of who reads,
-    max_head and others.
+    strict_target: refuse bytes that RFC 3986 forbids but browsers send in queries ({}|\\^`"<>).
     """
 
     head: int = 32 * 1024
@@ -49,11 +47,6 @@ class Limits(msgspec.Struct, frozen=True):
     extensions: int = 16 * 1024
     interim: int = 32
     strict_target: bool = True
-    options: bool = False
-
-    def named(self, option: str) -> str:
-        """How to raise a bound, for the words of an error; nothing where that cannot be done."""
-        return f" (options.{option})" if self.options else ""
 
 
 TCHARS = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"

@@ -240,7 +240,7 @@ class Connection:
         over = self.goaway is not None or self.failure is not None or self.draining or self._next > STREAM_MAX
         self.most = 0 if over else self.peer_streams
 
-    def receive(self) -> None:
+    def invite(self) -> None:
         """What `welcome` depends on has changed. The first stream is none, as its number follows no other."""
         ends = self.client or not self.last or self._final != STREAM_MAX
         self.welcome = 0 if ends or self.peer_window < SMALL else self.limits.streams
@@ -262,14 +262,7 @@ class Connection:
             raise Error(
                 "overload", f"no place for a stream: {len(streams)} are open, the peer allows {self.peer_streams}", "upstream", "yes"
             )
-        if used is None:
-            stream = Stream(self, number)
-        else:
-            stream = used
-            stream.id, stream.since, stream.window, stream.room = number, self.now, self.peer_window, self.our_window
-            stream.ended = stream.over = stream.heard = stream.paused = False
-            stream.owed, stream.left = 0, -1
-        streams[number] = stream
+        stream = streams[number] = Stream(self, number) if used is None else used.again(number)
         self.last = number
         self._next = number + 2
         if number + 2 > STREAM_MAX:
@@ -309,7 +302,7 @@ class Connection:
             self.draining = True
             self.most = 0
             self._final = 0 if self.client else self.last
-            self.receive()
+            self.invite()
             self.out.append(goaway_frame(self._final, NO_ERROR))
         elif not self.draining:
             self.draining = True

@@ -140,7 +140,7 @@ class Control(Connection):
         """Windows of all streams change by the difference, also below zero (RFC 9113 6.9.2)."""
         change = value - self.peer_window
         self.peer_window = value
-        self.receive()
+        self.invite()
         for stream in self.streams.values():
             stream.window += change
             if stream.stalled and change >= SMALL:
@@ -182,7 +182,7 @@ class Control(Connection):
             self._reply(frame(PING, ACK, 0, payload))
         elif payload == DRAIN_PING and self.draining and self._final == STREAM_MAX:
             self._final = self.last
-            self.receive()
+            self.invite()
             self._reply(goaway_frame(self.last, NO_ERROR))
         else:
             self._charge(PINGED)

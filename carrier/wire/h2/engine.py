@@ -175,16 +175,8 @@ class Engine(Control):
         streams = self.streams
         if section.begins and number == self.last + 2 and len(streams) < self.welcome and not (wrong or (last and section.length > 0)):
             self.last = number  # as `_open`, which has nothing to look at here
-            if self.spare:
-                begun = self.spare.pop()
-                begun.id, begun.since, begun.window, begun.room = number, self.now, self.peer_window, self.our_window
-                begun.ended = begun.paused = begun.stalled = False
-                begun.owed = 0
-            else:
-                begun = Stream(self, number)
-                begun.heard = True
-            begun.over, begun.left = last, section.length
-            streams[number] = begun
+            begun = streams[number] = self.spare.pop().again(number) if self.spare else Stream(self, number)
+            begun.heard, begun.over, begun.left = True, last, section.length
             self.target.on_head(begun, section, last)
             return
         stream = streams.get(number)
@@ -231,7 +223,7 @@ class Engine(Control):
             self._skip(self.last + 2 if self.last else 1, number - 2)
         self.last = number
         if not self.welcome:
-            self.receive()
+            self.invite()
         if number > self._final:  # RFC 9113 6.8: not looked at, and the peer knows
             self._note(number, OURS)
             return

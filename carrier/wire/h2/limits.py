@@ -8,10 +8,10 @@ cancels, pings and updates as much as it likes earns more than it pays; one that
 
 from __future__ import annotations
 
-import msgspec
+from carrier.wire.http import Bounds
 
 
-class Limits(msgspec.Struct, frozen=True):
+class Limits(Bounds, frozen=True):
     """Bounds of one connection.
 
     streams: that the peer may have open at once. window: bytes of content of one stream on their way to us, and in our hands while it is
@@ -19,9 +19,7 @@ class Limits(msgspec.Struct, frozen=True):
     as SETTINGS_MAX_HEADER_LIST_SIZE counts (32 more a field); fields: its fields, of which all crumbs of its cookie are one, and CRUMBS
     times as many crumbs; line: bytes of one of them. block: bytes of a field block as it comes. frames: handled in one wake-up. replies:
     bytes of our replies that the peer has not read. budget, refill: points at most, and those that a second gives. young: seconds within
-    which a reset is dear.
-    connect: extended CONNECT (RFC 8441) is offered. strict_target, options: see Limits of
-    HTTP/1.1.
+    which a reset is dear. connect: extended CONNECT (RFC 8441) is offered. strict_target: see Limits of HTTP/1.1.
     """
 
     streams: int = 100
@@ -39,11 +37,6 @@ class Limits(msgspec.Struct, frozen=True):
     young: float = 0.5
     connect: bool = True
     strict_target: bool = True
-    options: bool = False
-
-    def named(self, option: str) -> str:
-        """How to raise a bound, for the words of an error; nothing where that cannot be done."""
-        return f" (options.{option})" if self.options else ""
 
 
 DEFAULT = Limits()

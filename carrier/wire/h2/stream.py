@@ -91,6 +91,14 @@ class Stream:
         self.blocked_since = 0.0
         self.paused = self.ended = self.over = self.heard = self.head_only = self.refused = self.stalled = False
 
+    def again(self, number: int) -> Stream:
+        """It is used once more, as a new one, by the owner that it has; both sides have ended it."""
+        engine = self.engine
+        self.id, self.window, self.room, self.since = number, engine.peer_window, engine.our_window, engine.now
+        self.paused = self.ended = self.over = self.heard = self.stalled = False
+        self.left, self.owed = -1, 0
+        return self
+
     # -- sending ------------------------------------------------------------------------------------------------------------------------
 
     def send_head(self, block: bytes, last: bool = False) -> None:
